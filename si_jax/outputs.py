@@ -1,0 +1,90 @@
+"""What a classifier returns, and the scores that losses are computed from.
+
+Every classifier maps images [B, H, W, C] in [0, 1] to `Outputs`. A score turns outputs into one number per
+class [B, K]; a loss turns scores and labels into one number per image [B].
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from si_jax.errors import InputError
+
+Array = jax.Array
+
+
+class Outputs(NamedTuple):
+    """The result of one forward pass.
+
+    Attributes:
+        logits: [B, K], g = W^T z + b.
+        features: [B, F], the input z of the last linear layer; None if the network does not end in one.
+        kernel: [F, K], the weights W of the last linear layer; None likewise.
+    """
+
+    logits: Array
+    features: Array | None = None
+    kernel: Array | None = None
+
+
+Score = Callable[[Outputs], Array]
+
+
+def as_outputs(value: Any) -> Outputs:
+    """`Outputs` from what a classifier returned: `Outputs`, a (logits, features, kernel) tuple, or logits.
+
+    Raises:
+        InputError: If it is none of these, or the shapes do not belong together.
+    """
+    outputs = Outputs(*value) if isinstance(value, tuple) and len(value) == 3 else Outputs(value)
+    shape = getattr(outputs.logits, 'shape', None)
+    if shape is None or len(shape) != 2:
+        raise InputError(
+            f'a classifier must return logits [B, K], or (logits, features, kernel), '
+            f'not {type(value).__name__} of shape {shape}'
+        )
+    if (outputs.features is None) != (outputs.kernel is None):
+        raise InputError('features and kernel belong together: give both, or None for both')
+    if outputs.features is not None and outputs.kernel is not None:
+        expected = (shape[0], outputs.kernel.shape[0]), (outputs.features.shape[-1], shape[1])
+        if (outputs.features.shape, outputs.kernel.shape) != expected:
+            raise InputError(
+                f'logits {shape}, features {outputs.features.shape} and kernel {outputs.kernel.shape} do not '
+                f'belong together: they must be [B, K], [B, F] and [F, K]'
+            )
+    return outputs
+
+
+def logits(outputs: Outputs) -> Array:
+    """The score that decides the predicted class: g = W^T z + b, [B, K]."""
+    return outputs.logits
+
+
+def cosine(outputs: Outputs) -> Array:
+    """cos(theta_k), the angle between the features and row k of the last layer, [B, K] in [-1, 1].
+
+    Blind to the scale of the logits, of the features and of each weight vector, and to the bias; gradients
+    flow through both norms. A zero vector has cosine 0 and gradient 0 (no NaN).
+
+    Source: eq. 17 of the paper; floor of the norms 1e-12.
+    """
+    if outputs.features is None or outputs.kernel is None:
+        raise InputError(
+            'the cosine score needs the features and the kernel of the last linear layer: let the classifier '
+            'return si_jax.Outputs(logits, features, kernel), or choose an attack on logits'
+        )
+    features = outputs.features * _inverse_norm(outputs.features, axis=1)
+    kernel = outputs.kernel * _inverse_norm(outputs.kernel, axis=0)
+    return features @ kernel
+
+
+def _inverse_norm(x: Array, axis: int) -> Array:
+    # rsqrt of the floored square: the gradient of sqrt at 0 would be NaN for features that ReLU set to zero.
+    return jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))
+
+
+def scaled_cosine(scale: float) -> Score:
+    """The score s * cos(theta), [B, K] (eq. 24 of the paper; s = 15 there)."""
+    return lambda outputs: scale * cosine(outputs)

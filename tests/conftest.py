@@ -1,0 +1,31 @@
+"""Every test runs on eight simulated CPU devices, with float64 enabled."""
+
+import os
+
+# Before JAX is imported. NPROC sizes the thread pool: with the default of one thread a core, collectives over
+# eight simulated devices can wait for each other forever on a small machine.
+os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ.setdefault('NPROC', '16')
+
+import pathlib
+import sys
+
+import jax
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+jax.config.update('jax_enable_x64', True)
+jax.config.update('jax_threefry_partitionable', True)
+
+pytest_plugins = ['tests.fixtures']
+
+
+@pytest.fixture(scope='session')
+def shared() -> pathlib.Path:
+    """The folder with real images, reference networks and reference results that lies beside the project."""
+    path = pathlib.Path(os.environ.get('SI_JAX_SHARED', ROOT.parent / 'shared'))
+    if not path.is_dir():
+        pytest.skip(f'no reference material: {path} is not a folder (set SI_JAX_SHARED)')
+    return path.resolve()
