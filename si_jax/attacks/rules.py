@@ -1,0 +1,51 @@
+"""Rules: how a point moves in one step of an ascent."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from si_jax.attacks.ascent import Project, Rule
+from si_jax.errors import unknown
+
+Array = jax.Array
+
+
+def sign_step(step_size: float) -> Rule:
+    """x <- P(x + a sign(gradient)): steepest ascent in Linf (eq. 3 of the paper).
+
+    Args:
+        step_size: a, as a fraction of the pixel range.
+    """
+
+    def update(i: Array, x: Array, loss: Array, gradient: Array, state: Any, project: Project) -> tuple[Array, Any]:
+        del i, loss
+        return project(x + step_size * jnp.sign(gradient)), state
+
+    return Rule(lambda x: (), update)
+
+
+def l2_step(step_size: float) -> Rule:
+    """x <- P(x + a gradient / |gradient|_2): steepest ascent in L2. A zero gradient stays where it is.
+
+    Args:
+        step_size: a, in the L2 norm of the whole image.
+    """
+
+    def update(i: Array, x: Array, loss: Array, gradient: Array, state: Any, project: Project) -> tuple[Array, Any]:
+        del i, loss
+        # Scaled by the largest entry first: squares of gradients below 1e-19 vanish in float32.
+        largest = jnp.max(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
+        gradient = gradient / jnp.where(largest > 0, largest, 1.0)
+        norm = jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3), keepdims=True))
+        return project(x + step_size * gradient / jnp.where(norm > 0, norm, 1.0)), state
+
+    return Rule(lambda x: (), update)
+
+
+def steepest_step(norm: str, step_size: float) -> Rule:
+    """The steepest-ascent rule of a norm: `sign_step` for 'linf', `l2_step` for 'l2'."""
+    steps = {'linf': sign_step, 'l2': l2_step}
+    if norm not in steps:
+        raise unknown('norm', norm, steps)
+    return steps[norm](step_size)

@@ -1,0 +1,128 @@
+"""Losses: one number per image from scores and labels.
+
+A *loss* maps a score [B, K] and integer labels [B] to [B]. A *pair loss* compares the scores of an adversarial
+batch with those of the natural batch. Attacks maximise losses and training minimises them; batch means are
+taken by the caller. Nothing here stops a gradient.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from si_jax.errors import InputError
+
+Array = jax.Array
+
+
+def _check(score: Array, labels: Array, least_classes: int = 2) -> None:
+    if score.ndim != 2 or labels.shape != score.shape[:1]:
+        raise InputError(f'a loss takes scores [B, K] and labels [B], not {score.shape} and {labels.shape}')
+    if not jnp.issubdtype(score.dtype, jnp.floating) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(f'scores must be floating and labels integer, not {score.dtype} and {labels.dtype}')
+    if score.shape[1] < least_classes:
+        raise InputError(f'this loss is defined for {least_classes} classes or more, not for {score.shape[1]}')
+
+
+def _of_label(score: Array, labels: Array) -> Array:
+    return jnp.take_along_axis(score, labels[:, None].astype(jnp.int32), axis=1)[:, 0]
+
+
+def _others(score: Array, labels: Array) -> Array:
+    """The scores with that of the label replaced by the lowest finite number, [B, K]."""
+    is_label = jax.nn.one_hot(labels, score.shape[1], dtype=bool)
+    # Finite: -inf would turn into NaN as soon as it meets an arithmetic operation in a gradient.
+    return jnp.where(is_label, jnp.finfo(score.dtype).min, score)
+
+
+def cross_entropy(score: Array, labels: Array) -> Array:
+    """CE(u, y) = logsumexp(u) - u_y, [B] (eq. 7 of the paper)."""
+    _check(score, labels)
+    return jax.nn.logsumexp(score, axis=1) - _of_label(score, labels)
+
+
+def margin(score: Array, labels: Array) -> Array:
+    """max_{k != y} u_k - u_y, [B]: positive exactly where the image is misclassified.
+
+    Source: the loss of Carlini and Wagner (2017) without confidence offset; eq. 5 of the paper, on logits.
+    """
+    _check(score, labels)
+    return _others(score, labels).max(axis=1) - _of_label(score, labels)
+
+
+def dlr(score: Array, labels: Array) -> Array:
+    """Difference of logits ratio, (max_{k != y} u_k - u_y) / (u_(1) - u_(3) + 1e-12), [B].
+
+    u_(1) >= u_(2) >= ... are the sorted scores; the gradient goes through the denominator too.
+
+    Source: Croce and Hein (2020), eq. 6 of the paper.
+
+    Raises:
+        InputError: With fewer than three classes, where it is not defined.
+    """
+    _check(score, labels, least_classes=3)
+    top = jax.lax.top_k(score, 3)[0]
+    return margin(score, labels) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+def cosine_margin_cross_entropy(cosine: Array, labels: Array, *, scale: float, margin: float) -> Array:
+    """R_SI = CE(s (cos - m onehot(y)), y), [B]: the SI regulariser.
+
+    The margin lowers the cosine of the true class only (CosFace); with m = 0 this is the loss of SI-PGD.
+
+    Args:
+        cosine: [B, K], see `si_jax.outputs.cosine`.
+        labels: [B].
+        scale: s; 15 in the paper.
+        margin: m; 0.2 in the paper.
+
+    Source: eq. 25 of the paper; Wang et al. (2018), CosFace.
+    """
+    _check(cosine, labels)
+    shift = margin * jax.nn.one_hot(labels, cosine.shape[1], dtype=cosine.dtype)
+    return cross_entropy(scale * (cosine - shift), labels)
+
+
+def kl_divergence(adversarial: Array, natural: Array) -> Array:
+    """KL(softmax(natural) || softmax(adversarial)), [B].
+
+    Both arguments keep their gradients: TRADES detaches neither.
+
+    Source: Zhang et al. (2019), repository yaodongyu/TRADES, trades.py.
+    """
+    log_p = jax.nn.log_softmax(natural, axis=1)
+    log_q = jax.nn.log_softmax(adversarial, axis=1)
+    return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
+
+
+def boosted_cross_entropy(score: Array, labels: Array) -> Array:
+    """MART's BCE: CE(u, y) - log(1.0001 - max_{k != y} softmax(u)_k + 1e-12), [B].
+
+    1.0001 caps the second term at -log(1e-4) = 9.21, without which early training meets infinities.
+
+    Source: Wang et al. (2020), repository YisenWang/MART, mart.py.
+    """
+    _check(score, labels)
+    highest_other = _others(jax.nn.softmax(score, axis=1), labels).max(axis=1)
+    return cross_entropy(score, labels) - jnp.log(1.0001 - highest_other + 1e-12)
+
+
+def weighted_kl_divergence(adversarial: Array, natural: Array, labels: Array) -> Array:
+    """MART's KL(p || q) (1.0000001 - p_y) with p the natural and q the adversarial probabilities, [B].
+
+    The weight keeps its gradient. log(q + 1e-12), and 0 log 0 = 0.
+
+    Source: Wang et al. (2020), repository YisenWang/MART, mart.py.
+    """
+    _check(natural, labels)
+    log_p = jax.nn.log_softmax(natural, axis=1)
+    p, q = jnp.exp(log_p), jax.nn.softmax(adversarial, axis=1)
+    kl = jnp.sum(p * (log_p - jnp.log(q + 1e-12)), axis=1)
+    return kl * (1.0000001 - _of_label(p, labels))
+
+
+def logit_pairing(adversarial: Array, natural: Array) -> Array:
+    """Mean over the classes of (g_k - g'_k)^2, [B].
+
+    Source: Kannan et al. (2018); repository ShawnXYang/AT_HE, losses.py. The paper writes a norm of
+    W^T (z - z'), in which the bias cancels.
+    """
+    return jnp.mean(jnp.square(natural - adversarial), axis=1)
