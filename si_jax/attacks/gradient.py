@@ -1,0 +1,160 @@
+"""Gradient attacks: an objective, a score, a start and a rule, climbed by the engine of `ascent`.
+
+The attacks of evaluation and those inside training are this one function. To write an attack of your own, make
+an `Attack` record; `catalogue.ATTACKS` holds the named ones.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from si_jax.attacks import rules
+from si_jax.attacks.ascent import Ascent, Rule, Value, ascend
+from si_jax.objectives import Objective, adversarial_ce
+from si_jax.outputs import Outputs, Score, logits
+from si_jax.threat import Threat
+
+Array = jax.Array
+# images [B, H, W, C] in [0, 1], keys [B] -> Outputs. Deterministic classifiers ignore the keys.
+KeyedClassifier = Callable[[Array, Array], Outputs]
+# (threat, keys [B], images) -> images in the ball
+Start = Callable[[Threat, Array, Array], Array]
+
+
+def from_original(threat: Threat, keys: Array, images: Array) -> Array:
+    """Start at the original image."""
+    del threat, keys
+    return images
+
+
+def from_uniform(threat: Threat, keys: Array, images: Array) -> Array:
+    """Start at a uniformly random point of the ball, clipped to [0, 1] (eq. 2 of the paper)."""
+    return threat.uniform_start(keys, images)
+
+
+def from_gaussian(threat: Threat, keys: Array, images: Array, scale: float = 0.001) -> Array:
+    """Start at x + 0.001 N(0, 1), not projected, as the training code of TRADES, MART and AT_HE does."""
+    del threat
+    draw = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))
+    return images + scale * draw(keys)
+
+
+STARTS: dict[str, Start] = {'original': from_original, 'uniform': from_uniform, 'gaussian': from_gaussian}
+
+
+class Attack(NamedTuple):
+    """A gradient attack.
+
+    Attributes:
+        objective: What it climbs.
+        score: What the objective is computed from.
+        start: Where it starts, one of `STARTS`.
+        rule: step size -> Rule; None for the steepest ascent of the threat model's norm.
+        steps: Number of steps; None for the caller's.
+        step_size: As a multiple of eps; None for the caller's.
+    """
+
+    objective: Objective = adversarial_ce
+    score: Score = logits
+    start: Start = from_uniform
+    rule: Callable[[float], Rule] | None = None
+    steps: int | None = None
+    step_size: float | None = None
+
+
+def run(
+    attack: Attack,
+    classifier: KeyedClassifier,
+    images: Array,
+    labels: Array,
+    keys: Array,
+    *,
+    threat: Threat,
+    steps: int,
+    step_size: float,
+    eot_samples: int = 1,
+) -> Ascent:
+    """Runs a gradient attack on a batch; pure, to be compiled by the caller.
+
+    Args:
+        attack: The attack.
+        classifier: (images, keys [B]) -> Outputs.
+        images: [B, H, W, C] in [0, 1].
+        labels: [B], the true labels.
+        keys: [B] typed PRNG keys, one an image: nothing else is random, so no image depends on its batch.
+        threat: The ball.
+        steps: Number of steps where the attack does not fix it.
+        step_size: As a fraction of the pixel range, where the attack does not fix it.
+        eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
+
+    Returns:
+        The `Ascent`; the PGD family counts its `last` point.
+    """
+    # One subkey for the start and one for a randomised classifier.
+    subkeys = jax.vmap(jax.random.split)(keys)
+    start_keys, classifier_keys = subkeys[:, 0], subkeys[:, 1]
+    natural = None
+    if 'nat' in attack.objective.uses:
+        # Constant during the attack: computed once, not in every step.
+        natural = attack.score(classifier(images, _fold_in(classifier_keys, 0)))
+    value = value_function(
+        attack.objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
+    )
+    size = step_size if attack.step_size is None else attack.step_size * threat.eps
+    rule = attack.rule(size) if attack.rule else rules.steepest_step(threat.norm, size)
+    return ascend(
+        value,
+        attack.start(threat, start_keys, images),
+        rule=rule,
+        project=lambda x: threat.project(x, images),
+        steps=steps if attack.steps is None else attack.steps,
+    )
+
+
+def value_function(
+    objective: Objective,
+    score: Score,
+    classifier: KeyedClassifier,
+    labels: Array,
+    natural: Any,
+    keys: Array,
+    *,
+    eot_samples: int = 1,
+) -> Value:
+    """The value function (i, images) -> (loss, gradient, fooled) of an objective on a classifier.
+
+    The gradient is taken with respect to the images alone (the weights' would triple the cost), and the losses
+    are summed first, so that each image's gradient is its own whatever the batch.
+    """
+
+    def evaluate(i: Array, images: Array, sample: Array) -> tuple[Array, Array, Array]:
+        sample_keys = _fold_in(keys, 1 + i * eot_samples + sample)
+
+        def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
+            outputs = classifier(x, sample_keys)
+            loss = objective(score(outputs), natural, labels, i)
+            return jnp.sum(loss), (loss, jnp.argmax(outputs.logits, axis=1) != labels)
+
+        gradient, (loss, fooled) = jax.grad(total, has_aux=True)(images)
+        return loss, gradient, fooled
+
+    def value(i: Array, images: Array) -> tuple[Array, Array, Array]:
+        if eot_samples == 1:
+            return evaluate(i, images, jnp.asarray(0))
+
+        def add(sample: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            loss, gradient, fooled = evaluate(i, images, sample)
+            return sums[0] + loss, sums[1] + gradient, sums[2] + fooled
+
+        batch = images.shape[0]
+        zeros = jnp.zeros(batch, images.dtype), jnp.zeros_like(images), jnp.zeros(batch, jnp.int32)
+        loss, gradient, fooled = jax.lax.fori_loop(0, eot_samples, add, zeros)
+        return loss / eot_samples, gradient / eot_samples, 2 * fooled > eot_samples
+
+    return value
+
+
+def _fold_in(keys: Array, number: Array | int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

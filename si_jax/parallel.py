@@ -1,0 +1,102 @@
+"""Devices: the one place that knows how many there are and how a program is spread over them.
+
+A training step is written for one shard of the batch and averages over the axis `AXIS` itself; `pmap` compiles
+it for all local devices. State and resident data are replicated once, before the first call: handed over on the
+default device they would be copied at every call, and the step would compile twice.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from si_jax.errors import InputError
+
+AXIS = 'devices'
+Tree = TypeVar('Tree')
+
+
+def mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """The one-dimensional mesh over the local devices, the layout that pmap's results have."""
+    return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+
+
+def replicate(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+    """A copy of the tree on every device.
+
+    Copies first: device_put may alias its source, which a later donation would delete.
+    """
+    target = NamedSharding(mesh(devices), PartitionSpec())
+
+    def copy(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.device_put(leaf, target)
+        return jax.device_put(np.array(leaf), target)
+
+    return jax.tree.map(copy, tree)
+
+
+def shard_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+    """Leaves [B, ...] as [D, B / D, ...], in row order over the devices.
+
+    Raises:
+        InputError: B is not divisible by the number of devices.
+    """
+    count = len(devices or jax.local_devices())
+
+    def split(leaf: Any) -> Any:
+        check_divisible(leaf.shape[0], count)
+        return leaf.reshape((count, leaf.shape[0] // count, *leaf.shape[1:]))
+
+    return jax.tree.map(split, tree)
+
+
+def check_divisible(batch_size: int, devices: int | None = None) -> None:
+    """Raises InputError unless the batch size is a multiple of the number of devices."""
+    devices = devices or jax.local_device_count()
+    if batch_size < 1 or batch_size % devices:
+        low = max(1, batch_size // devices) * devices
+        raise InputError(
+            f'batch_size={batch_size} is not divisible by the {devices} devices: use {low} or {low + devices}'
+        )
+
+
+def compile_step(step: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
+    """Compiles (state, carry, data, batch, key) -> (state, carry, metrics) for all devices.
+
+    State, data and key are replicated, carry and batch have a leading device axis; metrics must be equal on all
+    devices when the step returns them. State and carry are donated.
+    """
+    return jax.pmap(
+        step,
+        axis_name=AXIS,
+        in_axes=(None, 0, None, 0, None),
+        out_axes=(None, 0, None),
+        donate_argnums=(0, 1),
+        devices=devices,
+    )
+
+
+def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
+    """Compiles (shared, *rows) -> rows, a function of each row by itself, for all devices.
+
+    `shared` is replicated (weights), every other argument and result has a leading device axis (`shard_rows`).
+    """
+
+    def call(shared: Any, *rows: Any) -> Any:
+        if len(rows) not in compiled:
+            compiled[len(rows)] = jax.pmap(
+                function, axis_name=AXIS, in_axes=(None, *[0] * len(rows)), devices=devices
+            )
+        return compiled[len(rows)](shared, *rows)
+
+    compiled: dict[int, Callable[..., Any]] = {}
+    return call
+
+
+def first_copy(tree: Tree) -> Tree:
+    """The tree as host arrays, read from the first device's copy of each replicated leaf."""
+    return jax.tree.map(np.asarray, jax.device_get(tree))
