@@ -1,0 +1,50 @@
+# make quickstart   train, evaluate and draw on the handwritten digits (a few minutes, no download of data)
+# make test         the whole test suite
+# make lint         formatting, lint and types
+# make format       put the formatting right
+#
+# Each makes the virtual environment it needs. Another interpreter or place: make test PYTHON=python3.12 VENV=env
+PYTHON ?= python3
+VENV ?= .venv
+WORKERS ?= 2
+PYTEST_ARGS ?=
+
+RUN := $(VENV)/bin/python
+USER_STAMP := $(VENV)/.requirements-installed
+DEV_STAMP := $(VENV)/.requirements-dev-installed
+WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
+  "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
+
+.PHONY: quickstart test lint format clean
+
+quickstart: $(USER_STAMP)
+	$(RUN) -m examples.quickstart
+
+test: $(DEV_STAMP)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 10 $(PYTEST_ARGS)
+
+lint: $(DEV_STAMP)
+	$(RUN) -m ruff format --check .
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+
+format: $(DEV_STAMP)
+	$(RUN) -m ruff format .
+	$(RUN) -m ruff check --fix .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+# The stamps are written last: an interrupted installation is taken up again, and a changed requirements file is
+# installed again.
+$(RUN):
+	$(PYTHON) -c '$(WANTED)'
+	$(PYTHON) -m venv $(VENV)
+
+$(USER_STAMP): requirements.txt | $(RUN)
+	$(RUN) -m pip install -r requirements.txt
+	touch $@
+
+$(DEV_STAMP): requirements.txt requirements-dev.txt | $(RUN)
+	$(RUN) -m pip install -r requirements-dev.txt
+	touch $(USER_STAMP) $@
