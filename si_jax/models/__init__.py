@@ -1,0 +1,130 @@
+"""Networks. Every one maps images [B, H, W, C] in [0, 1] to `Outputs` in one forward pass.
+
+    model = models.create('resnet18', num_classes=10)
+    variables = model.init(key, images)
+    outputs = model.apply(variables, images)                                  # running statistics
+    outputs, updates = model.apply(variables, images, train=True, mask=mask, mutable=['batch_stats'])
+
+`variables` holds 'params' and, for networks with batch normalisation, 'batch_stats'. In training mode without
+`mutable` the statistics of the batch are used and the running ones stay. Joined by '.', with '_' read as '.', the
+names of modules are those of the PyTorch networks they follow.
+"""
+
+import re
+from collections.abc import Callable, Hashable
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from si_jax.errors import InputError, unknown
+from si_jax.models.convolution import use_convolution
+from si_jax.models.layers import NORMALISATIONS
+from si_jax.models.preact_resnet import VARIANTS as PREACT_VARIANTS
+from si_jax.models.preact_resnet import PreActResNet
+from si_jax.models.resnet import BasicBlock, Bottleneck, ResNet
+from si_jax.models.small_cnn import SmallCNN
+from si_jax.models.wide_resnet import WideResNet
+
+__all__ = ['ARCHITECTURES', 'DTYPES', 'NORMALISATIONS', 'create', 'use_convolution']
+
+DTYPES = ('bfloat16', 'float32', 'float64')
+
+
+class Architecture(NamedTuple):
+    """A row of the table of networks: variants by name, the first of which is the default."""
+
+    variants: dict[str, Callable[..., nn.Module]]
+    batch_norm: bool = True
+
+
+def _wide(depth: int, widen: int) -> Architecture:
+    return Architecture({'standard': partial(WideResNet, depth=depth, widen=widen)})
+
+
+_resnet18 = partial(ResNet, blocks=(2, 2, 2, 2))
+
+ARCHITECTURES = {
+    'resnet18': Architecture(
+        {
+            'standard': partial(_resnet18, block=BasicBlock),
+            'gat': partial(_resnet18, block=partial(BasicBlock, relu_before_sum=True)),
+        }
+    ),
+    'resnet50': Architecture({'standard': partial(ResNet, block=Bottleneck, blocks=(3, 4, 6, 3))}),
+    'preact_resnet18': Architecture(
+        {name: partial(PreActResNet, variant=variant) for name, variant in PREACT_VARIANTS.items()}
+    ),
+    'wrn_28_10': _wide(28, 10),
+    'wrn_34_10': _wide(34, 10),
+    'small_cnn': Architecture({'standard': SmallCNN}, batch_norm=False),
+}
+
+
+def create(
+    arch: str,
+    *,
+    num_classes: int,
+    width: int | None = None,
+    variant: str | None = None,
+    normalise: str = 'none',
+    dtype: Any = None,
+    bn_axis: Hashable | None = None,
+) -> nn.Module:
+    """A network by name.
+
+    Args:
+        arch: A row of `ARCHITECTURES`, or `wrn_<depth>_<widen>` with depth 6n + 4.
+        num_classes: Number of classes.
+        width: Filters of the first layer; None for the literature's (64; WRN and the small net 16). All
+            other widths scale with it.
+        variant: One of the architecture's variants; None for its first.
+        normalise: A row of `NORMALISATIONS`, applied to the images inside of the network.
+        dtype: What the convolutions compute in, one of `DTYPES`; None for that of parameters and images.
+            Parameters, statistics, features and logits stay float32 under 'bfloat16'.
+        bn_axis: Mapped axis (or axes) over which batch normalisation is synchronised; see `layers.BatchNorm`.
+
+    Raises:
+        InputError: For an unknown name, or a size that no network has.
+    """
+    architecture = _find(arch)
+    variant = next(iter(architecture.variants)) if variant is None else variant
+    if variant not in architecture.variants:
+        raise unknown(f'variant of {arch}', variant, architecture.variants)
+    if normalise not in NORMALISATIONS:
+        raise unknown('normalisation', normalise, NORMALISATIONS)
+    options: dict[str, Any] = {'num_classes': _positive('num_classes', num_classes), 'normalise': normalise}
+    if width is not None:
+        options['width'] = _positive('width', width)
+    if dtype is not None:
+        options['dtype'] = _dtype(dtype)
+    if architecture.batch_norm:
+        options['bn_axis'] = bn_axis
+    return architecture.variants[variant](**options)
+
+
+def _find(arch: str) -> Architecture:
+    if arch in ARCHITECTURES:
+        return ARCHITECTURES[arch]
+    match = re.fullmatch(r'wrn_([1-9]\d*)_([1-9]\d*)', str(arch))
+    if not match:
+        raise unknown('architecture', arch, [*ARCHITECTURES, 'wrn_<depth>_<widen>'])
+    depth, widen = map(int, match.groups())
+    if depth < 10 or (depth - 4) % 6:
+        near = max(10, 6 * round((depth - 4) / 6) + 4)
+        raise InputError(f'{arch}: depth {depth} is not 6n + 4 with n >= 1: did you mean wrn_{near}_{widen}?')
+    return _wide(depth, widen)
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f'{name}={value!r} is not a positive whole number')
+    return value
+
+
+def _dtype(dtype: Any) -> jnp.dtype:
+    name = jnp.dtype(dtype).name if not isinstance(dtype, str) else dtype
+    if name not in DTYPES:
+        raise unknown('dtype', name, DTYPES)
+    return jnp.dtype(name)

@@ -1,0 +1,112 @@
+"""Convolution, with an input gradient that stays fast inside a loop on the CPU.
+
+Inside `lax.fori_loop` XLA's CPU back end does not re-lay the weights for the input gradient of a convolution, so
+that it runs naively (jax-ml/jax issue 12868). `'fast'` writes that gradient as what it is, an ordinary convolution
+of the cotangent with the kernel flipped in space and transposed in (in, out). It is used on the CPU backend
+only; elsewhere, and for counting FLOPs, `'lax'` is lax's own convolution with lax's own gradients.
+"""
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import jax
+from jax import lax
+
+from si_jax.errors import unknown
+
+CONVOLUTIONS = ('fast', 'lax')
+_forced: ContextVar[str | None] = ContextVar('si_jax_convolution', default=None)
+
+
+@contextmanager
+def use_convolution(kind: str | None) -> Iterator[None]:
+    """Within this context models are traced with the given convolution.
+
+    The choice is made when a function is traced: one that was compiled before keeps the form it has.
+    `'fast'` defines reverse-mode derivatives only (of any order); forward mode needs `'lax'`.
+
+    Args:
+        kind: `'lax'`, `'fast'`, or None for the default, `'fast'` on the CPU backend and `'lax'` elsewhere.
+
+    Raises:
+        InputError: If `kind` is none of these.
+    """
+    if kind is not None and kind not in CONVOLUTIONS:
+        raise unknown('convolution', kind, CONVOLUTIONS)
+    token = _forced.set(kind)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
+    """Cross-correlation as torch.nn.Conv2d computes it, the same padding on all four sides.
+
+    Args:
+        x: [B, H, W, C].
+        kernel: [k, k, C, O], of the same dtype.
+        stride: In both directions.
+        padding: Zeros added on each side.
+
+    Returns:
+        [B, (H + 2 padding - k) // stride + 1, likewise, O].
+    """
+    kind = _forced.get() or ('fast' if jax.default_backend() == 'cpu' else 'lax')
+    return (_fast if kind == 'fast' else _lax)(x, kernel, stride, padding)
+
+
+def _lax(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=((padding, padding), (padding, padding)),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+
+_fast = functools.wraps(_lax)(jax.custom_vjp(_lax, nondiff_argnums=(2, 3)))
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _fast(x, kernel, stride, padding), (x, kernel)
+
+
+def _backward(
+    stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = residuals
+    # The weight gradient is lax's own; where only the image is differentiated, the compiler drops it.
+    (kernel_gradient,) = jax.vjp(lambda kernel: _lax(x, kernel, stride, padding), kernel)[1](cotangent)
+    return _input_gradient(cotangent, kernel, x.shape, stride, padding), kernel_gradient
+
+
+def _input_gradient(
+    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
+) -> jax.Array:
+    def edges(size: int, window: int, out: int) -> tuple[int, int, int]:
+        # The convolution below must return `size` values from the cotangent with stride - 1 zeros between its
+        # entries. lax.pad crops where an edge is negative (padding wider than the kernel needs).
+        low = window - 1 - padding
+        return low, size + window - 1 - low - ((out - 1) * stride + 1), stride - 1
+
+    spread = lax.pad(
+        cotangent,
+        cotangent.dtype.type(0),
+        (
+            (0, 0, 0),
+            edges(shape[1], kernel.shape[0], cotangent.shape[1]),
+            edges(shape[2], kernel.shape[1], cotangent.shape[2]),
+            (0, 0, 0),
+        ),
+    )
+    # `_fast` again, so that the gradient of a gradient (GradAlign) is fast as well.
+    return _fast(spread, lax.rev(kernel, (0, 1)).transpose(0, 1, 3, 2), 1, 0)
+
+
+_fast.defvjp(_forward, _backward)

@@ -1,0 +1,98 @@
+"""ResNet-18 and ResNet-50 for small images: He et al., "Deep Residual Learning" (2016), with a 3x3 stem.
+
+Layout and initialisation of TRADES:models/resnet.py, which MART and Bag-of-Tricks share. Module names are
+PyTorch's with '_' for '.': `layer2_0.shortcut_1.scale` is `layer2.0.shortcut.1.weight`.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from si_jax.models.layers import BatchNorm, Conv, Linear, global_mean, normalise_images, outputs_of
+from si_jax.outputs import Outputs
+
+Array = jax.Array
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions. `relu_before_sum` is the extra ReLU of GAMA-GAT's networks: a net trained with it
+    loads into one without and gives wrong outputs."""
+
+    filters: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+    relu_before_sum: bool = False
+
+    expansion = 1
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, mask: Array | None) -> Array:
+        y = self.conv(self.filters, 3, self.stride, name='conv1')(x)
+        y = nn.relu(self.norm(name='bn1')(y, train, mask))
+        y = self.conv(self.filters, 3, name='conv2')(y)
+        y = self.norm(name='bn2')(y, train, mask)
+        if self.relu_before_sum:
+            y = nn.relu(y)
+        return nn.relu(y + _shortcut(self, x, train, mask))
+
+
+class Bottleneck(nn.Module):
+    """1x1 to `filters`, 3x3 with the stride, 1x1 to 4 `filters`."""
+
+    filters: int
+    stride: int
+    conv: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    expansion = 4
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, mask: Array | None) -> Array:
+        y = nn.relu(self.norm(name='bn1')(self.conv(self.filters, 1, name='conv1')(x), train, mask))
+        y = self.conv(self.filters, 3, self.stride, name='conv2')(y)
+        y = nn.relu(self.norm(name='bn2')(y, train, mask))
+        y = self.conv(self.filters * self.expansion, 1, name='conv3')(y)
+        y = self.norm(name='bn3')(y, train, mask)
+        return nn.relu(y + _shortcut(self, x, train, mask))
+
+
+def _shortcut(block: Any, x: Array, train: bool, mask: Array | None) -> Array:
+    filters = block.filters * block.expansion
+    if block.stride == 1 and x.shape[-1] == filters:
+        return x
+    x = block.conv(filters, 1, block.stride, name='shortcut_0')(x)
+    return block.norm(name='shortcut_1')(x, train, mask)
+
+
+class ResNet(nn.Module):
+    """[B, H, W, C] in [0, 1] -> `Outputs`; features are non-negative, as they follow a ReLU.
+
+    Attributes:
+        block: `BasicBlock` or `Bottleneck`, perhaps as a partial.
+        blocks: Number of blocks in each of the four stages, of 1, 2, 4 and 8 times `width` filters.
+    """
+
+    num_classes: int
+    block: Callable[..., nn.Module]
+    blocks: tuple[int, int, int, int]
+    width: int = 64
+    normalise: str = 'none'
+    dtype: Any = None
+    bn_axis: Any = None
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
+        conv = partial(Conv, dtype=self.dtype)
+        norm = partial(BatchNorm, axis=self.bn_axis)
+        x = conv(self.width, 3, name='conv1')(normalise_images(images, self.normalise))
+        x = nn.relu(norm(name='bn1')(x, train, mask))
+        for stage, blocks in enumerate(self.blocks):
+            for i in range(blocks):
+                stride = 2 if stage > 0 and i == 0 else 1
+                name = f'layer{stage + 1}_{i}'
+                x = self.block(self.width * 2**stage, stride, conv, norm, name=name)(x, train, mask)
+        return outputs_of(global_mean(x), Linear(self.num_classes, name='linear'))

@@ -1,0 +1,78 @@
+"""Wide residual networks: Zagoruyko and Komodakis, "Wide Residual Networks" (2016), without dropout.
+
+Layout and initialisation of TRADES:models/wideresnet.py. Its checkpoints hold a second, unused copy of the first
+stage (`sub_block1`), which has no place here. Module names are PyTorch's with '_' for '.'.
+"""
+
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+
+from si_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    Linear,
+    global_mean,
+    he_fan_out,
+    normalise_images,
+    outputs_of,
+)
+from si_jax.outputs import Outputs
+
+Array = jax.Array
+
+
+class WideBlock(nn.Module):
+    """BN, ReLU and 3x3 convolution, twice.
+
+    Where the number of channels changes, ReLU(bn1(x)) feeds the 1x1 shortcut; else the shortcut is the raw x.
+    """
+
+    filters: int
+    stride: int
+    conv: Any
+    norm: Any
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool, mask: Array | None) -> Array:
+        y = nn.relu(self.norm(name='bn1')(x, train, mask))
+        if x.shape[-1] != self.filters:
+            x = self.conv(self.filters, 1, self.stride, name='convShortcut')(y)
+        y = self.conv(self.filters, 3, self.stride, name='conv1')(y)
+        y = nn.relu(self.norm(name='bn2')(y, train, mask))
+        return self.conv(self.filters, 3, name='conv2')(y) + x
+
+
+class WideResNet(nn.Module):
+    """[B, H, W, C] in [0, 1] -> `Outputs`; features are non-negative.
+
+    Attributes:
+        depth: 6n + 4, for three stages of n blocks.
+        widen: Factor on the filters of the stages, `width` x (1, 2, 4).
+        width: Filters of the stem, 16 in the literature.
+    """
+
+    num_classes: int
+    depth: int
+    widen: int
+    width: int = 16
+    normalise: str = 'none'
+    dtype: Any = None
+    bn_axis: Any = None
+
+    @nn.compact
+    def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
+        conv = partial(Conv, kernel_init=he_fan_out, dtype=self.dtype)
+        norm = partial(BatchNorm, axis=self.bn_axis)
+        x = conv(self.width, 3, name='conv1')(normalise_images(images, self.normalise))
+        for stage in range(3):
+            for i in range((self.depth - 4) // 6):
+                filters = self.width * self.widen * 2**stage
+                stride = 2 if stage > 0 and i == 0 else 1
+                x = WideBlock(filters, stride, conv, norm, name=f'block{stage + 1}_layer_{i}')(x, train, mask)
+        x = nn.relu(norm(name='bn1')(x, train, mask))
+        return outputs_of(
+            global_mean(x), Linear(self.num_classes, bias_init=nn.initializers.zeros, name='fc')
+        )

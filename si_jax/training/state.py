@@ -1,0 +1,75 @@
+"""What a training step takes and returns, and how a run begins."""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+Array = jax.Array
+
+
+class TrainState(NamedTuple):
+    """The replicated state of a run.
+
+    Attributes:
+        step: int32, the number of updates made; the position in the data follows from it.
+        params: Parameters, float32.
+        batch_stats: Running statistics of batch normalisation ({} without).
+        opt_state: State of the optimiser.
+        bad_step: int32, the first step whose loss or gradient was not finite, or -1. Once set, the state no
+            longer changes.
+        bad_terms: The metrics of that step.
+    """
+
+    step: Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    bad_step: Array
+    bad_terms: dict[str, Array]
+
+
+class Batch(NamedTuple):
+    """One shard of a batch.
+
+    Attributes:
+        images: [B, H, W, C] in [0, 1].
+        labels: [B] int32.
+        mask: [B] bool, False for the rows that only pad.
+        keys: [B] typed PRNG keys, one an image and step.
+    """
+
+    images: Array
+    labels: Array
+    mask: Array
+    keys: Array
+
+
+def create_state(
+    model: nn.Module,
+    optimiser: optax.GradientTransformation,
+    metric_names: tuple[str, ...],
+    *,
+    seed: int,
+    image_shape: tuple[int, ...],
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        model: Called on images [B, H, W, C].
+        optimiser: Its state is made for the parameters.
+        metric_names: The metrics of the step, see `si_jax.training.step.metric_names`.
+        seed: Of the initial parameters.
+        image_shape: (H, W, C).
+    """
+    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=variables['params'],
+        batch_stats=variables.get('batch_stats', {}),
+        opt_state=optimiser.init(variables['params']),
+        bad_step=jnp.full((), -1, jnp.int32),
+        bad_terms={name: jnp.zeros((), jnp.float32) for name in metric_names},
+    )
