@@ -33,8 +33,8 @@ class Ascent(NamedTuple):
 
     Attributes:
         last: [B, H, W, C], the point after the last step.
-        best: [B, H, W, C], the point of highest loss among those evaluated (start included, `last` not,
-            unless `evaluate_last`).
+        best: [B, H, W, C], the point of highest loss among those evaluated: the start and all further ones
+            but `last`, which `evaluate_last` adds.
         best_loss: [B], its loss.
         fooled_image: [B, H, W, C], the latest evaluated point that was misclassified, else the start.
         fooled: [B] bool, whether any evaluated point was misclassified.
@@ -47,56 +47,74 @@ class Ascent(NamedTuple):
     fooled: Array
 
 
-def ascend(
-    value: Value,
-    start: Array,
-    *,
-    rule: Rule,
-    project: Project,
-    steps: int,
-    evaluate_last: bool = False,
-    unroll: bool = False,
-) -> Ascent:
-    """Climbs `value` from `start` for `steps` steps.
+class Climb(NamedTuple):
+    """An ascent under way: what was seen, and the rule's state. Each leaf has a leading batch axis."""
+
+    seen: Ascent
+    rule_state: Any
+
+
+def begin(start: Array, rule: Rule) -> Climb:
+    """An ascent of which no step was made, from `start` [B, H, W, C]."""
+    batch = start.shape[:1]
+    lowest = jnp.full(batch, -jnp.inf, start.dtype)
+    return Climb(Ascent(start, start, lowest, start, jnp.zeros(batch, bool)), rule.init(start))
+
+
+def climb(
+    value: Value, under_way: Climb, *, first: Array | int, steps: int, rule: Rule, project: Project, unroll: bool = False
+) -> Climb:
+    """Makes `steps` further steps, numbered from `first`.
+
+    An ascent made in parts equals one made whole; between the parts, images that are done can leave the batch.
 
     Args:
-        value: (i, images) -> (loss [B], gradient, fooled [B]); i counts from 0.
-        start: [B, H, W, C], inside the threat model.
+        value: (i, images) -> (loss [B], gradient, fooled [B]).
+        under_way: From `begin` or `climb`.
+        first: The number of the first step; may be traced.
+        steps: A Python integer, so that the loop has a static trip count.
         rule: How a point moves.
         project: Into the threat model.
-        steps: A Python integer, so that the loop has a static trip count.
-        evaluate_last: Evaluate the last point too (one more forward and backward pass), as APGD does. Without
-            it `last` is not among the candidates for `best` and `fooled_image`.
         unroll: Unroll the loop in the compiled program.
+    """
+
+    def body(offset: Array, carry: Climb) -> Climb:
+        i, x = first + offset, carry.seen.last
+        loss, gradient, fooled = value(i, x)
+        seen = _track(carry.seen, x, loss, fooled)
+        x, rule_state = rule.update(i, x, loss, gradient, carry.rule_state, project)
+        return Climb(seen._replace(last=x), rule_state)
+
+    return jax.lax.fori_loop(0, steps, body, under_way, unroll=unroll or None)
+
+
+def evaluate_last(value: Value, under_way: Climb, *, steps: int | Array) -> Ascent:
+    """Evaluates the last point too, so that it is among the candidates; `steps` is the number of steps made."""
+    loss, _, fooled = value(jnp.asarray(steps), under_way.seen.last)
+    return _track(under_way.seen, under_way.seen.last, loss, fooled)
+
+
+def ascend(
+    value: Value, start: Array, *, rule: Rule, project: Project, steps: int, unroll: bool = False
+) -> Ascent:
+    """Climbs `value` from `start` [B, H, W, C] for `steps` steps; the arguments are those of `climb`.
 
     Returns:
         An `Ascent`; parts that the caller does not use cost nothing once compiled.
     """
+    return climb(
+        value, begin(start, rule), first=0, steps=steps, rule=rule, project=project, unroll=unroll
+    ).seen
 
-    def track(i: Array, x: Array, seen: Ascent) -> tuple[Ascent, Array, Array]:
-        loss, gradient, fooled = value(i, x)
-        better = loss > seen.best_loss
-        seen = seen._replace(
-            best=_where(better, x, seen.best),
-            best_loss=jnp.where(better, loss, seen.best_loss),
-            fooled_image=_where(fooled, x, seen.fooled_image),
-            fooled=seen.fooled | fooled,
-        )
-        return seen, loss, gradient
 
-    def body(i: Array, carry: tuple[Ascent, Any]) -> tuple[Ascent, Any]:
-        seen, state = carry
-        x = seen.last
-        seen, loss, gradient = track(i, x, seen)
-        x, state = rule.update(i, x, loss, gradient, state, project)
-        return seen._replace(last=x), state
-
-    batch = start.shape[:1]
-    nothing = Ascent(start, start, jnp.full(batch, -jnp.inf, start.dtype), start, jnp.zeros(batch, bool))
-    seen, _ = jax.lax.fori_loop(0, steps, body, (nothing, rule.init(start)), unroll=unroll or None)
-    if evaluate_last:
-        seen, _, _ = track(jnp.asarray(steps), seen.last, seen)
-    return seen
+def _track(seen: Ascent, x: Array, loss: Array, fooled: Array) -> Ascent:
+    better = loss > seen.best_loss
+    return seen._replace(
+        best=_where(better, x, seen.best),
+        best_loss=jnp.where(better, loss, seen.best_loss),
+        fooled_image=_where(fooled, x, seen.fooled_image),
+        fooled=seen.fooled | fooled,
+    )
 
 
 def _where(condition: Array, chosen: Array, other: Array) -> Array:

@@ -82,7 +82,7 @@ def _backward(
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     # The weight gradient is lax's own; where only the image is differentiated, the compiler drops it.
-    (kernel_gradient,) = jax.vjp(lambda kernel: _lax(x, kernel, stride, padding), kernel)[1](cotangent)
+    (kernel_gradient,) = jax.linear_transpose(lambda w: _lax(x, w, stride, padding), kernel)(cotangent)
     return _input_gradient(cotangent, kernel, x.shape, stride, padding), kernel_gradient
 
 

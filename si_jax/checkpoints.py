@@ -1,0 +1,385 @@
+"""Checkpoints that are either whole or not taken.
+
+Orbax writes the arrays. A checkpoint counts once its manifest stands beside them: a JSON file with the SHA-256 of
+every other file, written last, which is checked before anything is restored. Orbax alone is not enough: it restores a
+data file with one flipped bit without complaint.
+
+    DIRECTORY/<step>/state/...        the arrays, as nested dictionaries whatever the saved structure was
+    DIRECTORY/<step>/manifest.json    step, metric, metadata, path, shape and dtype of each array, digest of each file
+    DIRECTORY/<step>.replaced         an earlier checkpoint of that step, while the later one is being written
+"""
+
+import datetime
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+from orbax.checkpoint import checkpoint_managers
+
+from si_jax.errors import InputError, unknown
+from si_jax.files import write_atomic
+
+MANIFEST = 'manifest.json'
+FORMAT = 1
+
+
+class CorruptCheckpointWarning(UserWarning):
+    """A checkpoint was passed over because it is incomplete or damaged."""
+
+
+class Restored(NamedTuple):
+    """A checkpoint as read: numpy arrays, to be placed on any number of devices."""
+
+    step: int
+    state: Any  # in the structure of `like`, or nested dictionaries
+    metadata: dict
+    metric: float | None
+
+
+class _Info(NamedTuple):
+    """What Orbax's preservation policies look at."""
+
+    step: int
+    time: datetime.datetime
+    metrics: dict[str, float] | None
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last `keep_last` and the best, each verified before it is used.
+
+    Reading changes nothing in the directory, so that a run can be evaluated while it trains. Only one process may
+    save (the lock on the workdir sees to that).
+
+    Args:
+        directory: Where the checkpoints lie. It is created by the first save.
+        keep_last: How many of the latest checkpoints are kept, beside the best one.
+
+    Raises:
+        InputError: `keep_last` is below 1.
+    """
+
+    def __init__(self, directory: str | os.PathLike, *, keep_last: int = 2):
+        if keep_last < 1:
+            raise InputError(f'keep_last={keep_last} is below 1: at least the latest checkpoint must be kept')
+        self.directory = Path(directory).absolute()
+        self._damaged: set[int] = set()  # found by this object; read as absent from then on
+        self._policy = checkpoint_managers.AnyPreservationPolicy([
+            checkpoint_managers.LatestN(keep_last),
+            checkpoint_managers.BestN(
+                n=1, get_metric_fn=lambda metrics: metrics['metric'], keep_checkpoints_without_metrics=False),
+        ])  # fmt: skip
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, ascending. Their data is verified only by `restore`."""
+        return [step for step in self._folders() if self._manifest(step) and step not in self._damaged]
+
+    @property
+    def latest_step(self) -> int | None:
+        """Step of the latest complete checkpoint, None when there is none."""
+        return max(self.steps(), default=None)
+
+    @property
+    def best_step(self) -> int | None:
+        """Step of the checkpoint with the highest metric (the later one of equals), None when none has one."""
+        scored = [(info.metrics['metric'], info.step) for info in self._infos() if info.metrics]
+        return max(scored)[1] if scored else None
+
+    def save(
+        self, step: int, state: Any, *, metadata: dict, metric: float | None = None, force: bool = False
+    ) -> bool:
+        """Writes one checkpoint, and returns when it is whole on the disk.
+
+        The arrays are copied to the host first, so the state may be donated to the next training step at once.
+
+        Args:
+            step: Training step, at least 0.
+            state: Any tree of JAX arrays (replicated or sharded over the devices of this process) or numpy arrays.
+            metadata: What else belongs to the run, in JSON's types: config, seed, data position, versions.
+            metric: Held-out robust accuracy in [0, 1], higher is better. None (or NaN) when it was not measured,
+                as in the middle of an epoch: such a checkpoint is never the best.
+            force: Replace a complete checkpoint of the same step. Without it, one is replaced only where it has no
+                metric and this one has.
+
+        Returns:
+            Whether a checkpoint was written.
+
+        Raises:
+            TypeError: `metadata` is not JSON. Nothing is written.
+            OSError: The checkpoint could not be written (disk full, for example). What was written of it is
+                removed again; the checkpoints before it are untouched, and the message names the latest of them.
+        """
+        step = int(step)
+        metric = None if metric is None or math.isnan(metric) else float(metric)
+        metadata = json.loads(json.dumps(metadata))
+        previous = self._manifest(step) if step in self.steps() else None
+        if previous and not force and (metric is None or previous['metric'] is not None):
+            return False
+        arrays = {path: np.array(leaf) for path, leaf in _leaves(state)}
+        folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            if previous and self._folder(step) == folder:
+                shutil.rmtree(replaced, ignore_errors=True)
+                folder.rename(replaced)
+            shutil.rmtree(folder, ignore_errors=True)  # whatever else lies there is incomplete or damaged
+            self._write_arrays(step, arrays)
+            _write_manifest(folder, step=step, metric=metric, metadata=metadata, arrays=arrays)
+        except Exception as error:
+            for leftover in [folder, *self.directory.glob(f'{step}.orbax-checkpoint-tmp*')]:
+                shutil.rmtree(leftover, ignore_errors=True)
+            if replaced.is_dir():
+                replaced.rename(folder)
+            raise self._failure(step, arrays, error) from error
+        self._damaged.discard(step)
+        self._prune(step)
+        return True
+
+    def restore(
+        self,
+        which: Literal['last', 'best'] | int | str = 'last',
+        *,
+        like: Any = None,
+        only: Sequence[str] | None = None,
+    ) -> Restored:
+        """Reads one checkpoint, after its files were found to be what was saved.
+
+        Args:
+            which: `'last'`, `'best'` or a step. Where the last one is incomplete or damaged, `'last'` warns, names
+                it and takes the one before; the others are errors then.
+            like: A tree of arrays or `jax.ShapeDtypeStruct` that says structure, shapes and dtypes. None gives
+                nested dictionaries.
+            only: Names of the top-level fields to read, for example `('params', 'batch_stats')`, so that neither
+                optimiser nor device count need be known. A field without arrays is an empty dictionary. None reads
+                all. `like` then has these fields only.
+
+        Raises:
+            InputError: No usable checkpoint, no such step, a damaged one where one was named, or (before any array
+                is read) one whose arrays are not those of `like`: the first path that differs is named.
+        """
+        step = self._choose(which)
+        manifest = self._manifest(step)
+        assert manifest is not None
+        folder = self._folder(step)
+        stored = {
+            path: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
+            for path, (shape, dtype) in manifest['arrays'].items()
+            if only is None or path.split('/')[0] in only
+        }
+        if like is not None:
+            _check_same_arrays(folder, stored, dict(_leaves(like)), manifest['metadata'])
+        arrays = _read_arrays(folder / 'state', stored)
+        if like is not None:
+            structure = jax.tree.structure(like)
+            state = jax.tree.unflatten(structure, [arrays[path] for path, _ in _leaves(like)])
+        else:
+            state = {name: {} for name in only or ()} | traverse_util.unflatten_dict(arrays, sep='/')
+        return Restored(step, state, manifest['metadata'], manifest['metric'])
+
+    def _choose(self, which: int | str) -> int:
+        """The step to restore, verified."""
+        steps = self._folders()
+        if which == 'last':
+            for step in reversed(steps):
+                if not (damage := self._damage(step)):
+                    return step
+                self._damaged.add(step)
+                message = f'checkpoint {self.directory / str(step)} is not used: {damage}'
+                warnings.warn(message, CorruptCheckpointWarning, stacklevel=3)
+            found = f' ({len(steps)} incomplete or damaged)' if steps else ''
+            raise InputError(
+                f'no checkpoint in {self.directory}{found}: '
+                'train first (python train.py --config=... --workdir=...), or name the workdir of another run'
+            )
+        if which == 'best':
+            if (step := self.best_step) is None:
+                raise InputError(
+                    f'no checkpoint with a held-out robust accuracy in {self.directory}: '
+                    "name 'last' or a step, or train to the end of the first epoch"
+                )
+        elif str(which).isdecimal():
+            step = int(which)
+            if step not in steps:
+                raise InputError(f'no checkpoint of step {step} in {self.directory}: there are {self.steps()}')
+        else:
+            raise unknown('checkpoint', which, ['last', 'best', 'a step'])
+        if damage := self._damage(step):
+            raise InputError(
+                f"checkpoint {self.directory / str(step)} is not usable: {damage}. Name 'last' or another step: "
+                f'{[other for other in self.steps() if other != step]}'
+            )
+        return step
+
+    def _folders(self) -> list[int]:
+        """Steps that have a folder, complete or not, ascending."""
+        names = {path.name.removesuffix('.replaced') for path in self.directory.glob('[0-9]*') if path.is_dir()}
+        return sorted(int(name) for name in names if name.isdecimal())
+
+    def _folder(self, step: int) -> Path:
+        """Folder of a step: the replaced one only as long as the later one is incomplete."""
+        folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
+        return replaced if _read_manifest(replaced) and not _read_manifest(folder) else folder
+
+    def _manifest(self, step: int) -> dict | None:
+        return _read_manifest(self._folder(step))
+
+    def _damage(self, step: int) -> str | None:
+        """What is wrong with a checkpoint, None when every file is as it was saved."""
+        folder = self._folder(step)
+        if not (folder / MANIFEST).is_file():
+            return f'it has no {MANIFEST}, so writing it was cut short'
+        if (manifest := _read_manifest(folder)) is None:
+            return f'{MANIFEST} is damaged'
+        if manifest['format'] != FORMAT:
+            return f'it has format {manifest["format"]}, this version of si_jax reads {FORMAT}'
+        for name, (size, digest) in manifest['files'].items():
+            file = folder / name
+            if not file.is_file():
+                return f'{name} is missing'
+            if (found := file.stat().st_size) != size:
+                return f'{name} has {found} bytes instead of {size}'
+            if _digest(file) != digest:
+                return f'{name} has another SHA-256 than when it was saved'
+        return None
+
+    def _infos(self) -> list[_Info]:
+        infos = []
+        for step in self.steps():
+            if manifest := self._manifest(step):
+                metric = manifest['metric']
+                time = datetime.datetime.fromisoformat(manifest['time'])
+                infos.append(_Info(step, time, None if metric is None else {'metric': metric}))
+        return infos
+
+    def _write_arrays(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+        # The manager is made for one save and keeps everything: its own deletions would come before the manifest is
+        # written, at a moment when the new checkpoint does not count yet.
+        options = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False,
+            cleanup_tmp_directories=True,
+            lightweight_initialize=True,
+            preservation_policy=checkpoint_managers.PreserveAll(),
+        )
+        tree = traverse_util.unflatten_dict(arrays, sep='/')
+        with ocp.CheckpointManager(self.directory, options=options) as manager:
+            manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)), force=True)
+
+    def _prune(self, saved: int) -> None:
+        """Removes what the policy does not keep; never the checkpoint that was just saved."""
+        infos = self._infos()
+        flags = self._policy.should_preserve(infos, context=checkpoint_managers.PreservationContext())
+        kept = {saved} | {info.step for info, flag in zip(infos, flags, strict=True) if flag}
+        kept_folders = {self._folder(step) for step in kept}
+        for step in self._folders():
+            for folder in (self.directory / str(step), self.directory / f'{step}.replaced'):
+                if folder not in kept_folders:
+                    # Without a manifest it is no checkpoint, should the removal be cut short.
+                    (folder / MANIFEST).unlink(missing_ok=True)
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _failure(self, step: int, arrays: dict[str, np.ndarray], error: Exception) -> OSError:
+        """The error of a save that failed, saying what is still there."""
+        last = self.latest_step
+        kept = 'there is no earlier checkpoint' if last is None else f'the last good checkpoint is step {last}'
+        if _disk_is_full(error):
+            needed = sum(array.nbytes for array in arrays.values()) / 2**20
+            return OSError(
+                errno.ENOSPC,
+                f'disk full while saving step {step} to {self.directory} (about {needed:.1f} MiB); {kept}. '
+                'Free some space and run the same command again',
+            )
+        code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        return OSError(code, f'could not save step {step} to {self.directory}: {error}; {kept}')
+
+
+def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
+    """Path and leaf, with one spelling for fields, keys and positions: `opt_state/0/trace/conv/kernel`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield jax.tree_util.keystr(path, simple=True, separator='/'), leaf
+
+
+def _read_arrays(folder: Path, stored: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:
+    if not stored:
+        return {}
+    item = traverse_util.unflatten_dict(stored, sep='/')
+    arguments = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        restore = ocp.args.PyTreeRestore(item=item, restore_args=arguments, partial_restore=True)
+        tree = checkpointer.restore(folder, args=restore)
+    return {path: np.asarray(array) for path, array in traverse_util.flatten_dict(tree, sep='/').items()}
+
+
+def _check_same_arrays(folder: Path, stored: dict[str, Any], wanted: dict[str, Any], metadata: dict) -> None:
+    """Raises InputError with the first path at which two trees differ."""
+
+    def describe(tree: dict[str, Any], path: str) -> str:
+        return f'{tuple(tree[path].shape)} {np.dtype(tree[path].dtype)}' if path in tree else 'absent'
+
+    paths = [*wanted, *(path for path in stored if path not in wanted)]
+    differing = [path for path in paths if describe(stored, path) != describe(wanted, path)]
+    if differing:
+        arch = f' (arch={metadata["arch"]})' if 'arch' in metadata else ''
+        first = differing[0]
+        raise InputError(
+            f'checkpoint {folder}{arch} is of another architecture or optimiser: {first} is '
+            f'{describe(stored, first)} there and {describe(wanted, first)} here ({len(differing)} of {len(paths)} '
+            'arrays differ). Give the config it was trained with, or another --workdir'
+        )
+
+
+def _digest(file: Path) -> str:
+    with open(file, 'rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def _serialise(manifest: dict) -> bytes:
+    """The manifest with its own digest in the first line, so that it proves itself too."""
+    body = json.dumps(manifest, indent=1).encode()
+    return b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'", "manifest":\n' + body + b'}\n'
+
+
+def _write_manifest(
+    folder: Path, *, step: int, metric: float | None, metadata: dict, arrays: dict[str, np.ndarray]
+) -> None:
+    files = sorted(path for path in folder.rglob('*') if path.is_file())
+    manifest = {
+        'format': FORMAT,
+        'step': step,
+        'time': datetime.datetime.now(datetime.timezone.utc).isoformat(),
+        'metric': metric,
+        'metadata': metadata,
+        'arrays': {path: [list(array.shape), str(array.dtype)] for path, array in arrays.items()},
+        'files': {path.relative_to(folder).as_posix(): [path.stat().st_size, _digest(path)] for path in files},
+    }
+    write_atomic(folder / MANIFEST, _serialise(manifest))
+
+
+def _read_manifest(folder: Path) -> dict | None:
+    """The manifest of a checkpoint, None when it is absent or not what was written."""
+    try:
+        content = (folder / MANIFEST).read_bytes()
+        manifest = json.loads(content)['manifest']
+        return manifest if _serialise(manifest) == content else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether an error, or one of those that led to it, is about space. TensorStore's carry no errno."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if any(words in str(error) for words in ('No space left on device', 'Disk quota exceeded')):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
