@@ -1,0 +1,27 @@
+"""ALP on CIFAR-100: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
+Adversarial Defenses".
+
+Adversarial logit pairing (Kannan et al., 2018): the mean of natural and adversarial cross-entropy, and
+3 times the mean squared difference of their logits. The paper does not state alpha and writes a norm of
+the difference: alpha = 0.5 and the mean square are those of ShawnXYang/AT_HE.
+
+The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
+
+| architecture | natural | PGD | PGD-CW | SI-PGD | AA |
+|---|---|---|---|---|---|
+| resnet18 | 58.19 | 31.16 | 27.89 | 27.61 | 25.47 |
+| wrn_34_10 | 63.18 | 32.13 | 29.54 | 29.18 | 27.02 |
+
+    python train.py --config=configs/alp_cifar100.py
+    python train.py --config=configs/alp_cifar100.py:wrn_34_10
+
+Any architecture of `si_jax.models` can follow the file name after a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'resnet18') -> ConfigDict:
+    return base.paper('alp', si=False, dataset='cifar100', arch=arch)

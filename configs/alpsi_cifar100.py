@@ -1,0 +1,29 @@
+"""ALP-SI on CIFAR-100: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
+Enhancing Adversarial Defenses".
+
+Adversarial logit pairing (Kannan et al., 2018): the mean of natural and adversarial cross-entropy, and
+3 times the mean squared difference of their logits. The attack ascends CE(15 cos) in place of the
+cross-entropy of the logits, and the objective gets 0.2 times the margin cross-entropy of the
+adversarial cosines (s = 15, m = 0.2). The paper does not state alpha and writes a norm of the
+difference: alpha = 0.5 and the mean square are those of ShawnXYang/AT_HE.
+
+The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
+
+| architecture | natural | PGD | PGD-CW | SI-PGD | AA |
+|---|---|---|---|---|---|
+| resnet18 | 61.49 | 32.46 | 28.38 | 28.62 | 25.51 |
+| wrn_34_10 | 64.14 | 32.89 | 30.00 | 30.11 | 26.83 |
+
+    python train.py --config=configs/alpsi_cifar100.py
+    python train.py --config=configs/alpsi_cifar100.py:wrn_34_10
+
+Any architecture of `si_jax.models` can follow the file name after a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'resnet18') -> ConfigDict:
+    return base.paper('alp', si=True, dataset='cifar100', arch=arch)

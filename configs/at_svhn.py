@@ -1,0 +1,25 @@
+"""AT on SVHN: Table 7 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
+Adversarial Defenses".
+
+Adversarial training (Madry et al., 2018): cross-entropy on the adversarial image. The train split alone
+(73,257 images, without `extra`); digits are cropped but not flipped.
+
+The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
+
+| architecture | natural | PGD | PGD-CW | SI-PGD | AA |
+|---|---|---|---|---|---|
+| resnet18 | 92.91 | 57.99 | 56.20 | 55.39 | 49.75 |
+
+    python train.py --config=configs/at_svhn.py
+
+Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
+only.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'resnet18') -> ConfigDict:
+    return base.paper('at', si=False, dataset='svhn', arch=arch)

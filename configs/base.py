@@ -1,0 +1,124 @@
+"""The training recipe that all configs share, after sections 5.1.1 and 5.4 of Xu et al.
+
+A config file names its defense, data set and architecture and gets everything else from `paper`. On the
+command line the architecture follows the file, and any field can be set:
+
+    python train.py --config=configs/tradessi_cifar10.py:wrn_34_10 --config.defense.weights.kl=5.0
+
+Units: `threat.eps` and the step sizes are fractions of the pixel range [0, 1], so 8/255 is 0.031373. The
+step sizes are eps / 4 and follow an override of `threat.eps`. Schedule boundaries are fractions of `epochs`,
+so that a shorter run keeps the shape of the schedule.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+from si_jax import defenses, models
+from si_jax.errors import unknown
+
+
+def defense(name: str, *, si: bool = False) -> ConfigDict:
+    """The fields of a row of `si_jax.defenses.DEFENSES`, each as Table 1 and section 5.4 have it.
+
+    Args:
+        name: A row of the table; `'standard'` is training without an attack.
+        si: Whether the attack ascends scaled cosines and the objective gets the margin regulariser.
+
+    Raises:
+        si_jax.errors.InputError: No such row, or SI without an attack.
+    """
+    if name not in defenses.DEFENSES:
+        raise unknown('defense', name, defenses.DEFENSES)
+    row = defenses.DEFENSES[name]
+    if si:
+        row = defenses.with_si(row, scale=15.0, margin=0.2, weight=0.2)
+    return ConfigDict(
+        {
+            'name': name,
+            'si': si,
+            'weights': {term: value.weight for term, value in row.outer.items()},
+            'scale': 15.0,  # s
+            'margin': 0.2,  # m, on the true class only
+            # The paper's "random start" is uniform; the code of TRADES, MART and AT_HE has 'gaussian'.
+            'start': row.start,
+            'attack_bn': row.attack_bn,
+            'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
+        }
+    )
+
+
+def paper(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
+    """The config of one row of the paper's Tables 6 and 7.
+
+    Wide ResNets have a schedule of their own (90 epochs from 0.1, one drop, weight decay 7e-4); every other
+    architecture takes that of ResNet-18. "From the 75-th epoch" counts from 1, so 74 epochs run at the first
+    rate.
+
+    Args:
+        name: The defense, a row of `si_jax.defenses.DEFENSES`.
+        si: Whether it is the scale-invariant version.
+        dataset: `'cifar10'`, `'cifar100'`, `'svhn'` or `'digits'`.
+        arch: A name that `si_jax.models.create` knows, for example `'resnet18'` or `'wrn_34_10'`.
+
+    Raises:
+        si_jax.errors.InputError: No such defense or architecture.
+    """
+    models.create(arch, num_classes=10)  # refuses an unknown name before anything is read or computed
+    wide = arch.startswith('wrn_')
+
+    config = ConfigDict()
+    config.seed = 0
+    config.epochs = 90 if wide else 120
+    config.batch_size = 128
+
+    config.data = ConfigDict()
+    config.data.name = dataset
+    config.data.dir = config_dict.placeholder(str)  # None: the default folder of tensorflow-datasets
+    config.data.validation = 1000  # held-out training images, on which the best checkpoint is chosen
+    config.data.split_seed = 0
+    config.data.limit = 0  # N: only the first N training images, before the validation split; 0: all
+
+    config.model = ConfigDict()
+    config.model.arch = arch
+    config.model.width = 0  # 0: the architecture's own
+    config.model.variant = ''  # '': the architecture's default
+    config.model.normalise = 'none'  # MART and TRADES feed [0, 1] pixels
+    config.model.dtype = 'float32'  # of the convolutions; parameters, statistics and losses stay float32
+    config.model.sync_bn = True  # False: statistics per device, as torch's DataParallel
+
+    config.defense = defense(name, si=si)
+
+    config.threat = ConfigDict()
+    config.threat.norm = 'linf'
+    config.threat.eps = 8 / 255
+
+    config.attack = ConfigDict()
+    config.attack.steps = 10
+    config.attack.step_size = config.threat.get_ref('eps') / 4
+
+    # torch's SGD: decay is added before the momentum, on all parameters, and the learning rate comes last.
+    config.optimiser = ConfigDict()
+    config.optimiser.momentum = 0.9
+    config.optimiser.nesterov = False
+    config.optimiser.weight_decay = 7e-4 if wide else 5e-4
+    config.optimiser.clip_norm = 0.0  # 0: no clipping
+
+    config.schedule = ConfigDict()
+    config.schedule.peak = 0.1 if wide else 0.01
+    config.schedule.factor = 0.1
+    config.schedule.boundaries = (74 / 90,) if wide else (74 / 120, 89 / 120, 99 / 120)
+
+    config.evaluation = ConfigDict()
+    config.evaluation.every_epochs = 1
+    config.evaluation.steps = 20
+    config.evaluation.step_size = config.threat.get_ref('eps') / 4
+    config.evaluation.batch_size = 0  # 0: chosen for the device
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every_steps = 0  # 0: at the end of epochs only
+    config.checkpoint.every_minutes = 10.0
+    config.checkpoint.keep_last = 2
+
+    config.logging = ConfigDict()
+    config.logging.every_steps = 50
+    config.logging.tensorboard = True
+    return config

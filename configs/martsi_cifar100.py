@@ -1,0 +1,29 @@
+"""MART-SI on CIFAR-100: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
+Enhancing Adversarial Defenses".
+
+MART (Wang et al., 2020): boosted cross-entropy on the adversarial image, and 6 times KL(natural ||
+adversarial) weighted by 1 - p_y. The attack ascends CE(15 cos) in place of the cross-entropy of the
+logits, and the objective gets 0.2 times the margin cross-entropy of the adversarial cosines (s = 15, m
+= 0.2). The paper's lambda and weight decay differ from those of MART's own ResNet-18 run (5 and
+3.5e-3).
+
+The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
+
+| architecture | natural | PGD | PGD-CW | SI-PGD | AA |
+|---|---|---|---|---|---|
+| resnet18 | 56.53 | 35.25 | 29.50 | 31.02 | 26.77 |
+| wrn_34_10 | 58.90 | 36.47 | 30.98 | 32.92 | 28.36 |
+
+    python train.py --config=configs/martsi_cifar100.py
+    python train.py --config=configs/martsi_cifar100.py:wrn_34_10
+
+Any architecture of `si_jax.models` can follow the file name after a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'resnet18') -> ConfigDict:
+    return base.paper('mart', si=True, dataset='cifar100', arch=arch)

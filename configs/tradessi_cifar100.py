@@ -1,0 +1,27 @@
+"""TRADES-SI on CIFAR-100: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
+Enhancing Adversarial Defenses".
+
+TRADES (Zhang et al., 2019): natural cross-entropy and 6 times KL(natural || adversarial). The attack
+ascends CE(15 cos) with the labels in place of the KL, and the objective gets 0.2 times the margin
+cross-entropy of the adversarial cosines (s = 15, m = 0.2).
+
+The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
+
+| architecture | natural | PGD | PGD-CW | SI-PGD | AA |
+|---|---|---|---|---|---|
+| resnet18 | 60.17 | 33.54 | 28.19 | 29.66 | 25.86 |
+| wrn_34_10 | 62.39 | 35.07 | 30.89 | 31.90 | 28.54 |
+
+    python train.py --config=configs/tradessi_cifar100.py
+    python train.py --config=configs/tradessi_cifar100.py:wrn_34_10
+
+Any architecture of `si_jax.models` can follow the file name after a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'resnet18') -> ConfigDict:
+    return base.paper('trades', si=True, dataset='cifar100', arch=arch)

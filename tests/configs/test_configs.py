@@ -1,0 +1,214 @@
+"""The config files hold the recipe of the paper's sections 5.1.1 and 5.4."""
+
+import importlib
+import itertools
+import math
+import pathlib
+import sys
+
+import optax
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import base, quickstart
+from si_jax import defenses, models
+from si_jax.errors import InputError
+from si_jax.training.schedules import step_decay
+
+FOLDER = pathlib.Path(base.__file__).parent
+DATASETS = ('cifar10', 'cifar100', 'svhn')
+RUNS = [
+    (f'{name}{"si" if si else ""}_{dataset}', name, si, dataset)
+    for name, si, dataset in itertools.product(('at', 'trades', 'alp', 'mart'), (False, True), DATASETS)
+]
+
+# From methods.md, sections 2 and 3, not from the table in si_jax.defenses.
+WEIGHTS = {
+    'at': {'adversarial_ce': 1.0},
+    'trades': {'natural_ce': 1.0, 'kl': 6.0},
+    'alp': {'natural_ce': 0.5, 'adversarial_ce': 0.5, 'logit_pairing': 3.0},
+    'mart': {'mart_bce': 1.0, 'weighted_kl': 6.0},
+}
+SHARED_FIELDS = {
+    'seed': 0,
+    'batch_size': 128,
+    'attack': {'steps': 10, 'step_size': 2 / 255},
+    'threat': {'norm': 'linf', 'eps': 8 / 255},
+    'evaluation': {'every_epochs': 1, 'steps': 20, 'step_size': 2 / 255, 'batch_size': 0},
+    'checkpoint': {'every_steps': 0, 'every_minutes': 10.0, 'keep_last': 2},
+    'logging': {'every_steps': 50, 'tensorboard': True},
+}
+RECIPES = {
+    'resnet18': {
+        'epochs': 120,
+        'weight_decay': 5e-4,
+        # First and last epoch (counted from 1) at each rate.
+        'rates': {(1, 74): 0.01, (75, 89): 1e-3, (90, 99): 1e-4, (100, 120): 1e-5},
+    },
+    'wrn_34_10': {'epochs': 90, 'weight_decay': 7e-4, 'rates': {(1, 74): 0.1, (75, 90): 0.01}},
+}
+
+
+def load(run: str, arch: str | None = None):
+    """The config as `--config=configs/RUN.py[:ARCH]` gives it."""
+    path = FOLDER / f'{run}.py'
+    return parse(f'--config={path}:{arch}' if arch else f'--config={path}')
+
+
+def parse(*arguments: str):
+    """The config of a command line."""
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file('config', flag_values=values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', ['train.py', *arguments])  # config_flags looks for overrides there
+        values(sys.argv)
+    return holder.value
+
+
+def schedule(config, steps_per_epoch: int) -> optax.Schedule:
+    return step_decay(**config.schedule, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
+
+
+def test_the_files_are_every_defense_on_every_data_set():
+    files = {path.stem for path in FOLDER.glob('*.py')} - {'__init__', 'base', 'quickstart'}
+    assert files == {run for run, *_ in RUNS}
+
+
+@pytest.mark.parametrize('arch', RECIPES)
+@pytest.mark.parametrize(('run', 'name', 'si', 'dataset'), RUNS)
+def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
+    config = load(run, arch)
+    weights = WEIGHTS[name] | ({'si_margin_ce': 0.2} if si else {})
+    recipe = RECIPES[arch]
+    fields = config.to_dict()
+    assert fields.pop('schedule').keys() == {'peak', 'factor', 'boundaries'}  # tested as rates below
+    assert fields == SHARED_FIELDS | {
+        'epochs': recipe['epochs'],
+        'data': {'name': dataset, 'dir': None, 'validation': 1000, 'split_seed': 0, 'limit': 0},
+        'model': {
+            'arch': arch,
+            'width': 0,
+            'variant': '',
+            'normalise': 'none',
+            'dtype': 'float32',
+            'sync_bn': True,
+        },
+        'defense': {
+            'name': name,
+            'si': si,
+            'weights': weights,
+            'scale': 15.0,
+            'margin': 0.2,
+            'start': 'uniform',
+            'attack_bn': 'eval',
+            'passes': 'adv' if name == 'at' else 'nat,adv',
+        },
+        'optimiser': {
+            'momentum': 0.9,
+            'nesterov': False,
+            'weight_decay': recipe['weight_decay'],
+            'clip_norm': 0.0,
+        },
+    }
+
+
+@pytest.mark.parametrize('arch', RECIPES)
+def test_learning_rate_of_every_epoch(arch):
+    config = load('trades_cifar10', arch)
+    steps = math.ceil((50_000 - config.data.validation) / config.batch_size)
+    assert steps == 383  # the last, partial batch is kept
+    rate = schedule(config, steps)
+    for (first, last), expected in RECIPES[arch]['rates'].items():
+        for step in ((first - 1) * steps, last * steps - 1):
+            assert float(rate(step)) == pytest.approx(expected, rel=1e-6), (first, last, step)
+
+
+@pytest.mark.parametrize('run', [run for run, *_ in RUNS])
+def test_the_default_is_resnet18(run):
+    config = load(run)
+    assert config.model.arch == 'resnet18'
+    assert config.to_dict() == load(run, 'resnet18').to_dict()
+
+
+@pytest.mark.parametrize('run', [*(run for run, *_ in RUNS), 'quickstart'])
+def test_the_docstring_names_its_own_command(run):
+    text = importlib.import_module(f'configs.{run}').__doc__
+    assert f'python train.py --config=configs/{run}.py\n' in text
+
+
+@pytest.mark.parametrize(('run', 'name', 'si', 'dataset'), RUNS)
+def test_the_docstring_shows_the_numbers_of_the_paper(run, name, si, dataset, shared):
+    """Natural, PGD, PGD-CW, SI-PGD and AutoAttack accuracy of Tables 6 and 7."""
+    method = name.upper() + ('-SI' if si else '')
+    tables = (
+        (shared / 'spec' / 'paper.txt').read_text().replace('<b>', '').replace('</b>', '').split('\nTABLE ')
+    )
+    table = next(part for part in tables if part.startswith('7:' if dataset == 'svhn' else '6:'))
+    rows = [line.split('\t') for line in table.splitlines() if '\t' in line]
+    cells = [row for row in rows if method in [cell.split(' [')[0] for cell in row[:2]]]
+    first = {'cifar10': -10, 'cifar100': -5, 'svhn': -5}[dataset]
+    expected = [row[first:][:5] for row in cells]
+    shown = [
+        line.strip('| ').split(' | ')
+        for line in importlib.import_module(f'configs.{run}').__doc__.splitlines()
+        if line.startswith(('| resnet18', '| wrn_34_10'))
+    ]
+    assert [row[0] for row in shown] == (['resnet18'] if dataset == 'svhn' else ['resnet18', 'wrn_34_10'])
+    assert [row[1:] for row in shown] == expected
+
+
+def test_every_config_is_a_defense_that_can_be_trained():
+    for run, *_ in RUNS:
+        config = load(run)
+        built = defenses.from_config(config.defense)
+        assert built.passes == tuple(config.defense.passes.split(','))
+        assert set(built.outer) == set(config.defense.weights)
+
+
+def test_quickstart_is_trades_si_on_digits():
+    config = quickstart.get_config()
+    assert (config.data.name, config.model.arch) == ('digits', 'small_cnn')
+    assert (config.defense.name, config.defense.si) == ('trades', True)
+    assert config.threat.eps == 0.2
+    assert config.attack.step_size == config.evaluation.step_size == 0.05
+    assert 0 < config.data.validation < 1400
+
+
+def test_a_field_can_be_set_on_the_command_line_and_steps_follow_eps():
+    config = parse(
+        f'--config={FOLDER / "tradessi_cifar10.py"}:wrn_28_10',
+        '--config.threat.eps=0.04',
+        '--config.defense.weights.kl=5.0',
+        '--config.data.dir=images',
+        '--config.schedule.boundaries=(0.5, 0.75)',
+    )
+    assert config.model.arch == 'wrn_28_10'
+    assert config.attack.step_size == config.evaluation.step_size == 0.01
+    assert config.defense.weights.kl == 5.0
+    assert config.data.dir == 'images'
+    assert config.schedule.boundaries == (0.5, 0.75)
+
+
+def test_a_field_that_does_not_exist_is_refused():
+    with pytest.raises(AttributeError, match='epoch'):
+        parse(f'--config={FOLDER / "at_svhn.py"}', '--config.epoch=3')
+
+
+@pytest.mark.parametrize('arch', models.ARCHITECTURES)
+def test_every_architecture_has_a_recipe(arch):
+    config = load('at_cifar10', arch)
+    assert config.model.arch == arch
+    assert config.epochs == (90 if arch.startswith('wrn_') else 120)
+
+
+def test_an_unknown_architecture_is_refused_with_near_names():
+    with pytest.raises(InputError, match=r"unknown architecture 'resnet_18': did you mean .*resnet18"):
+        base.paper('trades', si=True, dataset='cifar10', arch='resnet_18')
+
+
+def test_an_unknown_defense_is_refused_with_near_names():
+    with pytest.raises(InputError, match=r"unknown defense 'trade': did you mean trades"):
+        base.defense('trade')
+    with pytest.raises(InputError, match='SI needs a defense with an attack'):
+        base.defense('standard', si=True)
