@@ -1,17 +1,15 @@
 """Checkpoints that are either whole or not taken.
 
-Orbax writes the arrays. A checkpoint counts once its manifest stands beside them: a JSON file with the SHA-256 of
-every other file, written last, which is checked before anything is restored. Orbax alone is not enough: it restores a
-data file with one flipped bit without complaint.
+Orbax writes the arrays. A checkpoint counts once its manifest stands beside them, which is written last and
+checked before anything is restored: Orbax alone restores a data file with one flipped bit without complaint.
 
-    DIRECTORY/<step>/state/...        the arrays, as nested dictionaries whatever the saved structure was
-    DIRECTORY/<step>/manifest.json    step, metric, metadata, path, shape and dtype of each array, digest of each file
-    DIRECTORY/<step>.replaced         an earlier checkpoint of that step, while the later one is being written
+    DIRECTORY/<step>/state/         the arrays, as nested dictionaries whatever the saved structure was
+    DIRECTORY/<step>/manifest.json  step, metric, metadata, shape and dtype of each array, digest of each file
+    DIRECTORY/<step>.replaced/      an earlier checkpoint of that step, while the later one is being written
 """
 
 import datetime
 import errno
-import hashlib
 import json
 import math
 import os
@@ -27,11 +25,8 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
+from si_jax import manifest
 from si_jax.errors import InputError, unknown
-from si_jax.files import write_atomic
-
-MANIFEST = 'manifest.json'
-FORMAT = 1
 
 
 class CorruptCheckpointWarning(UserWarning):
@@ -58,11 +53,11 @@ class _Info(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run: the last `keep_last` and the best, each verified before it is used.
 
-    Reading changes nothing in the directory, so that a run can be evaluated while it trains. Only one process may
-    save (the lock on the workdir sees to that).
+    Reading changes nothing in the directory, so a run can be evaluated while it trains. Only one process may
+    save, which the lock on the workdir sees to.
 
     Args:
-        directory: Where the checkpoints lie. It is created by the first save.
+        directory: Where the checkpoints lie. The first save creates it.
         keep_last: How many of the latest checkpoints are kept, beside the best one.
 
     Raises:
@@ -73,12 +68,12 @@ class Checkpoints:
         if keep_last < 1:
             raise InputError(f'keep_last={keep_last} is below 1: at least the latest checkpoint must be kept')
         self.directory = Path(directory).absolute()
-        self._damaged: set[int] = set()  # found by this object; read as absent from then on
-        self._policy = checkpoint_managers.AnyPreservationPolicy([
-            checkpoint_managers.LatestN(keep_last),
-            checkpoint_managers.BestN(
-                n=1, get_metric_fn=lambda metrics: metrics['metric'], keep_checkpoints_without_metrics=False),
-        ])  # fmt: skip
+        self._damaged: set[int] = set()  # found by this object, and absent to it from then on
+        best = checkpoint_managers.BestN(
+            n=1, get_metric_fn=lambda metrics: metrics['metric'], keep_checkpoints_without_metrics=False
+        )
+        latest = checkpoint_managers.LatestN(keep_last)
+        self._policy = checkpoint_managers.AnyPreservationPolicy([latest, best])
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending. Their data is verified only by `restore`."""
@@ -91,7 +86,7 @@ class Checkpoints:
 
     @property
     def best_step(self) -> int | None:
-        """Step of the checkpoint with the highest metric (the later one of equals), None when none has one."""
+        """Step of the checkpoint with the highest metric (of equals the latest), None when none has one."""
         scored = [(info.metrics['metric'], info.step) for info in self._infos() if info.metrics]
         return max(scored)[1] if scored else None
 
@@ -100,16 +95,16 @@ class Checkpoints:
     ) -> bool:
         """Writes one checkpoint, and returns when it is whole on the disk.
 
-        The arrays are copied to the host first, so the state may be donated to the next training step at once.
+        The arrays are copied to the host first, so the state may be donated to the next step at once.
 
         Args:
             step: Training step, at least 0.
-            state: Any tree of JAX arrays (replicated or sharded over the devices of this process) or numpy arrays.
+            state: Any tree of numpy arrays or of JAX arrays on the devices of this process.
             metadata: What else belongs to the run, in JSON's types: config, seed, data position, versions.
-            metric: Held-out robust accuracy in [0, 1], higher is better. None (or NaN) when it was not measured,
-                as in the middle of an epoch: such a checkpoint is never the best.
-            force: Replace a complete checkpoint of the same step. Without it, one is replaced only where it has no
-                metric and this one has.
+            metric: Held-out robust accuracy in [0, 1], higher is better. None (or NaN) when it was not
+                measured, as in the middle of an epoch: such a checkpoint is never the best.
+            force: Replace a complete checkpoint of the same step. Without it, one is replaced only where it
+                has no metric and this one has.
 
         Returns:
             Whether a checkpoint was written.
@@ -117,15 +112,17 @@ class Checkpoints:
         Raises:
             TypeError: `metadata` is not JSON. Nothing is written.
             OSError: The checkpoint could not be written (disk full, for example). What was written of it is
-                removed again; the checkpoints before it are untouched, and the message names the latest of them.
+                removed; those before it are untouched, and the message names the latest of them.
         """
         step = int(step)
         metric = None if metric is None or math.isnan(metric) else float(metric)
-        metadata = json.loads(json.dumps(metadata))
+        content = {'step': step, 'metric': metric, 'metadata': json.loads(json.dumps(metadata))}
         previous = self._manifest(step) if step in self.steps() else None
         if previous and not force and (metric is None or previous['metric'] is not None):
             return False
         arrays = {path: np.array(leaf) for path, leaf in _leaves(state)}
+        content['arrays'] = {path: [list(array.shape), str(array.dtype)] for path, array in arrays.items()}
+        content['time'] = datetime.datetime.now(datetime.UTC).isoformat()
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -134,11 +131,11 @@ class Checkpoints:
                 folder.rename(replaced)
             shutil.rmtree(folder, ignore_errors=True)  # whatever else lies there is incomplete or damaged
             self._write_arrays(step, arrays)
-            _write_manifest(folder, step=step, metric=metric, metadata=metadata, arrays=arrays)
+            manifest.write(folder, content)
         except Exception as error:
             for leftover in [folder, *self.directory.glob(f'{step}.orbax-checkpoint-tmp*')]:
                 shutil.rmtree(leftover, ignore_errors=True)
-            if replaced.is_dir():
+            if previous and replaced.is_dir():
                 replaced.rename(folder)
             raise self._failure(step, arrays, error) from error
         self._damaged.discard(step)
@@ -155,43 +152,42 @@ class Checkpoints:
         """Reads one checkpoint, after its files were found to be what was saved.
 
         Args:
-            which: `'last'`, `'best'` or a step. Where the last one is incomplete or damaged, `'last'` warns, names
-                it and takes the one before; the others are errors then.
-            like: A tree of arrays or `jax.ShapeDtypeStruct` that says structure, shapes and dtypes. None gives
-                nested dictionaries.
-            only: Names of the top-level fields to read, for example `('params', 'batch_stats')`, so that neither
-                optimiser nor device count need be known. A field without arrays is an empty dictionary. None reads
-                all. `like` then has these fields only.
+            which: `'last'`, `'best'` or a step. Where the last one is incomplete or damaged, `'last'` warns,
+                names it and takes the one before; with the others that is an error.
+            like: A tree of arrays or `jax.ShapeDtypeStruct` that says structure, shapes and dtypes. None
+                gives nested dictionaries.
+            only: Names of the top-level fields to read, for example `('params', 'batch_stats')`, so that the
+                optimiser need not be known. `like` then has these fields only, and without `like` a field
+                that holds no arrays is an empty dictionary. None reads all.
 
         Raises:
-            InputError: No usable checkpoint, no such step, a damaged one where one was named, or (before any array
-                is read) one whose arrays are not those of `like`: the first path that differs is named.
+            InputError: No usable checkpoint, no such step, a damaged one where one was named, or (before any
+                array is read) one whose arrays are not those of `like`: the first path that differs is named.
         """
         step = self._choose(which)
-        manifest = self._manifest(step)
-        assert manifest is not None
         folder = self._folder(step)
+        content = manifest.read(folder)
+        assert content is not None  # _choose has just verified it
         stored = {
             path: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
-            for path, (shape, dtype) in manifest['arrays'].items()
+            for path, (shape, dtype) in content['arrays'].items()
             if only is None or path.split('/')[0] in only
         }
         if like is not None:
-            _check_same_arrays(folder, stored, dict(_leaves(like)), manifest['metadata'])
+            _check_same_arrays(folder, stored, dict(_leaves(like)), content['metadata'])
         arrays = _read_arrays(folder / 'state', stored)
         if like is not None:
-            structure = jax.tree.structure(like)
-            state = jax.tree.unflatten(structure, [arrays[path] for path, _ in _leaves(like)])
+            state = jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path, _ in _leaves(like)])
         else:
             state = {name: {} for name in only or ()} | traverse_util.unflatten_dict(arrays, sep='/')
-        return Restored(step, state, manifest['metadata'], manifest['metric'])
+        return Restored(step, state, content['metadata'], content['metric'])
 
     def _choose(self, which: int | str) -> int:
         """The step to restore, verified."""
         steps = self._folders()
         if which == 'last':
             for step in reversed(steps):
-                if not (damage := self._damage(step)):
+                if not (damage := manifest.damage(self._folder(step))):
                     return step
                 self._damaged.add(step)
                 message = f'checkpoint {self.directory / str(step)} is not used: {damage}'
@@ -202,73 +198,56 @@ class Checkpoints:
                 'train first (python train.py --config=... --workdir=...), or name the workdir of another run'
             )
         if which == 'best':
-            if (step := self.best_step) is None:
+            if (best := self.best_step) is None:
                 raise InputError(
                     f'no checkpoint with a held-out robust accuracy in {self.directory}: '
                     "name 'last' or a step, or train to the end of the first epoch"
                 )
+            step = best
         elif str(which).isdecimal():
             step = int(which)
             if step not in steps:
-                raise InputError(f'no checkpoint of step {step} in {self.directory}: there are {self.steps()}')
+                raise InputError(f'no checkpoint of step {step} in {self.directory}, only of {self.steps()}')
         else:
             raise unknown('checkpoint', which, ['last', 'best', 'a step'])
-        if damage := self._damage(step):
+        if damage := manifest.damage(self._folder(step)):
+            others = [other for other in self.steps() if other != step]
             raise InputError(
-                f"checkpoint {self.directory / str(step)} is not usable: {damage}. Name 'last' or another step: "
-                f'{[other for other in self.steps() if other != step]}'
+                f'checkpoint {self.directory / str(step)} is not usable: {damage}. '
+                f"Name 'last' or another step: {others}"
             )
         return step
 
     def _folders(self) -> list[int]:
         """Steps that have a folder, complete or not, ascending."""
-        names = {path.name.removesuffix('.replaced') for path in self.directory.glob('[0-9]*') if path.is_dir()}
+        folders = (path for path in self.directory.glob('[0-9]*') if path.is_dir())
+        names = {path.name.removesuffix('.replaced') for path in folders}
         return sorted(int(name) for name in names if name.isdecimal())
 
     def _folder(self, step: int) -> Path:
         """Folder of a step: the replaced one only as long as the later one is incomplete."""
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
-        return replaced if _read_manifest(replaced) and not _read_manifest(folder) else folder
+        return replaced if manifest.read(replaced) and not manifest.read(folder) else folder
 
-    def _manifest(self, step: int) -> dict | None:
-        return _read_manifest(self._folder(step))
-
-    def _damage(self, step: int) -> str | None:
-        """What is wrong with a checkpoint, None when every file is as it was saved."""
-        folder = self._folder(step)
-        if not (folder / MANIFEST).is_file():
-            return f'it has no {MANIFEST}, so writing it was cut short'
-        if (manifest := _read_manifest(folder)) is None:
-            return f'{MANIFEST} is damaged'
-        if manifest['format'] != FORMAT:
-            return f'it has format {manifest["format"]}, this version of si_jax reads {FORMAT}'
-        for name, (size, digest) in manifest['files'].items():
-            file = folder / name
-            if not file.is_file():
-                return f'{name} is missing'
-            if (found := file.stat().st_size) != size:
-                return f'{name} has {found} bytes instead of {size}'
-            if _digest(file) != digest:
-                return f'{name} has another SHA-256 than when it was saved'
-        return None
+    def _manifest(self, step: int) -> dict[str, Any] | None:
+        return manifest.read(self._folder(step))
 
     def _infos(self) -> list[_Info]:
         infos = []
         for step in self.steps():
-            if manifest := self._manifest(step):
-                metric = manifest['metric']
-                time = datetime.datetime.fromisoformat(manifest['time'])
-                infos.append(_Info(step, time, None if metric is None else {'metric': metric}))
+            if content := self._manifest(step):
+                metrics = None if content['metric'] is None else {'metric': content['metric']}
+                infos.append(_Info(step, datetime.datetime.fromisoformat(content['time']), metrics))
         return infos
 
     def _write_arrays(self, step: int, arrays: dict[str, np.ndarray]) -> None:
-        # The manager is made for one save and keeps everything: its own deletions would come before the manifest is
-        # written, at a moment when the new checkpoint does not count yet.
+        # The manager is made for one save and keeps everything: its own deletions would come before the
+        # manifest is written, at a moment when the new checkpoint does not count yet.
         options = ocp.CheckpointManagerOptions(
             enable_async_checkpointing=False,
             cleanup_tmp_directories=True,
             lightweight_initialize=True,
-            preservation_policy=checkpoint_managers.PreserveAll(),
+            preservation_policy=checkpoint_managers.LatestN(None),
         )
         tree = traverse_util.unflatten_dict(arrays, sep='/')
         with ocp.CheckpointManager(self.directory, options=options) as manager:
@@ -284,13 +263,13 @@ class Checkpoints:
             for folder in (self.directory / str(step), self.directory / f'{step}.replaced'):
                 if folder not in kept_folders:
                     # Without a manifest it is no checkpoint, should the removal be cut short.
-                    (folder / MANIFEST).unlink(missing_ok=True)
+                    (folder / manifest.NAME).unlink(missing_ok=True)
                     shutil.rmtree(folder, ignore_errors=True)
 
     def _failure(self, step: int, arrays: dict[str, np.ndarray], error: Exception) -> OSError:
         """The error of a save that failed, saying what is still there."""
         last = self.latest_step
-        kept = 'there is no earlier checkpoint' if last is None else f'the last good checkpoint is step {last}'
+        kept = 'no earlier checkpoint exists' if last is None else f'the last good checkpoint is step {last}'
         if _disk_is_full(error):
             needed = sum(array.nbytes for array in arrays.values()) / 2**20
             return OSError(
@@ -298,7 +277,7 @@ class Checkpoints:
                 f'disk full while saving step {step} to {self.directory} (about {needed:.1f} MiB); {kept}. '
                 'Free some space and run the same command again',
             )
-        code = error.errno if isinstance(error, OSError) and error.errno else errno.EIO
+        code = (error.errno if isinstance(error, OSError) else None) or errno.EIO
         return OSError(code, f'could not save step {step} to {self.directory}: {error}; {kept}')
 
 
@@ -329,49 +308,12 @@ def _check_same_arrays(folder: Path, stored: dict[str, Any], wanted: dict[str, A
     differing = [path for path in paths if describe(stored, path) != describe(wanted, path)]
     if differing:
         arch = f' (arch={metadata["arch"]})' if 'arch' in metadata else ''
-        first = differing[0]
         raise InputError(
-            f'checkpoint {folder}{arch} is of another architecture or optimiser: {first} is '
-            f'{describe(stored, first)} there and {describe(wanted, first)} here ({len(differing)} of {len(paths)} '
-            'arrays differ). Give the config it was trained with, or another --workdir'
+            f'checkpoint {folder}{arch} is of another architecture or optimiser: {differing[0]} is '
+            f'{describe(stored, differing[0])} there and {describe(wanted, differing[0])} here '
+            f'({len(differing)} of {len(paths)} arrays differ). '
+            'Give the config it was trained with, or another --workdir'
         )
-
-
-def _digest(file: Path) -> str:
-    with open(file, 'rb') as stream:
-        return hashlib.file_digest(stream, 'sha256').hexdigest()
-
-
-def _serialise(manifest: dict) -> bytes:
-    """The manifest with its own digest in the first line, so that it proves itself too."""
-    body = json.dumps(manifest, indent=1).encode()
-    return b'{"sha256": "' + hashlib.sha256(body).hexdigest().encode() + b'", "manifest":\n' + body + b'}\n'
-
-
-def _write_manifest(
-    folder: Path, *, step: int, metric: float | None, metadata: dict, arrays: dict[str, np.ndarray]
-) -> None:
-    files = sorted(path for path in folder.rglob('*') if path.is_file())
-    manifest = {
-        'format': FORMAT,
-        'step': step,
-        'time': datetime.datetime.now(datetime.timezone.utc).isoformat(),
-        'metric': metric,
-        'metadata': metadata,
-        'arrays': {path: [list(array.shape), str(array.dtype)] for path, array in arrays.items()},
-        'files': {path.relative_to(folder).as_posix(): [path.stat().st_size, _digest(path)] for path in files},
-    }
-    write_atomic(folder / MANIFEST, _serialise(manifest))
-
-
-def _read_manifest(folder: Path) -> dict | None:
-    """The manifest of a checkpoint, None when it is absent or not what was written."""
-    try:
-        content = (folder / MANIFEST).read_bytes()
-        manifest = json.loads(content)['manifest']
-        return manifest if _serialise(manifest) == content else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
 
 
 def _disk_is_full(error: BaseException | None) -> bool:
