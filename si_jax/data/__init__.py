@@ -1,0 +1,25 @@
+"""Images and labels: where they come from, how they are split, batched and augmented.
+
+train = data.load('cifar10', 'train')                                  # uint8, in the original order
+train, validation = data.split_validation(train, 1000, split_seed=0)
+order = data.epoch_order(seed=0, epoch=3, n=len(train.labels))
+indices, mask = data.epoch_batches(order, batch_size=128)              # the last partial batch is kept
+images = data.augment(train.images[indices[0]], keys, crop=train.crop, flip=train.flip)
+images = data.to_unit(images, train.scale)                             # [0, 1]
+"""
+
+from si_jax.data.augment import augment, to_unit
+from si_jax.data.batches import epoch_batches, epoch_order, split_validation
+from si_jax.data.sources import SOURCES, Dataset, Source, load
+
+__all__ = [
+    'SOURCES',
+    'Dataset',
+    'Source',
+    'augment',
+    'epoch_batches',
+    'epoch_order',
+    'load',
+    'split_validation',
+    'to_unit',
+]

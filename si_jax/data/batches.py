@@ -1,0 +1,102 @@
+"""Which image goes where: the validation split, the order of an epoch, padded batches.
+
+All of it follows from seeds, on the host. Raw Philox output is sorted instead of asking NumPy for a
+permutation: NumPy keeps the raw stream the same on all platforms and versions (NEP 19), but not what is made
+of it.
+"""
+
+import operator
+
+import numpy as np
+
+from si_jax.data.sources import Dataset
+from si_jax.errors import InputError
+
+# Streams of one seed that must not meet.
+_ORDER, _SPLIT = 0, 1
+
+
+def _integer(name: str, value: object) -> int:
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise InputError(f'{name}={value!r} is not a whole number') from None
+
+
+def _permutation(name: str, seed: int, stream: tuple[int, ...], n: int) -> np.ndarray:
+    seed = _integer(name, seed)
+    if seed < 0:
+        raise InputError(f'{name}={seed} is negative: seeds are 0 or greater')
+    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(n)
+    return np.argsort(bits, kind='stable')
+
+
+def split_validation(dataset: Dataset, count: int, split_seed: int) -> tuple[Dataset, Dataset]:
+    """Takes `count` images out of a training set, to select checkpoints on.
+
+    The split depends on `split_seed` and the size of the set alone, so that runs with different seeds share
+    their validation set. Both parts keep the original order.
+
+    Args:
+        dataset: The whole training set.
+        count: Number of validation images, from 0 to one less than the size of the set.
+        split_seed: A seed of its own, apart from that of the run.
+
+    Returns:
+        (training set, validation set).
+
+    Raises:
+        InputError: `count` is out of range, or the seed is negative.
+    """
+    n, count = len(dataset.labels), _integer('validation', count)
+    if not 0 <= count < n:
+        raise InputError(
+            f'validation={count} is not in [0, {n - 1}]: {dataset.name} has {n} images, and at least one '
+            'must remain to train on'
+        )
+    order = _permutation('split_seed', split_seed, (_SPLIT,), n)
+
+    def part(indices: np.ndarray) -> Dataset:
+        indices = np.sort(indices)
+        return dataset._replace(images=dataset.images[indices], labels=dataset.labels[indices])
+
+    return part(order[count:]), part(order[:count])
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """The order [n] int32 in which an epoch visits the images, the same on every platform.
+
+    Args:
+        seed: The seed of the run, 0 or greater.
+        epoch: Number of the epoch, from 0.
+        n: Number of images.
+
+    Raises:
+        InputError: The seed or the epoch is negative.
+    """
+    epoch = _integer('epoch', epoch)
+    if epoch < 0:
+        raise InputError(f'epoch={epoch} is negative: epochs count from 0')
+    return _permutation('seed', seed, (_ORDER, epoch), n).astype(np.int32)
+
+
+def epoch_batches(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts an order into batches of one size; the last one is filled up with image 0, masked.
+
+    Args:
+        order: Image indices [N].
+        batch_size: Rows of a batch, at least 1.
+
+    Returns:
+        Indices [S, B] int32 and mask [S, B] bool, with S = ceil(N / B). True marks a real row.
+
+    Raises:
+        InputError: The batch size is below 1.
+    """
+    batch_size = _integer('batch_size', batch_size)
+    if batch_size < 1:
+        raise InputError(f'batch_size={batch_size} is below 1: give the number of images in a batch')
+    padding = -len(order) % batch_size
+    indices = np.pad(np.asarray(order, np.int32), (0, padding))
+    mask = np.arange(len(indices)) < len(order)
+    return indices.reshape(-1, batch_size), mask.reshape(-1, batch_size)

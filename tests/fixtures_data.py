@@ -1,0 +1,22 @@
+"""Real data sets that several test modules read."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture(scope='session')
+def tfds_cifar10(shared, tmp_path_factory) -> pathlib.Path:
+    """A data_dir of TensorFlow Datasets with the real CIFAR-10, prepared by TFDS itself (about 30 s, 450 MB)."""
+    if importlib.util.find_spec('tensorflow') is None:
+        pytest.skip('preparing a TFDS data set needs tensorflow')
+    folder = tmp_path_factory.mktemp('tfds')
+    tool = shared / 'tools' / 'make_tfds_cifar10.py'
+    done = subprocess.run(
+        [sys.executable, str(tool), str(folder)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return folder
