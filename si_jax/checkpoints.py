@@ -153,7 +153,8 @@ class Checkpoints:
 
         Args:
             which: `'last'`, `'best'` or a step. Where the last one is incomplete or damaged, `'last'` warns,
-                names it and takes the one before; with the others that is an error.
+                names it and takes the one before; with the others that is an error. `'best'` warns where the
+                metric of a checkpoint cannot be read.
             like: A tree of arrays or `jax.ShapeDtypeStruct` that says structure, shapes and dtypes. None
                 gives nested dictionaries.
             only: Names of the top-level fields to read, for example `('params', 'batch_stats')`, so that the
@@ -189,15 +190,16 @@ class Checkpoints:
             for step in reversed(steps):
                 if not (damage := manifest.damage(self._folder(step))):
                     return step
-                self._damaged.add(step)
-                message = f'checkpoint {self.directory / str(step)} is not used: {damage}'
-                warnings.warn(message, CorruptCheckpointWarning, stacklevel=3)
+                self._pass_over(step, damage)
             found = f' ({len(steps)} incomplete or damaged)' if steps else ''
             raise InputError(
                 f'no checkpoint in {self.directory}{found}: '
                 'train first (python train.py --config=... --workdir=...), or name the workdir of another run'
             )
         if which == 'best':
+            for step in steps:
+                if not self._manifest(step):  # its metric is not known: it may have been the best
+                    self._pass_over(step, manifest.damage(self._folder(step)))
             if (best := self.best_step) is None:
                 raise InputError(
                     f'no checkpoint with a held-out robust accuracy in {self.directory}: '
@@ -217,6 +219,11 @@ class Checkpoints:
                 f"Name 'last' or another step: {others}"
             )
         return step
+
+    def _pass_over(self, step: int, damage: str | None) -> None:
+        self._damaged.add(step)
+        message = f'checkpoint {self.directory / str(step)} is not used: {damage}'
+        warnings.warn(message, CorruptCheckpointWarning, stacklevel=4)
 
     def _folders(self) -> list[int]:
         """Steps that have a folder, complete or not, ascending."""

@@ -42,7 +42,7 @@ def read(folder: Path) -> dict[str, Any] | None:
 def damage(folder: Path) -> str | None:
     """What is wrong with a folder, None when every listed file is as it was when the manifest was written."""
     if not (folder / NAME).is_file():
-        return f'it has no {NAME}, so writing it was cut short'
+        return f'it has no {NAME}, so writing it was cut short or still goes on'
     if (content := read(folder)) is None:
         return f'its {NAME} is damaged'
     if content['format'] != FORMAT:
