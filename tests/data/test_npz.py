@@ -1,0 +1,154 @@
+import numpy as np
+import pytest
+
+from si_jax import data
+from si_jax.errors import InputError
+
+
+def save(folder, name, n, first=0, **change):
+    """A small made file in the layout of CIFAR-10; `first` marks its pixels."""
+    arrays = {
+        'images': np.full((n, 32, 32, 3), first, np.uint8)
+        + np.arange(n, dtype=np.uint8)[:, None, None, None],
+        'labels': (np.arange(n) % 10).astype(np.uint8),
+    }
+    np.savez(folder / name, **{k: v for k, v in (arrays | change).items() if v is not None})
+
+
+def test_reads_images_and_labels(tmp_path):
+    save(tmp_path, 'cifar10_test.npz', 12, lossy_idx=np.array([3]))
+    test = data.load('cifar10', 'test', tmp_path)
+    assert test.name == 'cifar10' and test.images.shape == (12, 32, 32, 3) and test.images.dtype == np.uint8
+    assert test.labels.dtype == np.int32
+    np.testing.assert_array_equal(test.images[:, 5, 5, 1], np.arange(12))
+    np.testing.assert_array_equal(test.labels, np.arange(12) % 10)
+    assert (test.num_classes, test.scale, test.crop, test.flip) == (10, 255, 4, True)
+
+
+def test_training_parts_are_joined_in_natural_order(tmp_path):
+    for part in (10, 2, 1):
+        save(tmp_path, f'cifar10_train_{part}.npz', 3, first=10 * part)
+    train = data.load('cifar10', 'train', str(tmp_path))
+    np.testing.assert_array_equal(train.images[:, 0, 0, 0], [10, 11, 12, 20, 21, 22, 100, 101, 102])
+
+
+def test_each_split_needs_its_own_files_only(tmp_path):
+    save(tmp_path, 'svhn_test.npz', 4)
+    assert len(data.load('svhn', 'test', tmp_path).labels) == 4
+    with pytest.raises(InputError, match=r'has no svhn_train\*\.npz'):
+        data.load('svhn', 'train', tmp_path)
+    (tmp_path / 'svhn_test.npz').rename(tmp_path / 'svhn_train.npz')
+    assert len(data.load('svhn', 'train', tmp_path).labels) == 4
+    with pytest.raises(InputError, match=r'has no svhn_test\.npz.*--config\.data\.dir=FOLDER'):
+        data.load('svhn', 'test', tmp_path)
+
+
+def test_cifar10_files_are_not_taken_for_cifar100(tmp_path):
+    save(tmp_path, 'cifar10_test.npz', 4)
+    with pytest.raises(
+        InputError, match=r'has npz files \(cifar10_test\.npz, \.\.\.\), but none of cifar100'
+    ):
+        data.load('cifar100', 'test', tmp_path)
+
+
+BAD = {
+    'float images': ({'images': np.zeros((3, 32, 32, 3), np.float32)}, 'images are float32, not uint8'),
+    'other shape': (
+        {'images': np.zeros((3, 28, 28, 1), np.uint8)},
+        r'shape \(3, 28, 28, 1\), not \(N, 32, 32, 3\)',
+    ),
+    'channels first': ({'images': np.zeros((3, 3, 32, 32), np.uint8)}, r'not \(N, 32, 32, 3\)'),
+    'flat images': ({'images': np.zeros((3, 3072), np.uint8)}, r'shape \(3, 3072\)'),
+    'float labels': ({'labels': np.zeros(3)}, 'labels are float64, not integers'),
+    'one-hot labels': ({'labels': np.eye(10, dtype=np.uint8)[:3]}, r'labels have shape \(3, 10\)'),
+    'too few labels': (
+        {'labels': np.zeros(2, np.uint8)},
+        r'labels have shape \(2,\) for images \(3, 32, 32, 3\)',
+    ),
+    'no image': (
+        {'images': np.zeros((0, 32, 32, 3), np.uint8), 'labels': np.zeros(0, np.uint8)},
+        'at least one image',
+    ),
+    'label too large': ({'labels': np.array([0, 10, 3])}, r'label 10 of image 1 is not in \[0, 9\]'),
+    'label negative': ({'labels': np.array([0, 1, -1])}, r'label -1 of image 2 is not in \[0, 9\]'),
+    'no labels': ({'labels': None}, r"has no array 'labels', only \['images'\]"),
+    'pickled labels': ({'labels': np.array([0, 'a', None], dtype=object)}, 'cannot be read as an npz file'),
+}
+
+
+@pytest.mark.parametrize('change, message', BAD.values(), ids=BAD)
+def test_wrong_arrays_are_errors_that_name_the_file(tmp_path, change, message):
+    save(tmp_path, 'cifar10_test.npz', 3, **change)
+    with pytest.raises(InputError, match=message) as caught:
+        data.load('cifar10', 'test', tmp_path)
+    assert str(tmp_path / 'cifar10_test.npz') in str(caught.value)
+
+
+def test_a_bad_part_of_several_is_named(tmp_path):
+    save(tmp_path, 'cifar10_train_1.npz', 3)
+    save(tmp_path, 'cifar10_train_2.npz', 3, labels=np.array([1, 2, 77]))
+    with pytest.raises(InputError, match=r'cifar10_train_2\.npz: label 77 of image 2'):
+        data.load('cifar10', 'train', tmp_path)
+
+
+@pytest.mark.parametrize('kept', [0, 10, 0.5, 0.99])
+def test_truncated_file(tmp_path, kept):
+    path = tmp_path / 'cifar10_test.npz'
+    save(tmp_path, path.name, 3)
+    content = path.read_bytes()
+    path.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
+    with pytest.raises(InputError, match=r'cifar10_test\.npz cannot be read as an npz file .*truncated'):
+        data.load('cifar10', 'test', tmp_path)
+
+
+def test_damaged_bytes_inside(tmp_path):
+    path = tmp_path / 'cifar10_test.npz'
+    save(tmp_path, path.name, 3)
+    content = bytearray(path.read_bytes())
+    content[2000] ^= 1  # a pixel: the checksum of the archive tells
+    path.write_bytes(bytes(content))
+    with pytest.raises(InputError, match='cannot be read as an npz file .*CRC'):
+        data.load('cifar10', 'test', tmp_path)
+
+
+@pytest.mark.parametrize(
+    'write',
+    [
+        lambda path: path.write_text('hello'),
+        lambda path: path.mkdir(),
+        lambda path: np.save(path, np.zeros(3)) or path.with_suffix('.npz.npy').rename(path),
+    ],
+    ids=['text', 'folder', 'npy'],
+)
+def test_not_an_npz_file(tmp_path, write):
+    path = tmp_path / 'cifar10_test.npz'
+    write(path)
+    with pytest.raises(InputError, match='cannot be read as an npz file'):
+        data.load('cifar10', 'test', tmp_path)
+
+
+def test_real_cifar10(shared):
+    test = data.load('cifar10', 'test', shared / 'data')
+    assert test.images.shape == (10000, 32, 32, 3)
+    np.testing.assert_array_equal(test.labels[:10], [3, 8, 8, 0, 6, 6, 1, 6, 3, 1])
+    np.testing.assert_array_equal(np.bincount(test.labels), [1000] * 10)
+    train = data.load('cifar10', 'train', shared / 'data')
+    assert train.images.shape == (50000, 32, 32, 3)
+    means = train.images.mean((0, 1, 2), dtype=np.float64) / train.scale
+    np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=5e-5)
+
+
+def test_real_cifar100(shared):
+    test = data.load('cifar100', 'test', shared / 'data')
+    assert test.images.shape == (10000, 32, 32, 3) and test.num_classes == 100
+    np.testing.assert_array_equal(np.bincount(test.labels), [100] * 100)
+
+
+def test_real_svhn(shared, tmp_path):
+    source = shared / 'data' / 'svhn_train_head1083.npz'
+    for name in ('svhn_train.npz', 'svhn_test.npz'):
+        (tmp_path / name).symlink_to(source)
+    for split in ('train', 'test'):
+        part = data.load('svhn', split, tmp_path)
+        assert part.images.shape == (1083, 32, 32, 3) and part.num_classes == 10
+        assert set(part.labels) == set(range(10)) and not part.flip and part.crop == 4
