@@ -6,8 +6,8 @@
     outputs, updates = model.apply(variables, images, train=True, mask=mask, mutable=['batch_stats'])
 
 `variables` holds 'params' and, for networks with batch normalisation, 'batch_stats'. In training mode without
-`mutable` the statistics of the batch are used and the running ones stay. Joined by '.', with '_' read as '.', the
-names of modules are those of the PyTorch networks they follow.
+`mutable` the statistics of the batch are used and the running ones stay. Joined by '.', with '_' read as '.',
+the names of modules are those of the PyTorch networks they follow.
 """
 
 import re
@@ -83,7 +83,8 @@ def create(
         normalise: A row of `NORMALISATIONS`, applied to the images inside of the network.
         dtype: What the convolutions compute in, one of `DTYPES`; None for that of parameters and images.
             Parameters, statistics, features and logits stay float32 under 'bfloat16'.
-        bn_axis: Mapped axis (or axes) over which batch normalisation is synchronised; see `layers.BatchNorm`.
+        bn_axis: Mapped axis (or axes) over which batch normalisation is synchronised, and the convention
+            for losses and gradients that goes with it: see `batch_norm.BatchNorm`.
 
     Raises:
         InputError: For an unknown name, or a size that no network has.

@@ -1,12 +1,12 @@
 """Convolution, with an input gradient that stays fast inside a loop on the CPU.
 
-Inside `lax.fori_loop` XLA's CPU back end does not re-lay the weights for the input gradient of a convolution, so
-that it runs naively (jax-ml/jax issue 12868). `'fast'` writes that gradient as what it is, an ordinary convolution
-of the cotangent with the kernel flipped in space and transposed in (in, out). It is used on the CPU backend
-only; elsewhere, and for counting FLOPs, `'lax'` is lax's own convolution with lax's own gradients.
+Inside `lax.fori_loop` XLA's CPU back end does not re-lay the weights for the input gradient of a convolution,
+so that it runs naively (jax-ml/jax issue 12868). `'fast'` writes that gradient as what it is, an ordinary
+convolution of the cotangent with the kernel flipped in space and transposed in (in, out). It is used on the
+CPU backend only; elsewhere, and for counting FLOPs, `'lax'` is lax's own convolution with lax's own
+gradients.
 """
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -68,7 +68,7 @@ def _lax(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Arra
     )
 
 
-_fast = functools.wraps(_lax)(jax.custom_vjp(_lax, nondiff_argnums=(2, 3)))
+_fast = jax.custom_vjp(_lax, nondiff_argnums=(2, 3))
 
 
 def _forward(

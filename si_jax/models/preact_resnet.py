@@ -1,8 +1,8 @@
 """PreActResNet-18 for small images: He et al., "Identity Mappings in Deep Residual Networks" (2016).
 
-Public adversarial-training code has four networks under this name. They differ in places that no parameter name
-or shape shows, so that weights of one load into another without an error and give wrong outputs; hence each is a
-row of `VARIANTS`. Module names are PyTorch's with '_' for '.'.
+Public adversarial-training code has four networks under this name. They differ in places that no parameter
+name or shape shows, so that weights of one load into another without an error and give wrong outputs; hence
+each is a row of `VARIANTS`. Module names are PyTorch's with '_' for '.'.
 """
 
 from functools import partial
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 
+from si_jax.models.batch_norm import BatchNorm
 from si_jax.models.layers import (
-    BatchNorm,
     Conv,
     Linear,
     global_mean,

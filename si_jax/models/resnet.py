@@ -11,7 +11,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from si_jax.models.layers import BatchNorm, Conv, Linear, global_mean, normalise_images, outputs_of
+from si_jax.models.batch_norm import BatchNorm
+from si_jax.models.layers import Conv, Linear, global_mean, normalise_images, outputs_of
 from si_jax.outputs import Outputs
 
 Array = jax.Array

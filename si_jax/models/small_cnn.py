@@ -14,8 +14,8 @@ Array = jax.Array
 class SmallCNN(nn.Module):
     """[B, H, W, C] in [0, 1] -> `Outputs`; an own design, it is in no paper.
 
-    Three 3x3 convolutions of `width` x (1, 2, 4) filters, the last two with stride 2, and a layer of 8 `width`
-    features, all with ReLU. It is flattened, not pooled: its parameters belong to one image size.
+    Three 3x3 convolutions of `width` x (1, 2, 4) filters, the last two with stride 2, and a layer of 8
+    `width` features, all with ReLU. It is flattened, not pooled: its parameters belong to one image size.
     """
 
     num_classes: int

@@ -1,7 +1,7 @@
 """Wide residual networks: Zagoruyko and Komodakis, "Wide Residual Networks" (2016), without dropout.
 
-Layout and initialisation of TRADES:models/wideresnet.py. Its checkpoints hold a second, unused copy of the first
-stage (`sub_block1`), which has no place here. Module names are PyTorch's with '_' for '.'.
+Layout and initialisation of TRADES:models/wideresnet.py. Its checkpoints hold a second, unused copy of the
+first stage (`sub_block1`), which has no place here. Module names are PyTorch's with '_' for '.'.
 """
 
 from functools import partial
@@ -10,8 +10,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 
+from si_jax.models.batch_norm import BatchNorm
 from si_jax.models.layers import (
-    BatchNorm,
     Conv,
     Linear,
     global_mean,

@@ -1,0 +1,111 @@
+"""The convolution's two forms agree in value and in derivatives of first and second order."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from si_jax.errors import InputError
+from si_jax.models.convolution import convolve, use_convolution
+
+
+def inputs(size, kernel, channels=(3, 4)):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, *size, channels[0]))
+    return jnp.asarray(x), jnp.asarray(rng.normal(size=(kernel, kernel, *channels)))
+
+
+def in_form(kind, function, *arguments):
+    with use_convolution(kind):
+        return jax.jit(function)(*arguments)
+
+
+def first_and_second(x, kernel, stride, padding):
+    """Value, both gradients, and the gradient of a function of both gradients (as GradAlign needs it)."""
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.tanh(convolve(x, kernel, stride, padding)))
+
+    def gradient_size(x, kernel):
+        return sum(jnp.sum(jnp.sin(g)) for g in jax.grad(loss, argnums=(0, 1))(x, kernel))
+
+    first = jax.value_and_grad(loss, argnums=(0, 1))(x, kernel)
+    return first, jax.grad(gradient_size, argnums=(0, 1))(x, kernel)
+
+
+@pytest.mark.parametrize('kernel', [1, 3, 4])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('padding', [0, 1])
+def test_both_forms_have_the_same_derivatives(kernel, stride, padding):
+    x, weights = inputs((5, 6), kernel)  # An odd and an even size.
+    results = [
+        in_form(kind, lambda x, w: first_and_second(x, w, stride, padding), x, weights)
+        for kind in ('fast', 'lax')
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), *results)
+
+
+def test_forward_is_that_of_torch():
+    torch = pytest.importorskip('torch', reason='the reference convolution is torch.nn.functional.conv2d')
+    x, kernel = inputs((7, 6), 3)
+    expected = torch.nn.functional.conv2d(
+        torch.tensor(np.array(x).transpose(0, 3, 1, 2)),
+        torch.tensor(np.array(kernel).transpose(3, 2, 0, 1)),
+        stride=2,
+        padding=1,
+    )
+    np.testing.assert_allclose(
+        convolve(x, kernel, 2, 1), expected.numpy().transpose(0, 2, 3, 1), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_input_gradient_of_the_fast_form_is_an_ordinary_convolution():
+    x, kernel = inputs((8, 8), 3)
+
+    def convolutions(kind):
+        with use_convolution(kind):
+            program = jax.make_jaxpr(jax.grad(lambda x: jnp.sum(convolve(x, kernel, 2, 1) ** 2)))(x)
+        return [e for e in _equations(program.jaxpr) if e.primitive.name == 'conv_general_dilated']
+
+    # lax's own dilates its input; the fast form must not.
+    assert any(e.params['lhs_dilation'] != (1, 1) for e in convolutions('lax'))
+    fast = [e for e in convolutions('fast') if e.params['rhs_dilation'] == (1, 1)]
+    assert len(fast) == 2
+    assert all(e.params['lhs_dilation'] == (1, 1) for e in fast)
+
+
+def _equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            inner = getattr(value, 'jaxpr', value)
+            if hasattr(inner, 'eqns'):
+                yield from _equations(inner)
+
+
+def test_default_is_fast_on_the_cpu_only(monkeypatch):
+    x, kernel = inputs((4, 4), 3)
+
+    def is_fast():
+        return 'custom_vjp' in str(jax.make_jaxpr(lambda x: convolve(x, kernel, 1, 1))(x))
+
+    assert is_fast()
+    with use_convolution('lax'):
+        assert not is_fast()
+        with use_convolution(None):
+            assert is_fast()
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert not is_fast()
+
+
+def test_a_failure_inside_of_the_context_restores_the_choice():
+    x, kernel = inputs((4, 4), 3)
+    with pytest.raises(RuntimeError, match='inside'), use_convolution('lax'):
+        raise RuntimeError('inside')
+    assert 'custom_vjp' in str(jax.make_jaxpr(lambda x: convolve(x, kernel, 1, 1))(x))
+
+
+def test_unknown_form_is_refused():
+    match = "unknown convolution 'fat': did you mean fast"
+    with pytest.raises(InputError, match=match), use_convolution('fat'):
+        pass
