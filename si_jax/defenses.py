@@ -1,8 +1,8 @@
 """The defenses: Table 1 of the paper as one table in code.
 
-A defense is an *inner* objective, which the attack inside training maximises, and an *outer* objective, a sum of
-weighted terms that training minimises. SI is not a second code path: `with_si` replaces the inner objective by
-cross-entropy on scaled cosines and adds one term to the outer one.
+A defense is an *inner* objective, which the attack inside training maximises, and an *outer* objective, a sum
+of weighted terms that training minimises. SI is not a second code path: `with_si` replaces the inner
+objective by cross-entropy on scaled cosines and adds one term to the outer one.
 """
 
 from collections.abc import Mapping
@@ -36,8 +36,8 @@ class Defense(NamedTuple):
         passes: The train-mode forward passes in order, each 'nat' or 'adv'; every one updates the running
             statistics of batch normalisation, a repeated one does nothing else.
         start: Where the attack starts, a name in `si_jax.attacks.gradient.STARTS`.
-        attack_bn: Batch normalisation inside the attack: 'eval' for running statistics, 'train' for those of the
-            batch. Neither updates the running statistics.
+        attack_bn: Batch normalisation inside the attack: 'eval' for running statistics, 'train' for those of
+            the batch. Neither updates the running statistics.
     """
 
     outer: Mapping[str, Term]
@@ -89,7 +89,10 @@ DEFENSES: dict[str, Defense] = {
     ),
     # Wang et al. (2020), YisenWang/MART.
     'mart': Defense(
-        outer={'mart_bce': Term(1.0, objectives.boosted_ce), 'weighted_kl': Term(6.0, objectives.weighted_kl)},
+        outer={
+            'mart_bce': Term(1.0, objectives.boosted_ce),
+            'weighted_kl': Term(6.0, objectives.weighted_kl),
+        },
         inner=ADVERSARIAL_CE,
     ),
 }
@@ -114,7 +117,9 @@ def with_si(defense: Defense, *, scale: float = 15.0, margin: float = 0.2, weigh
     if not scale > 0:
         raise InputError(f'scale={scale:g} must be positive; the paper uses 15')
     if not 0 <= margin < 2:
-        raise InputError(f'margin={margin:g} is not in [0, 2), the range of cosine differences; the paper uses 0.2')
+        raise InputError(
+            f'margin={margin:g} is not in [0, 2), the range of cosine differences; the paper uses 0.2'
+        )
     term = Term(weight, objectives.si_margin_ce(scale, margin), cosine)
     return defense._replace(
         inner=ADVERSARIAL_CE,
@@ -131,7 +136,8 @@ def from_config(config: Mapping[str, Any]) -> Defense:
             string).
 
     Raises:
-        InputError: A name is unknown, a weight is negative, or a term needs a pass that is not made.
+        InputError: A name is unknown, a weight is negative, a term needs a pass that is not made, or the
+            attack cannot leave its start.
     """
     name = config['name']
     if name not in DEFENSES:
@@ -159,6 +165,11 @@ def from_config(config: Mapping[str, Any]) -> Defense:
             )
     if config['start'] not in STARTS:
         raise unknown('start', config['start'], STARTS)
+    if config['start'] == 'original' and defense.inner is not None and 'nat' in defense.inner.uses:
+        raise InputError(
+            f"defense.start='original' leaves {name} without an attack: the gradient of its inner objective "
+            f"is zero at the original image; use 'uniform' or 'gaussian'"
+        )
     if config['attack_bn'] not in BN_MODES:
         raise unknown('attack_bn', config['attack_bn'], BN_MODES)
     return defense._replace(outer=outer, passes=passes, start=config['start'], attack_bn=config['attack_bn'])

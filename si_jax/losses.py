@@ -1,8 +1,8 @@
 """Losses: one number per image from scores and labels.
 
-A *loss* maps a score [B, K] and integer labels [B] to [B]. A *pair loss* compares the scores of an adversarial
-batch with those of the natural batch. Attacks maximise losses and training minimises them; batch means are
-taken by the caller. Nothing here stops a gradient.
+A *loss* maps a score [B, K] and integer labels [B] to [B]. A *pair loss* compares the scores of an
+adversarial batch with those of the natural batch. Attacks maximise losses and training minimises them; batch
+means are taken by the caller. Nothing here stops a gradient.
 """
 
 import jax
@@ -19,7 +19,16 @@ def _check(score: Array, labels: Array, least_classes: int = 2) -> None:
     if not jnp.issubdtype(score.dtype, jnp.floating) or not jnp.issubdtype(labels.dtype, jnp.integer):
         raise InputError(f'scores must be floating and labels integer, not {score.dtype} and {labels.dtype}')
     if score.shape[1] < least_classes:
-        raise InputError(f'this loss is defined for {least_classes} classes or more, not for {score.shape[1]}')
+        raise InputError(
+            f'this loss is defined for {least_classes} classes or more, not for {score.shape[1]}'
+        )
+
+
+def _check_pair(adversarial: Array, natural: Array) -> None:
+    if adversarial.ndim != 2 or adversarial.shape != natural.shape:
+        raise InputError(
+            f'a pair loss takes two scores [B, K] of one shape, not {adversarial.shape} and {natural.shape}'
+        )
 
 
 def _of_label(score: Array, labels: Array) -> Array:
@@ -63,6 +72,34 @@ def dlr(score: Array, labels: Array) -> Array:
     return margin(score, labels) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+def targeted_margin(score: Array, labels: Array, targets: Array) -> Array:
+    """u_t - u_y, [B]: how far the target class is above the true one; 0 where they are the same.
+
+    Args:
+        score: [B, K].
+        labels: [B].
+        targets: [B], the class to aim at.
+    """
+    _check(score, labels)
+    _check(score, targets)
+    return _of_label(score, targets) - _of_label(score, labels)
+
+
+def targeted_dlr(score: Array, labels: Array, targets: Array) -> Array:
+    """Targeted DLR, (u_t - u_y) / (u_(1) - (u_(3) + u_(4)) / 2 + 1e-12), [B].
+
+    The arguments are those of `targeted_margin`; the gradient goes through the denominator too.
+
+    Source: Croce and Hein (2020), the loss of APGD-T.
+
+    Raises:
+        InputError: With fewer than four classes, where it is not defined (`targeted_margin` is).
+    """
+    _check(score, labels, least_classes=4)
+    top = jax.lax.top_k(score, 4)[0]
+    return targeted_margin(score, labels, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
+
+
 def cosine_margin_cross_entropy(cosine: Array, labels: Array, *, scale: float, margin: float) -> Array:
     """R_SI = CE(s (cos - m onehot(y)), y), [B]: the SI regulariser.
 
@@ -88,6 +125,7 @@ def kl_divergence(adversarial: Array, natural: Array) -> Array:
 
     Source: Zhang et al. (2019), repository yaodongyu/TRADES, trades.py.
     """
+    _check_pair(adversarial, natural)
     log_p = jax.nn.log_softmax(natural, axis=1)
     log_q = jax.nn.log_softmax(adversarial, axis=1)
     return jnp.sum(jnp.exp(log_p) * (log_p - log_q), axis=1)
@@ -113,6 +151,7 @@ def weighted_kl_divergence(adversarial: Array, natural: Array, labels: Array) ->
     Source: Wang et al. (2020), repository YisenWang/MART, mart.py.
     """
     _check(natural, labels)
+    _check_pair(adversarial, natural)
     log_p = jax.nn.log_softmax(natural, axis=1)
     p, q = jnp.exp(log_p), jax.nn.softmax(adversarial, axis=1)
     kl = jnp.sum(p * (log_p - jnp.log(q + 1e-12)), axis=1)
@@ -125,4 +164,5 @@ def logit_pairing(adversarial: Array, natural: Array) -> Array:
     Source: Kannan et al. (2018); repository ShawnXYang/AT_HE, losses.py. The paper writes a norm of
     W^T (z - z'), in which the bias cancels.
     """
+    _check_pair(adversarial, natural)
     return jnp.mean(jnp.square(natural - adversarial), axis=1)

@@ -25,11 +25,13 @@ class Objective(NamedTuple):
     loss: Callable[[Array, Array, Array, Array], Array]
     uses: frozenset[str]
 
-    def __call__(self, adversarial: Array | None, natural: Array | None, labels: Array, step: Array | int = 0) -> Array:
+    def __call__(
+        self, adversarial: Array | None, natural: Array | None, labels: Array, step: Array | int = 0
+    ) -> Array:
         return self.loss(adversarial, natural, labels, step)  # type: ignore[arg-type]
 
 
-def on_adversarial(loss: Callable[..., Array], **settings: float) -> Objective:
+def on_adversarial(loss: Callable[..., Array], **settings: float | Array) -> Objective:
     """The loss (score, labels) of the adversarial images."""
     return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}))
 
@@ -45,8 +47,20 @@ margin = on_adversarial(losses.margin)
 dlr = on_adversarial(losses.dlr)
 boosted_ce = on_adversarial(losses.boosted_cross_entropy)
 kl = Objective(lambda adv, nat, y, i: losses.kl_divergence(adv, nat), frozenset({'adv', 'nat'}))
-weighted_kl = Objective(lambda adv, nat, y, i: losses.weighted_kl_divergence(adv, nat, y), frozenset({'adv', 'nat'}))
+weighted_kl = Objective(
+    lambda adv, nat, y, i: losses.weighted_kl_divergence(adv, nat, y), frozenset({'adv', 'nat'})
+)
 logit_pairing = Objective(lambda adv, nat, y, i: losses.logit_pairing(adv, nat), frozenset({'adv', 'nat'}))
+
+
+def targeted_dlr(targets: Array) -> Objective:
+    """The targeted DLR loss, to be maximised toward the classes `targets` [B]."""
+    return on_adversarial(losses.targeted_dlr, targets=targets)
+
+
+def targeted_margin(targets: Array) -> Objective:
+    """The margin of the classes `targets` [B] over the labels, for fewer classes than targeted DLR needs."""
+    return on_adversarial(losses.targeted_margin, targets=targets)
 
 
 def si_margin_ce(scale: float, margin: float) -> Objective:

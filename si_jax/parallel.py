@@ -1,10 +1,11 @@
 """Devices: the one place that knows how many there are and how a program is spread over them.
 
-A training step is written for one shard of the batch and averages over the axis `AXIS` itself; `pmap` compiles
-it for all local devices. State and resident data are replicated once, before the first call: handed over on the
-default device they would be copied at every call, and the step would compile twice.
+A training step is written for one shard of the batch and averages over the axis `AXIS` itself; `pmap`
+compiles it for all local devices. State and resident data are replicated once, before the first call: handed
+over on the default device they would be copied at every call, and the step would compile twice.
 """
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -67,8 +68,8 @@ def check_divisible(batch_size: int, devices: int | None = None) -> None:
 def compile_step(step: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
     """Compiles (state, carry, data, batch, key) -> (state, carry, metrics) for all devices.
 
-    State, data and key are replicated, carry and batch have a leading device axis; metrics must be equal on all
-    devices when the step returns them. State and carry are donated.
+    State, data and key are replicated, carry and batch have a leading device axis; metrics must be equal on
+    all devices when the step returns them. State and carry are donated.
     """
     return jax.pmap(
         step,
@@ -83,20 +84,38 @@ def compile_step(step: Callable[..., Any], devices: list[jax.Device] | None = No
 def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
     """Compiles (shared, *rows) -> rows, a function of each row by itself, for all devices.
 
-    `shared` is replicated (weights), every other argument and result has a leading device axis (`shard_rows`).
+    `shared` is replicated (weights), every other argument and result has a leading device axis, as made by
+    `shard_rows`.
     """
 
-    def call(shared: Any, *rows: Any) -> Any:
-        if len(rows) not in compiled:
-            compiled[len(rows)] = jax.pmap(
-                function, axis_name=AXIS, in_axes=(None, *[0] * len(rows)), devices=devices
-            )
-        return compiled[len(rows)](shared, *rows)
-
-    compiled: dict[int, Callable[..., Any]] = {}
-    return call
+    parameters = len(inspect.signature(function).parameters)
+    return jax.pmap(function, axis_name=AXIS, in_axes=(None, *[0] * (parameters - 1)), devices=devices)
 
 
-def first_copy(tree: Tree) -> Tree:
-    """The tree as host arrays, read from the first device's copy of each replicated leaf."""
-    return jax.tree.map(np.asarray, jax.device_get(tree))
+def map_rows(
+    function: Callable[..., Any],
+    shared: Any,
+    rows: tuple[Any, ...],
+    chunk: int,
+    devices: list[jax.Device] | None = None,
+) -> Any:
+    """Applies a function from `compile_rows` to all rows, `chunk` at a time; results are host arrays.
+
+    The last chunk is filled up with copies of its first row, so that one compiled program serves all chunks.
+
+    Args:
+        function: (shared, *rows) -> rows.
+        shared: Replicated.
+        rows: Trees of arrays [N, ...].
+        chunk: Rows at once on all devices together, a multiple of their number.
+        devices: Those that the function was compiled for.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+    parts = []
+    for first in range(0, count, chunk):
+        indices = np.arange(first, first + chunk)
+        indices[indices >= count] = first
+        part = function(shared, *shard_rows(jax.tree.map(lambda leaf: leaf[indices], rows), devices))  # noqa: B023
+        real = min(chunk, count - first)
+        parts.append(jax.tree.map(lambda leaf: np.asarray(leaf).reshape(chunk, *leaf.shape[2:])[:real], part))  # noqa: B023
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

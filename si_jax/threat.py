@@ -34,7 +34,8 @@ class Threat:
             raise unknown('norm', self.norm, NORMS)
         limit = 1.0 if self.norm == 'linf' else math.sqrt(math.prod(image_shape))
         if not 0 < self.eps <= limit:  # also refuses NaN
-            advice = f'did you mean {self.eps:g}/255?' if 1 < self.eps <= 255 else 'give a fraction of the pixel range'
+            in_bytes = 1 < self.eps <= 255
+            advice = f'did you mean {self.eps:g}/255?' if in_bytes else 'give a fraction of the pixel range'
             raise InputError(f'eps={self.eps:g} is not in (0, {limit:g}] for {self.norm}: {advice}')
 
     def project(self, images: Array, centre: Array) -> Array:
@@ -97,16 +98,16 @@ class Threat:
                 is a fault of the attack, never a success to be counted.
         """
         images, centre = np.asarray(images, np.float64), np.asarray(centre, np.float64)
-        delta = np.abs(images - centre).reshape(len(images), -1)
-        distance = delta.max(axis=1) if self.norm == 'linf' else np.sqrt((delta**2).sum(axis=1))
-        outside = np.abs(images - np.clip(images, 0, 1)).reshape(len(images), -1).max(axis=1)
+        delta, axes = np.abs(images - centre), (1, 2, 3)
+        distance = delta.max(axis=axes) if self.norm == 'linf' else np.sqrt((delta**2).sum(axis=axes))
+        outside = np.abs(images - np.clip(images, 0, 1)).max(axis=axes)
         tolerance = 1e-6 * max(1.0, self.eps)
         # Written so that NaN fails.
         wrong = ~((distance <= self.eps + tolerance) & (outside <= 0))
         if wrong.any():
             i = int(np.argmax(wrong))
             raise AssertionError(
-                f'{source} left its threat model on image {first + i}: {self.norm} distance {distance[i]:.9g} '
-                f'(limit {self.eps:.9g} + {tolerance:.0e}), {outside[i]:.3g} outside [0, 1]'
+                f'{source} left its threat model on image {first + i}: {self.norm} distance '
+                f'{distance[i]:.9g} (limit {self.eps:.9g} + {tolerance:.0e}), {outside[i]:.3g} outside [0, 1]'
             )
         return float(distance.max(initial=0.0))

@@ -1,7 +1,7 @@
 """Gradient attacks: an objective, a score, a start and a rule, climbed by the engine of `ascent`.
 
-The attacks of evaluation and those inside training are this one function. To write an attack of your own, make
-an `Attack` record; `catalogue.ATTACKS` holds the named ones.
+The attacks of evaluation and those inside training are this one function. To write an attack of your own,
+make an `Attack` record; `catalogue.ATTACKS` holds the named ones.
 """
 
 from collections.abc import Callable
@@ -125,8 +125,8 @@ def value_function(
 ) -> Value:
     """The value function (i, images) -> (loss, gradient, fooled) of an objective on a classifier.
 
-    The gradient is taken with respect to the images alone (the weights' would triple the cost), and the losses
-    are summed first, so that each image's gradient is its own whatever the batch.
+    The gradient is taken with respect to the images alone (the weights' would add half to the cost), and the
+    losses are summed first, so that each image's gradient is its own whatever the batch.
     """
 
     def evaluate(i: Array, images: Array, sample: Array) -> tuple[Array, Array, Array]:

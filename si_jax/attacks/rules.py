@@ -1,5 +1,6 @@
 """Rules: how a point moves in one step of an ascent."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -18,11 +19,26 @@ def sign_step(step_size: float) -> Rule:
         step_size: a, as a fraction of the pixel range.
     """
 
-    def update(i: Array, x: Array, loss: Array, gradient: Array, state: Any, project: Project) -> tuple[Array, Any]:
+    def update(
+        i: Array, x: Array, loss: Array, gradient: Array, state: Any, project: Project
+    ) -> tuple[Array, Any]:
         del i, loss
         return project(x + step_size * jnp.sign(gradient)), state
 
     return Rule(lambda x: (), update)
+
+
+def l2_direction(gradient: Array) -> Array:
+    """gradient / |gradient|_2 of each image, [B, H, W, C]; a zero gradient stays zero."""
+    # Scaled by the largest entry first: squares of gradients below 1e-19 vanish in float32.
+    largest = jnp.max(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
+    gradient = gradient / jnp.where(largest > 0, largest, 1.0)
+    norm = jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3), keepdims=True))
+    return gradient / jnp.where(norm > 0, norm, 1.0)
+
+
+# The direction of steepest ascent in each norm.
+DIRECTIONS: dict[str, Callable[[Array], Array]] = {'linf': jnp.sign, 'l2': l2_direction}
 
 
 def l2_step(step_size: float) -> Rule:
@@ -32,13 +48,11 @@ def l2_step(step_size: float) -> Rule:
         step_size: a, in the L2 norm of the whole image.
     """
 
-    def update(i: Array, x: Array, loss: Array, gradient: Array, state: Any, project: Project) -> tuple[Array, Any]:
+    def update(
+        i: Array, x: Array, loss: Array, gradient: Array, state: Any, project: Project
+    ) -> tuple[Array, Any]:
         del i, loss
-        # Scaled by the largest entry first: squares of gradients below 1e-19 vanish in float32.
-        largest = jnp.max(jnp.abs(gradient), axis=(1, 2, 3), keepdims=True)
-        gradient = gradient / jnp.where(largest > 0, largest, 1.0)
-        norm = jnp.sqrt(jnp.sum(gradient**2, axis=(1, 2, 3), keepdims=True))
-        return project(x + step_size * gradient / jnp.where(norm > 0, norm, 1.0)), state
+        return project(x + step_size * l2_direction(gradient)), state
 
     return Rule(lambda x: (), update)
 

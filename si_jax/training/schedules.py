@@ -15,8 +15,8 @@ def step_decay(
     Args:
         peak: The rate before the first boundary.
         factor: 0.1 in the paper.
-        boundaries: As fractions of `epochs`, so that a short run has the same shape: 74/120 is the start of the
-            75th of 120 epochs. Rounded to whole epochs.
+        boundaries: As fractions of `epochs`, so that a short run has the same shape: 74/120 is the start of
+            the 75th of 120 epochs. Rounded to whole epochs.
         epochs: Epochs in all.
         steps_per_epoch: Steps in one of them.
 
@@ -51,7 +51,7 @@ def sgd(
     """
     if not 0 <= momentum < 1:
         raise InputError(f'optimiser.momentum={momentum:g} is not in [0, 1); the paper uses 0.9')
-    if weight_decay < 0 or clip_norm < 0:
+    if not weight_decay >= 0 or not clip_norm >= 0:  # also refuses NaN
         raise InputError(f'weight_decay={weight_decay:g} and clip_norm={clip_norm:g} must not be negative')
     return optax.chain(
         optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),

@@ -1,8 +1,8 @@
 """The training step: attack and update in one pure function.
 
-It is written for one shard of the batch. Losses and metrics are sums over the shard's real rows divided by the
-number of real rows of the whole batch, and gradients are summed over the shards; so a padded row, or a shard
-of nothing else, counts for nothing.
+It is written for one shard of the batch. Losses and metrics are sums over the shard's real rows divided by
+the number of real rows of the whole batch, and gradients are summed over the shards; so a padded row, or a
+shard of nothing else, counts for nothing.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ import optax
 
 from si_jax.attacks import gradient
 from si_jax.defenses import Defense
-from si_jax.outputs import Outputs
+from si_jax.outputs import Outputs, as_outputs
 from si_jax.threat import Threat
 from si_jax.training.state import Batch, TrainState
 
@@ -39,6 +39,7 @@ def make_train_step(
     attack_steps: int,
     attack_step_size: float,
     axis_name: str | None,
+    sync_bn: bool = True,
 ) -> Step:
     """The step (state, carry, batch) -> (state, carry, metrics) of a multi-step defense.
 
@@ -50,6 +51,8 @@ def make_train_step(
         attack_steps: Steps of the training attack.
         attack_step_size: As a fraction of the pixel range.
         axis_name: The axis to reduce over, as given to pmap or shard_map; None on one device without either.
+        sync_bn: Whether the model's batch normalisation reduces over that axis. If not, the devices' running
+            statistics are averaged after each step, so that all copies of the state stay equal.
 
     Returns:
         A pure function. `carry` is per-device state that a method may keep; here it passes through.
@@ -65,9 +68,16 @@ def make_train_step(
 
         def classifier(images: Array, keys: Array) -> Outputs:
             del keys
-            if defense.attack_bn == 'eval':
-                return model.apply(variables, images, train=False)
-            return model.apply(variables, images, train=True, mask=batch.mask, mutable=['batch_stats'])[0]
+            # Without `mutable` the running statistics stay as they are in either mode.
+            train = defense.attack_bn == 'train'
+            outputs = as_outputs(model.apply(variables, images, train=train, mask=batch.mask))
+
+            def real(x: Array) -> Array:
+                # In train mode the loss of a padded row would reach the real ones through the statistics.
+                return jnp.where(batch.mask[:, None], x, jax.lax.stop_gradient(x))
+
+            features = None if outputs.features is None else real(outputs.features)
+            return outputs._replace(logits=real(outputs.logits), features=features)
 
         ascent = gradient.run(
             defense.attack,
@@ -90,7 +100,8 @@ def make_train_step(
             return jnp.sum(jnp.where(batch.mask, per_image, 0)) / count
 
         def loss(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-            stats, outputs = state.batch_stats, {}
+            stats = state.batch_stats
+            outputs: dict[str, Outputs] = {}
             for name in defense.passes:
                 result, updates = model.apply(
                     {'params': params, 'batch_stats': stats},
@@ -114,9 +125,12 @@ def make_train_step(
         (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
         gradients = jax.tree.map(total, gradients)
+        if not sync_bn:
+            share = jnp.sum(batch.mask) / count
+            stats = jax.tree.map(lambda x: total(share * x), stats)
         metrics = {'loss': value, **jax.tree.map(jnp.asarray, metrics)}
         metrics = {name: total(metric) for name, metric in metrics.items()}
-        metrics['gradient_norm'] = optax.global_norm(gradients)
+        metrics['gradient_norm'] = optax.tree.norm(gradients)
         metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(defense)}
 
         updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
