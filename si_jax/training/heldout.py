@@ -1,0 +1,113 @@
+"""What a run measures on held-out images after an epoch."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from si_jax import attacks, data, parallel
+from si_jax.data import Dataset
+from si_jax.outputs import Outputs, cosine
+from si_jax.threat import Threat
+
+Array = jax.Array
+
+
+class HeldOut:
+    """Natural and robust accuracy on held-out images, and the figures that say how far to trust them.
+
+    The start of every image's attack depends on the seed and its index only, so epochs are compared on the same
+    noise. The network computes in the precision it is trained in.
+
+    Args:
+        model: The network.
+        dataset: The held-out images; there must be some.
+        threat: The ball.
+        steps: Steps of PGD.
+        step_size: As a fraction of the pixel range.
+        seed: Of the random starts.
+        batch_size: Images at once on all devices together; 0 for 64 a device on the CPU, 256 elsewhere.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        *,
+        threat: Threat,
+        steps: int,
+        step_size: float,
+        seed: int,
+        batch_size: int = 0,
+    ):
+        devices = jax.local_device_count()
+        each = batch_size // devices if batch_size else (64 if jax.default_backend() == 'cpu' else 256)
+        self._chunk = devices * max(1, min(each, -(-len(dataset.labels) // devices)))
+        images = np.asarray(data.to_unit(dataset.images, dataset.scale, np.float32))
+        base = jax.random.key(seed)
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(base, i), 0))(np.arange(len(images)))
+        self._rows = images, np.asarray(dataset.labels), keys
+
+        def forward(variables: Any, images: Array) -> Outputs:
+            return model.apply(variables, images, train=False)
+
+        def clean(variables: Any, images: Array, labels: Array, keys: Array) -> dict[str, Array]:
+            del keys
+            outputs = forward(variables, images)
+            cosines, top = cosine(outputs), jax.lax.top_k(outputs.logits, 2)[0]
+            prediction = jnp.argmax(outputs.logits, axis=1)
+            assert outputs.features is not None
+            return {
+                'natural_accuracy': prediction == labels,
+                'decision_agreement': prediction == jnp.argmax(cosines, axis=1),
+                'feature_norm': jnp.linalg.norm(outputs.features, axis=1),
+                'true_cosine': jnp.take_along_axis(cosines, labels[:, None], axis=1)[:, 0],
+                'gap': top[:, 0] - top[:, 1],
+            }
+
+        def attacked(shared: tuple[Any, Array], images: Array, labels: Array, keys: Array) -> Array:
+            variables, factor = shared
+            attack = attacks.ATTACKS['pgd']._replace(score=lambda outputs: factor * outputs.logits)
+            ascent = attacks.run(
+                attack,
+                lambda x, _: forward(variables, x),
+                images,
+                labels,
+                keys,
+                threat=threat,
+                steps=steps,
+                step_size=step_size,
+            )
+            return jnp.argmax(forward(variables, ascent.last).logits, axis=1) == labels
+
+        self._kernel = jax.jit(lambda variables: forward(variables, self._rows[0][:1]).kernel)
+        self._clean = parallel.compile_rows(clean)
+        self._attacked = parallel.compile_rows(attacked)
+
+    def __call__(self, params: Any, batch_stats: Any) -> dict[str, float]:
+        """The figures for these (replicated) weights.
+
+        Returns:
+            natural_accuracy; pgd_accuracy; calibrated_pgd_accuracy, under PGD on logits scaled by 2 / (median
+            natural gap between the two highest), which does not favour weights with inflated or deflated logits
+            as plain PGD does; median_gap; decision_agreement, the share of images on which the largest cosine
+            and the largest logit agree; feature_norm, mean |z|; true_cosine, mean cosine of the true class;
+            weight_norm and weight_norm_spread, mean and standard deviation of |W_k| over the classes.
+        """
+        variables = {'params': params, 'batch_stats': batch_stats}
+        clean = parallel.map_rows(self._clean, variables, self._rows, self._chunk)
+        gap = float(np.median(clean.pop('gap')))
+        figures = {name: float(np.mean(rows)) for name, rows in clean.items()}
+        factors = {'pgd_accuracy': 1.0, 'calibrated_pgd_accuracy': 2.0 / max(gap, 1e-12)}
+        for name, factor in factors.items():
+            shared = variables, parallel.replicate(np.float32(factor))
+            figures[name] = float(np.mean(parallel.map_rows(self._attacked, shared, self._rows, self._chunk)))
+        norms = np.linalg.norm(np.asarray(self._kernel(variables), np.float64), axis=0)
+        return {
+            **figures,
+            'median_gap': gap,
+            'weight_norm': float(norms.mean()),
+            'weight_norm_spread': float(norms.std()),
+        }

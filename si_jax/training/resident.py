@@ -1,0 +1,43 @@
+"""Data that lives on the device: gathered and augmented inside the compiled step.
+
+The images are uploaded once, as bytes; a step gets only the indices of its rows.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from si_jax import data
+from si_jax.training.state import Batch, TrainState
+from si_jax.training.step import Carry, Step
+
+Array = jax.Array
+
+
+def with_resident_data(step: Step, *, crop: int, flip: bool, scale: int) -> Callable[..., Any]:
+    """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
+
+    Every random number of a row comes from fold_in(fold_in(key, step), index of the image): it depends neither
+    on the number of devices nor on whether the run was interrupted.
+
+    Args:
+        step: From `make_train_step`.
+        crop: Zero padding of the random crop, in pixels; 0 for none.
+        flip: Whether images are mirrored with probability 0.5.
+        scale: The byte that stands for a pixel of 1.
+    """
+
+    def call(
+        state: TrainState, carry: Carry, resident: tuple[Array, Array], rows: tuple[Array, Array], key: Array
+    ) -> tuple[TrainState, Carry, dict[str, Array]]:
+        images, labels = resident
+        indices, mask = rows
+        step_key = jax.random.fold_in(key, state.step)
+        keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(indices)
+        augmented = data.augment(images[indices], keys[:, 0], crop=crop, flip=flip)
+        pixels = data.to_unit(augmented, scale, jnp.float32)
+        return step(state, carry, Batch(pixels, labels[indices], mask, keys[:, 1]))
+
+    return call

@@ -1,0 +1,304 @@
+"""A training run from config to checkpoints: `run(config, workdir)`.
+
+The order of a resume, as it matters:
+
+1. The lock on the workdir is taken and its config compared with the given one.
+2. The last undamaged checkpoint is restored; epoch and position within it follow from its step.
+3. metrics.jsonl is cut to that step, so that no step is reported twice.
+4. The rest of the epoch is trained on the batches that it would have had.
+"""
+
+import sys
+import time
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from si_jax import data, defenses, models, parallel
+from si_jax.checkpoints import Checkpoints
+from si_jax.data import Dataset
+from si_jax.defenses import Defense
+from si_jax.errors import InputError
+from si_jax.metrics import MetricsWriter, Progress, progress
+from si_jax.signals import InterruptGuard
+from si_jax.threat import Threat
+from si_jax.training import schedules
+from si_jax.training.heldout import HeldOut
+from si_jax.training.resident import with_resident_data
+from si_jax.training.state import TrainState, create_state
+from si_jax.training.step import make_train_step, metric_names
+from si_jax.workdir import Workdir, open_workdir
+
+
+class DivergedError(ArithmeticError):
+    """A loss or gradient was not finite; the state before that step has been saved."""
+
+
+class Setup(NamedTuple):
+    """Everything a run needs, checked."""
+
+    config: ConfigDict
+    train: Dataset
+    validation: Dataset
+    defense: Defense
+    model: nn.Module
+    threat: Threat
+    schedule: optax.Schedule
+    optimiser: optax.GradientTransformation
+    steps_per_epoch: int
+
+
+def setup(config: ConfigDict) -> Setup:
+    """Checks a config and loads its data, before anything is computed or written.
+
+    Raises:
+        InputError: A value is wrong; the message names it, its limit and the remedy.
+    """
+    config = config.copy_and_resolve_references()
+    for name in ('epochs', 'batch_size'):
+        _check_positive(name, config[name])
+    for section, name in (('attack', 'steps'), ('attack', 'step_size'), ('evaluation', 'every_epochs'),
+                          ('evaluation', 'steps'), ('evaluation', 'step_size'), ('logging', 'every_steps')):  # fmt: skip
+        _check_positive(f'{section}.{name}', config[section][name])
+    parallel.check_divisible(config.batch_size)
+    defense = defenses.from_config(config.defense)
+    threat = Threat(config.threat.norm, config.threat.eps)
+    source = data.SOURCES[config.data.name] if config.data.name in data.SOURCES else None
+    if source is not None:
+        threat.check(source.shape)
+    if config.data.limit < 0:
+        raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
+    whole = data.load(config.data.name, 'train', config.data.dir)
+    train, validation = data.split_validation(whole, config.data.validation, config.data.split_seed)
+    if config.data.limit:
+        train = train._replace(
+            images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
+        )
+    model = models.create(
+        config.model.arch,
+        num_classes=train.num_classes,
+        width=config.model.width or None,
+        variant=config.model.variant or None,
+        normalise=config.model.normalise,
+        dtype=None if config.model.dtype == 'float32' else config.model.dtype,
+        bn_axis=parallel.AXIS if config.model.sync_bn else None,
+    )
+    steps_per_epoch = -(-len(train.labels) // config.batch_size)
+    schedule = schedules.step_decay(**config.schedule, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
+    optimiser = schedules.sgd(schedule, **config.optimiser)
+    return Setup(config, train, validation, defense, model, threat, schedule, optimiser, steps_per_epoch)
+
+
+def compile_train_step(ready: Setup) -> Any:
+    """The compiled step (state, carry, resident data, (indices, mask), key) of a run."""
+    step = make_train_step(
+        ready.defense,
+        ready.model,
+        ready.optimiser,
+        threat=ready.threat,
+        attack_steps=ready.config.attack.steps,
+        attack_step_size=ready.config.attack.step_size,
+        axis_name=parallel.AXIS,
+        sync_bn=ready.config.model.sync_bn,
+    )
+    train = ready.train
+    return parallel.compile_step(
+        with_resident_data(step, crop=train.crop, flip=train.flip, scale=train.scale)
+    )
+
+
+def initial_state(ready: Setup) -> TrainState:
+    """The state before the first step, on one device."""
+    return create_state(
+        ready.model,
+        ready.optimiser,
+        metric_names(ready.defense),
+        seed=ready.config.seed,
+        image_shape=ready.train.images.shape[1:],
+    )
+
+
+def run(config: ConfigDict, workdir: str) -> TrainState | None:
+    """Trains until the last epoch, or until asked to stop; the same call goes on from there.
+
+    Args:
+        config: As made by `configs/base.py`.
+        workdir: Where checkpoints, metrics and config lie. Made if it does not exist.
+
+    Returns:
+        The final state, or None if the run was stopped by a signal (and saved).
+
+    Raises:
+        InputError: The config is wrong, or belongs to another run than the workdir.
+        DivergedError: A loss or gradient was not finite. The last good state has been saved.
+    """
+    ready = setup(config)
+    with open_workdir(workdir, ready.config.to_dict()) as place, InterruptGuard() as guard:
+        with _Run(ready, place, guard) as under_way:
+            return under_way.train()
+
+
+class _Run:
+    """A run under way: the state on the devices, and everything it is written to."""
+
+    def __init__(self, ready: Setup, place: Workdir, guard: InterruptGuard):
+        self.ready, self.guard = ready, guard
+        config = ready.config
+        self.checkpoints = Checkpoints(place.path / 'checkpoints', keep_last=config.checkpoint.keep_last)
+        state = initial_state(ready)
+        # Sums of the metrics over the steps of the epoch that is under way.
+        self.sums: dict[str, float] = {}
+        self.step_number = 0
+        if self.checkpoints.latest_step is not None:
+            restored = self.checkpoints.restore('last', like=state._asdict())
+            state, self.sums = TrainState(**restored.state), restored.metadata['epoch_sums']
+            self.step_number = restored.step
+            print(f'resuming {place.path} at step {restored.step}')
+        self.writer = MetricsWriter(place.path, tensorboard=config.logging.tensorboard)
+        self.writer.cut(self.step_number or -1)
+        self.state, self.carry = parallel.replicate(state), ()
+        self.resident = parallel.replicate((ready.train.images, ready.train.labels))
+        self.key = parallel.replicate(jax.random.key(config.seed))
+        self.train_step = compile_train_step(ready)
+        self.compiled = False
+        self.held_out = None
+        if len(ready.validation.labels):
+            self.held_out = HeldOut(
+                ready.model,
+                ready.validation,
+                threat=ready.threat,
+                steps=config.evaluation.steps,
+                step_size=config.evaluation.step_size,
+                seed=config.seed,
+                batch_size=config.evaluation.batch_size,
+            )
+        self.last_save = time.monotonic()
+        self.progress: Progress
+
+    def __enter__(self) -> '_Run':
+        total = self.ready.config.epochs * self.ready.steps_per_epoch
+        self.progress = progress(total, 'training', 'step', initial=self.step_number)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.close()
+        self.writer.close()
+
+    def train(self) -> TrainState | None:
+        epochs = self.ready.config.epochs
+        while (epoch := self.step_number // self.ready.steps_per_epoch) < epochs:
+            if not self._epoch(epoch):
+                print(
+                    f'{self.guard.name}: saved at step {self.step_number}; the same command goes on from there'
+                )
+                return None
+        return self.state
+
+    def _epoch(self, epoch: int) -> bool:
+        """Trains the rest of an epoch; False if the run was asked to stop before its end."""
+        config, steps_per_epoch = self.ready.config, self.ready.steps_per_epoch
+        order = data.epoch_order(config.seed, epoch, len(self.ready.train.labels))
+        indices, mask = data.epoch_batches(order, config.batch_size)
+        pending: list[dict[str, jax.Array]] = []
+        seconds, trained = 0.0, 0
+        for position in range(self.step_number % steps_per_epoch, steps_per_epoch):
+            rows = parallel.shard_rows((indices[position], mask[position]))
+            began = time.monotonic()
+            self.state, self.carry, metrics = self.train_step(
+                self.state, self.carry, self.resident, rows, self.key
+            )
+            self.step_number += 1
+            pending.append(metrics)
+            last = position + 1 == steps_per_epoch
+            save = not last and (self.guard.stop_requested or self._save_is_due())
+            if last or save or self.step_number % config.logging.every_steps == 0:
+                self._collect(epoch, pending)
+            if self.compiled:
+                seconds += time.monotonic() - began
+                trained += int(mask[position].sum())
+            else:
+                # The first call compiles; it does not count for the speed.
+                jax.block_until_ready(metrics)
+                self.compiled = True
+            if save:
+                self._save(epoch)
+                if self.guard.stop_requested:
+                    return False
+        figures = {f'train/{name}': value / steps_per_epoch for name, value in self.sums.items()}
+        figures['learning_rate'] = float(self.ready.schedule(self.step_number - 1))
+        figures['images_per_second'] = trained / seconds if seconds else float('nan')
+        self.sums = {}
+        accuracy, final = None, epoch + 1 == config.epochs
+        if self.held_out and (final or (epoch + 1) % config.evaluation.every_epochs == 0):
+            measured = self.held_out(self.state.params, self.state.batch_stats)
+            figures |= {f'validation/{name}': value for name, value in measured.items()}
+            accuracy = measured['calibrated_pgd_accuracy']
+        self.writer.write(self.step_number, epoch + 1, figures)
+        tqdm.write(_epoch_line(epoch + 1, config.epochs, figures), file=sys.stdout)
+        self._save(epoch + 1, accuracy)
+        return final or not self.guard.stop_requested
+
+    def _collect(self, epoch: int, pending: list[dict[str, jax.Array]]) -> None:
+        """Fetches the metrics of the steps since the last time; ends the run if one was not finite."""
+        fetched = [{name: float(value) for name, value in step.items()} for step in jax.device_get(pending)]
+        pending.clear()
+        bad_step = int(self.state.bad_step)
+        good = [
+            metrics
+            for i, metrics in enumerate(fetched, self.step_number - len(fetched))
+            if not 0 <= bad_step <= i
+        ]
+        for metrics in good:
+            for name, value in metrics.items():
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        if bad_step >= 0:
+            self.step_number = bad_step
+            terms = {name: float(value) for name, value in jax.device_get(self.state.bad_terms).items()}
+            self.state = self.state._replace(bad_step=parallel.replicate(np.int32(-1)))
+            self._save(epoch)
+            raise DivergedError(
+                f'step {bad_step} (epoch {epoch + 1}) is not finite: '
+                + ', '.join(f'{name}={value:g}' for name, value in terms.items())
+                + '. The state before it is saved. Try a lower --config.schedule.peak, '
+                '--config.optimiser.clip_norm=1.0 or --config.model.dtype=float32, and look at the data.'
+            )
+        self.progress.update(len(fetched))
+        self.progress.set_postfix(loss=round(fetched[-1]['loss'], 4))
+
+    def _save_is_due(self) -> bool:
+        settings = self.ready.config.checkpoint
+        due = settings.every_steps and self.step_number % settings.every_steps == 0
+        return bool(due or time.monotonic() - self.last_save > 60 * settings.every_minutes)
+
+    def _save(self, epoch: int, accuracy: float | None = None) -> None:
+        metadata = {
+            'arch': self.ready.config.model.arch,
+            'config': self.ready.config.to_dict(),
+            'epoch': epoch,
+            'position': self.step_number % self.ready.steps_per_epoch,
+            'epoch_sums': self.sums,
+            'num_classes': self.ready.train.num_classes,
+            'image_shape': list(self.ready.train.images.shape[1:]),
+        }
+        self.checkpoints.save(self.step_number, self.state._asdict(), metadata=metadata, metric=accuracy)
+        self.last_save = time.monotonic()
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise InputError(f'{name}={value:g} must be positive')
+
+
+def _epoch_line(epoch: int, epochs: int, figures: dict[str, float]) -> str:
+    parts = [f'epoch {epoch}/{epochs}', f'loss {figures["train/loss"]:.4f}']
+    for name, title in (('natural', 'natural'), ('pgd', 'PGD'), ('calibrated_pgd', 'calibrated PGD')):
+        value = figures.get(f'validation/{name}_accuracy')
+        if value is not None:
+            parts.append(f'{title} {100 * value:.1f} %')
+    parts += [f'lr {figures["learning_rate"]:.2g}', f'{figures["images_per_second"]:.0f} images/s']
+    return '  '.join(parts)
