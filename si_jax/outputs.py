@@ -48,11 +48,11 @@ def as_outputs(value: Any) -> Outputs:
     if (outputs.features is None) != (outputs.kernel is None):
         raise InputError('features and kernel belong together: give both, or None for both')
     if outputs.features is not None and outputs.kernel is not None:
-        expected = (shape[0], outputs.kernel.shape[0]), (outputs.features.shape[-1], shape[1])
-        if (outputs.features.shape, outputs.kernel.shape) != expected:
+        features, kernel = outputs.features.shape, outputs.kernel.shape
+        if len(features) != 2 or features[0] != shape[0] or kernel != (features[1], shape[1]):
             raise InputError(
-                f'logits {shape}, features {outputs.features.shape} and kernel {outputs.kernel.shape} do not '
-                f'belong together: they must be [B, K], [B, F] and [F, K]'
+                f'logits {shape}, features {features} and kernel {kernel} do not belong together: they must '
+                f'be [B, K], [B, F] and [F, K]'
             )
     return outputs
 
