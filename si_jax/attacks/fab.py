@@ -1,0 +1,175 @@
+"""FAB, the fast adaptive boundary attack: the nearest misclassified image, by linearising boundaries.
+
+Each iteration linearises the boundary between the label and one other class at the current point, projects
+both the current point and the original image on it inside [0, 1], goes a little beyond a mixture of the two,
+and steps back towards the original wherever the result is misclassified.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from si_jax.attacks import rows
+from si_jax.attacks.gradient import KeyedClassifier
+from si_jax.attacks.hyperplane import displacement
+from si_jax.attacks.search import Problem, Search, SearchState
+from si_jax.threat import Threat
+
+Array = jax.Array
+Logits = Callable[[Array], Array]
+
+
+class FabState(NamedTuple):
+    """What FAB remembers.
+
+    Attributes:
+        point: [B, H, W, C], where it is.
+        nearest: [B, H, W, C], the nearest misclassified image, at any distance; the original without one.
+        distance: [B], its distance from the original in the norm of the threat model; inf without one.
+    """
+
+    point: Array
+    nearest: Array
+    distance: Array
+
+
+def fab(
+    *,
+    targeted: bool,
+    random_start: bool = False,
+    iterations: int = 100,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+) -> Search:
+    """FAB (untargeted) or FAB-T (one target class a run), for Linf and L2.
+
+    To be run on images that are correctly classified. Any other class counts, also for FAB-T. An image is
+    fooled once a misclassified point is found within eps; one that is found further away is no success. An
+    iteration costs two forward passes and one backward pass, K - 1 of them without a target.
+
+    Args:
+        targeted: Linearise the boundary to `Problem.targets`; else, in each iteration, the boundary that is
+            nearest by |g_k - g_y| / |gradient| in the dual norm.
+        random_start: Start at distance eps / 2 in a random direction, as all restarts but the first do; else
+            at the original.
+        iterations: In AutoAttack 100.
+        alpha_max: Largest weight of the original image's projection.
+        eta: Factor on both projections, to pass the boundary.
+        beta: Step back, x0 + beta (x - x0).
+
+    Source: Croce and Hein (2020), Minimally distorted adversarial examples with a fast adaptive boundary
+    attack; repository fra31/auto-attack, autoattack/fab_base.py. Restarts there know nothing of each other:
+    run one search at the original and the others with `random_start`, each with its own keys.
+    """
+
+    def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
+        del classifier
+        images = problem.images
+        batch = images.shape[0]
+        start = images
+        if random_start:
+            start = _half_way(threat, rows.split(problem.keys)[0], images)
+        inner = FabState(start, images, jnp.full(batch, jnp.inf, images.dtype))
+        return SearchState(images, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), inner)
+
+    def advance(
+        classifier: KeyedClassifier,
+        problem: Problem,
+        threat: Threat,
+        state: SearchState,
+        first: Array,
+        count: int,
+    ) -> SearchState:
+        images, labels = problem.images, problem.labels
+        keys = rows.split(problem.keys)[1]
+        linearise = _to_target if targeted else _to_nearest_boundary
+
+        def body(offset: Array, state: SearchState) -> SearchState:
+            i, x, inner = first + offset, state.inner.point, state.inner
+            keyed = rows.fold_in(keys, 2 * i)
+            gap, normal = linearise(lambda x: classifier(x, keyed).logits, x, problem, threat.norm)
+            x = step(x, images, gap, normal, threat)
+
+            fooled = jnp.argmax(classifier(x, rows.fold_in(keys, 2 * i + 1)).logits, axis=1) != labels
+            distance = threat.distance(x, images)
+            nearer = fooled & (distance < inner.distance)
+            new = fooled & (distance <= threat.eps) & ~state.fooled
+            inner = FabState(
+                rows.where(fooled, images + beta * (x - images), x),
+                rows.where(nearer, x, inner.nearest),
+                jnp.where(nearer, distance, inner.distance),
+            )
+            queries = state.queries + 2 * (~state.fooled).astype(jnp.int32)
+            return SearchState(rows.where(new, x, state.found), state.fooled | new, queries, inner)
+
+        return jax.lax.fori_loop(0, count, body, state)
+
+    def step(x: Array, images: Array, gap: Array, normal: Array, threat: Threat) -> Array:
+        flat, centre, w = (a.reshape(len(images), -1) for a in (x, images, normal))
+        from_x = displacement(flat, w, gap, threat.norm)
+        # <w, x0> - b from the difference of the points: both products are far larger than the gap itself.
+        from_centre = displacement(centre, w, gap + jnp.sum(w * (centre - flat), axis=1), threat.norm)
+        size, centre_size = (jnp.maximum(_norm(d, threat.norm), 1e-8) for d in (from_x, from_centre))
+        alpha = jnp.clip(size / (size + centre_size), 0.0, alpha_max)[:, None]
+        mixed = (1 - alpha) * (flat + eta * from_x) + alpha * (centre + eta * from_centre)
+        return jnp.clip(mixed, 0.0, 1.0).reshape(images.shape)
+
+    return Search(init, advance, iterations, targeted)
+
+
+def _to_target(logits: Logits, x: Array, problem: Problem, norm: str) -> tuple[Array, Array]:
+    """g_t - g_y [B] and its gradient."""
+    del norm
+    index = jnp.arange(len(x))
+
+    def difference(x: Array) -> tuple[Array, Array]:
+        g = logits(x)
+        gap = g[index, problem.targets] - g[index, problem.labels]
+        return jnp.sum(gap), gap
+
+    gradient, gap = jax.grad(difference, has_aux=True)(x)
+    return gap, gradient
+
+
+def _to_nearest_boundary(logits: Logits, x: Array, problem: Problem, norm: str) -> tuple[Array, Array]:
+    """g_k - g_y [B] and its gradient, of the class k whose linearised boundary is nearest."""
+    g, pull = jax.vjp(logits, x)
+    index, classes = jnp.arange(len(x)), g.shape[1]
+    dual = 'l1' if norm == 'linf' else 'l2'
+
+    # One class after the other: all gradients at once would need K times the memory.
+    def closer(k: Array, best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        other = (problem.labels + k) % classes
+        gap = g[index, other] - g[index, problem.labels]
+        onehot = jax.nn.one_hot(other, classes, dtype=g.dtype)
+        (gradient,) = pull(onehot - jax.nn.one_hot(problem.labels, classes, dtype=g.dtype))
+        away = jnp.abs(gap) / (_norm(gradient.reshape(len(x), -1), dual) + 1e-12)
+        return rows.where(away < best[0], (away, gap, gradient), best)
+
+    nowhere = jnp.full(len(x), jnp.inf, g.dtype), jnp.zeros(len(x), g.dtype), jnp.zeros_like(x)
+    _, gap, gradient = jax.lax.fori_loop(1, classes, closer, nowhere)
+    return gap, gradient
+
+
+def _half_way(threat: Threat, keys: Array, images: Array) -> Array:
+    """A point at distance eps / 2 from each image, clipped to [0, 1]."""
+    shape, dtype = images.shape[1:], images.dtype
+
+    def draw(key: Array) -> Array:
+        if threat.norm == 'linf':
+            return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+        return jax.random.normal(key, shape, dtype)
+
+    noise = jax.vmap(draw)(keys)
+    length = _norm(noise.reshape(len(images), -1), threat.norm).reshape(-1, 1, 1, 1)
+    return jnp.clip(images + 0.5 * threat.eps * noise / jnp.maximum(length, 1e-12), 0.0, 1.0)
+
+
+def _norm(x: Array, norm: str) -> Array:
+    """The norm of each row of [B, d]."""
+    if norm == 'l1':
+        return jnp.sum(jnp.abs(x), axis=1)
+    return jnp.max(jnp.abs(x), axis=1) if norm == 'linf' else jnp.sqrt(jnp.sum(x * x, axis=1))
