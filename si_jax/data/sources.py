@@ -76,7 +76,7 @@ def load(name: str, split: str, data_dir: str | pathlib.Path | None = None) -> D
         name: cifar10, cifar100, svhn or digits.
         split: 'train' or 'test'.
         data_dir: A folder with `<name>_test.npz` or `<name>_train*.npz` is read as npz files; any other is a
-            data_dir of TensorFlow Datasets, whose default is used for None. The digits need none.
+            data_dir of TensorFlow Datasets, whose default is used without one. The digits need none.
 
     Raises:
         InputError: An unknown name or split; a folder that is missing, or has no such data and cannot get it
@@ -89,10 +89,10 @@ def load(name: str, split: str, data_dir: str | pathlib.Path | None = None) -> D
     source = SOURCES[name]
     if source.tfds_name is None:
         images, labels = _digits(split)
-    elif data_dir is not None and npz.holds(data_dir, name):
+    elif data_dir and npz.holds(data_dir, name):
         images, labels = npz.read(data_dir, name, split, source.shape, source.num_classes)
     else:
-        images, labels = tfds.read(name, source.tfds_name, split, data_dir)
+        images, labels = tfds.read(name, source.tfds_name, split, data_dir or None)
     return Dataset(name, images, labels, source.num_classes, source.scale, source.crop, source.flip)
 
 

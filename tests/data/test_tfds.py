@@ -66,7 +66,7 @@ def test_reading_imports_no_tensorflow(tfds_cifar10):
 
 
 def test_default_folder_is_that_of_tfds(tfds_cifar10):
-    script = 'from si_jax import data; print(data.load("cifar10", "test").labels[:4].tolist())'
+    script = 'from si_jax import data; print(data.load("cifar10", "test", "").labels[:4].tolist())'
     environment = {'TFDS_DATA_DIR': str(tfds_cifar10)}
     done = subprocess.run(
         [sys.executable, '-c', script],
