@@ -1,0 +1,59 @@
+"""Measures the accuracy of a classifier on clean images and under attacks.
+
+    python evaluate.py --workdir=WORKDIR --attacks=pgd,cw,dlr,sipgd
+    python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255 --output=result.json
+
+Prints a table and writes one JSON file with the flags of each image beside it. Exit status: 0 finished, 2 a
+wrong flag or value, or a classifier that cannot be judged.
+"""
+
+import argparse
+import sys
+
+from si_jax.errors import InputError
+from si_jax.evaluation.command import fraction, run
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument('--workdir', help='folder of a run of train.py')
+    flags.add_argument(
+        '--checkpoint', default='best', help='best, last or a step of that run (default: best)'
+    )
+    flags.add_argument(
+        '--model', metavar='FILE.py:FUNCTION', help='a function that returns a classifier, instead'
+    )
+    flags.add_argument(
+        '--dataset', help="cifar10, cifar100, svhn or digits (default: the run's); the test split"
+    )
+    flags.add_argument('--data_dir', help='folder with <name>_test.npz, or data_dir of tensorflow-datasets')
+    flags.add_argument('--num_examples', type=int, metavar='N', help='only the first N images')
+    flags.add_argument(
+        '--eps', type=fraction, help="radius in the pixel range [0, 1] (default: the run's, or 8/255)"
+    )
+    flags.add_argument('--norm', help="linf or l2 (default: the run's, or linf)")
+    flags.add_argument('--attacks', default='pgd,cw,dlr,sipgd', help='default: %(default)s')
+    flags.add_argument('--steps', type=int, default=20, help='of the PGD family (default: %(default)s)')
+    flags.add_argument('--step_size', type=fraction, help='of the PGD family (default: eps / 4)')
+    flags.add_argument('--restarts', type=int, default=1, help='of the PGD family (default: %(default)s)')
+    flags.add_argument('--seed', type=int, default=0)
+    flags.add_argument('--batch_size', type=int, metavar='N', help='images at once (default: by device)')
+    flags.add_argument(
+        '--eot_samples', type=int, default=1, metavar='N', help='gradients averaged in each step'
+    )
+    flags.add_argument('--output', metavar='FILE.json', help='default: a new file in <workdir>/evaluation')
+    flags.add_argument('--save_images', action='store_true', help='write the adversarial images too')
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    try:
+        run(**vars(parser().parse_args(argv)))
+    except InputError as error:
+        print(f'evaluate.py: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,187 @@
+"""Classifiers: whatever the user gives, as one function with its weights as arguments.
+
+A compiled program treats arrays that a function closes over as constants: they are written out in the
+program's text, and every program that uses them holds its own copy. So the function is traced once, the
+arrays it captured are lifted out, and all programs take them as arguments.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from si_jax.errors import InputError
+from si_jax.models.convolution import convolve
+from si_jax.outputs import Outputs, as_outputs
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class Randomised:
+    """A classifier that is random on purpose.
+
+    Its randomness comes from keys alone: what the host draws is frozen when a program is compiled.
+
+    Attributes:
+        function: (images [B, H, W, C] in [0, 1], keys [B], typed PRNG keys) -> `Outputs`, a 3-tuple or
+            logits. Row i may depend on images[i] and keys[i] only.
+    """
+
+    function: Callable[[Array, Array], Any]
+
+
+class Classifier(NamedTuple):
+    """A classifier in the form that evaluation works with.
+
+    Attributes:
+        function: (images [B, H, W, C] in [0, 1], keys [B]) -> `Outputs`.
+        randomised: Whether the keys matter.
+    """
+
+    function: Callable[[Array, Array], Outputs]
+    randomised: bool
+
+
+def classifier_of(value: Any) -> Classifier:
+    """The `Classifier` of a callable (images -> `Outputs`, a 3-tuple or logits) or of a `Randomised` one.
+
+    Raises:
+        InputError: It cannot be called.
+    """
+    if isinstance(value, Randomised):
+        function = value.function
+        return Classifier(lambda images, keys: as_outputs(function(images, keys)), randomised=True)
+    if not callable(value):
+        raise InputError(
+            f'a classifier is a callable from images [B, H, W, C] to si_jax.Outputs or logits, not '
+            f'{type(value).__name__}'
+        )
+    return Classifier(lambda images, keys: as_outputs(value(images)), randomised=False)
+
+
+class Lifted(NamedTuple):
+    """A function whose captured arrays have become an argument.
+
+    Attributes:
+        weights: The arrays, each once.
+        apply: (weights, *arguments) -> what the function returns.
+        shape: What it returns, with `jax.ShapeDtypeStruct` leaves.
+    """
+
+    weights: list[Array]
+    apply: Callable[..., Any]
+    shape: Any
+
+
+def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
+    """Traces a function and lifts the arrays that it closes over, also through `jax.jit`.
+
+    Only what a jitted function closes over inside the body of a `lax` loop or branch stays a constant.
+
+    Args:
+        function: Takes and returns pytrees of arrays.
+        arguments: Examples; arrays or `jax.ShapeDtypeStruct`. `Lifted.apply` takes these shapes only.
+
+    Raises:
+        InputError: JAX cannot trace the function.
+    """
+    try:
+        closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+        raise InputError(
+            'the classifier cannot be compiled by JAX: it must compute on jax arrays without looking at '
+            'their values (no numpy, no Python branches on the data). JAX says: '
+            f'{str(error).splitlines()[0]}'
+        ) from error
+    weights: list[Array] = []
+    slots: dict[int, int] = {}  # identity of a captured array -> its place in `weights`
+    for constant in _captured(closed):
+        if id(constant) not in slots:
+            slots[id(constant)] = len(weights)
+            weights.append(constant if isinstance(constant, jax.Array) else jnp.asarray(constant))
+    structure = jax.tree.structure(shape)
+
+    def apply(weights: list[Array], *arguments: Any) -> Any:
+        def captured(constant: Any) -> Array:
+            return weights[slots[id(constant)]]
+
+        return jax.tree.unflatten(structure, _inline(closed, captured, jax.tree.leaves(arguments)))
+
+    return Lifted(weights, apply, shape)
+
+
+def _is_jit(equation: core.JaxprEqn) -> bool:
+    return equation.primitive.name in ('jit', 'pjit')  # its names, new and old
+
+
+def _captured(closed: core.ClosedJaxpr) -> list[Any]:
+    """The arrays captured by a traced function, and by the jitted functions that it calls."""
+    captured = list(closed.consts)
+    for equation in closed.jaxpr.eqns:
+        if _is_jit(equation):
+            captured += _captured(equation.params['jaxpr'])
+    return captured
+
+
+def _inline(closed: core.ClosedJaxpr, captured: Callable[[Any], Array], arguments: list[Any]) -> list[Any]:
+    """Computes a traced function, with jitted functions inlined and captured arrays looked up."""
+    jaxpr = closed.jaxpr
+    values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
+    values |= zip(jaxpr.constvars, map(captured, closed.consts), strict=True)
+
+    def read(atom: Any) -> Any:
+        return atom.val if isinstance(atom, core.Literal) else values[atom]
+
+    for equation in jaxpr.eqns:
+        if _is_jit(equation):
+            results = _inline(equation.params['jaxpr'], captured, [read(atom) for atom in equation.invars])
+        elif _is_plain_convolution(equation):
+            images, kernel = map(read, equation.invars)
+            results = [_convolve(images, kernel, equation.params)]
+        else:
+            # A program of this one equation: JAX itself knows how to run it, custom derivatives included.
+            inputs = list(dict.fromkeys(atom for atom in equation.invars if isinstance(atom, core.Var)))
+            outputs = equation.outvars
+            single = jaxpr.replace(
+                constvars=[], invars=inputs, outvars=outputs, eqns=[equation], effects=equation.effects
+            )
+            results = core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*map(read, inputs))
+        values |= zip(equation.outvars, results, strict=True)
+    return [read(atom) for atom in jaxpr.outvars]
+
+
+def _is_plain_convolution(equation: core.JaxprEqn) -> bool:
+    """Whether it is a two-dimensional convolution that `convolve` can do: the form of common networks."""
+    settings = equation.params
+    atoms: list[Any] = [*equation.invars, *equation.outvars]
+    return (
+        equation.primitive.name == 'conv_general_dilated'
+        and jax.default_backend() == 'cpu'
+        and len(settings['window_strides']) == 2
+        and settings['window_strides'][0] == settings['window_strides'][1]
+        and settings['feature_group_count'] == settings['batch_group_count'] == 1
+        and set(settings['lhs_dilation']) == set(settings['rhs_dilation']) == {1}
+        and len({atom.aval.dtype for atom in atoms}) == 1
+    )
+
+
+def _convolve(images: Array, kernel: Array, settings: dict[str, Any]) -> Array:
+    """The convolution of an equation in the form whose gradient stays fast inside a loop on the CPU."""
+    (n, c, *space), (o, i, *window), out = settings['dimension_numbers']
+    (top, bottom), (left, right) = settings['padding']
+    images = images.transpose(n, *space, c)
+    padding = top
+    if not top == bottom == left == right >= 0:
+        zero = jnp.zeros((), images.dtype)
+        images = jax.lax.pad(images, zero, ((0, 0, 0), (top, bottom, 0), (left, right, 0), (0, 0, 0)))
+        padding = 0
+    y = convolve(images, kernel.transpose(*window, i, o), settings['window_strides'][0], padding)
+    # y is NHWC; `out` says where batch, channel and space belong.
+    order = [0, 0, 0, 0]
+    for place, axis in zip(out, (0, 3, 1, 2), strict=True):
+        order[place] = axis
+    return y.transpose(order)

@@ -1,0 +1,188 @@
+"""The result of an evaluation: accuracies, flags per image, and the files that hold them."""
+
+import dataclasses
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from si_jax.errors import InputError
+from si_jax.files import write_atomic, write_json
+from si_jax.threat import Threat
+
+SCHEMA = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class AttackRecord:
+    """What one attack did to N images.
+
+    Attributes:
+        runs: [R, N] bool, whether the image was classified correctly after each of R restarts.
+        steps: Steps of a run.
+        step_size: As a fraction of the pixel range.
+        eot_samples: Gradients averaged in each step.
+        max_perturbation: The largest distance of a final image from its original, in the threat model's norm.
+        stages: The parts of an attack that has parts, in order, each as a dictionary.
+    """
+
+    runs: np.ndarray
+    steps: int
+    step_size: float
+    eot_samples: int
+    max_perturbation: float
+    stages: tuple[dict[str, Any], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """Accuracy of a classifier on clean images and under attacks.
+
+    Attributes:
+        clean: [N] bool, whether the clean image is classified correctly.
+        attacks: Attack name to what it did.
+        labels: [N], the true labels.
+        indices: [N], the number of each image.
+        threat: The threat model.
+        seed: Of everything random.
+        precision: What was computed in which precision.
+        dataset: What is known of the data.
+        warnings: What a reader of the numbers must know.
+        environment: Versions and devices.
+        timing: Seconds; the only part that two runs of the same evaluation need not share.
+        model: Where the classifier came from, if known.
+        images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
+            classifier, else of the first. None unless asked for.
+    """
+
+    clean: np.ndarray
+    attacks: dict[str, AttackRecord]
+    labels: np.ndarray
+    indices: np.ndarray
+    threat: Threat
+    seed: int
+    precision: dict[str, str]
+    dataset: dict[str, Any]
+    warnings: list[str]
+    environment: dict[str, Any]
+    timing: dict[str, Any]
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    images: dict[str, np.ndarray] | None = None
+
+    @property
+    def correct(self) -> dict[str, np.ndarray]:
+        """[N] bool by name: 'clean', each attack (after all restarts), and 'worst_case' (all of these)."""
+        flags = {'clean': self.clean}
+        flags |= {name: np.logical_and.reduce(record.runs) for name, record in self.attacks.items()}
+        return flags | {'worst_case': np.logical_and.reduce(list(flags.values()))}
+
+    @property
+    def accuracy(self) -> dict[str, float]:
+        """The fraction of `correct` images over all, by the same names."""
+        return {name: float(np.mean(flags)) for name, flags in self.correct.items()}
+
+    @property
+    def single_run(self) -> dict[str, float]:
+        """The accuracy after the first restart alone, by attack."""
+        return {name: float(np.mean(record.runs[0])) for name, record in self.attacks.items()}
+
+    @property
+    def ci95(self) -> dict[str, tuple[float, float]]:
+        """Wilson's 95 % interval of each accuracy: how far another sample of as many images might be off."""
+        return {name: _wilson(flags) for name, flags in self.correct.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """The result in JSON's types, without the flags."""
+        accuracy, ci95 = self.accuracy, {name: list(interval) for name, interval in self.ci95.items()}
+
+        def attack(name: str, record: AttackRecord) -> dict[str, Any]:
+            return {
+                'accuracy': accuracy[name],
+                'single_run': self.single_run[name],
+                'ci95': ci95[name],
+                'restarts': len(record.runs),
+                'runs': [float(np.mean(run)) for run in record.runs],
+                'steps': record.steps,
+                'step_size': record.step_size,
+                'eot_samples': record.eot_samples,
+                'max_perturbation': record.max_perturbation,
+                'stages': list(record.stages),
+            }
+
+        return {
+            'schema': SCHEMA,
+            'dataset': self.dataset,
+            'model': self.model,
+            'threat_model': dataclasses.asdict(self.threat),
+            'seed': self.seed,
+            'precision': self.precision,
+            'clean': {'accuracy': accuracy['clean'], 'ci95': ci95['clean']},
+            'attacks': {name: attack(name, record) for name, record in self.attacks.items()},
+            'worst_case': {'accuracy': accuracy['worst_case'], 'ci95': ci95['worst_case']},
+            'warnings': self.warnings,
+            'environment': self.environment,
+            'timing': self.timing,
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes `<stem>.json`, the flags of each image as `<stem>.npz`, and images that were kept.
+
+        `<stem>.npz` holds a bool array [N] for each name in `correct`, and `labels` and `indices`;
+        `<stem>_images.npz` the adversarial images by attack. Folders are made, and each file is replaced in
+        one step, the JSON last.
+
+        Args:
+            path: The JSON file.
+
+        Raises:
+            InputError: The path does not end in `.json`.
+            OSError: A file cannot be written.
+        """
+        path = check_output(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_npz(path.with_suffix('.npz'), self.correct | {'labels': self.labels, 'indices': self.indices})
+        if self.images is not None:
+            _write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
+        write_json(path, self.to_json())
+
+    def table(self) -> str:
+        """The accuracies in percent with their intervals, for a terminal of 80 columns."""
+        lines = [
+            f'{self.threat.norm} eps={self.threat.eps:.6g}, {len(self.labels)} images, seed {self.seed}',
+            f'{"":<18}{"accuracy":>9}{"95 % interval":>17}'
+            f'{"one run":>9}{"restarts":>10}{"steps":>7}{"largest":>10}',
+        ]
+        for name, accuracy in self.accuracy.items():
+            low, high = self.ci95[name]
+            line = f'{name.replace("_", " "):<18}{100 * accuracy:>9.2f}{100 * low:>9.2f} -{100 * high:>6.2f}'
+            if record := self.attacks.get(name):
+                line += f'{100 * self.single_run[name]:>9.2f}{len(record.runs):>10}{record.steps:>7}'
+                line += f'{record.max_perturbation:>10.6f}'
+            lines.append(line)
+        return '\n'.join(lines + [f'warning: {warning}' for warning in self.warnings])
+
+
+def check_output(path: str | os.PathLike) -> Path:
+    """The path of a result, which must end in `.json`.
+
+    Raises:
+        InputError: It does not.
+    """
+    path = Path(path)
+    if path.suffix != '.json':
+        raise InputError(f'output {str(path)!r} does not end in .json: the flags go beside it as .npz')
+    return path
+
+
+def _wilson(flags: np.ndarray) -> tuple[float, float]:
+    interval = stats.binomtest(int(np.sum(flags)), len(flags)).proportion_ci(0.95, method='wilson')
+    return float(interval.low), float(interval.high)
+
+
+def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    content = io.BytesIO()
+    np.savez(content, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, content.getvalue())
