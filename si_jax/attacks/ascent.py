@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from si_jax.attacks import rows
+
 Array = jax.Array
 # (step i, images [B, H, W, C]) -> (loss [B], gradient [B, H, W, C], fooled [B])
 Value = Callable[[Array, Array], tuple[Array, Array, Array]]
@@ -61,12 +63,28 @@ def begin(start: Array, rule: Rule) -> Climb:
     return Climb(Ascent(start, start, lowest, start, jnp.zeros(batch, bool)), rule.init(start))
 
 
+def step(value: Value, under_way: Climb, i: Array | int, *, rule: Rule, project: Project) -> Climb:
+    """Step `i`: evaluates the last point, then moves on from it. The arguments are those of `climb`."""
+    x = under_way.seen.last
+    loss, gradient, fooled = value(jnp.asarray(i), x)
+    seen = _track(under_way.seen, x, loss, fooled)
+    x, rule_state = rule.update(jnp.asarray(i), x, loss, gradient, under_way.rule_state, project)
+    return Climb(seen._replace(last=x), rule_state)
+
+
 def climb(
-    value: Value, under_way: Climb, *, first: Array | int, steps: int, rule: Rule, project: Project, unroll: bool = False
+    value: Value,
+    under_way: Climb,
+    *,
+    first: Array | int,
+    steps: int,
+    rule: Rule,
+    project: Project,
+    unroll: bool = False,
 ) -> Climb:
     """Makes `steps` further steps, numbered from `first`.
 
-    An ascent made in parts equals one made whole; between the parts, images that are done can leave the batch.
+    An ascent made in parts equals one made whole; between the parts, finished images can leave the batch.
 
     Args:
         value: (i, images) -> (loss [B], gradient, fooled [B]).
@@ -79,17 +97,13 @@ def climb(
     """
 
     def body(offset: Array, carry: Climb) -> Climb:
-        i, x = first + offset, carry.seen.last
-        loss, gradient, fooled = value(i, x)
-        seen = _track(carry.seen, x, loss, fooled)
-        x, rule_state = rule.update(i, x, loss, gradient, carry.rule_state, project)
-        return Climb(seen._replace(last=x), rule_state)
+        return step(value, carry, first + offset, rule=rule, project=project)
 
     return jax.lax.fori_loop(0, steps, body, under_way, unroll=unroll or None)
 
 
 def evaluate_last(value: Value, under_way: Climb, *, steps: int | Array) -> Ascent:
-    """Evaluates the last point too, so that it is among the candidates; `steps` is the number of steps made."""
+    """Evaluates the last point too, so that it is a candidate too; `steps` is the number of steps made."""
     loss, _, fooled = value(jnp.asarray(steps), under_way.seen.last)
     return _track(under_way.seen, under_way.seen.last, loss, fooled)
 
@@ -110,12 +124,8 @@ def ascend(
 def _track(seen: Ascent, x: Array, loss: Array, fooled: Array) -> Ascent:
     better = loss > seen.best_loss
     return seen._replace(
-        best=_where(better, x, seen.best),
+        best=rows.where(better, x, seen.best),
         best_loss=jnp.where(better, loss, seen.best_loss),
-        fooled_image=_where(fooled, x, seen.fooled_image),
+        fooled_image=rows.where(fooled, x, seen.fooled_image),
         fooled=seen.fooled | fooled,
     )
-
-
-def _where(condition: Array, chosen: Array, other: Array) -> Array:
-    return jnp.where(condition.reshape((-1,) + (1,) * (chosen.ndim - 1)), chosen, other)
