@@ -1,0 +1,150 @@
+"""SPSA: gradients estimated from the logits of random pairs of points, climbed with Adam."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from si_jax.attacks import rows
+from si_jax.attacks.gradient import KeyedClassifier
+from si_jax.attacks.search import Problem, Search, SearchState
+from si_jax.errors import InputError
+from si_jax.losses import margin
+from si_jax.threat import Threat
+
+Array = jax.Array
+# (images [M, H, W, C], labels [M], keys [M]) -> [M]
+KeyedLoss = Callable[[Array, Array, Array], Array]
+# Pairs in one forward pass. Fixed, so that sums are in the same order whatever the batch.
+PAIRS_AT_ONCE = 8
+
+
+class SpsaState(NamedTuple):
+    """What SPSA remembers.
+
+    Attributes:
+        point: [B, H, W, C], where it is.
+        optimiser: Adam's state; its step count is [B] like everything else.
+    """
+
+    point: Array
+    optimiser: optax.OptState
+
+
+def spsa(
+    *, evaluations: int, iterations: int = 100, learning_rate: float = 0.01, radius: float = 0.001
+) -> Search:
+    """SPSA, for every threat model that can be projected on.
+
+    It starts at a uniformly random point of the ball, climbs the margin max_{k != y} g_k - g_y with Adam
+    (b1 = 0.9, b2 = 0.999), projects after each step, and stops at the first misclassified point; the point is
+    checked at the start and after each step. An image costs 1 + iterations (evaluations + 1) queries at most.
+
+    Args:
+        evaluations: N, forward evaluations per estimate: N / 2 antithetic pairs. The paper's "batch size".
+        iterations: Number of estimates.
+        learning_rate: Of Adam, as a fraction of the pixel range.
+        radius: c, the distance at which the loss is evaluated, per pixel.
+
+    Raises:
+        InputError: `evaluations` is not a positive even number.
+
+    Source: Uesato et al. (2018), Adversarial risk and the dangers of evaluating against weak attacks;
+    repository cleverhans-lab/cleverhans, the TensorFlow version (its PyTorch version evaluates elsewhere, see
+    its issue 1249).
+    """
+    if evaluations < 2 or evaluations % 2:
+        raise InputError(f'evaluations={evaluations} is not a positive even number: SPSA evaluates in pairs')
+    adam = optax.adam(learning_rate, b1=0.9, b2=0.999)
+
+    def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
+        start_key, _, classifier_key = rows.split(problem.keys, 3)
+        point = threat.uniform_start(start_key, problem.images)
+        fooled = _fooled(classifier, rows.fold_in(classifier_key, 0), point, problem.labels)
+        found = rows.where(fooled, point, problem.images)
+        queries = jnp.ones(len(point), jnp.int32)
+        return SearchState(found, fooled, queries, SpsaState(point, jax.vmap(adam.init)(point)))
+
+    def advance(
+        classifier: KeyedClassifier,
+        problem: Problem,
+        threat: Threat,
+        state: SearchState,
+        first: Array,
+        count: int,
+    ) -> SearchState:
+        _, direction_key, classifier_key = rows.split(problem.keys, 3)
+
+        def body(offset: Array, state: SearchState) -> SearchState:
+            i, inner = first + offset, state.inner
+            keyed = rows.fold_in(classifier_key, i + 1)
+            gradient = estimate_gradient(
+                lambda x, labels, keys: margin(classifier(x, keys).logits, labels),
+                inner.point,
+                problem.labels,
+                rows.fold_in(direction_key, i),
+                evaluations=evaluations,
+                radius=radius,
+            )
+            updates, optimiser = jax.vmap(adam.update)(-gradient, inner.optimiser)
+            point = threat.project(inner.point + updates, problem.images)
+            fooled = _fooled(classifier, keyed, point, problem.labels)
+            following = SearchState(
+                rows.where(fooled, point, problem.images),
+                fooled,
+                state.queries + evaluations + 1,
+                SpsaState(point, optimiser),
+            )
+            return rows.where(state.fooled, state, following)
+
+        return jax.lax.fori_loop(0, count, body, state)
+
+    return Search(init, advance, iterations)
+
+
+def estimate_gradient(
+    loss: KeyedLoss, images: Array, labels: Array, keys: Array, *, evaluations: int, radius: float
+) -> Array:
+    """The SPSA estimate of the gradient of `loss`, [B, H, W, C].
+
+    The mean over N / 2 sign vectors v of [L(x + c v) - L(x - c v)] / (2 c) v. Its expectation is the gradient
+    of L up to terms in c^2; its variance falls with 1 / N.
+
+    Args:
+        loss: L, see `KeyedLoss`.
+        images: [B, H, W, C], x; x + c v is not clipped.
+        labels: [B].
+        keys: [B], from which each image draws its own sign vectors.
+        evaluations: N, even.
+        radius: c.
+    """
+    batch, shape = images.shape[0], images.shape[1:]
+    pairs = evaluations // 2
+    width = math.gcd(pairs, PAIRS_AT_ONCE)
+
+    def group(g: Array, total: Array) -> Array:
+        pair_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, g), (width, 3)))(keys)
+        signs = jax.vmap(jax.vmap(lambda key: _signs(key, shape, images.dtype)))(pair_keys[..., 0])
+        x = images[:, None, None] + radius * jnp.stack([signs, -signs], axis=2)
+        values = loss(
+            x.reshape(-1, *shape), jnp.repeat(labels, 2 * width), pair_keys[..., 1:].reshape(-1)
+        ).reshape(batch, width, 2)
+        slope = (values[..., 0] - values[..., 1]) / (2 * radius)
+        return total + jnp.sum(slope.reshape(batch, width, 1, 1, 1) * signs, axis=1)
+
+    return jax.lax.fori_loop(0, pairs // width, group, jnp.zeros_like(images)) / pairs
+
+
+def _signs(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
+    """Uniform in {-1, 1}; 32 signs from each word, as drawing the words takes longer than a small network."""
+    size = math.prod(shape)
+    words = jax.random.bits(key, (-(-size // 32),), jnp.uint32)
+    bits = (words[:, None] >> jnp.arange(32, dtype=jnp.uint32)) & 1
+    return (2 * bits.astype(dtype) - 1).reshape(-1)[:size].reshape(shape)
+
+
+def _fooled(classifier: KeyedClassifier, keys: Array, images: Array, labels: Array) -> Array:
+    return jnp.argmax(classifier(images, keys).logits, axis=1) != labels
