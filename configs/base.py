@@ -75,7 +75,7 @@ def paper(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
     config.data.dir = config_dict.placeholder(str)  # None: the default folder of tensorflow-datasets
     config.data.validation = 1000  # held-out training images, on which the best checkpoint is chosen
     config.data.split_seed = 0
-    config.data.limit = 0  # N: only the first N training images, before the validation split; 0: all
+    config.data.limit = 0  # N: only the first N images that the validation split leaves; 0: all
 
     config.model = ConfigDict()
     config.model.arch = arch

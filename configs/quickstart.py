@@ -15,8 +15,9 @@ from configs import base
 def get_config(arch: str = 'small_cnn') -> ConfigDict:
     """TRADES-SI with the paper's weights on a small net; the learning rate suits a few hundred steps."""
     config = base.paper('trades', si=True, dataset='digits', arch=arch)
-    config.epochs = 30
+    config.epochs = 40
+    config.batch_size = 32
     config.data.validation = 200
     config.threat.eps = 0.2
-    config.schedule.peak = 0.1
+    config.schedule.peak = 0.03
     return config

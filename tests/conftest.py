@@ -19,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 jax.config.update('jax_enable_x64', True)
 jax.config.update('jax_threefry_partitionable', True)
 
-pytest_plugins = ['tests.fixtures']
+pytest_plugins = ['tests.fixtures_data']
 
 
 @pytest.fixture(scope='session')
