@@ -18,8 +18,8 @@ from si_jax.threat import Threat
 Array = jax.Array
 # (images [M, H, W, C], labels [M], keys [M]) -> [M]
 KeyedLoss = Callable[[Array, Array, Array], Array]
-# Pairs in one forward pass. Fixed, so that sums are in the same order whatever the batch.
-PAIRS_AT_ONCE = 8
+# Several pairs share a forward pass as long as it has no more rows than this: enough to fill an accelerator.
+ROWS_AT_ONCE = 256
 
 
 class SpsaState(NamedTuple):
@@ -123,17 +123,24 @@ def estimate_gradient(
     """
     batch, shape = images.shape[0], images.shape[1:]
     pairs = evaluations // 2
-    width = math.gcd(pairs, PAIRS_AT_ONCE)
+    width = math.gcd(pairs, 8)
+    while width > 1 and 2 * width * batch > ROWS_AT_ONCE:
+        width //= 2
 
+    # Signs and sums go pair by pair: the estimate is the same however many pairs share a forward pass.
     def group(g: Array, total: Array) -> Array:
-        pair_keys = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, g), (width, 3)))(keys)
-        signs = jax.vmap(jax.vmap(lambda key: _signs(key, shape, images.dtype)))(pair_keys[..., 0])
-        x = images[:, None, None] + radius * jnp.stack([signs, -signs], axis=2)
-        values = loss(
-            x.reshape(-1, *shape), jnp.repeat(labels, 2 * width), pair_keys[..., 1:].reshape(-1)
-        ).reshape(batch, width, 2)
-        slope = (values[..., 0] - values[..., 1]) / (2 * radius)
-        return total + jnp.sum(slope.reshape(batch, width, 1, 1, 1) * signs, axis=1)
+        signs, points, loss_keys = [], [], []
+        for j in range(width):
+            sign_keys, up, down = rows.split(rows.fold_in(keys, g * width + j), 3)
+            signs.append(jax.vmap(lambda key: _signs(key, shape, images.dtype))(sign_keys))
+            points += [images + radius * signs[-1], images - radius * signs[-1]]
+            loss_keys += [up, down]
+        values = loss(jnp.concatenate(points), jnp.tile(labels, 2 * width), jnp.concatenate(loss_keys))
+        above, below = values.reshape(width, 2, batch).swapaxes(0, 1)
+        for j in range(width):
+            slope = (above[j] - below[j]) / (2 * radius)
+            total = total + slope.reshape(-1, 1, 1, 1) * signs[j]
+        return total
 
     return jax.lax.fori_loop(0, pairs // width, group, jnp.zeros_like(images)) / pairs
 
