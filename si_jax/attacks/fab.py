@@ -90,7 +90,9 @@ def fab(
         def body(offset: Array, state: SearchState) -> SearchState:
             i, x, inner = first + offset, state.inner.point, state.inner
             keyed = rows.fold_in(keys, 2 * i)
-            gap, normal = linearise(lambda x: classifier(x, keyed).logits, x, problem, threat.norm)
+            gap, normal = linearise(
+                lambda x: classifier(x, keyed).logits.astype(x.dtype), x, problem, threat.norm
+            )
             x = step(x, images, gap, normal, threat)
 
             fooled = jnp.argmax(classifier(x, rows.fold_in(keys, 2 * i + 1)).logits, axis=1) != labels

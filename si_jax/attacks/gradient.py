@@ -64,6 +64,12 @@ class Attack(NamedTuple):
     step_size: float | None = None
 
 
+def starting_points(start: Start, threat: Threat, images: Array, keys: Array) -> Array:
+    """Where an attack with this start begins, [B, H, W, C]; the other arguments are those of `run`."""
+    # One subkey for the start and one for a randomised classifier.
+    return start(threat, jax.vmap(jax.random.split)(keys)[:, 0], images)
+
+
 def run(
     attack: Attack,
     classifier: KeyedClassifier,
@@ -75,6 +81,7 @@ def run(
     steps: int,
     step_size: float,
     eot_samples: int = 1,
+    start: Array | None = None,
 ) -> Ascent:
     """Runs a gradient attack on a batch; pure, to be compiled by the caller.
 
@@ -88,13 +95,14 @@ def run(
         steps: Number of steps where the attack does not fix it.
         step_size: As a fraction of the pixel range, where the attack does not fix it.
         eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
+        start: [B, H, W, C], where to start; None for the attack's own `starting_points`.
 
     Returns:
         The `Ascent`; the PGD family counts its `last` point.
     """
-    # One subkey for the start and one for a randomised classifier.
-    subkeys = jax.vmap(jax.random.split)(keys)
-    start_keys, classifier_keys = subkeys[:, 0], subkeys[:, 1]
+    if start is None:
+        start = starting_points(attack.start, threat, images, keys)
+    classifier_keys = jax.vmap(jax.random.split)(keys)[:, 1]
     natural = None
     if 'nat' in attack.objective.uses:
         # Constant during the attack: computed once, not in every step.
@@ -106,7 +114,7 @@ def run(
     rule = attack.rule(size) if attack.rule else rules.steepest_step(threat.norm, size)
     return ascend(
         value,
-        attack.start(threat, start_keys, images),
+        start,
         rule=rule,
         project=lambda x: threat.project(x, images),
         steps=steps if attack.steps is None else attack.steps,

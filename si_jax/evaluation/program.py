@@ -5,6 +5,7 @@ What an attack returns is audited and goes through the program of the clean imag
 counts a success that is none.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from si_jax import attacks as catalogue
 from si_jax import parallel
+from si_jax.attacks.gradient import Start, starting_points
 from si_jax.evaluation import checks
 from si_jax.evaluation.classifier import Classifier, lift
 from si_jax.evaluation.result import AttackRecord
@@ -43,22 +45,19 @@ class Program:
         self.classifier, self._devices, self._chunk = classifier, devices, chunk
         self._positions = np.arange(len(images))
         self._images, self._labels, self._indices = images, labels.astype(np.int32), indices
-        self._key = key = jax.random.key(seed)
+        self._key = jax.random.key(seed)
         each = chunk // len(devices)
         lifted = lift(
             classifier.function,
             jax.ShapeDtypeStruct((each, *images.shape[1:]), images.dtype),
-            jax.ShapeDtypeStruct((each,), key.dtype),
+            jax.ShapeDtypeStruct((each,), self._key.dtype),
         )
         self.outputs: Outputs = lifted.shape
         self._apply = lifted.apply
-        self._shared = parallel.replicate((lifted.weights, key), devices)
+        self._weights = parallel.replicate(lifted.weights, devices)
 
-        def classify(
-            shared: Any, images: Array, labels: Array, indices: Array, restarts: Array
-        ) -> dict[str, Array]:
-            weights, key = shared
-            outputs = lifted.apply(weights, images, _verification_keys(key, indices, restarts))
+        def classify(weights: Any, images: Array, labels: Array, keys: Array) -> dict[str, Array]:
+            outputs = lifted.apply(weights, images, _verification_keys(keys))
             products = jnp.zeros_like(outputs.logits)
             if outputs.features is not None:
                 products = outputs.features @ outputs.kernel
@@ -80,16 +79,14 @@ class Program:
             InputError: The classifier is unfit.
         """
 
-        def classify(shared: Any, positions: np.ndarray, *rows: Any) -> dict[str, Array]:
+        def classify(weights: Any, positions: np.ndarray, *rows: Any) -> dict[str, Array]:
             del positions
-            return self._classify(shared, *rows)
+            return self._classify(weights, *rows)
 
         clean = self._map(classify, restart=0)
         checks.check_finite(clean['logits'], self._indices, 'image')
         rows = np.arange(checks.PROBE) % len(self._images)
-        keys = _verification_keys(
-            self._key, jnp.asarray(self._indices[rows]), jnp.zeros(len(rows), jnp.uint32)
-        )
+        keys = _verification_keys(_run_keys(self._key, self._indices, 0)[rows])
         probed = checks.probe(self.classifier, self._images[rows], keys)
         checks.check_compiled(clean['logits'][rows], probed.logits[: checks.PROBE])
         if explain:
@@ -127,35 +124,36 @@ class Program:
         """
         attack = catalogue.ATTACKS[name]
 
-        def search(shared: Any, images: Array, labels: Array, indices: Array, restarts: Array) -> Array:
-            weights, key = shared
+        def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Array:
             ascent = catalogue.run(
                 attack,
                 lambda x, keys: self._apply(weights, x, keys),
                 images,
                 labels,
-                _run_keys(key, indices, restarts),
+                keys,
                 threat=threat,
                 steps=steps,
                 step_size=step_size,
                 eot_samples=eot_samples,
+                start=start,
             )
             return ascent.last
 
+        begin = _starting_points(attack.start, threat, tuple(self._devices))
         compiled = parallel.compile_rows(search, self._devices)
         largest = 0.0
 
-        def chunk(shared: Any, positions: np.ndarray, images: np.ndarray, *rows: Any) -> dict[str, Any]:
+        def chunk(weights: Any, positions: np.ndarray, images: np.ndarray, *rows: Any) -> dict[str, Any]:
             nonlocal largest
-            adversarial = compiled(shared, images, *rows)
-            verdict = self._classify(shared, adversarial, *rows)
-            found = np.asarray(adversarial)
+            # By way of the host, as the clean images came: arrays laid out otherwise would compile again.
+            found = np.asarray(compiled(weights, images, *rows, begin((), images, rows[-1])))
+            verdict = self._classify(weights, found, *rows)
             after, before = (array.reshape(-1, *array.shape[2:]) for array in (found, images))
             distance = threat.audit(after, before, source=name, first=int(positions.flat[0]))
             largest = max(largest, distance)
             logits = np.asarray(verdict['logits'])
             logits = logits.reshape(-1, logits.shape[-1])
-            checks.check_finite(logits, rows[1].ravel(), f'what {name} made of image')
+            checks.check_finite(logits, self._indices[positions.ravel()], f'what {name} made of image')
             bar.update(len(np.unique(positions)))
             return {'correct': verdict['correct']} | ({'images': found} if keep else {})
 
@@ -174,17 +172,28 @@ class Program:
         return AttackRecord(np.stack(runs), steps, step_size, eot_samples, largest), kept
 
     def _map(self, function: Callable[..., Any], restart: int) -> Any:
-        """Applies (shared, positions, images, labels, indices, restarts) to all images, a chunk at a time."""
-        restarts = np.full(len(self._images), restart, np.uint32)
-        rows = self._positions, self._images, self._labels, self._indices, restarts
-        return parallel.map_rows(function, self._shared, rows, self._chunk, self._devices)
+        """Applies (weights, positions, images, labels, keys) to all images, a chunk at a time."""
+        keys = _run_keys(self._key, self._indices, restart)
+        rows = self._positions, self._images, self._labels, keys
+        return parallel.map_rows(function, self._weights, rows, self._chunk, self._devices)
 
 
-def _run_keys(key: Array, indices: Array, restarts: Array) -> Array:
-    """The key of each image and restart, [B]: it has no attack name, so attacks share their noise."""
-    return jax.vmap(lambda i, r: jax.random.fold_in(jax.random.fold_in(key, i), r))(indices, restarts)
+@functools.lru_cache(maxsize=16)
+def _starting_points(start: Start, threat: Threat, devices: tuple[jax.Device, ...]) -> Callable[..., Array]:
+    """Compiles ((), images, keys) -> starts: once for all attacks, as it takes longer than they do."""
+
+    def points(_: Any, images: Array, keys: Array) -> Array:
+        return starting_points(start, threat, images, keys)
+
+    return parallel.compile_rows(points, list(devices))
 
 
-def _verification_keys(key: Array, indices: Array, restarts: Array) -> Array:
+@jax.jit
+def _run_keys(key: Array, indices: Array, restart: Array | int) -> Array:
+    """The key of each image and restart, [N]: it has no attack name, so attacks share their noise."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), restart))(indices)
+
+
+def _verification_keys(keys: Array) -> Array:
     """The keys of a randomised classifier in the forward pass that decides, [B]."""
-    return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(_run_keys(key, indices, restarts))
+    return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(keys)

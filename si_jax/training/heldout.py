@@ -9,7 +9,7 @@ import numpy as np
 
 from si_jax import attacks, data, parallel
 from si_jax.data import Dataset
-from si_jax.outputs import Outputs, cosine
+from si_jax.outputs import Outputs, as_outputs, cosine
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -18,8 +18,8 @@ Array = jax.Array
 class HeldOut:
     """Natural and robust accuracy on held-out images, and the figures that say how far to trust them.
 
-    The start of every image's attack depends on the seed and its index only, so epochs are compared on the same
-    noise. The network computes in the precision it is trained in.
+    The start of every image's attack depends on the seed and its index only, so epochs are compared on the
+    same noise. The network computes in the precision it is trained in.
 
     Args:
         model: The network.
@@ -45,13 +45,13 @@ class HeldOut:
         devices = jax.local_device_count()
         each = batch_size // devices if batch_size else (64 if jax.default_backend() == 'cpu' else 256)
         self._chunk = devices * max(1, min(each, -(-len(dataset.labels) // devices)))
-        images = np.asarray(data.to_unit(dataset.images, dataset.scale, np.float32))
+        images = np.asarray(data.to_unit(jnp.asarray(dataset.images), dataset.scale, np.float32))
         base = jax.random.key(seed)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(base, i), 0))(np.arange(len(images)))
         self._rows = images, np.asarray(dataset.labels), keys
 
         def forward(variables: Any, images: Array) -> Outputs:
-            return model.apply(variables, images, train=False)
+            return as_outputs(model.apply(variables, images, train=False))
 
         def clean(variables: Any, images: Array, labels: Array, keys: Array) -> dict[str, Array]:
             del keys
@@ -82,7 +82,7 @@ class HeldOut:
             )
             return jnp.argmax(forward(variables, ascent.last).logits, axis=1) == labels
 
-        self._kernel = jax.jit(lambda variables: forward(variables, self._rows[0][:1]).kernel)
+        self._kernel = jax.jit(lambda variables: forward(variables, jnp.asarray(self._rows[0][:1])).kernel)
         self._clean = parallel.compile_rows(clean)
         self._attacked = parallel.compile_rows(attacked)
 
@@ -91,8 +91,8 @@ class HeldOut:
 
         Returns:
             natural_accuracy; pgd_accuracy; calibrated_pgd_accuracy, under PGD on logits scaled by 2 / (median
-            natural gap between the two highest), which does not favour weights with inflated or deflated logits
-            as plain PGD does; median_gap; decision_agreement, the share of images on which the largest cosine
+            natural gap between the two highest), which does not favour weights with inflated or deflated
+            logits as plain PGD does; median_gap; decision_agreement, the share of images on which the largest cosine
             and the largest logit agree; feature_norm, mean |z|; true_cosine, mean cosine of the true class;
             weight_norm and weight_norm_spread, mean and standard deviation of |W_k| over the classes.
         """

@@ -19,8 +19,8 @@ Array = jax.Array
 def with_resident_data(step: Step, *, crop: int, flip: bool, scale: int) -> Callable[..., Any]:
     """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
 
-    Every random number of a row comes from fold_in(fold_in(key, step), index of the image): it depends neither
-    on the number of devices nor on whether the run was interrupted.
+    Every random number of a row comes from fold_in(fold_in(key, step), index of the image): it depends
+    neither on the number of devices nor on whether the run was interrupted.
 
     Args:
         step: From `make_train_step`.

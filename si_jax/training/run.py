@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import numpy as np
+import jax.numpy as jnp
 import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -23,7 +23,7 @@ from si_jax import data, defenses, models, parallel
 from si_jax.checkpoints import Checkpoints
 from si_jax.data import Dataset
 from si_jax.defenses import Defense
-from si_jax.errors import InputError
+from si_jax.errors import InputError, unknown
 from si_jax.metrics import MetricsWriter, Progress, progress
 from si_jax.signals import InterruptGuard
 from si_jax.threat import Threat
@@ -33,6 +33,14 @@ from si_jax.training.resident import with_resident_data
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import make_train_step, metric_names
 from si_jax.workdir import Workdir, open_workdir
+
+
+POSITIVE = {
+    'attack': ('steps', 'step_size'),
+    'evaluation': ('every_epochs', 'steps', 'step_size'),
+    'checkpoint': ('every_minutes', 'keep_last'),
+    'logging': ('every_steps',),
+}
 
 
 class DivergedError(ArithmeticError):
@@ -60,17 +68,17 @@ def setup(config: ConfigDict) -> Setup:
         InputError: A value is wrong; the message names it, its limit and the remedy.
     """
     config = config.copy_and_resolve_references()
+    if config.data.name not in data.SOURCES:
+        raise unknown('data set', config.data.name, data.SOURCES)
+    threat = Threat(config.threat.norm, config.threat.eps)
+    threat.check(data.SOURCES[config.data.name].shape)
+    defense = defenses.from_config(config.defense)
     for name in ('epochs', 'batch_size'):
         _check_positive(name, config[name])
-    for section, name in (('attack', 'steps'), ('attack', 'step_size'), ('evaluation', 'every_epochs'),
-                          ('evaluation', 'steps'), ('evaluation', 'step_size'), ('logging', 'every_steps')):  # fmt: skip
-        _check_positive(f'{section}.{name}', config[section][name])
+    for section, names in POSITIVE.items():
+        for name in names:
+            _check_positive(f'{section}.{name}', config[section][name])
     parallel.check_divisible(config.batch_size)
-    defense = defenses.from_config(config.defense)
-    threat = Threat(config.threat.norm, config.threat.eps)
-    source = data.SOURCES[config.data.name] if config.data.name in data.SOURCES else None
-    if source is not None:
-        threat.check(source.shape)
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
     whole = data.load(config.data.name, 'train', config.data.dir)
@@ -193,9 +201,8 @@ class _Run:
         epochs = self.ready.config.epochs
         while (epoch := self.step_number // self.ready.steps_per_epoch) < epochs:
             if not self._epoch(epoch):
-                print(
-                    f'{self.guard.name}: saved at step {self.step_number}; the same command goes on from there'
-                )
+                where = f'saved at step {self.step_number}'
+                print(f'{self.guard.name}: {where}; the same command goes on from there')
                 return None
         return self.state
 
@@ -259,7 +266,7 @@ class _Run:
         if bad_step >= 0:
             self.step_number = bad_step
             terms = {name: float(value) for name, value in jax.device_get(self.state.bad_terms).items()}
-            self.state = self.state._replace(bad_step=parallel.replicate(np.int32(-1)))
+            self.state = self.state._replace(bad_step=parallel.replicate(jnp.int32(-1)))
             self._save(epoch)
             raise DivergedError(
                 f'step {bad_step} (epoch {epoch + 1}) is not finite: '

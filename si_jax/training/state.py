@@ -64,7 +64,8 @@ def create_state(
         seed: Of the initial parameters.
         image_shape: (H, W, C).
     """
-    variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
+    # Not jitted: each shape's initialiser compiles once, where the whole takes XLA several times as long.
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables['params'],

@@ -64,7 +64,7 @@ def plain_loss(name, g, dg, label, target):
 
 
 def plain_apgd(image, evaluate, start, threat, steps):
-    """APGD on one flat image: points, latest misclassified point, if there is one, best loss, last step size."""
+    """APGD on one flat image: points, latest misclassified one, if there is one, best loss, last step size."""
 
     def project(x):
         delta = x - image
@@ -297,7 +297,7 @@ def test_second_condition_needs_a_step_that_was_not_halved():
     assert sizes[7] == pytest.approx(0.1)  # no rise
     assert sizes[9] == pytest.approx(0.05)
 
-    # Always rising, but never above the best loss: only the second condition can halve, and not twice running.
+    # Always rising, but never above the best loss: only the second condition can halve, not twice running.
     state, halved = how.init(x), []
     for i, loss in enumerate([100.0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]):
         x, state = how.update(jnp.asarray(i), x, jnp.asarray([loss]), jnp.ones_like(x), state, lambda x: x)

@@ -1,19 +1,17 @@
 """Three steps of every multi-step defense equal an independent PyTorch computation, written from the methods'
 papers and repositories: the attack, the losses, the running statistics and the optimiser."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from si_jax import defenses
-from si_jax.models.batch_norm import BatchNorm
-from si_jax.models.layers import Conv, Linear, global_mean, outputs_of
 from si_jax.threat import Threat
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step, metric_names
+from tests.tiny import TinyNet
 
 torch = pytest.importorskip('torch', reason='parity of the training step is measured against PyTorch')
 F = torch.nn.functional
@@ -24,18 +22,8 @@ LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 0.05, 0.9, 5e-4
 SCALE, MARGIN, BETA = 15.0, 0.2, 0.2
 
 
-class Net(nn.Module):
-    """Convolution, batch normalisation, ReLU, mean, linear: every kind of layer that the steps meet."""
-
-    @nn.compact
-    def __call__(self, x, train=False, mask=None):
-        x = Conv(8, 3, stride=2, padding=1, name='conv')(x)
-        x = nn.relu(BatchNorm(name='bn')(x, train=train, mask=mask))
-        return outputs_of(global_mean(x), Linear(CLASSES, name='linear'))
-
-
 class Torch:
-    """The same network and the same training in PyTorch, from nothing but the initial weights."""
+    """`TinyNet` and its training in PyTorch, from nothing but the initial weights."""
 
     def __init__(self, variables):
         params = variables['params']

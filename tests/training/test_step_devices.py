@@ -1,0 +1,166 @@
+"""The step on one and on eight devices: the same numbers, equal copies of the state, one compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from si_jax import defenses, parallel
+from si_jax.defenses import DEFENSES, from_config
+from si_jax.threat import Threat
+from si_jax.training.schedules import sgd
+from si_jax.training.state import Batch, TrainState, create_state
+from si_jax.training.step import make_train_step, metric_names
+from tests.tiny import TinyNet
+
+SHAPE, CLASSES = (8, 8, 1), 10
+THREAT = Threat('linf', 0.2)
+
+
+def defense_of(name, si, **changes):
+    weights = {term: row.weight for term, row in DEFENSES[name].outer.items()}
+    base = {'name': name, 'si': si, 'weights': weights, 'scale': 15.0, 'margin': 0.2, 'start': 'uniform',
+            'attack_bn': 'eval', 'passes': ','.join(DEFENSES[name].passes)}  # fmt: skip
+    return from_config(base | changes)
+
+
+def widened(tree):
+    return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)
+
+
+def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05):
+    model = TinyNet(CLASSES, axis if sync_bn else None)
+    optimiser = sgd(lambda step: rate, momentum=0.9, nesterov=False, weight_decay=5e-4, clip_norm=0.0)
+    state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE)
+    if dtype == jnp.float64:
+        state = TrainState(**widened(state._asdict()))
+    step = make_train_step(
+        defense, model, optimiser, threat=THREAT, attack_steps=2, attack_step_size=0.1, axis_name=axis, sync_bn=sync_bn
+    )
+    return state, step
+
+
+def make_batch(seed, rows, real, dtype=jnp.float64):
+    rng = np.random.default_rng(seed)
+    keys = jax.random.split(jax.random.key(seed), rows)
+    images = jnp.asarray(rng.uniform(size=(rows, *SHAPE)), dtype)
+    labels = jnp.asarray(rng.integers(0, CLASSES, rows), jnp.int32)
+    return Batch(images, labels, jnp.arange(rows) < real, keys)
+
+
+def mapped(step):
+    return jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0, 0), out_axes=(None, 0, None))
+
+
+def shard_mapped(step):
+    mesh = Mesh(np.array(jax.devices()), (parallel.AXIS,))
+    rows, whole = PartitionSpec(parallel.AXIS), PartitionSpec()
+    body = jax.shard_map(
+        step, mesh=mesh, in_specs=(whole, rows, rows), out_specs=(whole, rows, whole), check_vma=False
+    )
+    return jax.jit(body)
+
+
+def distance(a, b):
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    scale = lambda x: max(1e-3, float(np.max(np.abs(x))))  # noqa: E731
+    return max(float(np.max(np.abs(np.asarray(x) - np.asarray(y)))) / scale(np.asarray(x)) for x, y in leaves)
+
+
+@pytest.mark.parametrize(('name', 'si'), [('trades', True), ('mart', False)])
+def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
+    # 40 rows in 8 shards of 5, of which 32 are real: the last shard is all padding, one is partly.
+    defense = defense_of(name, si)
+    alone_state, alone = make(defense, None)
+    pmap_state, spread = make(defense, parallel.AXIS)
+    shard_state, alone, over_pmap, over_shards = pmap_state, jax.jit(alone), mapped(spread), shard_mapped(spread)
+    for index in range(2):
+        batch = make_batch(index, 40, 33)
+        alone_state, _, metrics = alone(alone_state, (), batch)
+        pmap_state, _, pmap_metrics = over_pmap(pmap_state, (), parallel.shard_rows(batch))
+        shard_state, _, shard_metrics = over_shards(shard_state, (), batch)
+    assert distance(alone_state.params, pmap_state.params) < 1e-9
+    assert distance(alone_state.batch_stats, pmap_state.batch_stats) < 1e-9
+    assert distance(alone_state.params, shard_state.params) < 1e-9
+    assert float(pmap_metrics['loss']) == pytest.approx(float(metrics['loss']), rel=1e-6)
+    assert float(shard_metrics['loss']) == pytest.approx(float(metrics['loss']), rel=1e-6)
+    assert float(metrics['loss']) > 0 and int(pmap_state.step) == 2
+
+
+@pytest.mark.parametrize(('name', 'si', 'sync_bn'), [('at', False, True), ('alp', True, False)])
+def test_all_copies_of_the_state_are_bit_equal(name, si, sync_bn):
+    state, step = make(defense_of(name, si), parallel.AXIS, sync_bn=sync_bn, dtype=jnp.float32)
+    compiled = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0, 0), out_axes=0)
+    copies, _, metrics = compiled(state, (), parallel.shard_rows(make_batch(0, 40, 36, jnp.float32)))
+    for leaf in jax.tree.leaves((copies, metrics)):
+        array = np.asarray(leaf)
+        assert array.shape[0] == 8
+        assert all(array[0].tobytes() == copy.tobytes() for copy in array[1:])
+    moved = [np.any(np.asarray(a) != np.asarray(b)[0]) for a, b in
+             zip(jax.tree.leaves(state.batch_stats), jax.tree.leaves(copies.batch_stats), strict=True)]  # fmt: skip
+    assert all(moved)
+
+
+def test_one_compilation_for_many_steps_and_a_donated_state():
+    state, step = make(defense_of('at', False), parallel.AXIS, dtype=jnp.float32)
+    compiles = 0
+
+    def counted(state, carry, data, batch, key):
+        nonlocal compiles
+        compiles += 1
+        return step(state, carry, batch)
+
+    compiled = parallel.compile_step(counted)
+    state, carry = parallel.replicate(state), ()
+    nothing, key = parallel.replicate(np.zeros(1)), parallel.replicate(jax.random.key(0))
+    for index in range(3):
+        given = state
+        batch = parallel.shard_rows(make_batch(index, 16, 16, jnp.float32))
+        state, carry, _ = compiled(state, carry, nothing, batch, key)
+    assert compiles == 1
+    assert given.params['linear']['kernel'].is_deleted()
+    assert isinstance(state.params['linear']['kernel'].sharding, NamedSharding)
+
+
+def test_a_loss_that_is_not_finite_freezes_the_state_and_names_the_step():
+    state, step = make(defense_of('trades', True), parallel.AXIS, dtype=jnp.float32)
+    compiled = mapped(step)
+    batches = [parallel.shard_rows(make_batch(index, 16, 16, jnp.float32)) for index in range(3)]
+    state, _, _ = compiled(state, (), batches[0])
+    good = jax.device_get(state)
+    poisoned = batches[1]._replace(images=batches[1].images.at[3, 0, 0, 0, 0].set(jnp.nan))
+    state, _, metrics = compiled(state, (), poisoned)
+    assert not np.isfinite(metrics['loss'])
+    assert int(state.bad_step) == 1 and int(state.step) == 1
+    assert not np.isfinite(state.bad_terms['natural_ce'])
+    # Later, healthy batches change nothing either.
+    state, _, metrics = compiled(state, (), batches[2])
+    assert np.isfinite(metrics['loss']) and int(state.bad_step) == 1
+    for kept, now in zip(jax.tree.leaves(good.params), jax.tree.leaves(state.params), strict=True):
+        assert kept.tobytes() == np.asarray(now).tobytes()
+
+
+def test_padded_rows_count_for_nothing_even_if_they_are_not_finite():
+    defense = defense_of('mart', True)
+    state, step = make(defense, None)
+    step = jax.jit(step)
+    batch = make_batch(0, 12, 12)
+    expected, _, _ = step(state, (), batch)
+    padding = make_batch(5, 4, 0)
+    padding = padding._replace(images=padding.images.at[0].set(0.0).at[1].set(1.0))
+    padded = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, padding)
+    got, _, _ = step(state, (), padded)
+    assert distance(expected.params, got.params) < 1e-9
+    assert distance(expected.batch_stats, got.batch_stats) < 1e-9
+
+
+def test_every_defense_runs_a_step_with_every_switch():
+    for name in DEFENSES:
+        for si in (False, True) if defenses.DEFENSES[name].inner else (False,):
+            assert defense_of(name, si).outer
+    defense = defense_of('trades', False, passes='nat,adv,nat', start='gaussian', attack_bn='train')
+    state, step = make(defense, None, dtype=jnp.float32)
+    state, _, metrics = jax.jit(step)(state, (), make_batch(0, 8, 7, jnp.float32))
+    assert np.isfinite(metrics['loss']) and int(state.step) == 1 and int(state.bad_step) == -1
+    assert set(metrics) == set(metric_names(defense))
