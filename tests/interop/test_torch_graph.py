@@ -1,0 +1,293 @@
+"""Modules from PyTorch compute the same in JAX, and what cannot be translated is refused with a reason."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from si_jax.errors import InputError
+
+torch = pytest.importorskip('torch', reason="the modules are PyTorch's")
+
+from si_jax.interop.torch_graph import from_module  # noqa: E402
+from tests.interop import zoo  # noqa: E402
+from tests.interop.parity import assert_parity, offset, random_images  # noqa: E402
+
+nn, F = torch.nn, torch.nn.functional
+SHAPE = (16, 16, 3)
+WITHOUT_LINEAR_HEAD = ('MixingNet', 'Ensemble', 'Binary')
+
+
+@pytest.mark.parametrize('name', [*zoo.ZOO, *zoo.PLAIN])
+def test_architecture(name):
+    module = zoo.randomised({**zoo.ZOO, **zoo.PLAIN}[name]())
+    classifier = from_module(module, SHAPE)
+    outputs = assert_parity(classifier, module, random_images((2, *SHAPE)), 1e-9)
+    if name in WITHOUT_LINEAR_HEAD:
+        assert outputs.features is None and outputs.kernel is None
+        assert 'linear layer' in classifier.why_no_features
+    else:
+        assert classifier.why_no_features is None
+        rest = offset(outputs)
+        np.testing.assert_allclose(rest, np.broadcast_to(rest[:1], rest.shape), atol=1e-12)
+
+
+# The networks of the reference material, from its description.
+class Residual(nn.Module):
+    def __init__(self, inputs, filters, stride):
+        super().__init__()
+        self.conv1, self.conv2 = (
+            nn.Conv2d(inputs, filters, 3, stride, 1),
+            nn.Conv2d(filters, filters, 3, 1, 1),
+        )
+        self.shortcut = nn.Sequential(*([nn.Conv2d(inputs, filters, 1, stride)] if stride > 1 else []))
+
+    def forward(self, x):
+        return F.relu(self.conv2(F.relu(self.conv1(x))) + self.shortcut(x))
+
+
+class ResNet4b(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, 2, 1)
+        self.layer1 = nn.Sequential(Residual(16, 32, 2), Residual(32, 32, 1))
+        self.layer2 = nn.Sequential(Residual(32, 32, 2), Residual(32, 32, 1))
+        self.linear1, self.linear2 = nn.Linear(512, 100), nn.Linear(100, 10)
+
+    def forward(self, x):
+        x = self.layer2(self.layer1(F.relu(self.conv1(x))))
+        return self.linear2(F.relu(self.linear1(x.flatten(1))))
+
+
+def sequential(first, second, flat):
+    return nn.Sequential(
+        nn.Conv2d(3, first, 4, 2, 1), nn.ReLU(), nn.Conv2d(first, second, 4, 2, 1), nn.ReLU(), nn.Flatten(),
+        nn.Linear(flat, 100), nn.ReLU(), nn.Linear(100, 10),
+    )  # fmt: skip
+
+
+REFERENCE = {
+    'cnn_a_adv4': ('cifar_cnn_a_adv4.model', lambda: sequential(16, 32, 2048)),
+    'kw_base': ('cifar_base.pth', lambda: sequential(8, 16, 1024)),
+    'resnet4b': ('resnet4b.pth', ResNet4b),
+}
+
+
+def reference_network(shared, name):
+    file, build = REFERENCE[name]
+    network, stored = build(), np.load(shared / 'checkpoints' / f'{name}.npz')
+    state = torch.load(shared / 'checkpoints' / file, weights_only=True)
+    network.load_state_dict(state.get('state_dict', state) if isinstance(state, dict) else state)
+    normalised = zoo.Normalised(network)
+    normalised.mean, normalised.std = (torch.tensor(stored[k]).view(1, 3, 1, 1) for k in ('mean', 'std'))
+    return normalised.eval(), stored['expected_logits_first64']
+
+
+@pytest.mark.parametrize('name', REFERENCE)
+def test_reference_network_on_1000_images(shared, name):
+    module, expected = reference_network(shared, name)
+    with np.load(shared / 'data' / 'cifar10_test.npz') as data:
+        images = data[next(k for k in data if data[k].ndim == 4)][:1000] / np.float64(255)
+    single = jax.jit(from_module(module))(jnp.asarray(images, jnp.float32)).logits
+    np.testing.assert_allclose(single[:64], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    with torch.no_grad():
+        reference = module(torch.tensor(images, dtype=torch.float32).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(single, reference, rtol=0, atol=1e-4 * np.abs(reference).max())
+    module = module.double()
+    outputs = assert_parity(from_module(module), module, images, 1e-9)
+    assert outputs.features.shape == (1000, 100)
+    np.testing.assert_allclose(offset(outputs), np.tile(offset(outputs)[:1], (1000, 1)), atol=1e-12)
+
+
+def test_float64_images_widen_a_float32_module():
+    module = zoo.randomised(zoo.WideResNet()).float()
+    classifier, images = from_module(module, SHAPE), random_images((2, *SHAPE))
+    outputs = classifier(jnp.asarray(images))
+    assert outputs.logits.dtype == np.float64
+    expected = module.double()(torch.tensor(images).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(outputs.logits, expected.detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_half_precision_weights_are_widened():
+    module = zoo.randomised(zoo.ImageNetStem()).bfloat16()
+    outputs = from_module(module, SHAPE)(jnp.asarray(random_images((2, *SHAPE), np.float32)))
+    expected = module.float()(torch.tensor(random_images((2, *SHAPE), np.float32)).permute(0, 3, 1, 2))
+    assert outputs.logits.dtype == np.float32
+    np.testing.assert_allclose(outputs.logits, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_one_graph_serves_all_batch_sizes_and_the_module_stays_as_it_is():
+    module = zoo.randomised(zoo.WideResNet(dropout=0.5)).train()
+    classifier = from_module(nn.DataParallel(module), SHAPE)
+    assert module.training and all(p.requires_grad for p in module.parameters())
+    images = random_images((5, *SHAPE))
+    together = classifier(jnp.asarray(images)).logits
+    for rows in (1, 3):
+        np.testing.assert_allclose(classifier(jnp.asarray(images[:rows])).logits, together[:rows], rtol=1e-12)
+    expected = module.eval()(torch.tensor(images).permute(0, 3, 1, 2))
+    np.testing.assert_allclose(together, expected.detach().numpy(), rtol=1e-10)
+
+
+class FixedBatch(nn.Module):
+    """Its code depends on the number of images, which torch.export then has to know."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 10)
+
+    def forward(self, x):
+        parts = [self.linear(x[i : i + 1].flatten(1)) for i in range(int(x.shape[0]))]
+        return torch.cat(parts)
+
+
+def test_a_module_that_counts_its_images_is_traced_for_each_number():
+    module = zoo.randomised(FixedBatch())
+    classifier = from_module(module, (4, 4, 3))
+    for rows in (2, 3):
+        assert_parity(classifier, module, random_images((rows, 4, 4, 3)), 1e-9)
+
+
+def test_weights_are_captured_arrays():
+    module = zoo.randomised(zoo.ImageNetStem())
+    program = jax.make_jaxpr(from_module(module, SHAPE))(jnp.zeros((1, *SHAPE)))
+    captured = sum(np.size(c) for c in program.consts)
+    weights = sum(p.numel() for p in module.state_dict().values())
+    assert 0.9 * weights < captured < 1.2 * weights
+
+
+class Head(nn.Module):
+    """A linear layer, with or without bias, and what may follow it."""
+
+    def __init__(self, after, bias=True):
+        super().__init__()
+        self.linear, self.after = nn.Linear(12, 10, bias=bias), after
+        self.scale = nn.Parameter(torch.linspace(0.5, 1.5, 10))
+
+    def forward(self, x):
+        return self.after(self.linear(x.mean(3).flatten(1).tanh()), self.scale)
+
+
+HEADS = {
+    'bias': lambda g, s: g,
+    'scale': lambda g, s: 3 * g / s,
+    'scale on the right': lambda g, s: g * s * 0.1,
+    'shift': lambda g, s: 1 - (g - s) + s,
+    'alpha': lambda g, s: torch.sub(s, g, alpha=2),
+    'negative': lambda g, s: -g,
+    'reshaped': lambda g, s: g.view(-1, 10).clone(),
+}
+
+
+@pytest.mark.parametrize('bias', [True, False])
+@pytest.mark.parametrize('name', HEADS)
+def test_the_last_linear_layer_is_found(name, bias):
+    module = zoo.randomised(Head(HEADS[name], bias))
+    classifier = from_module(module, (4, 4, 3))
+    images = random_images((5, 4, 4, 3))
+    outputs = assert_parity(classifier, module, images, 1e-9)
+    features = torch.tensor(images).permute(0, 3, 1, 2).mean(3).flatten(1).tanh()
+    np.testing.assert_allclose(outputs.features, features.numpy(), rtol=1e-12)
+    rest = offset(outputs)
+    np.testing.assert_allclose(rest, np.tile(rest[:1], (5, 1)), atol=1e-12)
+
+
+NO_HEADS = {
+    'softmax': (lambda g, s: g.softmax(1), 'aten._softmax.default'),
+    'power': (lambda g, s: g**3, 'aten.pow.Tensor_Scalar'),
+    'sum of two': (lambda g, s: g + g.relu(), 'aten.add.Tensor'),
+    'own scale': (lambda g, s: g * g.norm(dim=1, keepdim=True), 'aten.mul.Tensor'),
+    'quotient': (lambda g, s: 1 / (1 + g.exp()), 'aten.reciprocal.default'),
+    'change of shape': (lambda g, s: g.view(-1, 2, 5).mean(1).repeat(1, 2), 'aten.repeat.default'),
+}
+
+
+@pytest.mark.parametrize('name', NO_HEADS)
+def test_why_there_is_no_linear_layer_is_said(name):
+    after, reason = NO_HEADS[name]
+    module = zoo.randomised(Head(after))
+    classifier = from_module(module, (4, 4, 3))
+    outputs = assert_parity(classifier, module, random_images((3, 4, 4, 3)), 1e-9)
+    assert outputs.features is None and outputs.kernel is None
+    assert reason in classifier.why_no_features
+
+
+class Calls(nn.Module):
+    """Logits of a linear layer, and a call beside it."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.linear, self.call = nn.Linear(48, 10), call
+
+    def forward(self, x):
+        return self.linear(x.flatten(1) + self.call(x).sum())
+
+
+class Special(nn.Module):
+    def forward(self, x):
+        return torch.lgamma(x) + torch.fft.fft2(x).real
+
+
+def test_operations_without_a_counterpart_are_listed_with_their_place():
+    module = nn.Sequential(Calls(Special()), nn.Linear(10, 10))
+    with pytest.raises(InputError, match='2 operation') as error:
+        from_module(module, (4, 4, 3))
+    lines = [line for line in str(error.value).splitlines() if line.startswith('  aten.')]
+    assert [line.split()[0] for line in lines] == ['aten._fft_r2c.default', 'aten.lgamma.default']
+    assert all('0.call (test_torch_graph.py, line' in line for line in lines)
+
+
+def test_a_random_module_is_sent_to_randomised():
+    with pytest.raises(InputError, match=r'(?s)aten\.randn_like.*random numbers.*si_jax\.Randomised'):
+        from_module(Calls(torch.randn_like), (4, 4, 3))
+
+
+def test_a_branch_on_values_is_refused():
+    module = Calls(lambda x: x if x.sum() > 0 else -x)
+    with pytest.raises(InputError, match=r'torch.export cannot trace Calls.*free of branches on values'):
+        from_module(module, (4, 4, 3))
+
+
+class Counting(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(48, 10)
+        self.register_buffer('calls', torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        return self.linear(x.flatten(1)) + self.calls
+
+
+def test_a_module_that_changes_its_buffers_is_refused():
+    with pytest.raises(InputError, match='changes its buffers when it is called: calls'):
+        from_module(Counting(), (4, 4, 3))
+
+
+@pytest.mark.parametrize(
+    ('after', 'shape'),
+    [(lambda g, s: (g, g + 1), '2 value'), (lambda g, s: g.sum(1), '1 value'), (lambda g, s: s, 'depend on')],
+)
+def test_other_results_than_logits_are_refused(after, shape):
+    with pytest.raises(InputError, match=shape):
+        from_module(Head(after), (4, 4, 3))
+
+
+def test_values_that_are_not_finite_are_named():
+    module = zoo.WideResNet()
+    with torch.no_grad():
+        module.layers[0].conv1.weight[0, 0, 0, :2] = float('nan')
+        module.bn.running_var[3] = float('inf')
+    with pytest.raises(
+        InputError, match=r'layers\.0\.conv1\.weight \(2 of 288 values\), bn\.running_var \(1 of 16'
+    ):
+        from_module(module, SHAPE)
+
+
+def test_images_of_another_shape_are_refused():
+    classifier = from_module(zoo.randomised(zoo.ImageNetStem()), SHAPE)
+    with pytest.raises(
+        InputError, match=r'images \[B, 16, 16, 3\], not .*\[2, 8, 8, 3\].*image_shape=\(8, 8, 3\)'
+    ):
+        classifier(jnp.zeros((2, 8, 8, 3)))
+    with pytest.raises(InputError, match=r'image_shape=\(3, 32\) is not \(H, W, C\)'):
+        from_module(zoo.ImageNetStem(), (3, 32))
