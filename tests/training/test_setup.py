@@ -20,7 +20,7 @@ from si_jax.training.run import setup
         ('data.limit', -1, ['limit=-1']),
         ('defense.name', 'trade', ['trade', 'trades']),
         ('defense.weights.kl', -1.0, ['kl=-1']),
-        ('defense.passes', 'adv', ['nat', 'kl']),
+        ('defense.passes', 'adv', ['nat', 'natural_ce']),
         ('model.arch', 'resnet19', ['resnet19', 'resnet18']),
         ('attack.steps', 0, ['attack.steps=0']),
         ('schedule.peak', 0.0, ['peak=0']),
