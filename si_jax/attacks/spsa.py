@@ -123,7 +123,7 @@ def estimate_gradient(
     """
     batch, shape = images.shape[0], images.shape[1:]
     pairs = evaluations // 2
-    width = math.gcd(pairs, 8)
+    width = math.gcd(pairs, 4)
     while width > 1 and 2 * width * batch > ROWS_AT_ONCE:
         width //= 2
 
