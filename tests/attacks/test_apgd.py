@@ -64,7 +64,7 @@ def plain_loss(name, g, dg, label, target):
 
 
 def plain_apgd(image, evaluate, start, threat, steps):
-    """APGD on one flat image: points, latest misclassified one, if there is one, best loss, last step size."""
+    """APGD on one flat image: points, latest misclassified one, if there is one, best loss, last step."""
 
     def project(x):
         delta = x - image
