@@ -93,8 +93,8 @@ class HeldOut:
             natural_accuracy; pgd_accuracy; calibrated_pgd_accuracy, under PGD on logits scaled by 2 / (median
             natural gap between the two highest), which does not favour weights with inflated or deflated
             logits as plain PGD does; median_gap; decision_agreement, the share of images on which the largest
-            cosine and the largest logit agree; feature_norm, mean |z|; true_cosine, mean cosine of the true class;
-            weight_norm and weight_norm_spread, mean and standard deviation of |W_k| over the classes.
+            cosine and the largest logit agree; feature_norm, mean |z|; true_cosine, mean cosine of the true
+            class; weight_norm and weight_norm_spread, mean and standard deviation of |W_k| over the classes.
         """
         variables = {'params': params, 'batch_stats': batch_stats}
         clean = parallel.map_rows(self._clean, variables, self._rows, self._chunk)

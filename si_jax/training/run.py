@@ -34,7 +34,6 @@ from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import make_train_step, metric_names
 from si_jax.workdir import Workdir, open_workdir
 
-
 POSITIVE = {
     'attack': ('steps', 'step_size'),
     'evaluation': ('every_epochs', 'steps', 'step_size'),
