@@ -54,13 +54,18 @@ def classifier_of(value: Any) -> Classifier:
     """
     if isinstance(value, Randomised):
         function = value.function
-        return Classifier(lambda images, keys: as_outputs(function(images, keys)), randomised=True)
+        return Classifier(lambda images, keys: _outputs(function(images, keys), images), randomised=True)
     if not callable(value):
         raise InputError(
             f'a classifier is a callable from images [B, H, W, C] to si_jax.Outputs or logits, not '
             f'{type(value).__name__}'
         )
-    return Classifier(lambda images, keys: as_outputs(value(images)), randomised=False)
+    return Classifier(lambda images, keys: _outputs(value(images), images), randomised=False)
+
+
+def _outputs(value: Any, images: Array) -> Outputs:
+    # Whatever the network computes in, losses are computed in what the images are given in.
+    return jax.tree.map(lambda array: jnp.asarray(array, images.dtype), as_outputs(value))
 
 
 class Lifted(NamedTuple):

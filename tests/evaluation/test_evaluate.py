@@ -282,6 +282,24 @@ def test_logits_alone_are_enough_for_attacks_on_logits():
     assert binary.accuracy['clean'] == 1 > binary.accuracy['cw']
 
 
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'float64'])
+def test_networks_of_other_precisions(dtype):
+    other = net(dtype=dtype)
+    settings = {'attacks': 'pgd,sipgd', 'eps': 0.05, 'steps': 3, 'return_images': True}
+
+    def classifier(x):
+        z = other(x.astype(dtype)).features
+        # As such networks should: no sum of the last layer in half precision.
+        logits = (
+            jnp.matmul(z, other.w, preferred_element_type=jnp.promote_types(dtype, jnp.float32)) + other.b
+        )
+        return logits, z, other.w
+
+    result = evaluate(classifier, IMAGES, LABELS, **settings)
+    assert result.images['sipgd'].dtype == np.float32
+    assert abs(result.accuracy['pgd'] - evaluate(NET, IMAGES, LABELS, **settings).accuracy['pgd']) < 0.2
+
+
 def test_inputs_as_lists_and_other_dtypes():
     settings = {'attacks': 'pgd', 'eps': 0.05, 'steps': 2}
     expected = evaluate(NET, IMAGES[:3], LABELS[:3], **settings)
