@@ -18,7 +18,7 @@ from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord, Result
 from si_jax.threat import Threat
 
-# Images at once on each device. On the CPU gradient steps are fastest on small batches, which stay in its cache.
+# Images at once on each device. On the CPU gradient steps are fastest on small batches.
 CHUNK = {'cpu': 64}
 CHUNK_ACCELERATOR = 512
 
