@@ -76,8 +76,9 @@ REFERENCE = {
 def reference_network(shared, name):
     file, build = REFERENCE[name]
     network, stored = build(), np.load(shared / 'checkpoints' / f'{name}.npz')
-    state = torch.load(shared / 'checkpoints' / file, weights_only=True)
-    network.load_state_dict(state.get('state_dict', state) if isinstance(state, dict) else state)
+    state = torch.load(shared / 'checkpoints' / file, map_location='cpu', weights_only=True)
+    state = state.get('state_dict', state)
+    network.load_state_dict(state[0] if isinstance(state, list) else state)
     normalised = zoo.Normalised(network)
     normalised.mean, normalised.std = (torch.tensor(stored[k]).view(1, 3, 1, 1) for k in ('mean', 'std'))
     return normalised.eval(), stored['expected_logits_first64']
@@ -88,21 +89,28 @@ def test_reference_network_on_1000_images(shared, name):
     module, expected = reference_network(shared, name)
     with np.load(shared / 'data' / 'cifar10_test.npz') as data:
         images = data[next(k for k in data if data[k].ndim == 4)][:1000] / np.float64(255)
-    single = jax.jit(from_module(module))(jnp.asarray(images, jnp.float32)).logits
-    np.testing.assert_allclose(single[:64], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    with torch.no_grad():
-        reference = module(torch.tensor(images, dtype=torch.float32).permute(0, 3, 1, 2)).numpy()
-    np.testing.assert_allclose(single, reference, rtol=0, atol=1e-4 * np.abs(reference).max())
-    module = module.double()
-    outputs = assert_parity(from_module(module), module, images, 1e-9)
-    assert outputs.features.shape == (1000, 100)
-    np.testing.assert_allclose(offset(outputs), np.tile(offset(outputs)[:1], (1000, 1)), atol=1e-12)
+
+    def logits(dtype):
+        with torch.no_grad():
+            reference = module.to(getattr(torch, dtype))(
+                torch.tensor(images.astype(dtype)).permute(0, 3, 1, 2)
+            ).numpy()
+        return jax.jit(from_module(module))(images.astype(dtype)).logits, reference
+
+    for dtype, tolerance in (('float32', 1e-4), ('float64', 1e-9)):
+        value, reference = logits(dtype)
+        assert value.dtype == dtype
+        np.testing.assert_allclose(value, reference, rtol=0, atol=tolerance * np.abs(reference).max())
+        np.testing.assert_allclose(value[:64], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+    outputs = assert_parity(from_module(module), module, images[:64], 1e-9)
+    assert outputs.features.shape == (64, 100)
+    np.testing.assert_allclose(offset(outputs), np.tile(offset(outputs)[:1], (64, 1)), atol=1e-12)
 
 
 def test_float64_images_widen_a_float32_module():
-    module = zoo.randomised(zoo.WideResNet()).float()
-    classifier, images = from_module(module, SHAPE), random_images((2, *SHAPE))
-    outputs = classifier(jnp.asarray(images))
+    module = zoo.randomised(zoo.ImageNetStem()).float()
+    images = random_images((2, *SHAPE))
+    outputs = jax.jit(from_module(module, SHAPE))(jnp.asarray(images))
     assert outputs.logits.dtype == np.float64
     expected = module.double()(torch.tensor(images).permute(0, 3, 1, 2))
     np.testing.assert_allclose(outputs.logits, expected.detach().numpy(), rtol=1e-6, atol=1e-6)
@@ -110,15 +118,16 @@ def test_float64_images_widen_a_float32_module():
 
 def test_half_precision_weights_are_widened():
     module = zoo.randomised(zoo.ImageNetStem()).bfloat16()
-    outputs = from_module(module, SHAPE)(jnp.asarray(random_images((2, *SHAPE), np.float32)))
+    outputs = jax.jit(from_module(module, SHAPE))(random_images((2, *SHAPE), np.float32))
     expected = module.float()(torch.tensor(random_images((2, *SHAPE), np.float32)).permute(0, 3, 1, 2))
     assert outputs.logits.dtype == np.float32
     np.testing.assert_allclose(outputs.logits, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_one_graph_serves_all_batch_sizes_and_the_module_stays_as_it_is():
-    module = zoo.randomised(zoo.WideResNet(dropout=0.5)).train()
-    classifier = from_module(nn.DataParallel(module), SHAPE)
+    module = zoo.randomised(zoo.ImageNetStem()).train()
+    module.fc = nn.Sequential(nn.Dropout(), module.fc)
+    classifier = jax.jit(from_module(nn.DataParallel(module), SHAPE))
     assert module.training and all(p.requires_grad for p in module.parameters())
     images = random_images((5, *SHAPE))
     together = classifier(jnp.asarray(images)).logits
@@ -224,7 +233,7 @@ class Calls(nn.Module):
 
 class Special(nn.Module):
     def forward(self, x):
-        return torch.lgamma(x) + torch.fft.fft2(x).real
+        return torch.lgamma(x) + torch.special.i0(x)
 
 
 def test_operations_without_a_counterpart_are_listed_with_their_place():
@@ -232,7 +241,7 @@ def test_operations_without_a_counterpart_are_listed_with_their_place():
     with pytest.raises(InputError, match='2 operation') as error:
         from_module(module, (4, 4, 3))
     lines = [line for line in str(error.value).splitlines() if line.startswith('  aten.')]
-    assert [line.split()[0] for line in lines] == ['aten._fft_r2c.default', 'aten.lgamma.default']
+    assert [line.split()[0] for line in lines] == ['aten.i0.default', 'aten.lgamma.default']
     assert all('0.call (test_torch_graph.py, line' in line for line in lines)
 
 
@@ -265,7 +274,11 @@ def test_a_module_that_changes_its_buffers_is_refused():
 
 @pytest.mark.parametrize(
     ('after', 'shape'),
-    [(lambda g, s: (g, g + 1), '2 value'), (lambda g, s: g.sum(1), '1 value'), (lambda g, s: s, 'depend on')],
+    [
+        (lambda g, s: (g, g + 1), '2 value'),
+        (lambda g, s: g.sum(1), '1 value'),
+        (lambda g, s: torch.stack([s, s]), 'depend on'),
+    ],
 )
 def test_other_results_than_logits_are_refused(after, shape):
     with pytest.raises(InputError, match=shape):

@@ -1,7 +1,8 @@
 """The architecture classes of RobustBench's CIFAR-10 and CIFAR-100 leaderboards, written from their papers.
 
-Each is a function without arguments that returns a tiny network with random weights in float64: images [B, 3, 16, 16]
-in [0, 1] -> logits [B, 10]. What matters is that every kind of layer and of head is there, not the size.
+Each is a function without arguments that returns a tiny network: images [B, 3, 16, 16] in [0, 1] -> logits
+[B, 10]. What matters is that every kind of layer and of head is there, not the size. Missing is the neural
+ODE of Kang et al. (2021): its solver takes steps that depend on values, which torch.export cannot trace.
 """
 
 import torch
@@ -70,8 +71,8 @@ class WideResNet(nn.Module):
 
 
 class DeepMindWideResNet(nn.Module):
-    """Gowal et al. (2020) and all that build on it: SiLU, padding apart from the convolution, normalisation by plain
-    tensors that are no buffers, a shift for images padded to 32 x 32."""
+    """Gowal et al. (2020) and all that build on it: SiLU, padding apart from the convolution, normalisation
+    by plain tensors that are no buffers."""
 
     def __init__(self, widths=(4, 8, 16)):
         super().__init__()
@@ -221,9 +222,9 @@ class BigTransfer(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Bai et al. (2023, 2024): log of a mixture of an accurate and a robust network, the robust one sharpened."""
+    """Bai et al. (2023, 2024): log of a mixture of an accurate and a sharpened robust network."""
 
-    def __init__(self, alpha=None):
+    def __init__(self):
         super().__init__()
         self.accurate, self.robust = BigTransfer(), DeepMindWideResNet()
         self.gate = nn.Linear(20, 1)
@@ -273,8 +274,8 @@ class Binary(nn.Module):
 
 
 class CrossCovarianceBlock(nn.Module):
-    """XCiT (El-Nouby et al., 2021), the Debenedetti et al. (2022) entries: attention between channels, depthwise
-    convolutions between patches, layer scale."""
+    """XCiT (El-Nouby et al., 2021), the Debenedetti et al. (2022) entries: attention between channels,
+    depthwise convolutions between patches, layer scale."""
 
     def __init__(self, width=16, heads=4, side=4):
         super().__init__()
@@ -425,7 +426,7 @@ PLAIN = {
 
 
 def randomised(network, seed=0):
-    """The network in float64 and evaluation mode, with statistics and affine parameters that are not 0 and 1."""
+    """The network in float64 and evaluation mode, with statistics that are not 0 and 1."""
     generator = torch.Generator().manual_seed(seed)
     for name, value in (*network.named_parameters(), *network.named_buffers()):
         if name.endswith('running_var'):

@@ -1,0 +1,141 @@
+"""Trained networks to PyTorch: weights with its names and layouts, and the nn.Module they belong to.
+
+    python -m si_jax.interop.export --workdir=runs/tradessi_cifar10/1f2e --format=torch --output=submission
+
+writes submission/weights.pt and submission/model.py, whose `build()` returns the network, images [B, C, H, W]
+in [0, 1] -> logits [B, K]. `model.py` needs nothing of this project.
+"""
+
+import argparse
+import importlib.resources
+import pathlib
+import pprint
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from si_jax import models
+from si_jax.errors import InputError, unknown
+from si_jax.interop.torch_files import FORMATS, check_finite, write
+from si_jax.interop.torch_weights import to_torch
+from si_jax.models.preact_resnet import VARIANTS as PREACT_VARIANTS
+
+_RESNETS: dict[str, dict[str, Any]] = {
+    'resnet18': {'blocks': (2, 2, 2, 2)},
+    'resnet50': {'blocks': (3, 4, 6, 3), 'bottleneck': True},
+}
+
+
+def export(
+    variables: Mapping[str, Any],
+    output: str | pathlib.Path,
+    *,
+    arch: str,
+    variant: str | None = None,
+    normalise: str = 'none',
+    format: str = 'torch',
+) -> pathlib.Path:
+    """Writes weights and the module they belong to into a folder.
+
+    Args:
+        variables: 'params' and 'batch_stats' of a network of `models.create`.
+        output: The folder; it is made if it does not exist. Files of an earlier export are replaced.
+        arch: As in `models.create`.
+        variant: Likewise.
+        normalise: Likewise; the module does it too.
+        format: `'torch'` or `'safetensors'`.
+
+    Returns:
+        The path of the module's file.
+
+    Raises:
+        InputError: For an unknown name, or weights that are not finite.
+    """
+    if format not in FORMATS:
+        raise unknown('format', format, FORMATS)
+    if normalise not in models.NORMALISATIONS:
+        raise unknown('normalisation', normalise, models.NORMALISATIONS)
+    arrays = to_torch(variables)
+    check_finite(arrays, 'the network')
+    row = models.NORMALISATIONS[normalise]
+    values = {
+        **_settings(arch, variant, arrays),
+        'normalisation': None if row is None else (row.mean, row.std),
+    }
+    output = pathlib.Path(output)
+    output.mkdir(parents=True, exist_ok=True)
+    weights = output / f'weights{FORMATS[format]}'
+    write(weights, arrays)
+    module = output / 'model.py'
+    module.write_text(_module_text(values, weights.name))
+    return module
+
+
+def _settings(arch: str, variant: str | None, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """The class of torch_networks.py that an architecture is, and its arguments."""
+    last = arrays['fc.bias' if arch.startswith('wrn_') else 'linear.bias']
+    settings: dict[str, Any] = {'num_classes': last.shape[0], 'width': arrays['conv1.weight'].shape[0]}
+    # Names the right variants if this one is unknown.
+    models.create(arch, num_classes=1, variant=variant)
+    if arch in _RESNETS:
+        gat = {'relu_before_sum': True} if variant == 'gat' else {}
+        return {'network': 'ResNet', **settings, **_RESNETS[arch], **gat}
+    if arch == 'preact_resnet18':
+        row = PREACT_VARIANTS[variant or next(iter(PREACT_VARIANTS))]
+        settings |= {'preactivated_shortcut': row.preactivated_shortcut, 'final_norm': row.final_norm}
+        return {'network': 'PreActResNet', **settings}
+    if arch == 'small_cnn':
+        channels, flat = arrays['conv1.weight'].shape[1], arrays['hidden.weight'].shape[1]
+        return {'network': 'SmallCNN', **settings, 'channels': channels, 'flat': flat}
+    depth, widen = map(int, arch.split('_')[1:])
+    return {'network': 'WideResNet', **settings, 'depth': depth, 'widen': widen}
+
+
+def _module_text(settings: Mapping[str, Any], weights: str) -> str:
+    text = importlib.resources.files('si_jax.interop').joinpath('torch_networks.py').read_text()
+    docstring = f'''"""{settings['network']} with the weights of {weights}, exported by si_jax (Apache-2.0).
+
+`build()` returns the network in evaluation mode: images [B, C, H, W] in [0, 1] -> logits [B, K].
+"""'''
+    values = pprint.pformat(dict(settings), sort_dicts=False)
+    _, _, code = text.split('"""', 2)
+    for old, new in (
+        ('SETTINGS: dict = {}', f'SETTINGS: dict = {values}'),
+        ("WEIGHTS = ''", f'WEIGHTS = {weights!r}'),
+    ):
+        before, after = code.split(old)
+        code = before + new + after
+    return docstring + code
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; `arguments` are those of the process unless given."""
+    description = 'Writes a trained network as a PyTorch module with its weights.'
+    parser = argparse.ArgumentParser(prog='python -m si_jax.interop.export', description=description)
+    parser.add_argument('--workdir', required=True, help='folder of a run of train.py')
+    parser.add_argument('--checkpoint', default='best', help="'best', 'last', or a training step")
+    parser.add_argument('--format', default='torch', choices=list(FORMATS))
+    parser.add_argument('--output', help='folder to write to; WORKDIR/export unless given')
+    flags = parser.parse_args(arguments)
+    # Not at the top: this imports the data sets and Orbax, which `export` does not need.
+    from si_jax.load import load_model
+
+    checkpoint = int(flags.checkpoint) if flags.checkpoint.isdigit() else flags.checkpoint
+    try:
+        loaded = load_model(flags.workdir, checkpoint)
+        path = export(
+            loaded.variables,
+            flags.output or pathlib.Path(flags.workdir) / 'export',
+            arch=loaded.config.model.arch,
+            variant=loaded.config.model.variant or None,
+            normalise=loaded.config.model.normalise,
+            format=flags.format,
+        )
+    except InputError as error:
+        parser.exit(1, f'error: {error}\n')
+    print(f'{path}: build() returns the network of training step {loaded.step}, weights beside it')
+
+
+if __name__ == '__main__':
+    main()

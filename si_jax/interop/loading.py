@@ -1,0 +1,55 @@
+"""Classifiers from PyTorch: a module, or a checkpoint of a named architecture."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+
+from si_jax.interop import torch_weights
+from si_jax.outputs import Outputs
+
+Classifier = Callable[[jax.Array], Outputs]
+
+
+def is_torch_module(value: Any) -> bool:
+    """Whether value is a torch.nn.Module, found out without importing torch."""
+    return any(
+        cls.__module__.startswith('torch.nn.modules.') and cls.__name__ == 'Module'
+        for cls in type(value).__mro__
+    )
+
+
+def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> Classifier:
+    """A classifier, images [B, H, W, C] in [0, 1] -> `Outputs`, that computes what a torch.nn.Module does.
+
+    Args:
+        module: Maps [B, C, H, W] in [0, 1] to logits [B, K].
+        image_shape: (H, W, C) of the images that it will be given.
+
+    Raises:
+        InputError: As `torch_graph.from_module`.
+    """
+    from si_jax.interop.torch_graph import from_module
+
+    return from_module(module, image_shape)
+
+
+def load_torch_checkpoint(
+    path: str | pathlib.Path,
+    arch: str,
+    *,
+    normalise: str = 'none',
+    variant: str | None = None,
+    num_classes: int | None = None,
+    image_shape: tuple[int, int, int] = (32, 32, 3),
+) -> Classifier:
+    """A classifier, images [B, H, W, C] in [0, 1] -> `Outputs`, from a checkpoint of a named architecture.
+
+    The arguments and errors are those of `torch_weights.load`, which gives the network and its weights apart.
+    """
+    network = torch_weights.load(
+        path, arch, normalise=normalise, variant=variant, num_classes=num_classes, image_shape=image_shape
+    )
+    return functools.partial(network.model.apply, network.variables)  # type: ignore[return-value]

@@ -1,0 +1,278 @@
+"""Any PyTorch module as a JAX classifier: torch.export, then one JAX function per ATen operation.
+
+    classifier = from_module(module, image_shape=(32, 32, 3))
+    outputs = classifier(images)              # images [B, 32, 32, 3] in [0, 1] -> Outputs
+
+The module maps [B, C, H, W] in [0, 1] to logits [B, K]; a normalisation of its input belongs into it. It is
+translated in evaluation mode (batch normalisation with running statistics, no dropout) whatever mode it is
+in, from a copy on the CPU: the module itself is not changed. Half-precision weights are widened to float32. A
+part under torch.no_grad() is differentiated like any other; what is behind .detach() is not.
+
+What does not depend on the images is computed once. Weights are JAX arrays that the classifier captures.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from si_jax.errors import InputError
+from si_jax.interop import aten
+from si_jax.interop.linear_head import Head, find_head
+from si_jax.interop.torch_files import check_finite, import_torch
+from si_jax.outputs import Outputs
+
+Array = jax.Array
+
+# Where an array lies, and its memory format, mean nothing here.
+_IGNORED_KEYWORDS = ('device', 'layout', 'memory_format', 'non_blocking', 'pin_memory')
+_SIZE_FUNCTIONS = ('sym_float', 'sym_int', 'sym_max', 'sym_min', 'sym_not')
+_RANDOM = ('bernoulli', 'multinomial', 'native_dropout', 'normal', 'rand', 'randint', 'randn', 'uniform')
+
+
+def from_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 'TorchClassifier':
+    """A classifier that computes what a torch.nn.Module computes.
+
+    Args:
+        module: Maps float [B, C, H, W] in [0, 1] to logits [B, K].
+        image_shape: (H, W, C) of the images that it will be given.
+
+    Raises:
+        InputError: If torch.export cannot trace the module, if it uses operations that are not in the table
+            (all are listed, with their place in the module), if weights are not finite, or if it does not
+            return logits [B, K].
+    """
+    return TorchClassifier(module, image_shape)
+
+
+class TorchClassifier:
+    """images [B, H, W, C] in [0, 1] -> `Outputs`; made by `from_module`.
+
+    Attributes:
+        image_shape: (H, W, C).
+        num_classes: K.
+        why_no_features: None, or why features and kernel could not be read from the graph.
+    """
+
+    def __init__(self, module: Any, image_shape: Sequence[int]):
+        torch = import_torch()
+        if isinstance(module, torch.nn.DataParallel):
+            module = module.module
+        self._name = type(module).__name__
+        self._module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+        if any(t.dtype in (torch.float16, torch.bfloat16) for t in self._tensors().values()):
+            self._module.float()
+        floats = {name: t.numpy() for name, t in self._tensors().items() if t.is_floating_point()}
+        check_finite(floats, self._name)
+        self.image_shape = _image_shape(image_shape)
+        self._graphs: dict[int | None, _Graph] = {}
+        try:
+            graph = self._graphs[None] = self._translate(None)
+        except _FixedBatchError:
+            # The module's code computes with the number of images: one graph for each that is asked for.
+            graph = self._graphs[2] = self._translate(2)
+        self.num_classes = graph.num_classes
+        self.why_no_features = graph.head if isinstance(graph.head, str) else None
+
+    def _tensors(self) -> dict[str, Any]:
+        return {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
+
+    def __call__(self, images: Array) -> Outputs:
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            raise InputError(
+                f'{self._name} was translated for images [B, {", ".join(map(str, self.image_shape))}], not '
+                f'{list(images.shape)}: give image_shape={tuple(images.shape[1:])} when it is loaded'
+            )
+        rows = None if None in self._graphs else images.shape[0]
+        if rows not in self._graphs:
+            # This may happen while JAX traces a function: the arrays of the new graph are no part of it.
+            with jax.ensure_compile_time_eval():
+                self._graphs[rows] = self._translate(rows)
+        return self._graphs[rows](images)
+
+    def _translate(self, rows: int | None) -> '_Graph':
+        torch = import_torch()
+        height, width, channels = self.image_shape
+        floats = (t.dtype for t in self._tensors().values() if t.is_floating_point())
+        example = torch.zeros(rows or 2, channels, height, width, dtype=next(floats, torch.float32))
+        shapes = ({0: torch.export.Dim.DYNAMIC},) if rows is None else None
+        decompositions = torch.export.default_decompositions()
+        # By default detach would become an alias, and the gradient another.
+        decompositions.pop(torch.ops.aten.detach.default, None)
+        try:
+            exported = torch.export.export(self._module, (example,), dynamic_shapes=shapes, strict=False)
+            exported = exported.run_decompositions(decompositions)
+        except Exception as error:  # torch.export raises whatever the code of the module raises.
+            if rows is None:
+                raise _FixedBatchError from error
+            raise InputError(
+                f'torch.export cannot trace {self._name}: {_first_line(error)}. Its forward must be free of '
+                f'branches on values, and take images {list(example.shape[1:])} in [0, 1]'
+            ) from error
+        return _Graph(exported, self._name)
+
+
+class _FixedBatchError(Exception):
+    """torch.export refused an unknown number of images."""
+
+
+class _Graph:
+    """A graph of ATen operations; calling it interprets them with JAX arrays."""
+
+    def __init__(self, exported: Any, name: str):
+        _check_interface(exported, name)
+        graph = exported.graph
+        unsupported = [node for node in graph.nodes if _is_call(node) and not _is_supported(node)]
+        if unsupported:
+            raise InputError(_describe(unsupported, name))
+        images = exported.graph_signature.user_inputs[0]
+        constants = _constants(exported)
+        of_images = {images}
+        self._steps, self._images = [], images
+        for node in graph.nodes:
+            if not _is_call(node):
+                continue
+            if any(n.name in of_images for n in node.all_input_nodes):
+                of_images.add(node.name)
+                self._steps.append(node)
+            else:
+                constants[node.name] = _apply(node, constants)
+        self._output = next(n for n in graph.nodes if n.op == 'output').args[0][0]
+        if self._output.name not in of_images:
+            raise InputError(f'{name} returns logits that do not depend on the images')
+        self.num_classes = self._output.meta['val'].shape[1]
+        self.head: Head | str = find_head(self._output, of_images)
+        used = {n.name for step in (*self._steps, self._output) for n in step.all_input_nodes}
+        if isinstance(self.head, Head):
+            used |= {n.name for n in self.head.nodes()}
+        self._constants = {name: value for name, value in constants.items() if name in used}
+
+    def __call__(self, images: Array) -> Outputs:
+        values: dict[str, Any] = dict(self._constants)
+        values[self._images] = aten.ChannelsLast(images)
+        head = self.head if isinstance(self.head, Head) else None
+        for node in self._steps:
+            if head is not None and node is head.linear:
+                # logits must be W^T z + b to rounding, which TF32 or bf16 products are not.
+                with jax.default_matmul_precision('highest'):
+                    values[node.name] = _apply(node, values)
+            else:
+                values[node.name] = _apply(node, values)
+        logits = aten.plain(values[self._output.name])
+        if head is None:
+            return Outputs(logits)
+        return Outputs(logits, aten.plain(values[head.features.name]), head.kernel(values))
+
+
+def _is_call(node: Any) -> bool:
+    return node.op not in ('placeholder', 'output')
+
+
+def _aten_name(node: Any) -> tuple[str, str]:
+    """('add', 'Tensor') for aten.add.Tensor."""
+    packet = getattr(node.target, 'overloadpacket', None)
+    if packet is None or getattr(node.target, 'namespace', '') != 'aten':
+        return '', ''
+    return packet.__name__, node.target._overloadname
+
+
+def _is_supported(node: Any) -> bool:
+    name, overload = _aten_name(node)
+    return aten.find(name, overload) is not None if name else _is_python(node.target)
+
+
+def _is_python(target: Any) -> bool:
+    """Whether a function is arithmetic on sizes, which are Python numbers here, or getitem."""
+    module = getattr(target, '__module__', None)
+    return module in ('_operator', 'math') or getattr(target, '__name__', '') in _SIZE_FUNCTIONS
+
+
+def _apply(node: Any, values: Mapping[str, Any]) -> Any:
+    """The value of a node, from the values of the nodes that it uses."""
+    torch = import_torch()
+
+    def argument(value: Any) -> Any:
+        if isinstance(value, torch.fx.Node):
+            return values[value.name]
+        if isinstance(value, list | tuple):
+            return [argument(v) for v in value]
+        return jax.dtypes.canonicalize_dtype(_numpy_dtype(value)) if isinstance(value, torch.dtype) else value
+
+    arguments = [argument(a) for a in node.args]
+    keywords = {k: argument(v) for k, v in node.kwargs.items() if k not in _IGNORED_KEYWORDS}
+    name, overload = _aten_name(node)
+    return aten.call(name, overload, arguments, keywords) if name else node.target(*arguments, **keywords)
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype:
+    return np.dtype(str(dtype).removeprefix('torch.'))
+
+
+def _constants(exported: Any) -> dict[str, Any]:
+    """The arrays of all placeholders but the images, by name."""
+    tensors = {**exported.state_dict, **exported.constants}
+    return {
+        spec.arg.name: jnp.asarray(tensors[spec.target].detach().numpy())
+        for spec in exported.graph_signature.input_specs
+        if spec.target is not None
+    }
+
+
+def _check_interface(exported: Any, name: str) -> None:
+    signature = exported.graph_signature
+    if signature.buffers_to_mutate:
+        changed = ', '.join(signature.buffers_to_mutate.values())
+        raise InputError(f'{name} changes its buffers when it is called: {changed}. A classifier must not')
+    outputs = next(n for n in exported.graph.nodes if n.op == 'output').args[0]
+    shapes = [list(getattr(o.meta['val'], 'shape', ())) if hasattr(o, 'meta') else None for o in outputs]
+    if len(outputs) != 1 or shapes[0] is None or len(shapes[0]) != 2:
+        raise InputError(
+            f'{name} returns {len(outputs)} value(s) of shape {", ".join(map(str, shapes))}, not logits '
+            f'[B, K]: wrap it in a module whose forward returns the logits alone'
+        )
+
+
+def _describe(nodes: Sequence[Any], name: str) -> str:
+    """The error for operations without a row in the table: each once, with the places where it is used."""
+    places: dict[str, list[str]] = {}
+    for node in nodes:
+        places.setdefault(str(node.target), []).append(_place(node))
+    lines = []
+    for target, found in sorted(places.items()):
+        more = f' and {len(found) - 3} more' if len(found) > 3 else ''
+        lines.append(f'\n  {target} at {"; ".join(found[:3])}{more}')
+    message = f'{name} uses {len(places)} operation(s) that have no JAX counterpart here:{"".join(lines)}\n'
+    if any(_aten_name(node)[0].split('_like')[0] in _RANDOM for node in nodes):
+        message += (
+            'It draws random numbers, even in evaluation mode: write a randomised defense as a JAX function '
+            '(images, keys), wrapped in si_jax.Randomised'
+        )
+    else:
+        message += 'Write these places with other operations, or add rows to si_jax/interop/aten.py'
+    return message
+
+
+def _place(node: Any) -> str:
+    stack = node.meta.get('nn_module_stack') or {}
+    module = next(reversed(stack.values()), ('', ''))[0] if stack else ''
+    trace = [line.strip() for line in (node.meta.get('stack_trace') or '').splitlines()]
+    files = [line for line in trace if line.startswith('File ')]
+    where = ''
+    if files:
+        path, line = files[-1].split(',')[:2]
+        where = f' ({path.removeprefix("File ").strip(chr(34)).rsplit("/", 1)[-1]},{line})'
+    return f'{module or "the module itself"}{where}'
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _image_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in shape)
+    if len(shape) != 3 or min(shape) < 1:
+        raise InputError(f'image_shape={shape} is not (H, W, C), for example (32, 32, 3)')
+    return shape

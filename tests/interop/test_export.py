@@ -1,0 +1,72 @@
+"""The command that exports a run, and what it refuses."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import si_jax.load
+from si_jax import models
+from si_jax.errors import InputError
+from si_jax.interop import export
+from si_jax.interop.loading import is_torch_module
+
+torch = pytest.importorskip('torch', reason='exports to PyTorch')
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """A run of the small network, as load_model returns it."""
+    model = models.create('small_cnn', num_classes=10, width=2)
+    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.float32))
+    settings = types.SimpleNamespace(arch='small_cnn', variant='', normalise='none')
+    config = types.SimpleNamespace(model=settings)
+    asked = []
+
+    def load_model(workdir, checkpoint):
+        asked.append((str(workdir), checkpoint))
+        return types.SimpleNamespace(module=model, variables=variables, config=config, step=7)
+
+    monkeypatch.setattr(si_jax.load, 'load_model', load_model)
+    return model, variables, asked
+
+
+def test_command_writes_weights_and_module(run, tmp_path, capsys):
+    model, variables, asked = run
+    export.main([f'--workdir={tmp_path}', '--checkpoint=300'])
+    assert asked == [(str(tmp_path), 300)]
+    path = tmp_path / 'export' / 'model.py'
+    assert str(path) in capsys.readouterr().out
+    text = path.read_text()
+    assert 'si_jax.interop' not in text and 'import si_jax' not in text
+    namespace = {'__file__': str(path), '__name__': 'model'}
+    exec(text, namespace)
+    module = namespace['build']()
+    assert is_torch_module(module) and not is_torch_module(model)
+    images = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    with torch.no_grad():
+        logits = module(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(logits, model.apply(variables, images).logits, rtol=0, atol=1e-6)
+
+
+def test_command_reports_a_wrong_workdir(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        export.main([f'--workdir={tmp_path}'])
+    assert stopped.value.code == 1
+    assert 'config.json is missing' in capsys.readouterr().err
+
+
+def test_unknown_names_and_nan_are_refused(run, tmp_path):
+    _, variables, _ = run
+    with pytest.raises(InputError, match=r"unknown format 'safetensor': did you mean safetensors"):
+        export.export(variables, tmp_path, arch='small_cnn', format='safetensor')
+    with pytest.raises(InputError, match=r"unknown normalisation 'cifar'"):
+        export.export(variables, tmp_path, arch='small_cnn', normalise='cifar')
+    with pytest.raises(InputError, match=r"unknown variant of small_cnn 'gat'"):
+        export.export(variables, tmp_path, arch='small_cnn', variant='gat')
+    broken = jax.tree.map(lambda x: x * jnp.nan, variables)
+    with pytest.raises(InputError, match='the network holds values that are NaN'):
+        export.export(broken, tmp_path, arch='small_cnn')
+    assert not list(tmp_path.iterdir())
