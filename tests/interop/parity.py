@@ -1,9 +1,14 @@
 """Logits and input gradients of PyTorch modules and of classifiers made from them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+
+# Each program runs once: most of the time would go into optimising it.
+COMPILE = {'xla_backend_optimization_level': 0}
 
 
 def random_images(shape, dtype=np.float64, seed=0):
@@ -22,7 +27,7 @@ def assert_parity(classifier, module, images, tolerance):
     """Logits and input gradients agree to `tolerance` times the largest; returns the outputs."""
     weights = np.random.default_rng(1).normal(size=(len(images), 10))
 
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options=COMPILE)
     def forward_and_gradient(x):
         def loss(x):
             outputs = classifier(x)

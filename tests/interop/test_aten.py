@@ -7,7 +7,10 @@ import pytest
 from si_jax.interop import aten
 
 torch = pytest.importorskip('torch', reason="the operations are PyTorch's")
-torch_graph = pytest.importorskip('si_jax.interop.torch_graph')
+
+from si_jax.interop import torch_graph  # noqa: E402
+from tests.interop.parity import COMPILE  # noqa: E402
+
 F = torch.nn.functional
 
 INDEX = torch.tensor([2, 0, 2])
@@ -173,9 +176,11 @@ def test_operations_equal_pytorchs(names, monkeypatch):
     module = Functions(names)
     classifier = torch_graph.from_module(module, (6, 6, 4))
     images = np.random.default_rng(0).uniform(size=(2, 6, 6, 4))
-    values, gradients = jax.jit(lambda x: (classifier(x).logits[0], jax.jacrev(classifier)(x).logits[0]))(
-        images
+    both = jax.jit(
+        lambda x: (classifier(x).logits[0], jax.jacrev(classifier)(x).logits[0]),
+        compiler_options=COMPILE,
     )
+    values, gradients = both(images)
     tensor = torch.tensor(images, requires_grad=True)
     expected = module(tensor.permute(0, 3, 1, 2))[0]
     for name, value, gradient, reference in zip(names, values, gradients, expected, strict=True):

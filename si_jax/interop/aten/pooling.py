@@ -60,7 +60,7 @@ def _max_pool(
 def _dilated_max_pool(
     x: Array, window: Sequence[int], stride: Sequence[int], edges: Any, dilation: Sequence[int]
 ) -> Array:
-    # lax has no derivative of a pooling with dilation; this is the maximum of one shifted image a place in it.
+    # lax has no derivative of a pooling with dilation.
     x = jnp.pad(x, _inner(edges, (0, 0)), constant_values=-jnp.inf)
     shifted = []
     for place in itertools.product(*map(range, window)):
