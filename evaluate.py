@@ -1,10 +1,12 @@
 """Measures the accuracy of a classifier on clean images and under attacks.
 
     python evaluate.py --workdir=WORKDIR --attacks=pgd,cw,dlr,sipgd
+    python evaluate.py --workdir=WORKDIR --attacks=autoattack
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255 --output=result.json
 
 Prints a table and writes one JSON file with the flags of each image beside it. Exit status: 0 finished, 2 a
-wrong flag or value, or a classifier that cannot be judged.
+wrong flag or value, or a classifier that cannot be judged. The same command after an interruption goes on
+where it was.
 """
 
 import argparse
@@ -40,6 +42,12 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument('--batch_size', type=int, metavar='N', help='images at once (default: by device)')
     flags.add_argument(
         '--eot_samples', type=int, default=1, metavar='N', help='gradients averaged in each step'
+    )
+    flags.add_argument(
+        '--individual', action='store_true', help='each stage of a cascade on all correct images'
+    )
+    flags.add_argument(
+        '--search_precision', help='float32, tf32 or bfloat16, of the search alone (default: by device)'
     )
     flags.add_argument('--output', metavar='FILE.json', help='default: a new file in <workdir>/evaluation')
     flags.add_argument('--save_images', action='store_true', help='write the adversarial images too')

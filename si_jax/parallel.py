@@ -96,7 +96,7 @@ def map_rows(
     function: Callable[..., Any],
     shared: Any,
     rows: tuple[Any, ...],
-    chunk: int,
+    chunk: int | tuple[int, ...],
     devices: list[jax.Device] | None = None,
 ) -> Any:
     """Applies a function from `compile_rows` to all rows, `chunk` at a time; results are host arrays.
@@ -107,15 +107,18 @@ def map_rows(
         function: (shared, *rows) -> rows.
         shared: Replicated.
         rows: Trees of arrays [N, ...].
-        chunk: Rows at once on all devices together, a multiple of their number.
+        chunk: Rows at once on all devices together, a multiple of their number. Of several such sizes,
+            largest first, the last chunk takes the smallest that holds its rows.
         devices: Those that the function was compiled for.
     """
+    sizes = (chunk,) if isinstance(chunk, int) else chunk
     count = jax.tree.leaves(rows)[0].shape[0]
     parts = []
-    for first in range(0, count, chunk):
-        indices = np.arange(first, first + chunk)
-        indices[indices >= count] = first
+    for first in range(0, count, sizes[0]):
+        real = min(sizes[0], count - first)
+        size = min(size for size in sizes if size >= real)
+        indices = np.arange(first, first + size)
+        indices[real:] = first
         part = function(shared, *shard_rows(jax.tree.map(lambda leaf: leaf[indices], rows), devices))  # noqa: B023
-        real = min(chunk, count - first)
-        parts.append(jax.tree.map(lambda leaf: np.asarray(leaf).reshape(chunk, *leaf.shape[2:])[:real], part))  # noqa: B023
+        parts.append(jax.tree.map(lambda leaf: np.asarray(leaf).reshape(size, *leaf.shape[2:])[:real], part))  # noqa: B023
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -81,7 +81,9 @@ class Threat:
             return jnp.max(jnp.abs(delta), axis=1)
         return jnp.sqrt(jnp.sum(delta**2, axis=1))
 
-    def audit(self, images: np.ndarray, centre: np.ndarray, *, source: str, first: int = 0) -> float:
+    def audit(
+        self, images: np.ndarray, centre: np.ndarray, *, source: str, indices: np.ndarray | None = None
+    ) -> float:
         """Checks that an attack kept to its threat model; returns the largest perturbation.
 
         Computed in float64 on the host, apart from the code that made the images. The tolerance is
@@ -91,7 +93,7 @@ class Threat:
             images: [B, H, W, C], returned by the attack.
             centre: [B, H, W, C], the original images.
             source: The attack's name, for the message.
-            first: The index of the first image, for the message.
+            indices: [B], the number of each image, for the message; its position if None.
 
         Raises:
             AssertionError: A returned image lies outside the ball or outside [0, 1], or is not finite. This
@@ -106,8 +108,9 @@ class Threat:
         wrong = ~((distance <= self.eps + tolerance) & (outside <= 0))
         if wrong.any():
             i = int(np.argmax(wrong))
+            number = i if indices is None else indices[i]
             raise AssertionError(
-                f'{source} left its threat model on image {first + i}: {self.norm} distance '
+                f'{source} left its threat model on image {number}: {self.norm} distance '
                 f'{distance[i]:.9g} (limit {self.eps:.9g} + {tolerance:.0e}), {outside[i]:.3g} outside [0, 1]'
             )
         return float(distance.max(initial=0.0))

@@ -175,7 +175,7 @@ def test_audit_catches(norm, fault):
     with pytest.raises(
         AssertionError, match=f'sipgd left its threat model on image 102: {norm} {FAULTS[fault][1]}'
     ):
-        Threat(norm, 0.1).audit(images, centre, source='sipgd', first=100)
+        Threat(norm, 0.1).audit(images, centre, source='sipgd', indices=np.arange(100, 100 + len(images)))
 
 
 @pytest.mark.parametrize('pixel', [-1e-9, 1 + 1e-9])

@@ -1,10 +1,23 @@
 """The attacks by name: one row each.
 
-The PGD family (all but `fgsm`) takes its steps, step size and restarts from the caller, counts the final
-iterate, and shares its random starts: run after run, attacks and models are compared on the same noise.
+Three tables. `ATTACKS` is the PGD family: it takes its steps, step size and restarts from the caller, runs on
+every image, counts the final iterate, and shares its random starts: run after run, attacks and models are
+compared on the same noise. `SEARCHES` are the attacks of AutoAttack and the black-box attacks: their settings
+are fixed, and they look for one misclassified point for each correctly classified image. `PRESETS` run
+several searches one after another, each on what the ones before it left.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
+from si_jax import objectives
+from si_jax.attacks.apgd import apgd
+from si_jax.attacks.fab import fab
 from si_jax.attacks.gradient import Attack, from_original
+from si_jax.attacks.rays import rays
+from si_jax.attacks.search import Search
+from si_jax.attacks.spsa import spsa
+from si_jax.attacks.square import square
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import adversarial_ce, dlr, margin
 from si_jax.outputs import logits, scaled_cosine
@@ -23,6 +36,106 @@ ATTACKS: dict[str, Attack] = {
 NEEDS_FEATURES = frozenset({'sipgd'})
 LEAST_CLASSES = {'dlr': 3}
 
+TARGETS = 9  # targeted searches aim at the classes of rank 2 to 10, as far as there are so many
+
+
+class SearchAttack(NamedTuple):
+    """A search with its fixed settings.
+
+    Attributes:
+        make: (number of classes, restart, EoT samples) -> Search.
+        part: Iterations between two times that finished images make room for others. More cost less time
+            for packing, fewer less time on images that are done.
+        gradients: Gradients per query, from the number of classes; 0 for black-box attacks.
+        dlr_classes: With fewer classes its loss is not defined, and it climbs the margin.
+        measures_distance: Whether its state's `distance` is a result in itself.
+    """
+
+    make: Callable[[int, int, int], Search]
+    part: int
+    gradients: Callable[[int], float]
+    dlr_classes: int = 2
+    measures_distance: bool = False
+
+    @property
+    def black_box(self) -> bool:
+        """Whether it uses no gradient."""
+        return self.gradients(2) == 0
+
+
+def _one(classes: int) -> float:
+    return 1.0
+
+
+def _none(classes: int) -> float:
+    return 0.0
+
+
+SEARCHES: dict[str, SearchAttack] = {
+    'apgd-ce': SearchAttack(lambda classes, r, eot: apgd(adversarial_ce, eot_samples=eot), 10, _one),
+    'apgd-dlr': SearchAttack(
+        lambda classes, r, eot: apgd(dlr if classes > 2 else margin, eot_samples=eot), 10, _one, dlr_classes=3
+    ),
+    'apgd-t': SearchAttack(
+        lambda classes, r, eot: apgd(
+            objectives.targeted_dlr if classes > 3 else objectives.targeted_margin, eot_samples=eot
+        ),
+        10,
+        _one,
+        dlr_classes=4,
+    ),
+    'fab': SearchAttack(
+        lambda classes, r, eot: fab(targeted=False, random_start=r > 0), 20, lambda classes: (classes - 1) / 2
+    ),
+    'fab-t': SearchAttack(
+        lambda classes, r, eot: fab(targeted=True, random_start=r > 0), 20, lambda classes: 0.5
+    ),
+    'square': SearchAttack(lambda classes, r, eot: square(5000), 250, _none),
+    'spsa': SearchAttack(lambda classes, r, eot: spsa(evaluations=256), 5, _none),
+    'spsa-128': SearchAttack(lambda classes, r, eot: spsa(evaluations=128), 5, _none),
+    'spsa-512': SearchAttack(lambda classes, r, eot: spsa(evaluations=512), 5, _none),
+    'rays': SearchAttack(
+        lambda classes, r, eot: rays(query_limit=10_000), 500, _none, measures_distance=True
+    ),
+    'rays-40000': SearchAttack(
+        lambda classes, r, eot: rays(query_limit=40_000), 500, _none, measures_distance=True
+    ),
+}
+
+
+class Stage(NamedTuple):
+    """A search in a preset.
+
+    Attributes:
+        attack: A row of `SEARCHES`.
+        restarts: Runs from new random numbers; a targeted search runs once for each target in each of them.
+        eot_samples: Gradients averaged in each step.
+    """
+
+    attack: str
+    restarts: int = 1
+    eot_samples: int = 1
+
+
+# Croce and Hein (2020); restarts and order as in repository fra31/auto-attack, autoattack.py.
+PRESETS: dict[str, tuple[Stage, ...]] = {
+    'autoattack': (Stage('apgd-ce'), Stage('apgd-t'), Stage('fab-t'), Stage('square')),
+    'autoattack-plus': (
+        Stage('apgd-ce', restarts=5),
+        Stage('apgd-dlr', restarts=5),
+        Stage('fab', restarts=5),
+        Stage('square'),
+        Stage('apgd-t'),
+        Stage('fab-t'),
+    ),
+    'autoattack-rand': (Stage('apgd-ce', eot_samples=20), Stage('apgd-dlr', eot_samples=20)),
+}
+
+
+def stages(name: str, eot_samples: int) -> tuple[Stage, ...]:
+    """The stages of a preset, or a search as its only stage, with the caller's number of EoT samples."""
+    return PRESETS.get(name) or (Stage(name, eot_samples=eot_samples),)
+
 
 def parse(attacks: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     """The attack names in `attacks`, a comma string or a sequence, in order.
@@ -30,13 +143,14 @@ def parse(attacks: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
     Raises:
         InputError: A name is unknown (with the near ones), given twice, or there is none.
     """
+    known = (*ATTACKS, *SEARCHES, *PRESETS)
     names = attacks.split(',') if isinstance(attacks, str) else list(attacks)
     names = [str(name).strip() for name in names]
     for name in names:
-        if name not in ATTACKS:
-            raise unknown('attack', name, ATTACKS)
+        if name not in known:
+            raise unknown('attack', name, known)
         if names.count(name) > 1:
             raise InputError(f'attack {name!r} is given {names.count(name)} times: give it once')
     if not names:
-        raise InputError(f'no attack given: name one or more of {", ".join(ATTACKS)}')
+        raise InputError(f'no attack given: name one or more of {", ".join(known)}')
     return tuple(names)

@@ -1,8 +1,8 @@
 """Searches: attacks that run in parts, on the images that are still correctly classified.
 
-The attacks of AutoAttack and the black-box attacks look for one misclassified image in the ball and may stop an
-image as soon as they have it. They run in parts of a fixed number of iterations; between the parts the caller
-drops finished images and packs the others together, so that no compiled program waits for images that are done.
+The attacks of AutoAttack and the black-box attacks look for one misclassified image in the ball and may stop
+an image as soon as they have it. They run in parts of some iterations; between the parts the caller drops
+finished images and packs the others together, so that no compiled program waits for images that are done.
 """
 
 from collections.abc import Callable
@@ -54,8 +54,8 @@ class Search(NamedTuple):
     Attributes:
         init: (classifier, problem, threat) -> SearchState.
         advance: (classifier, problem, threat, state, first, count) -> SearchState: iterations first,
-            first + 1, ..., first + count - 1; `first` may be traced, `count` is a Python integer. Rows whose
-            `fooled` is set keep their `found`.
+            first + 1, ..., first + count - 1; `first` may be traced. So may `count`, but for Square, which
+            draws its windows for all of them beforehand. Rows whose `fooled` is set keep their `found`.
         iterations: How many iterations there are in all.
         targeted: Whether it is run once for each target class in turn.
     """

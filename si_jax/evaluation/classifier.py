@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from si_jax.errors import InputError
@@ -18,6 +19,9 @@ from si_jax.models.convolution import convolve
 from si_jax.outputs import Outputs, as_outputs
 
 Array = jax.Array
+# What the products of float32 arrays may be computed in.
+PRECISIONS = ('float32', 'tf32', 'bfloat16')
+PRODUCTS = ('dot_general', 'conv_general_dilated')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +77,8 @@ class Lifted(NamedTuple):
 
     Attributes:
         weights: The arrays, each once.
-        apply: (weights, *arguments) -> what the function returns.
+        apply: (weights, *arguments, precision=None) -> what the function returns; `precision`, one of
+            `PRECISIONS`, is that of its convolutions and matrix products, where it is not to be as traced.
         shape: What it returns, with `jax.ShapeDtypeStruct` leaves.
     """
 
@@ -89,34 +94,66 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
 
     Args:
         function: Takes and returns pytrees of arrays.
-        arguments: Examples; arrays or `jax.ShapeDtypeStruct`. `Lifted.apply` takes these shapes only.
+        arguments: Examples; arrays or `jax.ShapeDtypeStruct`. `Lifted.apply` takes arguments of other shapes
+            too, for which the function is traced again.
 
     Raises:
         InputError: JAX cannot trace the function.
     """
-    try:
-        closed, shape = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
-        raise InputError(
-            'the classifier cannot be compiled by JAX: it must compute on jax arrays without looking at '
-            'their values (no numpy, no Python branches on the data). JAX says: '
-            f'{str(error).splitlines()[0]}'
-        ) from error
+    closed, shape = _trace(function, arguments)
     weights: list[Array] = []
     slots: dict[int, int] = {}  # identity of a captured array -> its place in `weights`
     for constant in _captured(closed):
         if id(constant) not in slots:
             slots[id(constant)] = len(weights)
             weights.append(constant if isinstance(constant, jax.Array) else jnp.asarray(constant))
-    structure = jax.tree.structure(shape)
+    traced = {_shapes(arguments): (closed, jax.tree.structure(shape))}
 
-    def apply(weights: list[Array], *arguments: Any) -> Any:
+    def apply(weights: list[Array], *arguments: Any, precision: str | None = None) -> Any:
+        nonlocal slots
+        if _shapes(arguments) not in traced:
+            closed, shape = _trace(function, arguments)
+            for constant in _captured(closed):
+                # An array that each tracing makes anew is known by its values; a new one stays a constant.
+                if id(constant) not in slots:
+                    places = (slots[id(old)] for old in known if _same(old, constant))
+                    slots |= {id(constant): place for place in places}
+            traced[_shapes(arguments)] = closed, jax.tree.structure(shape)
+        closed, structure = traced[_shapes(arguments)]
+
         def captured(constant: Any) -> Array:
-            return weights[slots[id(constant)]]
+            return weights[slots[id(constant)]] if id(constant) in slots else jnp.asarray(constant)
 
-        return jax.tree.unflatten(structure, _inline(closed, captured, jax.tree.leaves(arguments)))
+        return jax.tree.unflatten(structure, _inline(closed, captured, jax.tree.leaves(arguments), precision))
 
+    known = _captured(closed)
     return Lifted(weights, apply, shape)
+
+
+def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[core.ClosedJaxpr, Any]:
+    """The traced function and the shape of what it returns."""
+    arguments = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), arguments)
+    try:
+        return jax.make_jaxpr(function, return_shape=True)(*arguments)
+    except (jax.errors.JAXTypeError, jax.errors.JAXIndexError) as error:
+        raise InputError(
+            'the classifier cannot be compiled by JAX: it must compute on jax arrays without looking at '
+            'their values (no numpy, no Python branches on the data). JAX says: '
+            f'{str(error).splitlines()[0]}'
+        ) from error
+
+
+def _shapes(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
+
+
+def _same(array: Any, other: Any) -> bool:
+    """Whether two captured arrays are one, or equal."""
+    if array is other:
+        return True
+    if array.shape != other.shape or array.dtype != other.dtype:
+        return False
+    return jnp.issubdtype(array.dtype, jnp.number) and np.array_equal(np.asarray(array), np.asarray(other))
 
 
 def _is_jit(equation: core.JaxprEqn) -> bool:
@@ -132,7 +169,12 @@ def _captured(closed: core.ClosedJaxpr) -> list[Any]:
     return captured
 
 
-def _inline(closed: core.ClosedJaxpr, captured: Callable[[Any], Array], arguments: list[Any]) -> list[Any]:
+def _inline(
+    closed: core.ClosedJaxpr,
+    captured: Callable[[Any], Array],
+    arguments: list[Any],
+    precision: str | None,
+) -> list[Any]:
     """Computes a traced function, with jitted functions inlined and captured arrays looked up."""
     jaxpr = closed.jaxpr
     values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
@@ -143,7 +185,11 @@ def _inline(closed: core.ClosedJaxpr, captured: Callable[[Any], Array], argument
 
     for equation in jaxpr.eqns:
         if _is_jit(equation):
-            results = _inline(equation.params['jaxpr'], captured, [read(atom) for atom in equation.invars])
+            inputs = [read(atom) for atom in equation.invars]
+            results = _inline(equation.params['jaxpr'], captured, inputs, precision)
+        elif precision in ('tf32', 'bfloat16') and equation.primitive.name in PRODUCTS:
+            x, y = map(read, equation.invars)
+            results = [_product(equation, x, y, precision)]
         elif _is_plain_convolution(equation):
             images, kernel = map(read, equation.invars)
             results = [_convolve(images, kernel, equation.params)]
@@ -157,6 +203,19 @@ def _inline(closed: core.ClosedJaxpr, captured: Callable[[Any], Array], argument
             results = core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*map(read, inputs))
         values |= zip(equation.outvars, results, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _product(equation: core.JaxprEqn, x: Array, y: Array, precision: str) -> Array:
+    """A convolution or matrix product in another precision; the result has the type it had."""
+    result: Any = equation.outvars[0].aval
+    if not {x.dtype, y.dtype, result.dtype} == {jnp.dtype('float32')}:
+        return equation.primitive.bind(x, y, **equation.params)
+    # Said out loud, so that the gradients are computed alike: None would be what is set around them.
+    params = equation.params | {'precision': (jax.lax.Precision.DEFAULT, jax.lax.Precision.DEFAULT)}
+    if precision == 'bfloat16':
+        x, y = x.astype(jnp.bfloat16), y.astype(jnp.bfloat16)
+        params['preferred_element_type'] = jnp.dtype('bfloat16')
+    return equation.primitive.bind(x, y, **params).astype(jnp.float32)
 
 
 def _is_plain_convolution(equation: core.JaxprEqn) -> bool:

@@ -16,7 +16,7 @@ import numpy as np
 from si_jax import attacks as catalogue
 from si_jax import data
 from si_jax.errors import InputError
-from si_jax.evaluation import checks
+from si_jax.evaluation import checks, saved
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.runner import evaluate
 from si_jax.load import load_model
@@ -52,6 +52,8 @@ def run(
 ) -> Result:
     """Evaluates a trained network, or one that a Python file makes; prints the table and writes the result.
 
+    What is finished is kept in `<output without .json>.partial` until the result is written.
+
     Args:
         workdir: Folder of a run of train.py: the network, and the defaults of data set, eps and norm.
         checkpoint: 'best', 'last' or a step of that run.
@@ -64,7 +66,8 @@ def run(
         attacks: Names, with commas between.
         output: The JSON file; None for one in `<workdir>/evaluation`, or in `evaluation` with `model`.
         save_images: Whether to write the adversarial images beside it.
-        settings: steps, step_size, restarts, seed, batch_size and eot_samples of `si_jax.evaluate`.
+        settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
+            of `si_jax.evaluate`.
 
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
@@ -104,6 +107,7 @@ def run(
     path = Path(output) if output else folder / f'{stem}-{"-".join(names)}-{digest}.json'
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
 
+    state = path.with_suffix('.partial')
     result = evaluate(
         classifier,
         np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale)),
@@ -113,11 +117,13 @@ def run(
         norm=norm,
         return_images=save_images,
         progress=True,
+        state_path=state,
         **settings,
     )
     described = {'name': dataset, 'split': 'test', **result.dataset}
     result = dataclasses.replace(result, dataset=described, model=about)
     result.save(path)
+    saved.remove(state)
     print(result.table())
     print(f'written to {path}')
     return result

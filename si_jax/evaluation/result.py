@@ -22,19 +22,29 @@ class AttackRecord:
 
     Attributes:
         runs: [R, N] bool, whether the image was classified correctly after each of R restarts.
-        steps: Steps of a run.
-        step_size: As a fraction of the pixel range.
+        steps: Steps of a run; None for an attack of several stages.
+        step_size: As a fraction of the pixel range; None where the attack chooses it.
         eot_samples: Gradients averaged in each step.
         max_perturbation: The largest distance of a final image from its original, in the threat model's norm.
         stages: The parts of an attack that has parts, in order, each as a dictionary.
+        protocol: The settings of all parts, as a stamp.
+        broken_by: [N] int8, the number of the stage that first broke the image, -1 for none; None for an
+            attack without stages, as are the following.
+        queries: [N] int64, forward passes spent on the image; for attacks that measure distances those until
+            an image within eps was found.
+        distances: [N], the distance to the decision boundary, of attacks that measure it.
     """
 
     runs: np.ndarray
-    steps: int
-    step_size: float
+    steps: int | None
+    step_size: float | None
     eot_samples: int
     max_perturbation: float
     stages: tuple[dict[str, Any], ...] = ()
+    protocol: dict[str, Any] | None = None
+    broken_by: np.ndarray | None = None
+    queries: np.ndarray | None = None
+    distances: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +120,7 @@ class Result:
                 'eot_samples': record.eot_samples,
                 'max_perturbation': record.max_perturbation,
                 'stages': list(record.stages),
+                **({} if record.protocol is None else {'protocol': record.protocol}),
             }
 
         return {
@@ -122,15 +133,26 @@ class Result:
             'clean': {'accuracy': accuracy['clean'], 'ci95': ci95['clean']},
             'attacks': {name: attack(name, record) for name, record in self.attacks.items()},
             'worst_case': {'accuracy': accuracy['worst_case'], 'ci95': ci95['worst_case']},
+            **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
             'environment': self.environment,
             'timing': self.timing,
         }
 
+    def _robustbench(self) -> dict[str, Any]:
+        """The fields of RobustBench's entries, by its names: accuracies in percent."""
+        return {
+            'clean_acc': round(100 * self.accuracy['clean'], 4),
+            'autoattack_acc': round(100 * self.accuracy['autoattack'], 4),
+            'eps': self.threat.eps,
+            'norm': self.threat.norm.capitalize(),
+        }
+
     def save(self, path: str | os.PathLike) -> None:
         """Writes `<stem>.json`, the flags of each image as `<stem>.npz`, and images that were kept.
 
-        `<stem>.npz` holds a bool array [N] for each name in `correct`, and `labels` and `indices`;
+        `<stem>.npz` holds a bool array [N] for each name in `correct`, `labels` and `indices`, and, for an
+        attack that has them, `broken_by_NAME`, `queries_NAME` and `distances_NAME` as in `AttackRecord`;
         `<stem>_images.npz` the adversarial images by attack. Folders are made, and each file is replaced in
         one step, the JSON last.
 
@@ -143,7 +165,12 @@ class Result:
         """
         path = check_output(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_npz(path.with_suffix('.npz'), self.correct | {'labels': self.labels, 'indices': self.indices})
+        arrays = self.correct | {'labels': self.labels, 'indices': self.indices}
+        for name, record in self.attacks.items():
+            for key in ('broken_by', 'queries', 'distances'):
+                if (array := getattr(record, key)) is not None:
+                    arrays[f'{key}_{name}'] = array
+        _write_npz(path.with_suffix('.npz'), arrays)
         if self.images is not None:
             _write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
         write_json(path, self.to_json())
@@ -158,10 +185,17 @@ class Result:
         for name, accuracy in self.accuracy.items():
             low, high = self.ci95[name]
             line = f'{name.replace("_", " "):<18}{100 * accuracy:>9.2f}{100 * low:>9.2f} -{100 * high:>6.2f}'
-            if record := self.attacks.get(name):
-                line += f'{100 * self.single_run[name]:>9.2f}{len(record.runs):>10}{record.steps:>7}'
+            record = self.attacks.get(name)
+            if record:
+                steps = '-' if record.steps is None else record.steps
+                line += f'{100 * self.single_run[name]:>9.2f}{len(record.runs):>10}{steps:>7}'
                 line += f'{record.max_perturbation:>10.6f}'
             lines.append(line)
+            for stage in record.stages if record and len(record.stages) > 1 else ():
+                lines.append(
+                    f'  {stage["attack"]:<16}{100 * stage["accuracy"]:>9.2f}'
+                    f'   broke {stage["broken"]} of {stage["attacked"]} images'
+                )
         return '\n'.join(lines + [f'warning: {warning}' for warning in self.warnings])
 
 

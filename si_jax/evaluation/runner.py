@@ -1,5 +1,7 @@
 """`evaluate`: accuracy of a classifier on clean images and under attacks."""
 
+import dataclasses
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +12,14 @@ from tqdm import tqdm
 
 from si_jax import attacks as catalogue
 from si_jax import metrics
-from si_jax.attacks.catalogue import NEEDS_FEATURES
+from si_jax.attacks.catalogue import ATTACKS, NEEDS_FEATURES
 from si_jax.environment import environment
-from si_jax.evaluation import checks
-from si_jax.evaluation.classifier import Classifier, classifier_of
+from si_jax.errors import InputError, unknown
+from si_jax.evaluation import cascade, checks, sanity
+from si_jax.evaluation.classifier import PRECISIONS, classifier_of
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord, Result
+from si_jax.evaluation.saved import Saved
 from si_jax.threat import Threat
 
 # Images at once on each device. On the CPU gradient steps are fastest on small batches.
@@ -38,14 +42,21 @@ def evaluate(
     batch_size: int | None = None,
     indices: Any = None,
     eot_samples: int = 1,
+    individual: bool = False,
+    search_precision: str | None = None,
+    state_path: str | os.PathLike | None = None,
     return_images: bool = False,
     progress: bool = False,
     devices: Sequence[jax.Device] | None = None,
 ) -> Result:
     """Measures the accuracy of a classifier on clean images and under attacks.
 
-    Every attack runs on every image and its final images count. Random starts come from (seed, image index,
-    restart) alone, so that attacks share their noise, and nothing depends on the batches or on the devices.
+    FGSM and the attacks of the PGD family run on every image and their final images count. Their random
+    starts come from (seed, image index, restart) alone, so that attacks share their noise. The attacks of
+    AutoAttack and the black-box attacks run on the correctly classified images, each by itself; an image is
+    broken by any misclassified point in the ball. Names that begin with `autoattack` are cascades of them:
+    each stage runs on what the ones before left. Whatever counts as broken was classified once more, in the
+    precision of the images, as the clean images were. Nothing depends on the batches or on the devices.
 
     Args:
         classifier: images [B, H, W, C] in [0, 1] -> `Outputs`, (logits, features, kernel) or logits [B, K];
@@ -53,7 +64,7 @@ def evaluate(
         images: [N, H, W, C], floating, in [0, 1]. Evaluated in float32, or in float64 if they are and JAX has
             it enabled.
         labels: [N], integer, in [0, K).
-        attacks: Names in `si_jax.ATTACKS`, as a sequence or a comma string.
+        attacks: Names in the tables of `si_jax.attacks.catalogue`, as a sequence or a comma string.
         eps: Radius of the ball, as a fraction of the pixel range.
         norm: 'linf' or 'l2'.
         steps: Steps of the PGD family.
@@ -64,7 +75,15 @@ def evaluate(
             for the device if None.
         indices: [N], the number of each image; its position if None. It makes the evaluation of a part of a
             data set equal to that part of the whole's.
-        eot_samples: Gradients averaged in each step, for randomised classifiers.
+        eot_samples: Gradients averaged in each step, for randomised classifiers; cascades set it themselves.
+        individual: Run each stage of a cascade on all correctly classified images: the same accuracy, and
+            that of each stage alone.
+        search_precision: 'float32', 'tf32' (GPUs only) or 'bfloat16', what the classifier's convolutions and
+            matrix products are computed in while an attack searches; if None 'tf32' on GPUs, as in PyTorch's
+            convolutions, and 'float32' elsewhere. For float64 images leave it out. The reported accuracy is
+            the verified one whatever it is.
+        state_path: A folder that finished parts are kept in: the same call after an interruption goes on
+            where it was, with the same result but for `timing`. It stays until it is removed.
         return_images: Keep the adversarial images.
         progress: Show progress on stderr.
         devices: Local devices to use, all if None.
@@ -73,8 +92,9 @@ def evaluate(
         The `Result`.
 
     Raises:
-        InputError: An argument is wrong, or the classifier is unfit: random, dependent on the other images of
-            a batch, not finite, or (for SI attacks) with features and kernel that do not explain its logits.
+        InputError: An argument is wrong, the state belongs to another evaluation, or the classifier is unfit:
+            random, dependent on the other images of a batch, not finite, or (for SI attacks) with features
+            and kernel that do not explain its logits.
         AssertionError: An attack left its threat model, which is a fault of this library.
     """
     began = time.perf_counter()
@@ -92,24 +112,69 @@ def evaluate(
     step_size = checks.check_step_size(step_size, norm, images.shape[1:])
     devices = list(devices or jax.local_devices())
     chunk = _chunk(batch_size, len(images), devices)
+    precision = _precision(search_precision, images.dtype, devices[0].platform)
 
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with jax.default_matmul_precision('highest'):
-        program = Program(classifier_of(classifier), images, labels, indices, seed, chunk, devices)
+        program = Program(
+            classifier_of(classifier), images, labels, indices, seed, chunk, devices, precision=precision
+        )
         checks.check_classes(program.outputs, labels, names)
-        clean = program.check_and_classify(explain=bool(NEEDS_FEATURES & set(names)))
+        logits = program.check_and_classify(explain=bool(NEEDS_FEATURES & set(names)))
+        clean = np.argmax(logits, axis=1) == labels
+        warnings = sanity.outputs(logits) + sanity.classes(logits.shape[1], names)
+        if program.classifier.randomised:
+            warnings += sanity.randomised(eot_samples, names)
+        if sanity.CLIMBS_CROSS_ENTROPY & set(names):
+            warnings += sanity.gradients(program.blind(np.flatnonzero(clean)), names)
+        identity = {
+            **program.identity(),
+            'seed': seed,
+            'threat model': dataclasses.asdict(threat),
+            'protocol': {
+                'attacks': list(names),
+                'steps': steps,
+                'step_size': step_size,
+                'restarts': restarts,
+                'eot_samples': eot_samples,
+                'individual': individual,
+                'images': return_images,
+            },
+            'search precision': precision,
+        }
+        saved = Saved(state_path, identity, logits)
         seconds = {'checks and clean images': time.perf_counter() - began}
         records: dict[str, AttackRecord] = {}
         kept: dict[str, np.ndarray] = {}
-        runs = {name: restarts if catalogue.ATTACKS[name].steps is None else 1 for name in names}
-        total = len(images) * sum(runs.values())
+        stages = {name: catalogue.stages(name, eot_samples) for name in names if name not in ATTACKS}
+        runs = {name: restarts if ATTACKS[name].steps is None else 1 for name in names if name in ATTACKS}
+        total = sum(runs.values()) + sum(
+            cascade.runs(stage, logits.shape[1]) for name in stages for stage in stages[name]
+        )
+        total *= len(images)
         with metrics.progress(total, 'attacks', 'image') if progress else tqdm(disable=True) as bar:
             for name in names:
                 began_attack = time.perf_counter()
                 bar.set_postfix(attack=name)
-                records[name], kept[name] = program.attack(
-                    name, threat, runs[name], steps, step_size, eot_samples, keep=return_images, bar=bar
-                )
+                if name in ATTACKS:
+                    records[name], kept[name] = program.attack(
+                        name,
+                        threat,
+                        runs[name],
+                        steps,
+                        step_size,
+                        eot_samples,
+                        keep=return_images,
+                        bar=bar,
+                        saved=saved,
+                    )
+                else:
+                    common = cascade.Cascade(program, logits, threat, saved, return_images, bar)
+                    records[name], kept[name], parts = cascade.run_stages(
+                        common, name, stages[name], individual=individual
+                    )
+                    if len(parts) > 1:
+                        seconds |= {f'{name}, {stage}': part for stage, part in parts.items()}
                 seconds[name] = time.perf_counter() - began_attack
 
     dtype = str(images.dtype)
@@ -120,13 +185,30 @@ def evaluate(
         indices=indices,
         threat=threat,
         seed=seed,
-        precision={'search': dtype, 'verification': dtype, 'matmul': 'highest'},
-        dataset={'examples': len(images), 'classes': program.outputs.logits.shape[1]},
-        warnings=_warnings(program.classifier, eot_samples),
+        precision={'search': precision or dtype, 'verification': dtype, 'matmul': 'highest'},
+        dataset={'examples': len(images), 'classes': logits.shape[1]},
+        warnings=warnings + sanity.masking(clean, records, names),
         environment=environment(),
         timing={'seconds': time.perf_counter() - began, 'parts': seconds},
         images=kept if return_images else None,
     )
+
+
+def _precision(wanted: str | None, dtype: np.dtype, platform: str) -> str | None:
+    """The precision of products during the search; None for that of the images."""
+    if wanted is not None and wanted not in PRECISIONS:
+        raise unknown('search_precision', wanted, PRECISIONS)
+    if dtype == np.float64:
+        if wanted is not None:
+            raise InputError(
+                f'search_precision={wanted!r} is for float32 images, these are float64: leave it out'
+            )
+        return None
+    if wanted == 'tf32' and platform not in ('gpu', 'cuda', 'rocm'):
+        raise InputError(f"search_precision='tf32' is known to GPUs only, not to {platform}: use 'float32'")
+    if wanted is None:
+        wanted = 'tf32' if platform in ('gpu', 'cuda', 'rocm') else 'float32'
+    return wanted
 
 
 def _chunk(batch_size: int | None, count: int, devices: list[jax.Device]) -> int:
@@ -135,12 +217,3 @@ def _chunk(batch_size: int | None, count: int, devices: list[jax.Device]) -> int
         batch_size = CHUNK.get(devices[0].platform, CHUNK_ACCELERATOR) * len(devices)
     wanted = min(checks.check_count('batch_size', batch_size), count)
     return -(-wanted // len(devices)) * len(devices)
-
-
-def _warnings(classifier: Classifier, eot_samples: int) -> list[str]:
-    if classifier.randomised and eot_samples == 1:
-        return [
-            'the classifier is randomised and the attacks follow single draws of it, so these accuracies are '
-            'too high: set eot_samples (20 is usual)'
-        ]
-    return []
