@@ -1,5 +1,6 @@
 # make quickstart   train, evaluate and draw on the handwritten digits (a few minutes, no download of data)
 # make test         the whole test suite
+# make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
 # make lint         formatting, lint and types
 # make format       put the formatting right
 #
@@ -15,13 +16,16 @@ DEV_STAMP := $(VENV)/.requirements-dev-installed
 WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
   "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
 
-.PHONY: quickstart test lint format clean
+.PHONY: quickstart test conformance lint format clean
 
 quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
 
 test: $(DEV_STAMP)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 10 $(PYTEST_ARGS)
+
+conformance: $(USER_STAMP)
+	$(RUN) -m si_jax.evaluation.conformance
 
 lint: $(DEV_STAMP)
 	$(RUN) -m ruff format --check .

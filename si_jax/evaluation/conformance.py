@@ -1,0 +1,162 @@
+"""Holds the attacks against reference results on published networks, and writes down what it measured.
+
+    python -m si_jax.evaluation.conformance --shared=../shared --output=results/conformance.json
+
+The folder holds networks, images and, for each network, one flag per image from PyTorch implementations: the
+PGD family with five seeds, and each stage of AutoAttack alone and the cascade from fra31/auto-attack. Exit
+status: 0 all bounds hold, 1 one does not.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from si_jax.environment import environment
+from si_jax.evaluation.runner import evaluate
+from si_jax.files import write_json
+
+NETWORKS = ('cnn_a_adv4', 'kw_base', 'resnet4b')
+IMAGES = 1000
+FAMILY = ('pgd', 'cw', 'dlr', 'sipgd')
+STAGES = ('apgd-ce', 'apgd-t', 'fab-t', 'square')
+SEEDS = 3  # of the cascade
+# Bounds, in points of accuracy or percent of flags. The reference moves by about as much with its own seed.
+FAMILY_MEAN = 0.3
+STAGE_ACCURACY = {'fab-t': 0.4, 'square': 1.0}
+STAGE_FLAGS = {'apgd-ce': 99.0, 'apgd-t': 99.0}
+FLAGS_ON = ('cnn_a_adv4', 'kw_base')
+CASCADE_ABOVE, CASCADE_EITHER = 0.2, 0.4
+
+
+def compare(shared: Path, name: str) -> dict[str, Any]:
+    """Measures all attacks on one network.
+
+    Args:
+        shared: The folder with `checkpoints`, `data` and `reference`.
+        name: Of the network.
+
+    Returns:
+        For each attack our figures, those of the reference, and whether the bounds hold.
+    """
+    nets = _module(shared / 'reference' / 'nets.py')
+    network, _ = nets.load(shared / 'checkpoints' / f'{name}.npz', name)
+    data = np.load(shared / 'data' / 'cifar10_test.npz')
+    images = (data['images'][:IMAGES] / 255).astype(np.float32)
+    labels = data['labels'][:IMAGES].astype(np.int32)
+    numbers = json.loads((shared / 'reference' / f'{name}.json').read_text())
+    flags = np.load(shared / 'reference' / f'{name}.npz')
+    settings = {'eps': nets.EPS[name] / 255, 'batch_size': None}
+
+    family = evaluate(network, images, labels, attacks=FAMILY, restarts=5, **settings)
+    report: dict[str, Any] = {
+        'clean': {
+            'accuracy': family.accuracy['clean'],
+            'reference': float(flags['clean'].mean()),
+            'flags_percent': _agreement(family.correct['clean'], flags['clean']),
+        }
+    }
+    report['clean']['holds'] = report['clean']['flags_percent'] == 100.0
+    for attack in FAMILY:
+        ours = family.attacks[attack].runs.mean(axis=1)
+        difference = _points(ours.mean() - numbers[attack]['mean'])
+        report[attack] = {
+            'runs': ours.tolist(),
+            'accuracy': float(ours.mean()),
+            'reference': numbers[attack]['mean'],
+            'difference_points': difference,
+            'holds': abs(difference) <= FAMILY_MEAN,
+        }
+
+    alone = evaluate(network, images, labels, attacks=STAGES, **settings)
+    for stage in STAGES:
+        theirs = flags[f'aa_{stage}']
+        difference = _points(alone.accuracy[stage] - theirs.mean())
+        agreement = _agreement(alone.correct[stage], theirs)
+        asked = name in FLAGS_ON and stage in STAGE_FLAGS
+        report[stage] = {
+            'accuracy': alone.accuracy[stage],
+            'reference': float(theirs.mean()),
+            'difference_points': difference,
+            'flags_percent': agreement,
+            'holds': abs(difference) <= STAGE_ACCURACY.get(stage, np.inf)
+            and (not asked or agreement >= STAGE_FLAGS[stage]),
+            'seconds': alone.timing['parts'][stage],
+        }
+
+    runs, seconds = [], []
+    for seed in range(SEEDS):
+        result = evaluate(network, images, labels, attacks='autoattack', seed=seed, **settings)
+        runs.append(result.accuracy['autoattack'])
+        seconds.append(result.timing['seconds'])
+        if seed == 0:
+            agreement = _agreement(result.correct['autoattack'], flags['aa'])
+            stages = {stage['attack']: stage['accuracy'] for stage in result.attacks['autoattack'].stages}
+    difference = _points(np.mean(runs) - flags['aa'].mean())
+    report['autoattack'] = {
+        'runs': runs,
+        'accuracy': float(np.mean(runs)),
+        'reference': float(flags['aa'].mean()),
+        'difference_points': difference,
+        'flags_percent': agreement,
+        'after_each_stage': stages,
+        'holds': -CASCADE_EITHER <= difference <= CASCADE_ABOVE,
+        'seconds': seconds,
+    }
+    return report
+
+
+def main(argv: list[str] | None = None) -> int:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument('--shared', type=Path, default=Path(os.environ.get('SI_JAX_SHARED', '../shared')))
+    flags.add_argument('--output', type=Path, default=Path('results/conformance.json'))
+    flags.add_argument('--networks', default=','.join(NETWORKS), help='default: %(default)s')
+    arguments = flags.parse_args(argv)
+    if not arguments.shared.is_dir():
+        print(f'conformance: {arguments.shared} is not a folder: set SI_JAX_SHARED', file=sys.stderr)
+        return 2
+
+    # The command line would say where on this machine it ran.
+    made_with = {key: value for key, value in environment().items() if key != 'command'}
+    content: dict[str, Any] = {'images': IMAGES, 'environment': made_with, 'networks': {}}
+    for name in arguments.networks.split(','):
+        began = time.perf_counter()
+        report = compare(arguments.shared, name)
+        content['networks'][name] = report
+        print(f'{name} ({time.perf_counter() - began:.0f} s)')
+        for attack, row in report.items():
+            mark = 'ok' if row['holds'] else 'OUTSIDE ITS BOUND'
+            agreement = f'{row["flags_percent"]:.1f} % of flags' if 'flags_percent' in row else ''
+            figures = f'{100 * row["accuracy"]:>7.2f}{100 * row["reference"]:>8.2f}'
+            print(f'  {attack:<12}{figures}   {agreement:<18}{mark}')
+    content['holds'] = all(row['holds'] for report in content['networks'].values() for row in report.values())
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(arguments.output, content)
+    return 0 if content['holds'] else 1
+
+
+def _module(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _points(difference: float) -> float:
+    """In percentage points, rounded to what the number of images resolves by far."""
+    return round(100 * float(difference), 4)
+
+
+def _agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    return round(100 * float(np.mean(ours == theirs)), 4)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
