@@ -16,7 +16,7 @@ def step_decay(
         peak: The rate before the first boundary.
         factor: 0.1 in the paper.
         boundaries: As fractions of `epochs`, so that a short run has the same shape: 74/120 is the start of
-            the 75th of 120 epochs. Rounded to whole epochs.
+            the 75th of 120 epochs. Rounded to whole steps.
         epochs: Epochs in all.
         steps_per_epoch: Steps in one of them.
 
@@ -32,7 +32,7 @@ def step_decay(
         )
     scales: dict[int, float] = {}
     for boundary in boundaries:
-        step = round(boundary * epochs) * steps_per_epoch
+        step = round(boundary * epochs * steps_per_epoch)
         scales[step] = scales.get(step, 1.0) * factor
     return optax.piecewise_constant_schedule(peak, scales)
 

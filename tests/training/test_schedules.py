@@ -37,16 +37,23 @@ def test_wrn_schedule_drops_at_the_start_of_epoch_75_only(steps_per_epoch):
 
 
 def test_a_short_run_has_the_same_shape():
-    # round(12 74/120) = 7, round(12 89/120) = 9, round(12 99/120) = 10.
+    # 74, 89 and 99 of 120 epochs are steps 74, 89 and 99 of a run of 12 epochs of 10 steps.
     schedule = step_decay(0.01, 0.1, RESNET, epochs=12, steps_per_epoch=10)
-    at = rates(schedule, 69, 70, 89, 90, 99, 100)
+    at = rates(schedule, 73, 74, 88, 89, 98, 99)
     np.testing.assert_allclose(at, [1e-2, 1e-3, 1e-3, 1e-4, 1e-4, 1e-5], rtol=1e-6)
 
 
+def test_a_run_of_one_epoch_has_all_drops():
+    # round(40 74/120) = 25, round(40 89/120) = 30, round(40 99/120) = 33.
+    schedule = step_decay(0.1, 0.1, RESNET, epochs=1, steps_per_epoch=40)
+    at = rates(schedule, 24, 25, 29, 30, 32, 33)
+    np.testing.assert_allclose(at, [1e-1, 1e-2, 1e-2, 1e-3, 1e-3, 1e-4], rtol=1e-6)
+
+
 def test_boundaries_that_meet_multiply():
-    # All three round to the end of the first of two epochs, or to its start: 1.23, 1.48 and 1.65 epochs.
-    schedule = step_decay(0.01, 0.1, RESNET, epochs=2, steps_per_epoch=10)
-    np.testing.assert_allclose(rates(schedule, 9, 10, 19), [1e-2, 1e-4, 1e-4], rtol=1e-6)
+    # Of two steps, all three come at the second: 1.23, 1.48 and 1.65 rounded, the last to the end.
+    schedule = step_decay(0.01, 0.1, RESNET, epochs=2, steps_per_epoch=1)
+    np.testing.assert_allclose(rates(schedule, 0, 1), [1e-2, 1e-4], rtol=1e-6)
 
 
 def test_no_boundary_is_a_constant_rate():
