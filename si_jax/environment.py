@@ -32,7 +32,8 @@ def environment() -> dict[str, Any]:
         'process_count': jax.process_count(),
         'git_commit': commit,
         'git_dirty': dirty,
-        'command': sys.argv,
+        # As typed, not as resolved: where the interpreter lies on this machine says nothing.
+        'command': ['python', *sys.orig_argv[1:]],
     }
 
 

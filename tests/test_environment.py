@@ -18,7 +18,7 @@ def test_names_versions_devices_and_command():
     assert all(found[package] for package in ('jaxlib', 'flax', 'optax', 'orbax-checkpoint'))
     assert (found['backend'], found['device_count'], found['process_count']) == ('cpu', 8, 1)
     assert found['device_kind'] == jax.devices()[0].device_kind
-    assert found['command'] == sys.argv
+    assert found['command'] == ['python', *sys.orig_argv[1:]]
     assert json.loads(json.dumps(found)) == found
 
 
