@@ -8,6 +8,7 @@ and saved; 1 a wrong flag; 2 a wrong value or field; 3 the loss or a gradient wa
 """
 
 import sys
+from typing import NoReturn
 
 import absl.logging
 from absl import app, flags
@@ -31,7 +32,7 @@ def parse(argv: list[str]) -> list[str]:
         refuse(1, error)
 
 
-def refuse(status: int, reason: object) -> None:
+def refuse(status: int, reason: object) -> NoReturn:
     print(f'train.py: {reason}', file=sys.stderr)
     sys.exit(status)
 
@@ -45,7 +46,7 @@ def main(argv: list[str]) -> None:
     config_file, _, arch = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     try:
         overrides = config_flags.get_override_values(flags.FLAGS['config'])
-        workdir = WORKDIR.value or default_workdir(config_file, arch, overrides)
+        workdir = WORKDIR.value or str(default_workdir(config_file, arch, overrides))
         print(f'workdir: {workdir}', flush=True)
         run(CONFIG.value, workdir)
     except InputError as error:

@@ -50,7 +50,10 @@ class TorchResNet18(torch.nn.Module):
         self.bn1 = torch.nn.BatchNorm2d(width)
         blocks, channels = [], width
         for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
-            blocks += [TorchBlock(channels, factor * width, stride), TorchBlock(factor * width, factor * width, 1)]
+            blocks += [
+                TorchBlock(channels, factor * width, stride),
+                TorchBlock(factor * width, factor * width, 1),
+            ]
             channels = factor * width
         self.blocks = torch.nn.Sequential(*blocks)
         self.linear = torch.nn.Linear(channels, 10)
@@ -124,10 +127,16 @@ def main() -> None:
             f'{rates["torchattacks"]["median"]:.1f} images/s; ratio {ratio["median"]:.2f} '
             f'({ratio["min"]:.2f} to {ratio["max"]:.2f})'
         )
-    versions = {'torch': torch.__version__, 'torchattacks': torchattacks.__version__, 'threads': torch.get_num_threads()}
+    versions = {
+        'torch': torch.__version__,
+        'torchattacks': torchattacks.__version__,
+        'threads': torch.get_num_threads(),
+    }
     if given.output:
         settings = {'attack': 'PGD', 'steps': STEPS, 'eps': EPS, 'step_size': STEP_SIZE, 'turns': given.turns}
-        write_json(given.output, {'settings': settings, 'rows': rows, 'peer': versions, 'environment': environment()})
+        write_json(
+            given.output, {'settings': settings, 'rows': rows, 'peer': versions, 'environment': environment()}
+        )
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import absl.logging
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from ml_collections import ConfigDict
@@ -46,7 +47,7 @@ def main(out: str) -> dict[str, Result]:
     absl.logging.set_verbosity(absl.logging.WARNING)
     began, folder = time.monotonic(), Path(out)
     test = data.load('digits', 'test')
-    images, labels = np.asarray(data.to_unit(test.images, test.scale)), test.labels
+    images, labels = np.asarray(data.to_unit(jnp.asarray(test.images), test.scale)), test.labels
     results = {}
     for name, config in configs().items():
         print(f'\n{TITLES[name]}: {config.epochs} epochs')
@@ -80,9 +81,11 @@ def draw(results: dict[str, Result], images: np.ndarray, labels: np.ndarray, pat
     """Clean and adversarial digits with what each network says of them, and the accuracies beside them."""
     shown = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]
     figure = plt.figure(figsize=(11, 3.5), layout='constrained')
-    left, right = figure.subfigures(1, 2, width_ratios=(1.7, 1))
+    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(1.7, 1)))
     axes = left.subplots(3, 10)
-    rows = {'clean': images} | {name: result.images['pgd'] for name, result in results.items() if result.images}
+    rows = {'clean': images} | {
+        name: result.images['pgd'] for name, result in results.items() if result.images
+    }
     for row, (name, pictures) in zip(axes, rows.items(), strict=True):
         for axis, index in zip(row, shown, strict=True):
             axis.imshow(pictures[index, ..., 0], cmap='gray_r', vmin=0, vmax=1)
@@ -113,5 +116,7 @@ def draw(results: dict[str, Result], images: np.ndarray, labels: np.ndarray, pat
 
 if __name__ == '__main__':
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument('--out', default='runs/quickstart', help='folder of the results (default: %(default)s)')
+    flags.add_argument(
+        '--out', default='runs/quickstart', help='folder of the results (default: %(default)s)'
+    )
     main(flags.parse_args().out)

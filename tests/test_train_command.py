@@ -172,7 +172,11 @@ def test_bad_input_is_one_line_before_any_compute(environment, tmp_path, flag, c
 
 
 def test_a_missing_data_folder_names_the_command_that_makes_it(environment, tmp_path):
-    flags = ['--config=configs/at_cifar10.py', f'--config.data.dir={tmp_path / "nowhere"}', f'--workdir={tmp_path / "w"}']
+    flags = [
+        '--config=configs/at_cifar10.py',
+        f'--config.data.dir={tmp_path / "nowhere"}',
+        f'--workdir={tmp_path / "w"}',
+    ]
     code, _, err = finish(start(environment, *flags))
     assert code == 2 and 'nowhere' in err and 'download_and_prepare' in err and '--config.data.dir' in err
 
@@ -181,7 +185,13 @@ def test_an_exploding_loss_stops_with_the_step_the_terms_and_the_last_good_state
     workdir = tmp_path / 'run'
     flags = [*SMALL, f'--workdir={workdir}', '--config.schedule.peak=1e30']
     code, _, err = finish(start(environment, *flags))
-    assert code == 3 and 'is not finite' in err and 'natural_ce' in err and 'peak' in err and 'Traceback' not in err
+    assert (
+        code == 3
+        and 'is not finite' in err
+        and 'natural_ce' in err
+        and 'peak' in err
+        and 'Traceback' not in err
+    )
     step = int(err.split('step ')[1].split()[0])
     restored = Checkpoints(workdir / 'checkpoints').restore('last')
     assert restored.step == step

@@ -36,7 +36,14 @@ def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05):
     if dtype == jnp.float64:
         state = TrainState(**widened(state._asdict()))
     step = make_train_step(
-        defense, model, optimiser, threat=THREAT, attack_steps=2, attack_step_size=0.1, axis_name=axis, sync_bn=sync_bn
+        defense,
+        model,
+        optimiser,
+        threat=THREAT,
+        attack_steps=2,
+        attack_step_size=0.1,
+        axis_name=axis,
+        sync_bn=sync_bn,
     )
     return state, step
 
@@ -74,7 +81,8 @@ def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
     defense = defense_of(name, si)
     alone_state, alone = make(defense, None)
     pmap_state, spread = make(defense, parallel.AXIS)
-    shard_state, alone, over_pmap, over_shards = pmap_state, jax.jit(alone), mapped(spread), shard_mapped(spread)
+    shard_state = pmap_state
+    alone, over_pmap, over_shards = jax.jit(alone), mapped(spread), shard_mapped(spread)
     for index in range(2):
         batch = make_batch(index, 40, 33)
         alone_state, _, metrics = alone(alone_state, (), batch)

@@ -140,7 +140,7 @@ CASES = [
 @pytest.mark.parametrize(('name', 'si', 'changes'), CASES)
 def test_three_steps_equal_pytorch(name, si, changes):
     defense = config(name, si=si, **changes)
-    model = Net()
+    model = TinyNet(CLASSES)
     optimiser = sgd(
         lambda step: LEARNING_RATE,
         momentum=MOMENTUM,
