@@ -8,9 +8,10 @@ translated in evaluation mode (batch normalisation with running statistics, no d
 in, from a copy on the CPU: the module itself is not changed. Half-precision weights are widened to float32. A
 part under torch.no_grad() is differentiated like any other; what is behind .detach() is not.
 
-What does not depend on the images is computed once. Weights are JAX arrays that the classifier captures.
+What does not depend on the images PyTorch computes once. Weights are JAX arrays that the classifier captures.
 """
 
+import contextlib
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,6 +22,13 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.interop import aten
+from si_jax.interop.graph_nodes import (
+    aten_name,
+    check_interface,
+    first_line,
+    is_random,
+    unsupported_error,
+)
 from si_jax.interop.linear_head import Head, find_head
 from si_jax.interop.torch_files import check_finite, import_torch
 from si_jax.outputs import Outputs
@@ -30,7 +38,6 @@ Array = jax.Array
 # Where an array lies, and its memory format, mean nothing here.
 _IGNORED_KEYWORDS = ('device', 'layout', 'memory_format', 'non_blocking', 'pin_memory')
 _SIZE_FUNCTIONS = ('sym_float', 'sym_int', 'sym_max', 'sym_min', 'sym_not')
-_RANDOM = ('bernoulli', 'multinomial', 'native_dropout', 'normal', 'rand', 'randint', 'randn', 'uniform')
 
 
 def from_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 'TorchClassifier':
@@ -109,7 +116,7 @@ class TorchClassifier:
             if rows is None:
                 raise _FixedBatchError from error
             raise InputError(
-                f'torch.export cannot trace {self._name}: {_first_line(error)}. Its forward must be free of '
+                f'torch.export cannot trace {self._name}: {first_line(error)}. Its forward must be free of '
                 f'branches on values, and take images {list(example.shape[1:])} in [0, 1]'
             ) from error
         return _Graph(exported, self._name)
@@ -123,64 +130,64 @@ class _Graph:
     """A graph of ATen operations; calling it interprets them with JAX arrays."""
 
     def __init__(self, exported: Any, name: str):
-        _check_interface(exported, name)
+        check_interface(exported, name)
         graph = exported.graph
-        unsupported = [node for node in graph.nodes if _is_call(node) and not _is_supported(node)]
-        if unsupported:
-            raise InputError(_describe(unsupported, name))
         images = exported.graph_signature.user_inputs[0]
         constants = _constants(exported)
-        of_images = {images}
-        self._steps, self._images = [], images
+        # What depends on the images at all, and what depends on their values and not on their number alone.
+        of_images, of_values = {images}, {images}
+        self._steps: list[tuple[Any, bool]] = []
+        self._images = images
+        unsupported = []
         for node in graph.nodes:
-            if not _is_call(node):
+            if node.op == 'get_attr':
+                constants[node.name] = getattr(exported.graph_module, node.target)
+            if node.op != 'call_function':
                 continue
-            if any(n.name in of_images for n in node.all_input_nodes):
+            sources = {n.name for n in node.all_input_nodes}
+            if sources & of_values and aten_name(node)[0] != 'sym_size':
+                of_values.add(node.name)
+            exact = node.name not in of_values
+            if is_random(node) or (sources & of_images and not _is_supported(node)):
+                unsupported.append(node)
+            if sources & of_images:
                 of_images.add(node.name)
-                self._steps.append(node)
-            else:
-                constants[node.name] = _apply(node, constants)
+                self._steps.append((node, exact))
+            elif not unsupported:
+                constants[node.name] = _torch_value(node, constants)
+        if unsupported:
+            raise unsupported_error(unsupported, name)
         self._output = next(n for n in graph.nodes if n.op == 'output').args[0][0]
         if self._output.name not in of_images:
             raise InputError(f'{name} returns logits that do not depend on the images')
         self.num_classes = self._output.meta['val'].shape[1]
         self.head: Head | str = find_head(self._output, of_images)
-        used = {n.name for step in (*self._steps, self._output) for n in step.all_input_nodes}
+        used = {n.name for step, _ in self._steps for n in step.all_input_nodes}
         if isinstance(self.head, Head):
             used |= {n.name for n in self.head.nodes()}
-        self._constants = {name: value for name, value in constants.items() if name in used}
+        tensors = {name: value for name, value in constants.items() if name in used}
+        self._constants = {
+            name: jnp.asarray(value.numpy()) if hasattr(value, 'numpy') else value
+            for name, value in tensors.items()
+        }
 
     def __call__(self, images: Array) -> Outputs:
         values: dict[str, Any] = dict(self._constants)
         values[self._images] = aten.ChannelsLast(images)
         head = self.head if isinstance(self.head, Head) else None
-        for node in self._steps:
-            if head is not None and node is head.linear:
-                # logits must be W^T z + b to rounding, which TF32 or bf16 products are not.
-                with jax.default_matmul_precision('highest'):
-                    values[node.name] = _apply(node, values)
-            else:
-                values[node.name] = _apply(node, values)
+        for node, exact in self._steps:
+            # logits must be W^T z + b to rounding, which TF32 or bf16 products are not.
+            precision = 'highest' if head is not None and node is head.linear else None
+            with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+                values[node.name] = _apply(node, values, exact)
         logits = aten.plain(values[self._output.name])
         if head is None:
             return Outputs(logits)
         return Outputs(logits, aten.plain(values[head.features.name]), head.kernel(values))
 
 
-def _is_call(node: Any) -> bool:
-    return node.op not in ('placeholder', 'output')
-
-
-def _aten_name(node: Any) -> tuple[str, str]:
-    """('add', 'Tensor') for aten.add.Tensor."""
-    packet = getattr(node.target, 'overloadpacket', None)
-    if packet is None or getattr(node.target, 'namespace', '') != 'aten':
-        return '', ''
-    return packet.__name__, node.target._overloadname
-
-
 def _is_supported(node: Any) -> bool:
-    name, overload = _aten_name(node)
+    name, overload = aten_name(node)
     return aten.find(name, overload) is not None if name else _is_python(node.target)
 
 
@@ -190,8 +197,12 @@ def _is_python(target: Any) -> bool:
     return module in ('_operator', 'math') or getattr(target, '__name__', '') in _SIZE_FUNCTIONS
 
 
-def _apply(node: Any, values: Mapping[str, Any]) -> Any:
-    """The value of a node, from the values of the nodes that it uses."""
+def _apply(node: Any, values: Mapping[str, Any], exact: bool) -> Any:
+    """The value of a node, from the values of the nodes that it uses.
+
+    If `exact` its type is PyTorch's. JAX's promotion widens what float64 images touch, and must; but PyTorch
+    computes with positions and the like in float32, where JAX would make float64 out of integers.
+    """
     torch = import_torch()
 
     def argument(value: Any) -> Any:
@@ -203,8 +214,14 @@ def _apply(node: Any, values: Mapping[str, Any]) -> Any:
 
     arguments = [argument(a) for a in node.args]
     keywords = {k: argument(v) for k, v in node.kwargs.items() if k not in _IGNORED_KEYWORDS}
-    name, overload = _aten_name(node)
-    return aten.call(name, overload, arguments, keywords) if name else node.target(*arguments, **keywords)
+    name, overload = aten_name(node)
+    if not name:
+        return node.target(*arguments, **keywords)
+    value = aten.call(name, overload, arguments, keywords)
+    expected = getattr(node.meta.get('val'), 'dtype', None)
+    if exact and expected is not None and expected.is_floating_point:
+        return jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(_numpy_dtype(expected))), value)
+    return value
 
 
 def _numpy_dtype(dtype: Any) -> np.dtype:
@@ -212,63 +229,21 @@ def _numpy_dtype(dtype: Any) -> np.dtype:
 
 
 def _constants(exported: Any) -> dict[str, Any]:
-    """The arrays of all placeholders but the images, by name."""
+    """The tensors of all placeholders but the images, by name."""
     tensors = {**exported.state_dict, **exported.constants}
     return {
-        spec.arg.name: jnp.asarray(tensors[spec.target].detach().numpy())
+        spec.arg.name: tensors[spec.target].detach()
         for spec in exported.graph_signature.input_specs
         if spec.target is not None
     }
 
 
-def _check_interface(exported: Any, name: str) -> None:
-    signature = exported.graph_signature
-    if signature.buffers_to_mutate:
-        changed = ', '.join(signature.buffers_to_mutate.values())
-        raise InputError(f'{name} changes its buffers when it is called: {changed}. A classifier must not')
-    outputs = next(n for n in exported.graph.nodes if n.op == 'output').args[0]
-    shapes = [list(getattr(o.meta['val'], 'shape', ())) if hasattr(o, 'meta') else None for o in outputs]
-    if len(outputs) != 1 or shapes[0] is None or len(shapes[0]) != 2:
-        raise InputError(
-            f'{name} returns {len(outputs)} value(s) of shape {", ".join(map(str, shapes))}, not logits '
-            f'[B, K]: wrap it in a module whose forward returns the logits alone'
-        )
-
-
-def _describe(nodes: Sequence[Any], name: str) -> str:
-    """The error for operations without a row in the table: each once, with the places where it is used."""
-    places: dict[str, list[str]] = {}
-    for node in nodes:
-        places.setdefault(str(node.target), []).append(_place(node))
-    lines = []
-    for target, found in sorted(places.items()):
-        more = f' and {len(found) - 3} more' if len(found) > 3 else ''
-        lines.append(f'\n  {target} at {"; ".join(found[:3])}{more}')
-    message = f'{name} uses {len(places)} operation(s) that have no JAX counterpart here:{"".join(lines)}\n'
-    if any(_aten_name(node)[0].split('_like')[0] in _RANDOM for node in nodes):
-        message += (
-            'It draws random numbers, even in evaluation mode: write a randomised defense as a JAX function '
-            '(images, keys), wrapped in si_jax.Randomised'
-        )
-    else:
-        message += 'Write these places with other operations, or add rows to si_jax/interop/aten.py'
-    return message
-
-
-def _place(node: Any) -> str:
-    stack = node.meta.get('nn_module_stack') or {}
-    module = next(reversed(stack.values()), ('', ''))[0] if stack else ''
-    trace = [line.strip() for line in (node.meta.get('stack_trace') or '').splitlines()]
-    files = [line for line in trace if line.startswith('File ')]
-    where = ''
-    if files:
-        path, line = files[-1].split(',')[:2]
-        where = f' ({path.removeprefix("File ").strip(chr(34)).rsplit("/", 1)[-1]},{line})'
-    return f'{module or "the module itself"}{where}'
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _torch_value(node: Any, values: Mapping[str, Any]) -> Any:
+    """The value of a node that does not depend on the images, computed by PyTorch."""
+    torch = import_torch()
+    arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+    with torch.no_grad():
+        return node.target(*arguments, **keywords)
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -245,9 +245,25 @@ def test_operations_without_a_counterpart_are_listed_with_their_place():
     assert all('0.call (test_torch_graph.py, line' in line for line in lines)
 
 
-def test_a_random_module_is_sent_to_randomised():
-    with pytest.raises(InputError, match=r'(?s)aten\.randn_like.*random numbers.*si_jax\.Randomised'):
-        from_module(Calls(torch.randn_like), (4, 4, 3))
+@pytest.mark.parametrize(
+    'draw',
+    [
+        torch.randn_like,
+        lambda x: torch.rand(3, 4, 4),
+        lambda x: F.dropout(x, 0.5, training=True),
+        lambda x: x * torch.bernoulli(torch.full((4,), 0.5)),
+    ],
+    ids=['like the images', 'apart from the images', 'dropout', 'mask'],
+)
+def test_a_random_module_is_sent_to_randomised(draw):
+    with pytest.raises(InputError, match=r'(?s)aten\..*random numbers.*si_jax\.Randomised'):
+        from_module(Calls(draw), (4, 4, 3))
+
+
+def test_a_branch_in_the_graph_is_refused():
+    module = Calls(lambda x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,)))
+    with pytest.raises(InputError, match=r'1 operation.*\n  cond at '):
+        from_module(module, (4, 4, 3))
 
 
 def test_a_branch_on_values_is_refused():

@@ -255,11 +255,6 @@ def _full_like(x: Array, value: Any, dtype: Any = None) -> Array:
     return jnp.full_like(x, value, dtype)
 
 
-@ARRAYS.add('scalar_tensor')
-def _scalar_tensor(value: Any, dtype: Any = None) -> Array:
-    return jnp.asarray(value, dtype)
-
-
 @ARRAYS.add('arange.start_step')
 def _arange_start(start: Any, end: Any, step: Any = 1, dtype: Any = None) -> Array:
     return jnp.arange(start, end, step, dtype=dtype)
