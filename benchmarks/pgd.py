@@ -3,8 +3,8 @@
     pip install torch torchattacks requests
     python -m benchmarks.pgd --output=results/pgd_speed.json
 
-Ours and theirs take turns, so that a machine that slows down slows both; quoted are the ratio of each turn and
-its spread. Compilation is not counted (the first turn of each is left out).
+Ours and theirs take turns, so that a machine that slows down slows both; quoted are the ratio of each turn
+and its spread. Compilation is not counted (the first turn of each is left out).
 """
 
 import argparse

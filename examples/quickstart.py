@@ -2,13 +2,14 @@
 
     python -m examples.quickstart [--out=runs/quickstart]
 
-The digits are the 8 x 8 pixel images that scikit-learn ships, so nothing is downloaded. Both networks are the
-same; one is trained with TRADES-SI, the other without an attack. Then PGD, PGD-CW, PGD-DLR and SI-PGD with 20
-steps attack the 397 test images of each at eps = 0.2. The folder gets the two runs, a JSON file for each result
-and the picture `quickstart.png`.
+The digits are the 8 x 8 pixel images that scikit-learn ships, so nothing is downloaded. Both networks are
+the same; one is trained with TRADES-SI, the other without an attack. Then PGD, PGD-CW, PGD-DLR and SI-PGD
+with 20 steps attack the 397 test images of each at eps = 0.2. The folder gets the two runs, a JSON file for
+each result and the picture `quickstart.png`.
 """
 
 import argparse
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -56,6 +57,9 @@ def main(out: str) -> dict[str, Result]:
         results[name] = si_jax.evaluate(
             model, images, labels, attacks=list(ATTACKS), eps=config.threat.eps, return_images=True
         )
+        results[name] = dataclasses.replace(
+            results[name], dataset={'name': 'digits', 'split': 'test', **results[name].dataset}
+        )
         results[name].save(folder / f'{name}.json')
     print(f'\nAccuracy in % on {len(labels)} test images at eps = 0.2, with 95 % intervals:\n')
     print(table(results))
@@ -81,7 +85,7 @@ def draw(results: dict[str, Result], images: np.ndarray, labels: np.ndarray, pat
     """Clean and adversarial digits with what each network says of them, and the accuracies beside them."""
     shown = [int(np.flatnonzero(labels == digit)[0]) for digit in range(10)]
     figure = plt.figure(figsize=(11, 3.5), layout='constrained')
-    left, right = np.ravel(figure.subfigures(1, 2, width_ratios=(1.7, 1)))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.7, 1))  # type: ignore[misc]
     axes = left.subplots(3, 10)
     rows = {'clean': images} | {
         name: result.images['pgd'] for name, result in results.items() if result.images

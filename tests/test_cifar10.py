@@ -23,15 +23,26 @@ def call(*command):
 
 def train_and_evaluate(data_dir, workdir, images, examples, attacks):
     call(
-        'train.py', '--config=configs/tradessi_cifar10.py', f'--workdir={workdir}', f'--config.data.dir={data_dir}',
-        f'--config.data.limit={images}', '--config.data.validation=128', '--config.epochs=1',
-        '--config.batch_size=32', '--config.schedule.peak=0.1', '--config.model.width=8',
-    )  # fmt: skip
+        'train.py',
+        '--config=configs/tradessi_cifar10.py',
+        f'--workdir={workdir}',
+        f'--config.data.dir={data_dir}',
+        f'--config.data.limit={images}',
+        '--config.data.validation=128',
+        '--config.epochs=1',
+        '--config.batch_size=32',
+        '--config.schedule.peak=0.1',
+        '--config.model.width=8',
+    )
     output = workdir / 'result.json'
     out = call(
-        'evaluate.py', f'--workdir={workdir}', '--checkpoint=last', f'--attacks={attacks}',
-        f'--num_examples={examples}', f'--output={output}',
-    )  # fmt: skip
+        'evaluate.py',
+        f'--workdir={workdir}',
+        '--checkpoint=last',
+        f'--attacks={attacks}',
+        f'--num_examples={examples}',
+        f'--output={output}',
+    )
     assert 'accuracy' in out and str(output) in out
     return json.loads(output.read_text())
 

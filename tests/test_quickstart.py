@@ -1,4 +1,4 @@
-"""The quickstart keeps its promise, and its network shows the paper's Fig. 1: only PGD sees the logits' scale."""
+"""The quickstart keeps its promise, and its network shows the paper's Fig. 1: only PGD sees the scale."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""train.py as users run it: resumed runs equal uninterrupted ones bit for bit, bad input ends in one clear line."""
+"""train.py as users run it: resumed runs equal whole ones bit for bit, bad input ends in one clear line."""
 
 import json
 import os
@@ -131,10 +131,22 @@ def test_sigkill_loses_only_the_steps_since_the_last_checkpoint(environment, uni
 
 def test_a_finished_run_holds_what_it_measured(uninterrupted):
     lines = list(read_metrics(uninterrupted / 'metrics.jsonl'))
-    for name in ('train/loss', 'train/natural_ce', 'train/kl', 'train/si_margin_ce', 'learning_rate',
-                 'validation/natural_accuracy', 'validation/pgd_accuracy', 'validation/calibrated_pgd_accuracy',
-                 'validation/median_gap', 'validation/decision_agreement', 'validation/weight_norm',
-                 'validation/weight_norm_spread', 'validation/feature_norm', 'validation/true_cosine'):  # fmt: skip
+    for name in (
+        'train/loss',
+        'train/natural_ce',
+        'train/kl',
+        'train/si_margin_ce',
+        'learning_rate',
+        'validation/natural_accuracy',
+        'validation/pgd_accuracy',
+        'validation/calibrated_pgd_accuracy',
+        'validation/median_gap',
+        'validation/decision_agreement',
+        'validation/weight_norm',
+        'validation/weight_norm_spread',
+        'validation/feature_norm',
+        'validation/true_cosine',
+    ):
         assert all(np.isfinite(line[name]) for line in lines), name
     expected = lines[0]['train/natural_ce'] + 6 * lines[0]['train/kl'] + 0.2 * lines[0]['train/si_margin_ce']
     assert lines[0]['train/loss'] == pytest.approx(expected, rel=1e-5)

@@ -1,4 +1,4 @@
-"""A config is refused before data is loaded or anything computed, with the value, the limit and the remedy."""
+"""A config is refused before anything is computed, with the value, the limit and the remedy."""
 
 import pytest
 

@@ -20,8 +20,16 @@ THREAT = Threat('linf', 0.2)
 
 def defense_of(name, si, **changes):
     weights = {term: row.weight for term, row in DEFENSES[name].outer.items()}
-    base = {'name': name, 'si': si, 'weights': weights, 'scale': 15.0, 'margin': 0.2, 'start': 'uniform',
-            'attack_bn': 'eval', 'passes': ','.join(DEFENSES[name].passes)}  # fmt: skip
+    base = {
+        'name': name,
+        'si': si,
+        'weights': weights,
+        'scale': 15.0,
+        'margin': 0.2,
+        'start': 'uniform',
+        'attack_bn': 'eval',
+        'passes': ','.join(DEFENSES[name].passes),
+    }
     return from_config(base | changes)
 
 
@@ -105,8 +113,10 @@ def test_all_copies_of_the_state_are_bit_equal(name, si, sync_bn):
         array = np.asarray(leaf)
         assert array.shape[0] == 8
         assert all(array[0].tobytes() == copy.tobytes() for copy in array[1:])
-    moved = [np.any(np.asarray(a) != np.asarray(b)[0]) for a, b in
-             zip(jax.tree.leaves(state.batch_stats), jax.tree.leaves(copies.batch_stats), strict=True)]  # fmt: skip
+    moved = [
+        np.any(np.asarray(a) != np.asarray(b)[0])
+        for a, b in zip(jax.tree.leaves(state.batch_stats), jax.tree.leaves(copies.batch_stats), strict=True)
+    ]
     assert all(moved)
 
 
