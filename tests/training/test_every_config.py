@@ -1,0 +1,74 @@
+"""Every config of the paper builds, reads its data set and takes a step, on a tiny network."""
+
+import importlib
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from si_jax import data, parallel
+from si_jax.training.run import compile_train_step, initial_state, setup
+
+FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / 'configs'
+CONFIGS = sorted(path.stem for path in FOLDER.glob('[a-z]*_*.py'))
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory):
+    """A folder with a few random images under the name of each data set."""
+    folder, rng = tmp_path_factory.mktemp('npz'), np.random.default_rng(0)
+    for name, classes in (('cifar10', 10), ('cifar100', 100), ('svhn', 10)):
+        for split, count in (('train', 24), ('test', 8)):
+            pixels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+            labels = rng.integers(0, classes, count).astype(np.uint8)
+            np.savez(folder / f'{name}_{split}.npz', images=pixels, labels=labels)
+    return folder
+
+
+def take_a_step(config, images, **changes):
+    config.update_from_flattened_dict(
+        {'data.dir': str(images), 'data.validation': 8, 'batch_size': 16, 'attack.steps': 1} | changes
+    )
+    ready = setup(config)
+    state = parallel.replicate(initial_state(ready))
+    before = jax.device_get(state.params)
+    order = data.epoch_order(0, 0, len(ready.train.labels))
+    indices, mask = data.epoch_batches(order, config.batch_size)
+    resident = parallel.replicate((ready.train.images, ready.train.labels))
+    rows = parallel.shard_rows((indices[0], mask[0]))
+    state, _, metrics = compile_train_step(ready)(
+        state, (), resident, rows, parallel.replicate(jax.random.key(0))
+    )
+    assert int(state.step) == 1 and int(state.bad_step) == -1
+    assert np.isfinite(metrics['loss'])
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != np.asarray(b))), before, state.params)
+    assert any(jax.tree.leaves(moved))
+    return ready, state, metrics
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_takes_a_step(name, images):
+    config = importlib.import_module(f'configs.{name}').get_config('small_cnn')
+    ready, _, metrics = take_a_step(config, images, **{'model.width': 2})
+    method, _, dataset = name.rpartition('_')
+    assert ready.train.name == dataset and ready.train.num_classes == (100 if dataset == 'cifar100' else 10)
+    assert ready.train.flip == (dataset != 'svhn') and ready.train.crop == 4
+    assert ('si_margin_ce' in metrics) == method.endswith('si')
+    weighted = sum(term.weight * float(metrics[term_name]) for term_name, term in ready.defense.outer.items())
+    assert float(metrics['loss']) == pytest.approx(weighted, rel=1e-5)
+
+
+def test_bfloat16_keeps_parameters_and_losses_in_float32(images):
+    config = importlib.import_module('configs.tradessi_cifar10').get_config('small_cnn')
+    changes = {'model.width': 2, 'model.dtype': 'bfloat16'}
+    ready, state, metrics = take_a_step(config, images, **changes)
+    assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.batch_stats))} == {
+        jnp.dtype('float32')
+    }
+    assert {leaf.dtype for leaf in jax.tree.leaves(metrics)} == {jnp.dtype('float32')}
+    program = str(jax.make_jaxpr(ready.model.apply)(
+        {'params': state.params}, jnp.zeros((1, 32, 32, 3), jnp.float32)
+    ))  # fmt: skip
+    assert 'bf16' in program
