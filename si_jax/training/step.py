@@ -127,7 +127,7 @@ def make_train_step(
         gradients = jax.tree.map(total, gradients)
         if not sync_bn:
             share = jnp.sum(batch.mask) / count
-            stats = jax.tree.map(lambda x: total(share * x), stats)
+            stats = jax.tree.map(lambda x: total(share.astype(x.dtype) * x), stats)
         metrics = {'loss': value, **jax.tree.map(jnp.asarray, metrics)}
         metrics = {name: total(metric) for name, metric in metrics.items()}
         metrics['gradient_norm'] = optax.tree.norm(gradients)
