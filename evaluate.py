@@ -23,7 +23,9 @@ def parser() -> argparse.ArgumentParser:
         '--checkpoint', default='best', help='best, last or a step of that run (default: best)'
     )
     flags.add_argument(
-        '--model', metavar='FILE.py:FUNCTION', help='a function that returns a classifier, instead'
+        '--model',
+        metavar='FILE.py:FUNCTION',
+        help='a function that returns a classifier or nn.Module, instead',
     )
     flags.add_argument(
         '--dataset', help="cifar10, cifar100, svhn or digits (default: the run's); the test split"

@@ -158,3 +158,19 @@ def test_values_that_are_no_numbers(model, capsys):
 def test_fractions():
     assert fraction('8/255') == 8 / 255
     assert fraction('0.031') == 0.031 and fraction('1e-2') == 0.01
+
+
+def test_a_torch_module_from_a_model_file(tmp_path, monkeypatch):
+    pytest.importorskip('torch', reason='evaluates a torch.nn.Module')
+    (tmp_path / 'torch_net.py').write_text(
+        'import torch\n\n\n'
+        'def build():\n'
+        '    torch.manual_seed(0)\n'
+        '    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 8), torch.nn.ReLU(), '
+        'torch.nn.Linear(8, 10))\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    flags = ['--dataset=digits', '--num_examples=16', '--eps=0.1', '--steps=2', '--attacks=pgd,sipgd']
+    assert evaluate.main(['--model=torch_net.py:build', *flags, '--output=result.json']) == 0
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert set(result['attacks']) == {'pgd', 'sipgd'} and result['dataset']['examples'] == 16

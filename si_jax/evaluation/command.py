@@ -19,6 +19,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation import checks, saved
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.runner import evaluate
+from si_jax.interop.loading import is_torch_module, load_torch_module
 from si_jax.load import load_model
 from si_jax.threat import Threat
 
@@ -92,6 +93,8 @@ def run(
         if dataset is None:
             raise InputError(f'--model needs --dataset, one of {", ".join(data.SOURCES)}')
         classifier = _build(model)
+        if is_torch_module(classifier) and dataset in data.SOURCES:
+            classifier = load_torch_module(classifier, data.SOURCES[dataset].shape)
         eps, norm = 8 / 255 if eps is None else eps, norm or 'linf'
         about = {'model': model}
         stem, folder = Path(model.rpartition(':')[0]).stem, Path('evaluation')
