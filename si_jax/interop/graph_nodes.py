@@ -1,5 +1,7 @@
 """What the nodes of an exported PyTorch module are, and the errors that name their places."""
 
+import pathlib
+import traceback
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +21,8 @@ def aten_name(node: Any) -> tuple[str, str]:
     return packet.__name__, node.target._overloadname
 
 
-def check_interface(exported: Any, name: str) -> None:
-    """Refuses a module that changes its buffers, or does not return logits [B, K]."""
-    signature = exported.graph_signature
-    if signature.buffers_to_mutate:
-        changed = ', '.join(signature.buffers_to_mutate.values())
-        raise InputError(f'{name} changes its buffers when it is called: {changed}. A classifier must not')
-    outputs = next(n for n in exported.graph.nodes if n.op == 'output').args[0]
+def check_logits(outputs: Sequence[Any], name: str) -> None:
+    """Refuses a module that does not return logits [B, K]."""
     shapes = [list(getattr(o.meta['val'], 'shape', ())) if hasattr(o, 'meta') else None for o in outputs]
     if len(outputs) != 1 or shapes[0] is None or len(shapes[0]) != 2:
         raise InputError(
@@ -64,6 +61,15 @@ def _place(node: Any) -> str:
         path, line = files[-1].split(',')[:2]
         where = f' ({path.removeprefix("File ").strip(chr(34)).rsplit("/", 1)[-1]},{line})'
     return f'{module or "the module itself"}{where}'
+
+
+def place_of(error: BaseException) -> str:
+    """Where a module's forward met an error, ' at net.py, line 12 (if x > 0:)'; '' if that is unknown."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = pathlib.PurePath(frame.filename)
+        if frame.name == 'forward' and 'torch' not in path.parts:
+            return f' at {path.name}, line {frame.lineno} ({frame.line})'
+    return ''
 
 
 def first_line(error: BaseException) -> str:

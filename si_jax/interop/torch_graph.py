@@ -1,4 +1,4 @@
-"""Any PyTorch module as a JAX classifier: torch.export, then one JAX function per ATen operation.
+"""Any PyTorch module as a JAX classifier: a graph of ATen operations, then one JAX function for each.
 
     classifier = from_module(module, image_shape=(32, 32, 3))
     outputs = classifier(images)              # images [B, 32, 32, 3] in [0, 1] -> Outputs
@@ -21,12 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.interop import aten
+from si_jax.interop import aten, torch_trace
 from si_jax.interop.graph_nodes import (
     aten_name,
-    check_interface,
+    check_logits,
     first_line,
     is_random,
+    place_of,
     unsupported_error,
 )
 from si_jax.interop.linear_head import Head, find_head
@@ -48,9 +49,9 @@ def from_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 'Torch
         image_shape: (H, W, C) of the images that it will be given.
 
     Raises:
-        InputError: If torch.export cannot trace the module, if it uses operations that are not in the table
-            (all are listed, with their place in the module), if weights are not finite, or if it does not
-            return logits [B, K].
+        InputError: If the module branches on values of the images, draws random numbers, uses
+            operations that are not in the tables (all are listed, with their place in the module), has
+            weights that are not finite, or does not return logits [B, K].
     """
     return TorchClassifier(module, image_shape)
 
@@ -79,7 +80,7 @@ class TorchClassifier:
         try:
             graph = self._graphs[None] = self._translate(None)
         except _FixedBatchError:
-            # The module's code computes with the number of images: one graph for each that is asked for.
+            # The code of the module asks for values: one graph for each number of images.
             graph = self._graphs[2] = self._translate(2)
         self.num_classes = graph.num_classes
         self.why_no_features = graph.head if isinstance(graph.head, str) else None
@@ -105,21 +106,27 @@ class TorchClassifier:
         height, width, channels = self.image_shape
         floats = (t.dtype for t in self._tensors().values() if t.is_floating_point())
         example = torch.zeros(rows or 2, channels, height, width, dtype=next(floats, torch.float32))
-        shapes = ({0: torch.export.Dim.DYNAMIC},) if rows is None else None
-        decompositions = torch.export.default_decompositions()
-        # By default detach would become an alias, and the gradient another.
-        decompositions.pop(torch.ops.aten.detach.default, None)
         try:
-            exported = torch.export.export(self._module, (example,), dynamic_shapes=shapes, strict=False)
-            exported = exported.run_decompositions(decompositions)
-        except Exception as error:  # torch.export raises whatever the code of the module raises.
+            traced = torch_trace.export(self._module, example, dynamic=rows is None)
+        except InputError:
+            raise
+        except Exception as error:  # It raises whatever the code of the module raises.
             if rows is None:
                 raise _FixedBatchError from error
+            traced = self._trace(example)
+        return _Graph(traced, self._name)
+
+    def _trace(self, example: Any) -> torch_trace.Traced:
+        """The graph of a module that torch.export refused."""
+        try:
+            return torch_trace.trace(self._module, example)
+        except InputError:
+            raise
+        except Exception as error:
             raise InputError(
-                f'torch.export cannot trace {self._name}: {first_line(error)}. Its forward must be free of '
-                f'branches on values, and take images {list(example.shape[1:])} in [0, 1]'
+                f'{self._name} cannot be traced{place_of(error)}: {first_line(error)}. Its forward must be '
+                f'free of branches on values of the images, and take images {list(example.shape[1:])}'
             ) from error
-        return _Graph(exported, self._name)
 
 
 class _FixedBatchError(Exception):
@@ -129,19 +136,17 @@ class _FixedBatchError(Exception):
 class _Graph:
     """A graph of ATen operations; calling it interprets them with JAX arrays."""
 
-    def __init__(self, exported: Any, name: str):
-        check_interface(exported, name)
-        graph = exported.graph
-        images = exported.graph_signature.user_inputs[0]
-        constants = _constants(exported)
+    def __init__(self, traced: torch_trace.Traced, name: str):
+        check_logits(traced.outputs, name)
+        images, constants = traced.images, dict(traced.tensors)
         # What depends on the images at all, and what depends on their values and not on their number alone.
         of_images, of_values = {images}, {images}
         self._steps: list[tuple[Any, bool]] = []
         self._images = images
         unsupported = []
-        for node in graph.nodes:
-            if node.op == 'get_attr':
-                constants[node.name] = getattr(exported.graph_module, node.target)
+        for node in traced.module.graph.nodes:
+            if node.op == 'get_attr':  # a branch of torch.cond
+                constants[node.name] = getattr(traced.module, node.target)
             if node.op != 'call_function':
                 continue
             sources = {n.name for n in node.all_input_nodes}
@@ -157,7 +162,7 @@ class _Graph:
                 constants[node.name] = _torch_value(node, constants)
         if unsupported:
             raise unsupported_error(unsupported, name)
-        self._output = next(n for n in graph.nodes if n.op == 'output').args[0][0]
+        (self._output,) = traced.outputs
         if self._output.name not in of_images:
             raise InputError(f'{name} returns logits that do not depend on the images')
         self.num_classes = self._output.meta['val'].shape[1]
@@ -167,7 +172,7 @@ class _Graph:
             used |= {n.name for n in self.head.nodes()}
         tensors = {name: value for name, value in constants.items() if name in used}
         self._constants = {
-            name: jnp.asarray(value.numpy()) if hasattr(value, 'numpy') else value
+            name: jnp.asarray(value.detach().numpy()) if hasattr(value, 'numpy') else value
             for name, value in tensors.items()
         }
 
@@ -226,16 +231,6 @@ def _apply(node: Any, values: Mapping[str, Any], exact: bool) -> Any:
 
 def _numpy_dtype(dtype: Any) -> np.dtype:
     return np.dtype(str(dtype).removeprefix('torch.'))
-
-
-def _constants(exported: Any) -> dict[str, Any]:
-    """The tensors of all placeholders but the images, by name."""
-    tensors = {**exported.state_dict, **exported.constants}
-    return {
-        spec.arg.name: tensors[spec.target].detach()
-        for spec in exported.graph_signature.input_specs
-        if spec.target is not None
-    }
 
 
 def _torch_value(node: Any, values: Mapping[str, Any]) -> Any:

@@ -156,6 +156,61 @@ def test_a_module_that_counts_its_images_is_traced_for_each_number():
         assert_parity(classifier, module, random_images((rows, 4, 4, 3)), 1e-9)
 
 
+class BranchOnWeights(nn.Module):
+    """Looks at a weight to choose its way, as some defenses do; torch.export cannot follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.alpha, self.threshold = nn.Parameter(torch.tensor([0.7])), nn.Parameter(torch.tensor(0.0))
+        self.bn, self.linear = nn.BatchNorm2d(3), nn.Linear(48, 10)
+
+    def forward(self, x):
+        if self.threshold == 0 and self.alpha.item() != 0:
+            x = self.alpha * self.bn(x)
+        return self.linear(x.flatten(1).detach() * x.flatten(1))
+
+
+def test_a_branch_on_weights_is_taken():
+    module = zoo.randomised(BranchOnWeights())
+    classifier = from_module(module, (4, 4, 3))
+    for rows in (2, 3):
+        outputs = assert_parity(classifier, module, random_images((rows, 4, 4, 3)), 1e-9)
+        assert outputs.features.shape == (rows, 48)
+    other = zoo.randomised(BranchOnWeights())
+    other.threshold.data.fill_(1)
+    other_outputs = assert_parity(from_module(other, (4, 4, 3)), other, random_images((3, 4, 4, 3)), 1e-9)
+    assert not np.allclose(outputs.logits, other_outputs.logits)
+
+
+class BranchOnWeightsWith(BranchOnWeights):
+    def __init__(self, call):
+        super().__init__()
+        self.call = call
+        self.register_buffer('calls', torch.zeros(1))
+
+    def forward(self, x):
+        return super().forward(x) + self.call(self, x)
+
+
+def count(module, x):
+    module.calls += 1
+    return 0
+
+
+@pytest.mark.parametrize(
+    ('call', 'message'),
+    [
+        (lambda module, x: torch.rand(1), 'draws random numbers with aten.rand.default'),
+        (count, 'changes its buffers when it is called: calls'),
+        (lambda module, x: x.mean() if x.sum() > 0 else 0, 'free of branches on values of the images'),
+        (lambda module, x: torch.lgamma(x).sum(), 'aten.lgamma.default at'),
+    ],
+)
+def test_a_branch_on_weights_hides_nothing_else(call, message):
+    with pytest.raises(InputError, match=message):
+        from_module(BranchOnWeightsWith(call), (4, 4, 3))
+
+
 def test_weights_are_captured_arrays():
     module = zoo.randomised(zoo.ImageNetStem())
     program = jax.make_jaxpr(from_module(module, SHAPE))(jnp.zeros((1, *SHAPE)))
@@ -268,7 +323,10 @@ def test_a_branch_in_the_graph_is_refused():
 
 def test_a_branch_on_values_is_refused():
     module = Calls(lambda x: x if x.sum() > 0 else -x)
-    with pytest.raises(InputError, match=r'torch.export cannot trace Calls.*free of branches on values'):
+    place = (
+        r'at test_torch_graph\.py, line \d+ \(return self\.linear\(.*free of branches on values of the images'
+    )
+    with pytest.raises(InputError, match=f'Calls cannot be traced {place}'):
         from_module(module, (4, 4, 3))
 
 

@@ -115,6 +115,8 @@ class MeanSparse(nn.Module):
         self.register_buffer('threshold', torch.tensor(1.0))
 
     def forward(self, x):
+        if self.threshold == 0:
+            return x
         bias = self.threshold * self.var.sqrt()
         return torch.where((x - self.mean).abs() < bias, self.mean, x)
 
