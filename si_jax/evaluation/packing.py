@@ -207,7 +207,7 @@ def run_search(
                     one.state = _without_claims(one.state, claim[~sound])
         on_part((first + made) / iterations)
         left = sum(int(one.active.sum()) for one in packs)
-        if not left:
+        if not left or first + made == iterations:
             break
         if sum(split(left, sizes)) < sum(len(one.rows) for one in packs):
             numbers = np.concatenate([one.rows[one.active] for one in packs])

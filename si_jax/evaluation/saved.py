@@ -83,8 +83,8 @@ class Saved:
         if self._folder is None:
             return None
         try:
-            with np.load(self._folder / f'{unit}.npz') as arrays:
-                return dict(arrays)
+            content = (self._folder / f'{unit}.npz').read_bytes()
+            return dict(np.load(io.BytesIO(content)))
         except FileNotFoundError:
             return None
         except (ValueError, EOFError, zipfile.BadZipFile):

@@ -1,0 +1,195 @@
+"""Interrupted evaluations go on where they were, and only those."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+
+from si_jax import InputError, evaluate
+from si_jax.evaluation import program
+from si_jax.evaluation.saved import Saved, digest
+from tests.evaluation.problems import images_and_labels, net
+from tests.evaluation.searches import quicken
+
+ROOT = Path(__file__).resolve().parents[2]
+NET = net()
+IMAGES, LABELS = images_and_labels(40, NET)
+SETTINGS = {'attacks': 'pgd,autoattack,rays', 'eps': 0.04, 'steps': 2, 'restarts': 2, 'batch_size': 8}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    quicken(monkeypatch)
+    monkeypatch.setattr(program, 'GROUP', 2)  # units of 16 images
+
+
+def run(state=None, classifier=NET, images=IMAGES, labels=LABELS, **settings):
+    changed = {**SETTINGS, 'devices': jax.local_devices()[:1], 'return_images': True, **settings}
+    return evaluate(classifier, images, labels, state_path=state, **changed)
+
+
+def same(result, other):
+    first, second = (
+        {key: value for key, value in r.to_json().items() if key != 'timing'} for r in (result, other)
+    )
+    assert first == second
+    for name in result.correct:
+        assert_array_equal(result.correct[name], other.correct[name])
+    for name in result.images:
+        assert_array_equal(result.images[name], other.images[name])
+    for name in ('autoattack', 'rays'):
+        assert_array_equal(result.attacks[name].queries, other.attacks[name].queries)
+
+
+def test_an_evaluation_that_is_interrupted_again_and_again_has_the_same_result(tmp_path, monkeypatch):
+    state, whole = tmp_path / 'state', run()
+    write, left = Saved._write, [0]
+
+    def interrupted(self, unit, arrays):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        write(self, unit, arrays)
+
+    monkeypatch.setattr(Saved, '_write', interrupted)
+    rng, interruptions = np.random.default_rng(0), 0
+    while True:
+        left[0] = int(rng.integers(1, 5))
+        try:
+            result = run(state)
+            break
+        except KeyboardInterrupt:
+            interruptions += 1
+    assert interruptions >= 5
+    same(result, whole)
+
+    monkeypatch.setattr(Saved, '_write', None)  # all is there: nothing is written any more
+    same(run(state), whole)
+
+
+def test_what_was_done_is_not_done_again(tmp_path, monkeypatch):
+    state = tmp_path / 'state'
+    whole = run(state)
+    monkeypatch.setattr(program.Program, 'confirm', None)
+    same(run(state), whole)
+
+
+def test_a_damaged_unit_is_computed_again(tmp_path):
+    state = tmp_path / 'state'
+    whole = run(state)
+    units = sorted(state.glob('autoattack-*.npz'))
+    content = bytearray(units[0].read_bytes())
+    content[len(content) // 3] ^= 1
+    units[0].write_bytes(content)
+    units[1].write_bytes(units[1].read_bytes()[:50])
+    same(run(state), whole)
+
+
+OTHER = net(seed=1)
+REFUSED = {
+    'seed': ({'seed': 1}, 'seed was 0 and is 1'),
+    'eps': ({'eps': 0.05}, "threat model was .*'eps': 0.04.* and is .*'eps': 0.05"),
+    'norm': ({'norm': 'l2'}, "threat model was .*'linf'.* and is .*'l2'"),
+    'attacks': ({'attacks': 'pgd'}, "protocol was .*'autoattack'.* and is .*'attacks': \\['pgd'\\]"),
+    'steps': ({'steps': 3}, "protocol was .*'steps': 2.* and is .*'steps': 3"),
+    'individual': ({'individual': True}, 'protocol was'),
+    'precision': ({'search_precision': 'bfloat16'}, "search precision was 'float32' and is 'bfloat16'"),
+    'data': ({'images': IMAGES[::-1], 'labels': LABELS[::-1]}, 'data was '),
+    'labels': ({'labels': (LABELS + 1) % 4}, 'data was '),
+    'weights': ({'classifier': OTHER}, 'weights was '),
+    'model': ({'classifier': lambda x: NET(x)._replace(logits=-NET(x).logits)}, 'the model differs, by '),
+}
+
+
+@pytest.fixture(scope='module')
+def state(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        quicken(patch)
+        folder = tmp_path_factory.mktemp('state') / 'state'
+        run(folder)
+    return folder
+
+
+@pytest.mark.parametrize('what', REFUSED)
+def test_the_state_of_another_evaluation_is_refused(what, state):
+    settings, match = REFUSED[what]
+    with pytest.raises(InputError, match=f'holds the state of another evaluation: .*{match}'):
+        run(state, **settings)
+
+
+def test_a_folder_that_is_something_else_is_refused(tmp_path):
+    (tmp_path / 'thesis.tex').write_text('precious')
+    with pytest.raises(InputError, match='is no state of an evaluation'):
+        run(tmp_path)
+    assert (tmp_path / 'thesis.tex').read_text() == 'precious'
+
+
+def test_digests_tell_values_shapes_and_types_apart():
+    arrays = [np.zeros(4), np.zeros((2, 2)), np.zeros(4, np.float32), np.eye(2), jnp.ones(4)]
+    assert len({digest(array) for array in arrays}) == len(arrays)
+    assert digest(jax.random.key(0)) != digest(jax.random.key(1))
+    assert digest(np.zeros(2), np.ones(2)) != digest(np.ones(2), np.zeros(2))
+
+
+MODEL = """
+import numpy as np
+import jax.numpy as jnp
+
+def build():
+    rng = np.random.default_rng(0)
+    v = jnp.asarray(rng.normal(size=(64, 16)) / 8, jnp.float32)
+    w = jnp.asarray(rng.normal(size=(16, 10)), jnp.float32)
+    return lambda x: jnp.maximum((x - 0.5).reshape(len(x), -1) @ v, 0) @ w
+"""
+
+
+def test_the_same_command_after_a_kill_gives_the_same_file(tmp_path):
+    (tmp_path / 'model.py').write_text(MODEL)
+
+    def command(output):
+        flags = ['--dataset=digits', '--num_examples=60', '--attacks=pgd,square,apgd-ce', '--batch_size=8']
+        model = f'--model={tmp_path / "model.py"}:build'
+        return [
+            sys.executable,
+            ROOT / 'evaluate.py',
+            model,
+            '--eps=0.05',
+            '--restarts=3',
+            *flags,
+            f'--output={output}',
+        ]
+
+    environment = os.environ | {'XLA_FLAGS': '', 'JAX_ENABLE_X64': '0'}
+    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'cwd': tmp_path, 'env': environment}
+    killed = subprocess.Popen(command(tmp_path / 'a.json'), **pipes)
+    state = tmp_path / 'a.partial'
+    began = time.monotonic()
+    while len(list(state.glob('*.npz'))) < 3 and killed.poll() is None and time.monotonic() < began + 120:
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL and state.is_dir() and not (tmp_path / 'a.json').exists()
+
+    for name in ('a', 'b'):
+        subprocess.run(command(tmp_path / f'{name}.json'), check=True, **pipes)
+        assert not (tmp_path / f'{name}.partial').exists()
+    a, b = (json.loads((tmp_path / f'{name}.json').read_text()) for name in ('a', 'b'))
+    for result in (a, b):
+        result.pop('timing')
+        # The command names the output, and the source may be edited while a test runs.
+        for key in ('command', 'git_commit', 'git_dirty'):
+            result['environment'].pop(key)
+    assert a == b
+    first, second = (np.load(tmp_path / f'{name}.npz') for name in ('a', 'b'))
+    assert set(first) == set(second)
+    for key in first:
+        assert_array_equal(first[key], second[key])
