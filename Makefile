@@ -22,7 +22,7 @@ quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
 
 test: $(DEV_STAMP)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 10 $(PYTEST_ARGS)
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10 $(PYTEST_ARGS)
 
 conformance: $(USER_STAMP)
 	$(RUN) -m si_jax.evaluation.conformance
