@@ -3,6 +3,7 @@
     python evaluate.py --workdir=WORKDIR --attacks=pgd,cw,dlr,sipgd
     python evaluate.py --workdir=WORKDIR --attacks=autoattack
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255 --output=result.json
+    python evaluate.py --torch_checkpoint=trades.pt --arch=wrn_34_10 --normalise=none --dataset=cifar10
 
 Prints a table and writes one JSON file with the flags of each image beside it. Exit status: 0 finished, 2 a
 wrong flag or value, or a classifier that cannot be judged. The same command after an interruption goes on
@@ -26,6 +27,24 @@ def parser() -> argparse.ArgumentParser:
         '--model',
         metavar='FILE.py:FUNCTION',
         help='a function that returns a classifier or nn.Module, instead',
+    )
+    flags.add_argument(
+        '--torch_checkpoint', metavar='FILE', help='PyTorch weights (torch.save or safetensors), instead'
+    )
+    flags.add_argument(
+        '--arch', help='of that file: resnet18, resnet50, preact_resnet18, wrn_<depth>_<widen>, small_cnn'
+    )
+    flags.add_argument(
+        '--variant', help='of that architecture, where two have the same names (the error lists them)'
+    )
+    flags.add_argument(
+        '--normalise', help='what its authors do to images: none, cifar10 or 2x-1 (default: none)'
+    )
+    flags.add_argument(
+        '--stated_clean',
+        type=fraction,
+        metavar='FRACTION',
+        help='the clean accuracy that its authors state: the result warns if this one is far below',
     )
     flags.add_argument(
         '--dataset', help="cifar10, cifar100, svhn or digits (default: the run's); the test split"

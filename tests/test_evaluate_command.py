@@ -31,6 +31,9 @@ def build():
 
 def build_logits():
     return lambda images: build()(images).logits
+
+def build_cubes():
+    return lambda images: build_logits()(images) ** 3
 """
 
 
@@ -115,12 +118,24 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
+        (['--torch_checkpoint=x.pt', '--arch=resnet18'], '--torch_checkpoint needs --dataset, one of'),
+        (['--torch_checkpoint=x.pt', '--dataset=digits'], '--torch_checkpoint needs --arch, one of resnet18'),
+        (['--torch_checkpoint=x.pt', '--model=net.py:build'], 'or --torch_checkpoint=FILE'),
+        (['--torch_checkpoint=no.pt', '--arch=resnet18', '--dataset=cifar10'], 'no.pt is not a file'),
+        (['--model=net.py:build', '--dataset=digits', '--arch=resnet18'], '--arch belongs to --torch_checkp'),
+        (
+            ['--torch_checkpoint=x.pt', '--arch=resnet18', '--dataset=cifar10', '--stated_clean=84.92'],
+            'stated_clean=84.92 is not a fraction in (0, 1]: did you mean 0.8492?',
+        ),
         (['--dataset=digits'], 'either --workdir=FOLDER or --model=FILE.py:FUNCTION'),
         (['--model=net.py:build', '--workdir=x'], 'either --workdir=FOLDER or --model'),
         (['--model=net.py:build'], '--model needs --dataset, one of'),
         (['--model=net.py', '--dataset=digits'], 'not of the form path/to/file.py:function'),
         (['--model=nets.py:build', '--dataset=digits'], 'there is no file nets.py'),
-        (['--model=net.py:built', '--dataset=digits'], "no function 'built', only build, build_logits"),
+        (
+            ['--model=net.py:built', '--dataset=digits'],
+            "no function 'built', only build, build_logits, build_cubes",
+        ),
         (['--model=net.py:build', '--dataset=digit'], "unknown data set 'digit': did you mean digits"),
         (
             ['--model=net.py:build', '--dataset=digits', '--eps=8'],
@@ -138,7 +153,7 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
         (['--model=net.py:build', '--dataset=digits', '--num_examples=0'], 'num_examples=0 must be'),
         (['--model=net.py:build', '--dataset=digits', '--output=r.txt'], "'r.txt' does not end in .json"),
         (['--model=net.py:build', '--dataset=digits', '--restarts=0'], 'restarts=0 must be'),
-        (['--model=net.py:build_logits', '--dataset=digits'], "'sipgd' needs the features"),
+        (['--model=net.py:build_cubes', '--dataset=digits'], "'sipgd' needs the features"),
         (['--model=net.py:build', '--dataset=cifar10', '--data_dir=nowhere'], 'nowhere'),
         (['--workdir=nowhere'], "'nowhere' is no workdir of train.py"),
     ],

@@ -86,8 +86,13 @@ def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -
     return float(step_size)
 
 
-def check_classes(shape: Outputs, labels: np.ndarray, names: tuple[str, ...]) -> None:
-    """Whether labels and attacks suit a classifier whose outputs have this shape."""
+def check_classes(
+    shape: Outputs, labels: np.ndarray, names: tuple[str, ...], why_no_features: str = ''
+) -> None:
+    """Whether labels and attacks suit a classifier whose outputs have this shape.
+
+    `why_no_features` says why there are none, if they were looked for.
+    """
     classes = shape.logits.shape[1]
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
@@ -103,8 +108,9 @@ def check_classes(shape: Outputs, labels: np.ndarray, names: tuple[str, ...]) ->
             )
         if name in NEEDS_FEATURES and shape.features is None:
             raise InputError(
-                f'attack {name!r} needs the features and the kernel of the last linear layer: let the '
-                'classifier return si_jax.Outputs(logits, features, kernel), or leave this attack out'
+                f'attack {name!r} needs the features and the kernel of the last linear layer'
+                f'{why_no_features and f", and none was found: {why_no_features}"}: let the classifier return'
+                ' si_jax.Outputs(logits, features, kernel), or leave this attack out'
             )
 
 

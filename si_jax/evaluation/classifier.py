@@ -124,10 +124,28 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
         def captured(constant: Any) -> Array:
             return weights[slots[id(constant)]] if id(constant) in slots else jnp.asarray(constant)
 
-        return jax.tree.unflatten(structure, _inline(closed, captured, jax.tree.leaves(arguments), precision))
+        def replaced(equation: core.JaxprEqn, inputs: list[Any]) -> Array | None:
+            if precision in ('tf32', 'bfloat16') and equation.primitive.name in PRODUCTS:
+                return _product(equation, *inputs, precision)
+            return _convolve(*inputs, equation.params) if _is_plain_convolution(equation) else None
+
+        return jax.tree.unflatten(structure, _inline(closed, captured, jax.tree.leaves(arguments), replaced))
 
     known = _captured(closed)
     return Lifted(weights, apply, shape)
+
+
+def flattened(function: Callable[..., Any], arguments: tuple[Any, ...]) -> core.ClosedJaxpr:
+    """The traced function, with the functions that it calls through `jax.jit` written out in it.
+
+    Raises:
+        InputError: JAX cannot trace the function.
+    """
+    closed, _ = _trace(function, arguments)
+    flat, _ = _trace(
+        lambda *arguments: _inline(closed, lambda constant: constant, jax.tree.leaves(arguments)), arguments
+    )
+    return flat
 
 
 def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[core.ClosedJaxpr, Any]:
@@ -173,9 +191,12 @@ def _inline(
     closed: core.ClosedJaxpr,
     captured: Callable[[Any], Array],
     arguments: list[Any],
-    precision: str | None,
+    replaced: Callable[[core.JaxprEqn, list[Any]], Array | None] = lambda equation, inputs: None,
 ) -> list[Any]:
-    """Computes a traced function, with jitted functions inlined and captured arrays looked up."""
+    """Computes a traced function, with jitted functions inlined and captured arrays looked up.
+
+    `replaced` is given each equation with its inputs, and may return the result in place of the equation's.
+    """
     jaxpr = closed.jaxpr
     values: dict[Any, Any] = dict(zip(jaxpr.invars, arguments, strict=True))
     values |= zip(jaxpr.constvars, map(captured, closed.consts), strict=True)
@@ -184,23 +205,22 @@ def _inline(
         return atom.val if isinstance(atom, core.Literal) else values[atom]
 
     for equation in jaxpr.eqns:
+        inputs = [read(atom) for atom in equation.invars]
         if _is_jit(equation):
-            inputs = [read(atom) for atom in equation.invars]
-            results = _inline(equation.params['jaxpr'], captured, inputs, precision)
-        elif precision in ('tf32', 'bfloat16') and equation.primitive.name in PRODUCTS:
-            x, y = map(read, equation.invars)
-            results = [_product(equation, x, y, precision)]
-        elif _is_plain_convolution(equation):
-            images, kernel = map(read, equation.invars)
-            results = [_convolve(images, kernel, equation.params)]
+            results = _inline(equation.params['jaxpr'], captured, inputs, replaced)
+        elif (result := replaced(equation, inputs)) is not None:
+            results = [result]
         else:
             # A program of this one equation: JAX itself knows how to run it, custom derivatives included.
-            inputs = list(dict.fromkeys(atom for atom in equation.invars if isinstance(atom, core.Var)))
-            outputs = equation.outvars
+            variables = list(dict.fromkeys(atom for atom in equation.invars if isinstance(atom, core.Var)))
             single = jaxpr.replace(
-                constvars=[], invars=inputs, outvars=outputs, eqns=[equation], effects=equation.effects
+                constvars=[],
+                invars=variables,
+                outvars=equation.outvars,
+                eqns=[equation],
+                effects=equation.effects,
             )
-            results = core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*map(read, inputs))
+            results = core.jaxpr_as_fun(core.ClosedJaxpr(single, ()))(*map(read, variables))
         values |= zip(equation.outvars, results, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 

@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax import attacks as catalogue
-from si_jax import data
-from si_jax.errors import InputError
-from si_jax.evaluation import checks, saved
+from si_jax import data, models
+from si_jax.errors import InputError, unknown
+from si_jax.evaluation import checks, sanity, saved
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.runner import evaluate
-from si_jax.interop.loading import is_torch_module, load_torch_module
+from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
+from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.load import load_model
 from si_jax.threat import Threat
 
@@ -41,6 +42,11 @@ def run(
     workdir: str | None,
     checkpoint: str,
     model: str | None,
+    torch_checkpoint: str | None = None,
+    arch: str | None = None,
+    variant: str | None = None,
+    normalise: str | None = None,
+    stated_clean: float | None = None,
     dataset: str | None,
     data_dir: str | None,
     num_examples: int | None,
@@ -51,7 +57,7 @@ def run(
     save_images: bool,
     **settings: Any,
 ) -> Result:
-    """Evaluates a trained network, or one that a Python file makes; prints the table and writes the result.
+    """Evaluates a network from a run, a Python file or a PyTorch checkpoint; prints and writes the result.
 
     What is finished is kept in `<output without .json>.partial` until the result is written.
 
@@ -59,13 +65,18 @@ def run(
         workdir: Folder of a run of train.py: the network, and the defaults of data set, eps and norm.
         checkpoint: 'best', 'last' or a step of that run.
         model: 'path/to/file.py:build' instead, a function without arguments that returns a classifier.
+        torch_checkpoint: A PyTorch file of weights instead, of torch.save or safetensors.
+        arch: Its architecture, see `torch_weights.load`.
+        variant: Likewise, where two have the same names and shapes.
+        normalise: What its authors do to images in [0, 1]; None for 'none'.
+        stated_clean: The clean accuracy that its authors state, as a fraction: far below it the result warns.
         dataset: A name in `si_jax.data.SOURCES`; its test split is used.
         data_dir: Where it lies, see `si_jax.data.load`.
         num_examples: The first so many images in original order; all if None.
         eps: Radius of the ball, as a fraction of the pixel range.
         norm: 'linf' or 'l2'.
         attacks: Names, with commas between.
-        output: The JSON file; None for one in `<workdir>/evaluation`, or in `evaluation` with `model`.
+        output: The JSON file; None for one in `<workdir>/evaluation`, or in `evaluation` without a workdir.
         save_images: Whether to write the adversarial images beside it.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
@@ -73,12 +84,22 @@ def run(
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
-    if (workdir is None) == (model is None):
-        raise InputError('give either --workdir=FOLDER or --model=FILE.py:FUNCTION')
+    if sum(given is not None for given in (workdir, model, torch_checkpoint)) != 1:
+        raise InputError(
+            'give either --workdir=FOLDER or --model=FILE.py:FUNCTION or --torch_checkpoint=FILE --arch=NAME'
+        )
+    of_checkpoint = {'arch': arch, 'variant': variant, 'normalise': normalise, 'stated_clean': stated_clean}
+    if torch_checkpoint is None and (extra := [key for key, v in of_checkpoint.items() if v is not None]):
+        raise InputError(f'--{extra[0]} belongs to --torch_checkpoint: leave it out, or give that one')
+    if stated_clean is not None and not 0 < stated_clean <= 1:
+        advice = f': did you mean {stated_clean / 100:g}?' if 1 < stated_clean <= 100 else ''
+        raise InputError(f'stated_clean={stated_clean:g} is not a fraction in (0, 1]{advice}')
     names = catalogue.parse(attacks)
     if output is not None:
         check_output(output)
     classifier: Any
+    about: dict[str, Any]
+    hint = ''
     if workdir is not None:
         classifier = load_model(workdir, checkpoint)
         config = classifier.config
@@ -89,15 +110,37 @@ def run(
         about = {'workdir': str(workdir), 'checkpoint': checkpoint, 'step': classifier.step}
         stem, folder = checkpoint, Path(workdir) / 'evaluation'
     else:
-        assert model is not None
         if dataset is None:
-            raise InputError(f'--model needs --dataset, one of {", ".join(data.SOURCES)}')
-        classifier = _build(model)
-        if is_torch_module(classifier) and dataset in data.SOURCES:
-            classifier = load_torch_module(classifier, data.SOURCES[dataset].shape)
-        eps, norm = 8 / 255 if eps is None else eps, norm or 'linf'
-        about = {'model': model}
-        stem, folder = Path(model.rpartition(':')[0]).stem, Path('evaluation')
+            flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
+            raise InputError(f'--{flag} needs --dataset, one of {", ".join(data.SOURCES)}')
+        if dataset not in data.SOURCES:
+            raise unknown('data set', dataset, data.SOURCES)
+        source = data.SOURCES[dataset]
+        eps, norm, folder = 8 / 255 if eps is None else eps, norm or 'linf', Path('evaluation')
+        if model is not None:
+            classifier = _build(model)
+            if is_torch_module(classifier):
+                classifier = load_torch_module(classifier, source.shape)
+            about, stem = {'model': model}, Path(model.rpartition(':')[0]).stem
+        else:
+            assert torch_checkpoint is not None
+            if arch is None:
+                raise InputError(
+                    f'--torch_checkpoint needs --arch, one of {", ".join(models.ARCHITECTURES)}, '
+                    'wrn_<depth>_<widen>'
+                )
+            normalise = normalise or 'none'
+            classifier = load_torch_checkpoint(
+                torch_checkpoint,
+                arch,
+                normalise=normalise,
+                variant=variant,
+                num_classes=source.num_classes,
+                image_shape=source.shape,
+            )
+            about = {'torch_checkpoint': torch_checkpoint, **of_checkpoint, 'normalise': normalise}
+            stem = Path(torch_checkpoint).stem
+            hint = accuracy_hint(arch, variant, normalise)
     assert dataset is not None
 
     test = data.load(dataset, 'test', data_dir)
@@ -123,6 +166,10 @@ def run(
         state_path=state,
         **settings,
     )
+    if hint:
+        clean = result.accuracy['clean'], result.ci95['clean'][1]
+        found = sanity.clean(*clean, result.dataset['classes'], stated_clean, hint)
+        result = dataclasses.replace(result, warnings=found + result.warnings)
     described = {'name': dataset, 'split': 'test', **result.dataset}
     result = dataclasses.replace(result, dataset=described, model=about)
     result.save(path)

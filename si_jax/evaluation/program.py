@@ -19,6 +19,7 @@ from si_jax import losses, parallel
 from si_jax.attacks.gradient import Start, starting_points
 from si_jax.evaluation import checks, packing
 from si_jax.evaluation.classifier import Classifier, lift
+from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Arrays, Saved, digest
 from si_jax.metrics import Progress
@@ -46,6 +47,8 @@ class Program:
         devices: Local devices.
         precision: Of the classifier inside the attacks, one of `classifier.PRECISIONS`; None for that of the
             images.
+        needs_features: Whether features and kernel are looked for if the classifier returns logits alone;
+            `why_no_features` says why they were not found.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Program:
         chunk: int,
         devices: list[jax.Device],
         precision: str | None = None,
+        needs_features: bool = False,
     ):
         self.classifier, self.devices, self.chunk = classifier, devices, chunk
         self.images, self.labels, self.indices = images, labels.astype(np.int32), indices
@@ -65,11 +69,18 @@ class Program:
         self._key = jax.random.key(seed)
         self.key_impl = jax.random.key_impl(self._key)
         each = chunk // len(devices)
-        lifted = lift(
-            classifier.function,
+        example = (
             jax.ShapeDtypeStruct((each, *images.shape[1:]), images.dtype),
             jax.ShapeDtypeStruct((each,), self._key.dtype),
         )
+        lifted = lift(classifier.function, *example)
+        self.why_no_features = ''
+        if needs_features and lifted.shape.features is None:
+            found = with_features(classifier.function, *example)
+            if isinstance(found, str):
+                self.why_no_features = found
+            else:
+                lifted = lift(found, *example)
         self.outputs: Outputs = lifted.shape
         self.apply = functools.partial(lifted.apply, precision=precision)
         self.weights = parallel.replicate(lifted.weights, devices)
@@ -100,11 +111,12 @@ class Program:
         probed = checks.probe(self.classifier, self.images[rows], self._verification_keys(keys[rows]))
         checks.check_compiled(clean['logits'][rows], probed.logits[: checks.PROBE])
         if explain:
-            assert probed.features is not None and probed.kernel is not None
-            # The probe's inverted images make the fit a test however few images there are.
+            # Inverted images make the fit a test however few images there are.
+            inverted = parallel.map_rows(
+                self._classify, self.weights, (1 - self.images[rows], keys[rows]), self.chunk, self.devices
+            )
             checks.check_explained(
-                np.concatenate([clean['logits'], probed.logits]),
-                np.concatenate([clean['products'], probed.features @ probed.kernel]),
+                *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
             )
         return clean['logits']
 

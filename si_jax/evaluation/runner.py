@@ -60,7 +60,8 @@ def evaluate(
 
     Args:
         classifier: images [B, H, W, C] in [0, 1] -> `Outputs`, (logits, features, kernel) or logits [B, K];
-            or a `Randomised` function of images and keys. JAX must be able to trace it.
+            or a `Randomised` function of images and keys. JAX must be able to trace it. If it returns logits
+            alone and an attack needs features and kernel, they are read from its last linear layer.
         images: [N, H, W, C], floating, in [0, 1]. Evaluated in float32, or in float64 if they are and JAX has
             it enabled.
         labels: [N], integer, in [0, K).
@@ -116,11 +117,20 @@ def evaluate(
 
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with jax.default_matmul_precision('highest'):
+        needs_features = bool(NEEDS_FEATURES & set(names))
         program = Program(
-            classifier_of(classifier), images, labels, indices, seed, chunk, devices, precision=precision
+            classifier_of(classifier),
+            images,
+            labels,
+            indices,
+            seed,
+            chunk,
+            devices,
+            precision=precision,
+            needs_features=needs_features,
         )
-        checks.check_classes(program.outputs, labels, names)
-        logits = program.check_and_classify(explain=bool(NEEDS_FEATURES & set(names)))
+        checks.check_classes(program.outputs, labels, names, program.why_no_features)
+        logits = program.check_and_classify(explain=needs_features)
         clean = np.argmax(logits, axis=1) == labels
         warnings = sanity.outputs(logits) + sanity.classes(logits.shape[1], names)
         if program.classifier.randomised:

@@ -8,6 +8,7 @@ from si_jax.evaluation.result import AttackRecord
 # The attacks that climb the cross-entropy of the logits, alone or as a stage.
 CLIMBS_CROSS_ENTROPY = frozenset({'fgsm', 'pgd', 'apgd-ce', *PRESETS})
 BLIND = 0.01  # the share of images without a gradient that is worth a warning
+SHORT = 0.01  # how far a clean accuracy may be below the stated one
 MASKED = 0.002  # the accuracy that black-box attacks may take off after the others
 
 
@@ -41,6 +42,25 @@ def outputs(logits: np.ndarray) -> list[str]:
             'the outputs look like probabilities (all in [0, 1], and each row sums to 1), and gradients of '
             'the losses vanish through them: return the logits before the softmax'
         ]
+    return []
+
+
+def clean(accuracy: float, highest: float, classes: int, stated: float | None, hint: str) -> list[str]:
+    """Whether a checkpoint's clean accuracy tells that it was loaded as something else than it is.
+
+    Args:
+        accuracy: The fraction measured.
+        highest: The upper end of its 95 % interval.
+        classes: Number of classes.
+        stated: What its authors state; if None only an accuracy near chance is suspicious.
+        hint: What to try.
+    """
+    if stated is not None and stated > max(highest, accuracy + SHORT):
+        return [
+            f'the clean accuracy is {100 * accuracy:.2f} %, far below the stated {100 * stated:.2f} %: {hint}'
+        ]
+    if highest < 2 / classes or accuracy <= 1 / classes:
+        return [f'the clean accuracy, {100 * accuracy:.2f} %, is near chance ({100 / classes:g} %): {hint}']
     return []
 
 

@@ -14,7 +14,7 @@ from si_jax.interop.torch_weights import from_torch, state_arrays
 torch = pytest.importorskip('torch', reason="the checkpoints are PyTorch's")
 
 from tests.interop.parity import assert_parity, random_images  # noqa: E402
-from tests.models.test_parity import NETWORKS, randomised  # noqa: E402
+from tests.torch_references import NETWORKS, randomised  # noqa: E402
 
 SHAPE = (12, 12, 3)
 

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.torch_references import Basic, Bottle, TorchPreActResNet, TorchResNet
+
 MEAN, STD = torch.tensor([0.4914, 0.4822, 0.4465]), torch.tensor([0.2471, 0.2435, 0.2616])
 
 
@@ -329,6 +331,49 @@ class CrossCovarianceTransformer(nn.Module):
         return self.head(self.norm(token + x[:, :1])[:, 0])
 
 
+class DeepMindPreActBlock(nn.Module):
+    """The small network of Rebuffi et al. (2021): the shortcut takes the activated input."""
+
+    def __init__(self, inputs, filters, stride):
+        super().__init__()
+        self.bn1, self.bn2 = nn.BatchNorm2d(inputs), nn.BatchNorm2d(filters)
+        self.conv1 = nn.Conv2d(inputs, filters, 3, stride, bias=False)
+        self.conv2 = conv(filters, filters)
+        self.shortcut = conv(inputs, filters, 1, stride) if inputs != filters or stride > 1 else None
+
+    def forward(self, x):
+        y = F.silu(self.bn1(x))
+        x = x if self.shortcut is None else self.shortcut(y)
+        return self.conv2(F.silu(self.bn2(self.conv1(F.pad(y, (1, 1, 1, 1)))))) + x
+
+
+class WithForward(nn.Module):
+    """One of the named architectures, whose references give features alone."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network.linear(self.network.features(x))
+
+
+class ConvStem(nn.Module):
+    """Singh et al. (2023): a stem of convolutions before ConvNeXt's blocks, layer norm of channels."""
+
+    def __init__(self, channels=8):
+        super().__init__()
+        self.conv1, self.conv2 = conv(3, 4, 3, 2, bias=True), conv(4, channels, 3, 2, bias=True)
+        self.norm1, self.norm2 = nn.LayerNorm(4), nn.LayerNorm(channels)
+        self.blocks = nn.Sequential(ConvNeXtBlock(channels), ConvNeXtBlock(channels))
+        self.norm, self.head = nn.LayerNorm(channels), nn.Linear(channels, 10)
+
+    def forward(self, x):
+        for layer, norm in ((self.conv1, self.norm1), (self.conv2, self.norm2)):
+            x = F.gelu(norm(layer(x).permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+        return self.head(self.norm(self.blocks(x).mean((-2, -1))))
+
+
 def _sequence(*blocks, channels=8):
     return nn.Sequential(
         conv(3, channels),
@@ -361,6 +406,20 @@ ZOO = {
     'RaWideResNet': lambda: Normalised(WideResNet(activation=nn.SiLU, attention=SqueezeExcitation)),
     # Huang2022Revisiting
     'RobustResNet': lambda: _sequence(Res2Block(8), Res2Block(8)),
+    # Engstrom2019Robustness, Addepalli2022Efficient, Sehwag2021Proxy_R18, Atzmon2019Controlling
+    'ResNet': lambda: Normalised(WithForward(TorchResNet(Basic, (1, 1, 1, 1), 4))),
+    'ResNet, bottleneck': lambda: Normalised(WithForward(TorchResNet(Bottle, (1, 1, 1, 1), 2))),
+    # Wong2020Fast, Andriushchenko2020Understanding
+    'PreActResNet': lambda: Normalised(WithForward(TorchPreActResNet(4, raw_shortcut=True, final=False))),
+    'PreActResNet, final norm': lambda: WithForward(TorchPreActResNet(4, raw_shortcut=False, final=True)),
+    # Rebuffi2021Fixing_R18, Rade2021Helper_R18, Gowal2021Improving_R18
+    'DMPreActResNet': lambda: Normalised(
+        _sequence(DeepMindPreActBlock(8, 8, 1), DeepMindPreActBlock(8, 8, 2), nn.BatchNorm2d(8), nn.SiLU())
+    ),
+    # Amini2024MeanSparse of a DMWideResNet: the threshold before the activation
+    'MeanSparse, DMWideResNet': lambda: WideResNet(
+        activation=lambda: nn.Sequential(MeanSparse(1), nn.SiLU())
+    ),
     # Hendrycks2020AugMix
     'ResNeXt': lambda: Normalised(_sequence(ResNeXtBlock(8), ResNeXtBlock(8))),
     # Sehwag2021Proxy
@@ -423,6 +482,8 @@ PLAIN = {
     'transformer': TransformerBlock,
     'max pooling': ImageNetStem,
     'GELU and layer norm': lambda: _sequence(ConvNeXtBlock(), ConvNeXtBlock()),
+    # Singh et al. (2023), of ImageNet's leaderboard
+    'convolutional stem': ConvStem,
     'group norm': lambda: _sequence(nn.GroupNorm(2, 8), nn.GELU(), conv(8, 8), nn.GroupNorm(8, 8), nn.ReLU()),
 }
 
