@@ -108,6 +108,7 @@ class _Done(NamedTuple):
     images: np.ndarray
     queries: np.ndarray
     distances: np.ndarray
+    forward_passes: int
     refused: int
     largest: float
 
@@ -124,7 +125,7 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
 
     alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
     images = np.zeros_like(program.images) if cascade.keep else np.zeros((0,))
-    refused, largest = 0, 0.0
+    forward_passes, refused, largest = 0, 0, 0.0
 
     # Restarts but the first may be searches of their own, but are all alike.
     @functools.cache
@@ -148,12 +149,14 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
             alive[broken] = False
             queries[rows] += arrays['queries']
             distances[rows] = arrays['distances']
+            forward_passes += int(arrays['forward_passes'])
             refused += int(arrays['refused'])
             largest = max(largest, float(arrays['largest']))
             if cascade.keep:
                 images[broken] = arrays['images']
             cascade.bar.update(len(rows))
-    return _Done(int(attacked.sum()), attacked & ~alive, images, queries, distances, refused, largest)
+    broken = attacked & ~alive
+    return _Done(int(attacked.sum()), broken, images, queries, distances, forward_passes, refused, largest)
 
 
 def _search(
@@ -183,7 +186,9 @@ def _search(
     return {
         'broken': outcome.broken,
         'images': outcome.images[: len(outcome.images) * cascade.keep],
+        # An attack that measures distances goes on after its first success.
         'queries': outcome.queries if final is None else final.queries,
+        'forward_passes': outcome.queries.sum(),
         'distances': np.zeros(len(rows)) if final is None else final.distance.astype(np.float64),
         'refused': np.int64(outcome.refused),
         'largest': np.float64(largest),
@@ -197,7 +202,7 @@ def _targeted(stage: Stage, classes: int) -> bool:
 def _table(stage: Stage, done: _Done, correct: np.ndarray, classes: int) -> dict[str, Any]:
     """The stage in the result, in JSON's types."""
     row = SEARCHES[stage.attack]
-    forward = int(done.queries.sum())
+    forward = done.forward_passes
     table: dict[str, Any] = {
         'attack': stage.attack,
         'accuracy': float(np.mean(correct)),
