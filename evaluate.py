@@ -7,12 +7,13 @@
 
 Prints a table and writes one JSON file with the flags of each image beside it. Exit status: 0 finished, 2 a
 wrong flag or value, or a classifier that cannot be judged. The same command after an interruption goes on
-where it was.
+where it was. Compiled programs are kept for the next command (SI_JAX_COMPILATION_CACHE=FOLDER, or off).
 """
 
 import argparse
 import sys
 
+from si_jax import compilation_cache
 from si_jax.errors import InputError
 from si_jax.evaluation.command import fraction, run
 
@@ -77,7 +78,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     try:
-        run(**vars(parser().parse_args(argv)))
+        arguments = vars(parser().parse_args(argv))
+        compilation_cache.enable()
+        run(**arguments)
     except InputError as error:
         print(f'evaluate.py: {error}', file=sys.stderr)
         return 2

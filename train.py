@@ -3,7 +3,8 @@
     python train.py --config=configs/tradessi_cifar10.py
     python train.py --config=configs/tradessi_cifar10.py:wrn_34_10 --config.data.dir=FOLDER --workdir=DIR
 
-The same command, run again, goes on from the last checkpoint. Exit status: 0 finished, or stopped by a signal
+The same command, run again, goes on from the last checkpoint. Compiled programs are kept for the next command
+(SI_JAX_COMPILATION_CACHE=FOLDER, or off). Exit status: 0 finished, or stopped by a signal
 and saved; 1 a wrong flag; 2 a wrong value or field; 3 the loss or a gradient was not finite.
 """
 
@@ -39,6 +40,7 @@ def refuse(status: int, reason: object) -> NoReturn:
 
 def main(argv: list[str]) -> None:
     absl.logging.set_verbosity(absl.logging.WARNING)
+    from si_jax import compilation_cache
     from si_jax.training.run import DivergedError, run
 
     if len(argv) > 1:
@@ -47,6 +49,7 @@ def main(argv: list[str]) -> None:
     try:
         overrides = config_flags.get_override_values(flags.FLAGS['config'])
         workdir = WORKDIR.value or str(default_workdir(config_file, arch, overrides))
+        compilation_cache.enable()
         print(f'workdir: {workdir}', flush=True)
         run(CONFIG.value, workdir)
     except InputError as error:

@@ -15,6 +15,12 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 os.environ.setdefault('NPROC', '16')
 
+# What one worker, one command or the last run of the suite compiled need not be compiled again.
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.abspath('.pytest_cache/compiled'))
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
+
+import gc
 import pathlib
 import sys
 
@@ -23,6 +29,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
+# Tracing makes and drops many small objects: the default looks through all that is alive far too often.
+gc.set_threshold(100_000, 20, 20)
 jax.config.update('jax_enable_x64', True)
 jax.config.update('jax_threefry_partitionable', True)
 

@@ -1,0 +1,47 @@
+"""Compiled programs are kept on disk, where the user wants them."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import sys
+import jax
+from si_jax import compilation_cache
+
+hits = []
+jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))
+print(compilation_cache.enable())
+jax.jit(lambda x: x * 3 + 1)(2.0).block_until_ready()
+print(hits.count('/jax/compilation_cache/cache_hits') > 0)
+"""
+
+
+def run(**variables) -> list[str]:
+    unset = ('JAX_COMPILATION_CACHE_DIR', 'SI_JAX_COMPILATION_CACHE', 'XDG_CACHE_HOME')
+    environment = {key: value for key, value in os.environ.items() if key not in unset} | variables
+    done = subprocess.run(
+        [sys.executable, '-c', SCRIPT], env=environment, capture_output=True, text=True, check=True
+    )
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(
+    'variable, below',
+    [('XDG_CACHE_HOME', 'si_jax/compiled'), ('SI_JAX_COMPILATION_CACHE', '')],
+)
+def test_the_second_process_finds_what_the_first_compiled(tmp_path, variable, below):
+    folder = tmp_path / 'cache'
+    kept = str(folder / below) if below else str(folder)
+    assert run(**{variable: str(folder)}) == [kept, 'False']
+    assert os.listdir(kept)
+    assert run(**{variable: str(folder)}) == [kept, 'True']
+
+
+def test_it_can_be_switched_off_and_needs_no_place(tmp_path):
+    assert run(SI_JAX_COMPILATION_CACHE='off', XDG_CACHE_HOME=str(tmp_path)) == ['None', 'False']
+    (tmp_path / 'file').write_text('')
+    assert run(SI_JAX_COMPILATION_CACHE=str(tmp_path / 'file')) == ['None', 'False']
+    assert os.listdir(tmp_path) == ['file']
