@@ -8,7 +8,6 @@ and its spread. Compilation is not counted (the first turn of each is left out).
 """
 
 import argparse
-import statistics
 import time
 
 import jax
@@ -17,6 +16,7 @@ import numpy as np
 import torch
 import torchattacks
 
+from benchmarks.spread import spread
 from si_jax import attacks, models
 from si_jax.environment import environment
 from si_jax.files import write_json
@@ -105,7 +105,6 @@ def measure(width: int, batch: int, turns: int) -> dict:
         for name, program in programs.items():
             rates[name].append(batch / seconds(program))
     ratios = [a / b for a, b in zip(rates['si_jax'], rates['torchattacks'], strict=True)]
-    spread = lambda values: {'median': statistics.median(values), 'min': min(values), 'max': max(values)}  # noqa: E731
     return {
         'network': 'ResNet-18' if width == 64 else f'ResNet-18 of width {width}',
         'batch': batch,
