@@ -1,6 +1,6 @@
 """Standard AutoAttack, here and in the public PyTorch code, on the same networks and images in the same run.
 
-    python -m benchmarks.autoattack --reference=FOLDER --shared=../shared --output=results/autoattack_speed.json
+    python -m benchmarks.autoattack --reference=FOLDER --output=results/autoattack_speed.json
 
 FOLDER holds a checkout of the repository fra31/auto-attack. The two take turns, so that a machine that slows
 down slows both; quoted are the median of the turns and the ratio of each. Ours is the whole call of
@@ -130,11 +130,11 @@ def main() -> None:
         for name in given.networks.split(','):
             row = measure(name, given.shared, autoattack, given.images, given.turns)
             rows.append(row)
-            times, ratio = row['seconds'], row['times_faster']
+            ours, theirs, ratio = row['seconds']['si_jax'], row['seconds']['reference'], row['times_faster']
             print(
-                f'{name}: si_jax {times["si_jax"]["median"]:.1f} s, reference {times["reference"]["median"]:.1f} s'
-                f'; {ratio["median"]:.2f} times as fast ({ratio["min"]:.2f} to {ratio["max"]:.2f}); first call '
-                f'{row["cold_seconds"]:.1f} s',
+                f'{name}: si_jax {ours["median"]:.1f} s, reference {theirs["median"]:.1f} s; '
+                f'{ratio["median"]:.2f} times as fast ({ratio["min"]:.2f} to {ratio["max"]:.2f}); '
+                f'first call {row["cold_seconds"]:.1f} s',
                 flush=True,
             )
     if given.output:
