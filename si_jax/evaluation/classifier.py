@@ -126,8 +126,12 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
 
         def replaced(equation: core.JaxprEqn, inputs: list[Any]) -> Array | None:
             if precision in ('tf32', 'bfloat16') and equation.primitive.name in PRODUCTS:
-                return _product(equation, *inputs, precision)
-            return _convolve(*inputs, equation.params) if _is_plain_convolution(equation) else None
+                x, y = inputs
+                return _product(equation, x, y, precision)
+            if _is_plain_convolution(equation):
+                images, kernel = inputs
+                return _convolve(images, kernel, equation.params)
+            return None
 
         return jax.tree.unflatten(structure, _inline(closed, captured, jax.tree.leaves(arguments), replaced))
 

@@ -104,13 +104,14 @@ def find_last_layer(jaxpr: core.Jaxpr) -> LastLayer | str:
     Returns:
         The layer, or a sentence that says why there is none.
     """
-    made_by, varying = {}, set(jaxpr.invars)
+    made_by: dict[Any, core.JaxprEqn] = {}
+    varying: set[Any] = set(jaxpr.invars)
     for equation in jaxpr.eqns:
         made_by |= dict.fromkeys(equation.outvars, equation)
         if any(isinstance(atom, core.Var) and atom in varying for atom in equation.invars):
             varying |= set(equation.outvars)
-    (atom,) = jaxpr.outvars
-    rows, _ = atom.aval.shape  # type: ignore[attr-defined]
+    atom: Any = jaxpr.outvars[0]
+    rows, _ = atom.aval.shape
     axis, sign = 1, 1
     factors: list[Factor] = []
     if isinstance(atom, core.Literal) or atom not in varying:
@@ -136,7 +137,7 @@ def find_last_layer(jaxpr: core.Jaxpr) -> LastLayer | str:
         elif name == 'transpose':
             axis = settings['permutation'][axis]
         elif name in _SHAPED:
-            before = _axis_before(source.aval.shape, atom.aval.shape, axis)  # type: ignore[attr-defined]
+            before = _axis_before(source.aval.shape, atom.aval.shape, axis)
             if before is None:
                 return f'{name!r} with a change of shape lies between the last linear layer and the logits'
             axis = before
@@ -151,10 +152,11 @@ def _layer(
 ) -> LastLayer | str:
     """The layer of a product, one of whose operands, that at `place`, depends on the images."""
     contracted, batch = equation.params['dimension_numbers']
-    features, weight = equation.invars[place], equation.invars[1 - place]
+    features: Any = equation.invars[place]
+    weight: Any = equation.invars[1 - place]
     summed, of_weight = (tuple(map(int, contracted[i])) for i in (place, 1 - place))
-    free = [size for i, size in enumerate(features.aval.shape) if i not in summed]  # type: ignore[attr-defined]
-    columns = [size for i, size in enumerate(weight.aval.shape) if i not in of_weight]  # type: ignore[attr-defined]
+    free = [size for i, size in enumerate(features.aval.shape) if i not in summed]
+    columns = [size for i, size in enumerate(weight.aval.shape) if i not in of_weight]
     first = len(free) if place == 0 else 0
     if any(batch) or len(columns) != 1 or axis != first or math.prod(free) != rows or max(free) != rows:
         return 'the logits are a product of arrays, but not features [B, F] times weights [F, K]'
