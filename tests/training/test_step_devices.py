@@ -11,7 +11,8 @@ from si_jax.defenses import DEFENSES, from_config
 from si_jax.threat import Threat
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
-from si_jax.training.step import make_train_step, metric_names
+from si_jax.training.step import make_train_step
+from si_jax.training.update import metric_names
 from tests.tiny import TinyNet
 
 SHAPE, CLASSES = (8, 8, 1), 10

@@ -12,7 +12,8 @@ from si_jax.models.layers import Conv, Linear, global_mean, outputs_of
 from si_jax.threat import Threat
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
-from si_jax.training.step import make_train_step, metric_names
+from si_jax.training.step import make_train_step
+from si_jax.training.update import metric_names
 
 SHAPE, CLASSES, REAL, PADDED = (6, 6, 3), 4, 5, 3
 
