@@ -16,25 +16,31 @@ from si_jax import defenses, models
 from si_jax.errors import unknown
 
 
-def defense(name: str, *, si: bool = False) -> ConfigDict:
+def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
     """The fields of a row of `si_jax.defenses.DEFENSES`, each as Table 1 and section 5.4 have it.
 
     Args:
         name: A row of the table; `'standard'` is training without an attack.
         si: Whether the attack ascends scaled cosines and the objective gets the margin regulariser.
+        he: Whether the network's logits are cosines (hypersphere embedding).
 
     Raises:
-        si_jax.errors.InputError: No such row, or SI without an attack.
+        si_jax.errors.InputError: No such row, SI without an attack, or no such row with HE.
     """
     if name not in defenses.DEFENSES:
         raise unknown('defense', name, defenses.DEFENSES)
     row = defenses.DEFENSES[name]
     if si:
         row = defenses.with_si(row, scale=15.0, margin=0.2, weight=0.2)
+    if he:
+        row = defenses.with_he(row, scale=15.0, margin=0.2)
     return ConfigDict(
         {
             'name': name,
             'si': si,
+            'he': he,
+            # What the attack climbs: '' for the row's own, or 'ce', 'kl', 'si', 'calibrated_ce'.
+            'inner': '',
             'weights': {term: value.weight for term, value in row.outer.items()},
             'scale': 15.0,  # s
             'margin': 0.2,  # m, on the true class only
@@ -42,12 +48,13 @@ def defense(name: str, *, si: bool = False) -> ConfigDict:
             'start': row.start,
             'attack_bn': row.attack_bn,
             'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
+            'replays': row.replays,  # FreeAT's m
         }
     )
 
 
-def paper(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
-    """The config of one row of the paper's Tables 6 and 7.
+def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: str) -> ConfigDict:
+    """The config of one row of the paper's Tables 6, 7 and 10.
 
     Wide ResNets have a schedule of their own (90 epochs from 0.1, one drop, weight decay 7e-4); every other
     architecture takes that of ResNet-18. "From the 75-th epoch" counts from 1, so 74 epochs run at the first
@@ -56,6 +63,7 @@ def paper(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
     Args:
         name: The defense, a row of `si_jax.defenses.DEFENSES`.
         si: Whether it is the scale-invariant version.
+        he: Whether it is the version with hypersphere embedding.
         dataset: `'cifar10'`, `'cifar100'`, `'svhn'` or `'digits'`.
         arch: A name that `si_jax.models.create` knows, for example `'resnet18'` or `'wrn_34_10'`.
 
@@ -85,15 +93,16 @@ def paper(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
     config.model.dtype = 'float32'  # of the convolutions; parameters, statistics and losses stay float32
     config.model.sync_bn = True  # False: statistics per device, as torch's DataParallel
 
-    config.defense = defense(name, si=si)
+    config.defense = defense(name, si=si, he=he)
 
     config.threat = ConfigDict()
     config.threat.norm = 'linf'
     config.threat.eps = 8 / 255
 
     config.attack = ConfigDict()
-    config.attack.steps = 10
-    config.attack.step_size = config.threat.get_ref('eps') / 4
+    row = defenses.DEFENSES[name]
+    config.attack.steps = row.steps
+    config.attack.step_size = config.threat.get_ref('eps') * row.step_size
 
     # torch's SGD: decay is added before the momentum, on all parameters, and the learning rate comes last.
     config.optimiser = ConfigDict()
@@ -101,11 +110,19 @@ def paper(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
     config.optimiser.nesterov = False
     config.optimiser.weight_decay = 7e-4 if wide else 5e-4
     config.optimiser.clip_norm = 0.0  # 0: no clipping
+    config.optimiser.cycle_momentum = False  # with a triangular schedule: 0.9 at rate 0, 0.8 at the peak
 
     config.schedule = ConfigDict()
+    config.schedule.kind = 'steps'  # or 'triangular': 0 at both ends, highest at `peak_at` of the run
     config.schedule.peak = 0.1 if wide else 0.01
     config.schedule.factor = 0.1
     config.schedule.boundaries = (74 / 90,) if wide else (74 / 120, 89 / 120, 99 / 120)
+
+    config.schedule.peak_at = 0.5
+
+    # Ends the run if the accuracy under PGD-5 falls by more than this from one epoch to the next; 0: never.
+    config.overfitting = ConfigDict()
+    config.overfitting.drop = 0.0
 
     config.evaluation = ConfigDict()
     config.evaluation.every_epochs = 1
@@ -121,4 +138,41 @@ def paper(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
     config.logging = ConfigDict()
     config.logging.every_steps = 50
     config.logging.tensorboard = True
+    return config
+
+
+def single_step(name: str, *, si: bool, arch: str) -> ConfigDict:
+    """The config of one row of the paper's Table 8, single-step defenses on CIFAR-10.
+
+    Section 5.1.1 gives one recipe for every defense, but the paper's natural accuracies are those that the
+    methods' own repositories publish: so GAT, RFGSM-AT and GradAlign have the recipes and networks of their
+    repositories. FreeAT has that of section 5.1.1; its replays count as epochs.
+
+    Args:
+        name: `'freeat'`, `'gat'`, `'rfgsm'` or `'gradalign'`.
+        si: Whether it is the scale-invariant version.
+        arch: As for `paper`; of the published architecture it is the published variant.
+
+    Raises:
+        si_jax.errors.InputError: No such defense or architecture.
+    """
+    config = paper(name, si=si, dataset='cifar10', arch=arch)
+    config.optimiser.weight_decay = 5e-4
+    if name == 'gat':  # GAMA-GAT:CIFAR10/GAT_cifar10.py; new rates from epochs 71 and 86, counted from 0
+        config.epochs, config.batch_size = 100, 64
+        config.schedule.peak, config.schedule.boundaries = 0.1, (71 / 100, 86 / 100)
+        config.model.variant = {'resnet18': 'gat'}.get(arch, '')
+    elif (
+        name == 'rfgsm'
+    ):  # fast_adversarial:CIFAR10/train_fgsm.py; 83.8 % is the accuracy of 30 epochs, not 15
+        config.epochs = 30
+        config.schedule.kind, config.schedule.peak, config.schedule.peak_at = 'triangular', 0.2, 0.5
+        config.optimiser.cycle_momentum = True
+        config.overfitting.drop = 0.2
+        config.model.variant = {'preact_resnet18': 'fast_at'}.get(arch, '')
+        config.model.normalise = 'cifar10'
+    elif name == 'gradalign':  # understanding-fast-adv-training:train.py; that code drops partial batches
+        config.epochs = 30
+        config.schedule.kind, config.schedule.peak, config.schedule.peak_at = 'triangular', 0.3, 0.4
+        config.model.variant = {'preact_resnet18': 'gradalign'}.get(arch, '')
     return config

@@ -1,58 +1,164 @@
-"""The defenses: Table 1 of the paper as one table in code.
+"""The defenses: Table 1 of the paper as one table in code, the single-step methods of Table 8 among its rows.
 
 A defense is an *inner* objective, which the attack inside training maximises, and an *outer* objective, a sum
 of weighted terms that training minimises. SI is not a second code path: `with_si` replaces the inner
-objective by cross-entropy on scaled cosines and adds one term to the outer one.
+objective by cross-entropy on scaled cosines and adds one term to the outer one. Nor is hypersphere embedding:
+`with_he` has every term computed from cosines. docs/defenses.md names sources and decisions row by row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
 
 from si_jax import objectives
 from si_jax.attacks.gradient import STARTS, Attack
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import Objective
-from si_jax.outputs import Score, cosine, logits, scaled_cosine
+from si_jax.outputs import Outputs, Score, cosine, logits, scaled_cosine, scaled_logits
 
-PASSES = ('nat', 'adv')
+Array = jax.Array
+
+PASSES = ('nat', 'adv', 'random')
 BN_MODES = ('eval', 'train')
 
 
+class Moment(NamedTuple):
+    """Where in a run a step is, for weights that change.
+
+    Attributes:
+        step: Number of the step, from 0.
+        batch: Its number within the epoch, from 0.
+        steps: Steps of the whole run.
+    """
+
+    step: Array
+    batch: Array
+    steps: int
+
+
 class Term(NamedTuple):
-    """One term of an outer objective: weight * mean over the batch of objective(score)."""
+    """One term of an objective: weight * mean over the batch of objective(score).
+
+    Attributes:
+        weight: The weight.
+        objective: What is averaged.
+        score: What the objective is computed from.
+        schedule: A factor on the weight, from the moment; None for 1.
+        of_gradients: The objective compares the image gradients of the inner objective at the natural images
+            and at random points of the ball, not scores. Its mean is over the images where neither is zero.
+    """
 
     weight: float
     objective: Objective
     score: Score = logits
+    schedule: Callable[[Moment], Array] | None = None
+    of_gradients: bool = False
+
+    def weight_at(self, moment: Moment | None) -> float | Array:
+        """The weight at a moment, which may be None where the term has no schedule."""
+        if self.schedule is None:
+            return self.weight
+        assert moment is not None
+        return self.weight * self.schedule(moment)
 
 
 class Defense(NamedTuple):
-    """A multi-step defense.
+    """A defense.
 
     Attributes:
         outer: The terms to minimise, by name.
         inner: The objective that the training attack maximises; None for no attack.
         inner_score: What the inner objective is computed from.
-        passes: The train-mode forward passes in order, each 'nat' or 'adv'; every one updates the running
-            statistics of batch normalisation, a repeated one does nothing else.
+        inner_terms: Terms added to the inner objective, each with a score of its own.
+        calibrated: Whether the inner score is multiplied by 2 / (median gap of the two highest natural logits
+            of the batch), a factor that no gradient passes.
+        before: Train-mode forward passes before the attack, each 'nat' or 'start' (where the attack starts).
+            They update the running statistics; the attack compares with this 'nat' if there is one.
+        passes: The train-mode forward passes of the objective in order, each 'nat', 'adv' or 'random' (a
+            uniform point of the ball around the image, not clipped); every one updates the running statistics
+            of batch normalisation, a repeated one does nothing else.
         start: Where the attack starts, a name in `si_jax.attacks.gradient.STARTS`.
         attack_bn: Batch normalisation inside the attack: 'eval' for running statistics, 'train' for those of
             the batch. Neither updates the running statistics.
+        steps: Steps of the attack, a default for configs.
+        step_size: As a multiple of eps, a default for configs.
+        step: 'attack' for an attack before each update, 'free' for one backward pass that moves parameters
+            and a persistent perturbation (`si_jax.training.free`). There, `inner` None means that the
+            perturbation climbs the outer objective, of which it is a by-product.
+        replays: Updates made on each batch.
+        hypersphere: The network's logits are cosines (`si_jax.models.create`).
     """
 
     outer: Mapping[str, Term]
     inner: Objective | None
     inner_score: Score = logits
+    inner_terms: Mapping[str, Term] = MappingProxyType({})
+    calibrated: bool = False
+    before: tuple[str, ...] = ()
     passes: tuple[str, ...] = ('nat', 'adv')
     start: str = 'uniform'
     attack_bn: str = 'eval'
+    steps: int = 10
+    step_size: float = 0.25
+    step: str = 'attack'
+    replays: int = 1
+    hypersphere: bool = False
 
     @property
     def attack(self) -> Attack | None:
-        """The attack inside training; steps and step size come from the caller."""
+        """The attack inside training without `inner_terms`; steps and step size come from the caller."""
         if self.inner is None:
             return None
         return Attack(self.inner, self.inner_score, start=STARTS[self.start])
+
+    def attack_at(self, moment: Moment | None) -> Attack | None:
+        """The attack inside training; the moment may be None where no inner term has a schedule."""
+        attack, inner = self.attack, self.inner
+        if attack is None or inner is None or not self.inner_terms:
+            return attack
+        terms = [Term(1.0, inner, self.inner_score), *self.inner_terms.values()]
+
+        def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:
+            values = [
+                term.weight_at(moment)
+                * term.objective(term.score(adv), None if nat is None else term.score(nat), labels, i)
+                for term in terms
+            ]
+            return sum(values[1:], values[0])
+
+        uses = frozenset().union(*(term.objective.uses for term in terms))
+        return attack._replace(objective=Objective(loss, uses), score=_whole)
+
+    @property
+    def scheduled(self) -> bool:
+        """Whether a weight depends on the moment."""
+        terms = [*self.outer.values(), *self.inner_terms.values()]
+        return any(term.schedule is not None for term in terms)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether a term compares gradients."""
+        return any(term.of_gradients for term in self.outer.values())
+
+
+def _whole(outputs: Outputs) -> Any:
+    """The score of an attack whose terms have scores of their own."""
+    return outputs
+
+
+# GAMA-GAT:CIFAR10/GAT_cifar10.py: lambda is 10 up to epoch 85 of 100, counted from 0, and 40 from there on.
+GUIDED_RISE, GUIDED_FROM = 4.0, 86 / 100
+
+
+def _guided(moment: Moment) -> Array:
+    return jnp.where(moment.step >= round(GUIDED_FROM * moment.steps), GUIDED_RISE, 1.0)
+
+
+def _guided_on_odd(moment: Moment) -> Array:
+    return _guided(moment) * (moment.batch % 2)
 
 
 NATURAL_CE = objectives.natural_ce
@@ -78,7 +184,7 @@ DEFENSES: dict[str, Defense] = {
         outer={'natural_ce': Term(1.0, NATURAL_CE), 'kl': Term(6.0, objectives.kl)},
         inner=objectives.kl,
     ),
-    # Kannan et al. (2018), ShawnXYang/AT_HE.
+    # Kannan et al. (2018), ShawnXYang/AT_HE. Stronger attacks broke the original: see docs/defenses.md.
     'alp': Defense(
         outer={
             'natural_ce': Term(0.5, NATURAL_CE),
@@ -95,13 +201,68 @@ DEFENSES: dict[str, Defense] = {
         },
         inner=ADVERSARIAL_CE,
     ),
+    # Shafahi et al. (2019), ashafahi/free_adv_train. With SI the perturbation climbs the whole outer
+    # objective, a by-product of its one backward pass; inner='si' gives it a backward pass of its own.
+    'freeat': Defense(
+        outer={'adversarial_ce': Term(1.0, ADVERSARIAL_CE)},
+        inner=None,
+        passes=('adv',),
+        start='original',
+        steps=1,
+        step_size=1.0,
+        step='free',
+        replays=8,
+    ),
+    # Sriramanan et al. (2020), val-iisc/GAMA-GAT. The first, train-mode P = softmax(g(x)) is compared with
+    # eval-mode outputs of the attack, which climbs the distance on every second batch.
+    'gat': Defense(
+        outer={
+            'natural_ce': Term(1.0, NATURAL_CE),
+            'guided': Term(10.0, objectives.probability_distance, schedule=_guided),
+        },
+        inner=ADVERSARIAL_CE,
+        inner_terms={'guided': Term(10.0, objectives.probability_distance, schedule=_guided_on_odd)},
+        before=('nat',),
+        passes=('adv', 'nat'),
+        start='half_signs',
+        steps=1,
+        step_size=1.0,
+    ),
+    # Wong et al. (2020), locuslab/fast_adversarial.
+    'rfgsm': Defense(
+        outer={'adversarial_ce': Term(1.0, ADVERSARIAL_CE)},
+        inner=ADVERSARIAL_CE,
+        before=('start',),
+        passes=('adv',),
+        attack_bn='train',
+        steps=1,
+        step_size=1.25,
+    ),
+    # Andriushchenko and Flammarion (2020), tml-epfl/understanding-fast-adv-training. From the original image
+    # the ball cuts the step of 1.25 eps to eps.
+    'gradalign': Defense(
+        outer={
+            'adversarial_ce': Term(1.0, ADVERSARIAL_CE),
+            'misalignment': Term(0.2, objectives.misalignment, of_gradients=True),
+        },
+        inner=ADVERSARIAL_CE,
+        before=('nat',),
+        passes=('adv', 'random'),
+        start='original',
+        attack_bn='train',
+        steps=1,
+        step_size=1.25,
+    ),
 }
+
 
 SI_TERM = 'si_margin_ce'
 
 
 def with_si(defense: Defense, *, scale: float = 15.0, margin: float = 0.2, weight: float = 0.2) -> Defense:
     """The defense with the scale-invariant mechanism: the rows of Table 1 marked with SI.
+
+    FreeAT keeps its one backward pass and gets the regulariser alone; terms added to an inner objective stay.
 
     Args:
         defense: A row of `DEFENSES`.
@@ -112,28 +273,102 @@ def with_si(defense: Defense, *, scale: float = 15.0, margin: float = 0.2, weigh
     Raises:
         InputError: The defense has no attack to replace, or a value is out of range.
     """
-    if defense.inner is None:
+    if defense.inner is None and defense.step == 'attack':
         raise InputError('SI needs a defense with an attack: standard training has none; use si=False')
+    if defense.hypersphere:
+        raise InputError('SI and hypersphere embedding are alternatives: use si=False or he=False')
+    _check_cosine(scale, margin)
+    term = Term(weight, objectives.si_margin_ce(scale, margin), cosine)
+    defense = defense._replace(outer={**defense.outer, SI_TERM: term})
+    return defense if defense.inner is None else with_inner(defense, 'si', scale=scale)
+
+
+def with_he(defense: Defense, *, scale: float = 15.0, margin: float = 0.2) -> Defense:
+    """The defense with hypersphere embedding: its network's logits are cosines, and losses read s cos.
+
+    Cross-entropies in the outer objective get a margin on the true class; the inner objective, KL and logit
+    pairing have none, and logit pairing compares the cosines as they are.
+
+    Args:
+        defense: A row of `DEFENSES`: at, trades or alp.
+        scale: s.
+        margin: m.
+
+    Source: Pang et al. (2020), repository ShawnXYang/AT_HE, losses.py.
+
+    Raises:
+        InputError: A term for which no such form was published, or a value is out of range.
+    """
+    _check_cosine(scale, margin)
+    scaled = scaled_logits(scale)
+    forms = {
+        NATURAL_CE: (objectives.margin_ce(scale, margin), logits),
+        ADVERSARIAL_CE: (objectives.si_margin_ce(scale, margin), logits),
+        objectives.kl: (objectives.kl, scaled),
+        objectives.logit_pairing: (objectives.logit_pairing, logits),
+    }
+    known = all(term.objective in forms and term.score is logits for term in defense.outer.values())
+    if not known or defense.step != 'attack' or defense.inner not in forms:
+        raise InputError('hypersphere embedding is defined for at, trades and alp: use he=False')
+    outer = {
+        name: term._replace(objective=forms[term.objective][0], score=forms[term.objective][1])
+        for name, term in defense.outer.items()
+    }
+    return defense._replace(outer=outer, inner_score=scaled, hypersphere=True)
+
+
+def _check_cosine(scale: float, margin: float) -> None:
     if not scale > 0:
         raise InputError(f'scale={scale:g} must be positive; the paper uses 15')
     if not 0 <= margin < 2:
         raise InputError(
             f'margin={margin:g} is not in [0, 2), the range of cosine differences; the paper uses 0.2'
         )
-    term = Term(weight, objectives.si_margin_ce(scale, margin), cosine)
-    return defense._replace(
-        inner=ADVERSARIAL_CE,
-        inner_score=scaled_cosine(scale),
-        outer={**defense.outer, SI_TERM: term},
-    )
+
+
+INNERS: dict[str, Objective] = {
+    'ce': ADVERSARIAL_CE,
+    'kl': objectives.kl,
+    'si': ADVERSARIAL_CE,  # of scaled cosines
+    'calibrated_ce': ADVERSARIAL_CE,  # of logits times 2 / median gap
+}
+
+
+def with_inner(defense: Defense, name: str, *, scale: float = 15.0) -> Defense:
+    """The defense with another objective for the attack: what the SI attack and the SI regulariser each do.
+
+    The paper's TRADES-SI changes both at once. TRADES with 'ce' attacks with labels but on logits, with
+    'calibrated_ce' on logits of a fixed scale, and TRADES-SI with 'kl' has the regulariser alone.
+
+    Args:
+        defense: A defense.
+        name: A row of `INNERS`.
+        scale: s of scaled cosines.
+
+    Raises:
+        InputError: The name is unknown, or there is no attack to replace.
+    """
+    if name not in INNERS:
+        raise unknown('inner objective', name, INNERS)
+    if defense.inner is None and defense.step == 'attack':
+        raise InputError(f"inner={name!r} needs a defense with an attack: use inner=''")
+    if defense.step == 'free' and 'nat' in INNERS[name].uses:
+        raise InputError(f"inner={name!r} needs natural scores, which FreeAT does not have: use 'ce' or 'si'")
+    if defense.step == 'free' and name == 'calibrated_ce':
+        raise InputError("inner='calibrated_ce' needs natural scores, which FreeAT does not have: use 'ce'")
+    if name == 'si':
+        score = scaled_cosine(scale)
+    else:
+        score = scaled_logits(scale) if defense.hypersphere else logits
+    return defense._replace(inner=INNERS[name], inner_score=score, calibrated=name == 'calibrated_ce')
 
 
 def from_config(config: Mapping[str, Any]) -> Defense:
     """The defense of a config's `defense` section.
 
     Args:
-        config: name, si, weights (term name -> weight), scale, margin, start, attack_bn and passes (a comma
-            string).
+        config: name, si, he, inner ('' for the row's own), weights (term name -> weight), scale, margin,
+            start, attack_bn, passes (a comma string) and replays.
 
     Raises:
         InputError: A name is unknown, a weight is negative, a term needs a pass that is not made, or the
@@ -145,19 +380,28 @@ def from_config(config: Mapping[str, Any]) -> Defense:
     defense = DEFENSES[name]
     if config['si']:
         defense = with_si(defense, scale=config['scale'], margin=config['margin'])
+    if config.get('he'):
+        if config['si']:
+            raise InputError('SI and hypersphere embedding are alternatives: use si=False or he=False')
+        defense = with_he(defense, scale=config['scale'], margin=config['margin'])
+    if config.get('inner'):
+        defense = with_inner(defense, config['inner'], scale=config['scale'])
     weights = dict(config['weights'])
     for term, weight in weights.items():
         if term not in defense.outer:
             raise unknown(f'term of {name}{"-SI" if config["si"] else ""}', term, defense.outer)
         if not 0 <= weight < float('inf'):
             raise InputError(f'defense.weights.{term}={weight:g} must be finite and not negative')
-    outer = {term: row._replace(weight=weights.get(term, row.weight)) for term, row in defense.outer.items()}
+    outer, inner_terms = (
+        {term: row._replace(weight=weights.get(term, row.weight)) for term, row in terms.items()}
+        for terms in (defense.outer, defense.inner_terms)
+    )
     passes = tuple(part.strip() for part in config['passes'].split(','))
     for part in passes:
         if part not in PASSES:
             raise unknown('pass', part, PASSES)
     for term, row in outer.items():
-        missing = row.objective.uses - set(passes)
+        missing = (frozenset({'random'}) if row.of_gradients else row.objective.uses) - set(passes)
         if missing:
             raise InputError(
                 f'defense.passes={config["passes"]!r} lacks {", ".join(sorted(missing))!r}, which the term '
@@ -172,4 +416,14 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         )
     if config['attack_bn'] not in BN_MODES:
         raise unknown('attack_bn', config['attack_bn'], BN_MODES)
-    return defense._replace(outer=outer, passes=passes, start=config['start'], attack_bn=config['attack_bn'])
+    replays = config.get('replays', defense.replays)
+    if replays < 1 or (replays > 1 and defense.step != 'free'):
+        raise InputError(f'defense.replays={replays} must be 1, or more with freeat')
+    return defense._replace(
+        outer=outer,
+        inner_terms=inner_terms if inner_terms else defense.inner_terms,
+        passes=passes,
+        start=config['start'],
+        attack_bn=config['attack_bn'],
+        replays=replays,
+    )

@@ -76,6 +76,7 @@ def load_model(workdir: str | os.PathLike, checkpoint: str | int = 'best') -> Lo
         width=config.model.width or None,
         variant=config.model.variant or None,
         normalise=config.model.normalise,
+        hypersphere=bool(config.defense.get('he', False)),
     )
     image = jnp.zeros((1, *source.shape), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)

@@ -166,3 +166,31 @@ def logit_pairing(adversarial: Array, natural: Array) -> Array:
     """
     _check_pair(adversarial, natural)
     return jnp.mean(jnp.square(natural - adversarial), axis=1)
+
+
+def probability_distance(adversarial: Array, natural: Array) -> Array:
+    """Sum over the classes of (p_k - p'_k)^2 with p and p' the natural and adversarial probabilities, [B].
+
+    Source: the guided term of Sriramanan et al. (2020); repository val-iisc/GAMA-GAT.
+    """
+    _check_pair(adversarial, natural)
+    difference = jax.nn.softmax(natural, axis=1) - jax.nn.softmax(adversarial, axis=1)
+    return jnp.sum(jnp.square(difference), axis=1)
+
+
+def misalignment(gradient: Array, other: Array) -> Array:
+    """1 - the cosine of the angle between two gradients [B, H, W, C] of one image, [B]; 1 where one is zero.
+
+    Source: GradAlign, Andriushchenko and Flammarion (2020); repository
+    tml-epfl/understanding-fast-adv-training.
+    """
+    if gradient.ndim < 2 or gradient.shape != other.shape:
+        raise InputError(f'two gradients of one shape are needed, not {gradient.shape} and {other.shape}')
+
+    def unit(x: Array) -> Array:
+        x = x.reshape(len(x), -1)
+        square = jnp.sum(x * x, axis=1, keepdims=True)
+        # Replaced before the root: its gradient at zero is not finite.
+        return x * jax.lax.rsqrt(jnp.where(square > 0, square, 1.0))
+
+    return 1 - jnp.sum(unit(gradient) * unit(other), axis=1)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from si_jax import losses
 
@@ -52,6 +53,11 @@ weighted_kl = Objective(
 )
 logit_pairing = Objective(lambda adv, nat, y, i: losses.logit_pairing(adv, nat), frozenset({'adv', 'nat'}))
 
+probability_distance = Objective(
+    lambda adv, nat, y, i: losses.probability_distance(adv, nat), frozenset({'adv', 'nat'})
+)
+misalignment = Objective(lambda adv, nat, y, i: losses.misalignment(adv, nat), frozenset({'adv', 'nat'}))
+
 
 def targeted_dlr(targets: Array) -> Objective:
     """The targeted DLR loss, to be maximised toward the classes `targets` [B]."""
@@ -66,3 +72,25 @@ def targeted_margin(targets: Array) -> Objective:
 def si_margin_ce(scale: float, margin: float) -> Objective:
     """The SI regulariser on the adversarial images; its score is the cosine."""
     return on_adversarial(losses.cosine_margin_cross_entropy, scale=scale, margin=margin)
+
+
+def margin_ce(scale: float, margin: float) -> Objective:
+    """Hypersphere embedding's cross-entropy with margin on the natural images; its score is the cosine."""
+    return on_natural(losses.cosine_margin_cross_entropy, scale=scale, margin=margin)
+
+
+def gama(first_weight: float = 50.0, last_step: int = 25) -> Objective:
+    """max_{k != y} p_k - p_y + w sum_k (P_k - p_k)^2 with p the probabilities and P those of the reference.
+
+    Args:
+        first_weight: w in step 0.
+        last_step: The step from which w is 0; it falls linearly until there.
+
+    Source: Sriramanan et al. (2020), GAMA-PGD; repository val-iisc/GAMA-GAT.
+    """
+
+    def loss(adv: Array, nat: Array, y: Array, i: Array) -> Array:
+        weight = jnp.maximum(first_weight * (1 - i / last_step), 0.0).astype(adv.dtype)
+        return losses.margin(jax.nn.softmax(adv, axis=1), y) + weight * losses.probability_distance(adv, nat)
+
+    return Objective(loss, frozenset({'adv', 'nat'}))

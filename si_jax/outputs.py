@@ -75,12 +75,13 @@ def cosine(outputs: Outputs) -> Array:
             'the cosine score needs the features and the kernel of the last linear layer: let the classifier '
             'return si_jax.Outputs(logits, features, kernel), or choose an attack on logits'
         )
-    features = outputs.features * _inverse_norm(outputs.features, axis=1)
-    kernel = outputs.kernel * _inverse_norm(outputs.kernel, axis=0)
+    features = outputs.features * inverse_norm(outputs.features, axis=1)
+    kernel = outputs.kernel * inverse_norm(outputs.kernel, axis=0)
     return features @ kernel
 
 
-def _inverse_norm(x: Array, axis: int) -> Array:
+def inverse_norm(x: Array, axis: int) -> Array:
+    """1 / max(|x|, 1e-12) along an axis, which is kept; its gradient at a zero vector is zero."""
     # rsqrt of the floored square: the gradient of sqrt at 0 would be NaN for features that ReLU set to zero.
     return jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))
 
@@ -88,3 +89,8 @@ def _inverse_norm(x: Array, axis: int) -> Array:
 def scaled_cosine(scale: float) -> Score:
     """The score s * cos(theta), [B, K] (eq. 24 of the paper; s = 15 there)."""
     return lambda outputs: scale * cosine(outputs)
+
+
+def scaled_logits(scale: float | Array) -> Score:
+    """The score s * g, [B, K]: with hypersphere embedding, whose logits are cosines, s * cos(theta)."""
+    return lambda outputs: scale * outputs.logits

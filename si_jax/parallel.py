@@ -55,6 +55,11 @@ def shard_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
     return jax.tree.map(split, tree)
 
 
+def join_rows(tree: Tree) -> Tree:
+    """Leaves [D, B / D, ...] as [B, ...], on the host: the inverse of `shard_rows`."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
+
+
 def check_divisible(batch_size: int, devices: int | None = None) -> None:
     """Raises InputError unless the batch size is a multiple of the number of devices."""
     devices = devices or jax.local_device_count()

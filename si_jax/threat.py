@@ -53,14 +53,18 @@ class Threat:
         return jnp.clip(images, 0.0, 1.0)
 
     def uniform_start(self, keys: Array, images: Array) -> Array:
-        """A random point of the ball for each image, projected (eq. 2 of the paper).
+        """A random point of the ball for each image, projected (eq. 2 of the paper): `uniform_noise`."""
+        return self.project(images + self.uniform_noise(keys, images), images)
+
+    def uniform_noise(self, keys: Array, images: Array) -> Array:
+        """A random perturbation for each image, [B, H, W, C].
 
         Linf: uniform in [-eps, eps] per entry. L2: uniform in the ball. Drawn from one key per image, so that
         it does not depend on the batch.
 
         Args:
             keys: [B] typed PRNG keys.
-            images: [B, H, W, C].
+            images: [B, H, W, C]; shape and dtype count.
         """
         shape, dtype = images.shape[1:], images.dtype
 
@@ -72,7 +76,7 @@ class Threat:
             length = jax.random.uniform(radius, (), dtype) ** (1.0 / math.prod(shape))
             return self.eps * length * noise / jnp.maximum(jnp.linalg.norm(noise.ravel()), 1e-12)
 
-        return self.project(images + jax.vmap(draw)(keys), images)
+        return jax.vmap(draw)(keys)
 
     def distance(self, images: Array, centre: Array) -> Array:
         """The norm of each perturbation, [B]."""

@@ -89,7 +89,7 @@ def outer(defense, random):
 
 
 def test_the_table_has_these_rows():
-    assert set(DEFENSES) == {'standard', *TABLE}
+    assert set(DEFENSES) == {'standard', *TABLE, 'freeat', 'gat', 'rfgsm', 'gradalign'}
 
 
 @pytest.mark.parametrize('name', TABLE)
@@ -191,7 +191,8 @@ def config(**changes):
 def test_config_without_changes_is_the_row():
     for name in DEFENSES:
         row = DEFENSES[name]
-        assert from_config(config(name=name, passes=','.join(row.passes))) == row
+        fields = {'start': row.start, 'attack_bn': row.attack_bn, 'replays': row.replays}
+        assert from_config(config(name=name, passes=','.join(row.passes), **fields)) == row
 
 
 def test_config_sets_weights_passes_start_and_bn(random):
@@ -219,7 +220,7 @@ def test_table_4_without_the_regulariser_keeps_the_si_attack(random):
     ('changes', 'message'),
     [
         ({'name': 'trade'}, "unknown defense 'trade': did you mean trades"),
-        ({'name': 'adv'}, 'known: alp, at, mart, standard, trades'),
+        ({'name': 'adv'}, 'known: alp, at, freeat, gat, gradalign, mart, rfgsm, standard, trades'),
         ({'weights': {'k1': 6.0}}, "unknown term of trades 'k1': did you mean kl"),
         ({'weights': {'si_margin_ce': 0.2}}, "unknown term of trades 'si_margin_ce'"),
         ({'weights': {'l': 1.0}, 'si': True}, 'unknown term of trades-SI'),

@@ -99,7 +99,7 @@ def climb(
     def body(offset: Array, carry: Climb) -> Climb:
         return step(value, carry, first + offset, rule=rule, project=project)
 
-    return jax.lax.fori_loop(0, steps, body, under_way, unroll=unroll or None)
+    return jax.lax.fori_loop(0, steps, body, under_way, unroll=unroll or steps == 1 or None)
 
 
 def evaluate_last(value: Value, under_way: Climb, *, steps: int | Array) -> Ascent:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from si_jax import objectives
 from si_jax.attacks.apgd import apgd
 from si_jax.attacks.fab import fab
-from si_jax.attacks.gradient import Attack, from_original
+from si_jax.attacks.gradient import Attack, from_original, from_signs
 from si_jax.attacks.rays import rays
 from si_jax.attacks.search import Search
 from si_jax.attacks.spsa import spsa
@@ -30,6 +30,15 @@ ATTACKS: dict[str, Attack] = {
     'cw': Attack(margin, logits),
     'dlr': Attack(dlr, logits),
     'sipgd': Attack(adversarial_ce, scaled_cosine(SI_SCALE)),
+    # Sriramanan et al. (2020); settings of repository val-iisc/GAMA-GAT: GAMA-PGD.
+    'gama': Attack(
+        objectives.gama(),
+        start=from_signs,
+        steps=100,
+        step_size=2.0,
+        drops=(60, 85),
+        reference='start',
+    ),
 }
 
 # Attacks that read features and kernel, and those that need a number of classes.

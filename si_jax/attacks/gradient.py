@@ -5,6 +5,7 @@ make an `Attack` record; `catalogue.ATTACKS` holds the named ones.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +42,21 @@ def from_gaussian(threat: Threat, keys: Array, images: Array, scale: float = 0.0
     return images + scale * draw(keys)
 
 
-STARTS: dict[str, Start] = {'original': from_original, 'uniform': from_uniform, 'gaussian': from_gaussian}
+def from_signs(threat: Threat, keys: Array, images: Array, scale: float = 1.0) -> Array:
+    """Start at x + scale eps r, projected, with r = 1 or -1 for each entry (Bernoulli noise).
+
+    Source: repository val-iisc/GAMA-GAT: half of eps in GAT, all of it in GAMA-PGD.
+    """
+    draw = jax.vmap(lambda key: jax.random.rademacher(key, images.shape[1:], images.dtype))
+    return threat.project(images + scale * threat.eps * draw(keys), images)
+
+
+STARTS: dict[str, Start] = {
+    'original': from_original,
+    'uniform': from_uniform,
+    'gaussian': from_gaussian,
+    'half_signs': partial(from_signs, scale=0.5),
+}
 
 
 class Attack(NamedTuple):
@@ -54,6 +69,9 @@ class Attack(NamedTuple):
         rule: step size -> Rule; None for the steepest ascent of the threat model's norm.
         steps: Number of steps; None for the caller's.
         step_size: As a multiple of eps; None for the caller's.
+        drops: Steps from which the step size is a tenth of what it was before.
+        reference: What the adversarial images are compared with, where the objective does so: 'natural' for
+            the original images, 'start' for the attack's own start.
     """
 
     objective: Objective = adversarial_ce
@@ -62,6 +80,8 @@ class Attack(NamedTuple):
     rule: Callable[[float], Rule] | None = None
     steps: int | None = None
     step_size: float | None = None
+    drops: tuple[int, ...] = ()
+    reference: str = 'natural'
 
 
 def starting_points(start: Start, threat: Threat, images: Array, keys: Array) -> Array:
@@ -82,6 +102,7 @@ def run(
     step_size: float,
     eot_samples: int = 1,
     start: Array | None = None,
+    natural: Any = None,
 ) -> Ascent:
     """Runs a gradient attack on a batch; pure, to be compiled by the caller.
 
@@ -96,6 +117,7 @@ def run(
         step_size: As a fraction of the pixel range, where the attack does not fix it.
         eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
         start: [B, H, W, C], where to start; None for the attack's own `starting_points`.
+        natural: The attack's score of the images it is compared with; None to compute it.
 
     Returns:
         The `Ascent`; the PGD family counts its `last` point.
@@ -103,15 +125,15 @@ def run(
     if start is None:
         start = starting_points(attack.start, threat, images, keys)
     classifier_keys = jax.vmap(jax.random.split)(keys)[:, 1]
-    natural = None
-    if 'nat' in attack.objective.uses:
+    if natural is None and 'nat' in attack.objective.uses:
         # Constant during the attack: computed once, not in every step.
-        natural = attack.score(classifier(images, _fold_in(classifier_keys, 0)))
+        reference = start if attack.reference == 'start' else images
+        natural = attack.score(classifier(reference, _fold_in(classifier_keys, 0)))
     value = value_function(
         attack.objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
     )
     size = step_size if attack.step_size is None else attack.step_size * threat.eps
-    rule = attack.rule(size) if attack.rule else rules.steepest_step(threat.norm, size)
+    rule = attack.rule(size) if attack.rule else rules.steepest_step(threat.norm, size, attack.drops)
     return ascend(
         value,
         start,

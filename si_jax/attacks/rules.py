@@ -12,18 +12,19 @@ from si_jax.errors import unknown
 Array = jax.Array
 
 
-def sign_step(step_size: float) -> Rule:
+def sign_step(step_size: float, drops: tuple[int, ...] = ()) -> Rule:
     """x <- P(x + a sign(gradient)): steepest ascent in Linf (eq. 3 of the paper).
 
     Args:
         step_size: a, as a fraction of the pixel range.
+        drops: Steps from which a is a tenth of what it was before.
     """
 
     def update(
         i: Array, x: Array, loss: Array, gradient: Array, state: Any, project: Project
     ) -> tuple[Array, Any]:
-        del i, loss
-        return project(x + step_size * jnp.sign(gradient)), state
+        del loss
+        return project(x + _size(step_size, drops, i, x) * jnp.sign(gradient)), state
 
     return Rule(lambda x: (), update)
 
@@ -41,25 +42,33 @@ def l2_direction(gradient: Array) -> Array:
 DIRECTIONS: dict[str, Callable[[Array], Array]] = {'linf': jnp.sign, 'l2': l2_direction}
 
 
-def l2_step(step_size: float) -> Rule:
+def l2_step(step_size: float, drops: tuple[int, ...] = ()) -> Rule:
     """x <- P(x + a gradient / |gradient|_2): steepest ascent in L2. A zero gradient stays where it is.
 
     Args:
         step_size: a, in the L2 norm of the whole image.
+        drops: Steps from which a is a tenth of what it was before.
     """
 
     def update(
         i: Array, x: Array, loss: Array, gradient: Array, state: Any, project: Project
     ) -> tuple[Array, Any]:
-        del i, loss
-        return project(x + step_size * l2_direction(gradient)), state
+        del loss
+        return project(x + _size(step_size, drops, i, x) * l2_direction(gradient)), state
 
     return Rule(lambda x: (), update)
 
 
-def steepest_step(norm: str, step_size: float) -> Rule:
+def _size(step_size: float, drops: tuple[int, ...], i: Array, x: Array) -> float | Array:
+    if not drops:
+        return step_size
+    passed = jnp.sum(jnp.asarray(drops) <= i)
+    return jnp.asarray([step_size / 10**n for n in range(len(drops) + 1)], x.dtype)[passed]
+
+
+def steepest_step(norm: str, step_size: float, drops: tuple[int, ...] = ()) -> Rule:
     """The steepest-ascent rule of a norm: `sign_step` for 'linf', `l2_step` for 'l2'."""
     steps = {'linf': sign_step, 'l2': l2_step}
     if norm not in steps:
         raise unknown('norm', norm, steps)
-    return steps[norm](step_size)
+    return steps[norm](step_size, drops)

@@ -71,6 +71,7 @@ def create(
     normalise: str = 'none',
     dtype: Any = None,
     bn_axis: Hashable | None = None,
+    hypersphere: bool = False,
 ) -> nn.Module:
     """A network by name.
 
@@ -85,6 +86,8 @@ def create(
             Parameters, statistics, features and logits stay float32 under 'bfloat16'.
         bn_axis: Mapped axis (or axes) over which batch normalisation is synchronised, and the convention
             for losses and gradients that goes with it: see `batch_norm.BatchNorm`.
+        hypersphere: Whether the logits are the cosines between features and weights (Pang et al., 2020): no
+            bias, weight vectors of length one, which training has to keep so.
 
     Raises:
         InputError: For an unknown name, or a size that no network has.
@@ -102,6 +105,8 @@ def create(
         options['dtype'] = _dtype(dtype)
     if architecture.batch_norm:
         options['bn_axis'] = bn_axis
+    if hypersphere:
+        options['hypersphere'] = True
     return architecture.variants[variant](**options)
 
 

@@ -18,7 +18,7 @@ from jax import lax
 
 from si_jax.errors import InputError
 from si_jax.models.convolution import convolve
-from si_jax.outputs import Outputs
+from si_jax.outputs import Outputs, inverse_norm
 
 Array = jax.Array
 Initializer = Callable[..., Array]  # (key, shape, dtype) -> weights
@@ -130,26 +130,64 @@ class Conv(nn.Module):
 
 
 class Linear(nn.Module):
-    """torch.nn.Linear: [B, F] -> [B, features]; the kernel is [F, features]."""
+    """torch.nn.Linear: [B, F] -> [B, features]; the kernel is [F, features].
+
+    With `hypersphere` it is the last layer of hypersphere embedding: no bias, and weight vectors of length
+    one, which training keeps by `unit_kernels`. Given features of length one its outputs are cosines.
+    """
 
     features: int
+    hypersphere: bool = False
     kernel_init: Initializer = torch_uniform
     bias_init: Initializer | None = None
     dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        kernel = self.param('kernel', self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        bias = _torch_bias(self, self.features, x.shape[-1], self.bias_init)
+        kernel_init, bias = self.kernel_init, None
+        if self.hypersphere:
+            kernel_init = _unit(kernel_init)
+        kernel = self.param('kernel', kernel_init, (x.shape[-1], self.features), jnp.float32)
+        if not self.hypersphere:
+            bias = _torch_bias(self, self.features, x.shape[-1], self.bias_init)
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         # Highest precision: logits must be W^T z + b to rounding, which TF32 or bf16 products are not.
         precision = lax.Precision.HIGHEST if self.dtype is None else None
-        return jnp.dot(x, kernel, precision=precision) + bias
+        y = jnp.dot(x, kernel, precision=precision)
+        return y if bias is None else y + bias
+
+
+def _unit(init: Initializer) -> Initializer:
+    def unit(*arguments: Any) -> Array:
+        kernel = init(*arguments)
+        return kernel * inverse_norm(kernel, axis=0)
+
+    return unit
+
+
+LAST_LAYERS = ('linear', 'fc')  # what networks call their last layer, as in PyTorch
+
+
+def unit_kernels(params: Any) -> Any:
+    """Parameters whose last layer's weight vectors have length one again; gradients know nothing of it.
+
+    Source: Pang et al. (2020), repository ShawnXYang/AT_HE, which overwrites them before each forward pass.
+    """
+
+    def unit(layer: dict[str, Array]) -> dict[str, Array]:
+        return layer | {'kernel': layer['kernel'] * inverse_norm(layer['kernel'], axis=0)}
+
+    return params | {name: unit(params[name]) for name in LAST_LAYERS if name in params}
 
 
 def outputs_of(features: Array, linear: Linear) -> Outputs:
-    """The end of every network: features [B, F] -> linear layer -> `Outputs`, at least float32."""
+    """The end of every network: features [B, F] -> linear layer -> `Outputs`, at least float32.
+
+    With hypersphere embedding the features are first scaled to length one.
+    """
     features = features.astype(at_least_float32(features.dtype))
+    if linear.hypersphere:
+        features = features * inverse_norm(features, axis=1)
     logits = linear(features)
     return Outputs(logits, features, linear.variables['params']['kernel'])
 

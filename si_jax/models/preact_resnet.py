@@ -83,11 +83,12 @@ class PreActResNet(nn.Module):
     normalise: str = 'none'
     dtype: Any = None
     bn_axis: Any = None
+    hypersphere: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
         conv = partial(Conv, dtype=self.dtype)
-        linear = partial(Linear, self.num_classes, name='linear')
+        linear = partial(Linear, self.num_classes, self.hypersphere, name='linear')
         if self.variant.he_init:
             conv = partial(conv, kernel_init=he_fan_out)
             linear = partial(linear, kernel_init=he_fan_in, bias_init=nn.initializers.zeros)

@@ -84,6 +84,7 @@ class ResNet(nn.Module):
     normalise: str = 'none'
     dtype: Any = None
     bn_axis: Any = None
+    hypersphere: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
@@ -96,4 +97,4 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f'layer{stage + 1}_{i}'
                 x = self.block(self.width * 2**stage, stride, conv, norm, name=name)(x, train, mask)
-        return outputs_of(global_mean(x), Linear(self.num_classes, name='linear'))
+        return outputs_of(global_mean(x), Linear(self.num_classes, self.hypersphere, name='linear'))

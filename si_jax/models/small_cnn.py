@@ -22,6 +22,7 @@ class SmallCNN(nn.Module):
     width: int = 16
     normalise: str = 'none'
     dtype: Any = None
+    hypersphere: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
@@ -32,4 +33,4 @@ class SmallCNN(nn.Module):
             x = nn.relu(x)
         x = x.reshape(x.shape[0], -1)
         features = nn.relu(Linear(8 * self.width, dtype=self.dtype, name='hidden')(x))
-        return outputs_of(features, Linear(self.num_classes, name='linear'))
+        return outputs_of(features, Linear(self.num_classes, self.hypersphere, name='linear'))

@@ -61,6 +61,7 @@ class WideResNet(nn.Module):
     normalise: str = 'none'
     dtype: Any = None
     bn_axis: Any = None
+    hypersphere: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
@@ -73,6 +74,5 @@ class WideResNet(nn.Module):
                 stride = 2 if stage > 0 and i == 0 else 1
                 x = WideBlock(filters, stride, conv, norm, name=f'block{stage + 1}_layer_{i}')(x, train, mask)
         x = nn.relu(norm(name='bn1')(x, train, mask))
-        return outputs_of(
-            global_mean(x), Linear(self.num_classes, bias_init=nn.initializers.zeros, name='fc')
-        )
+        linear = Linear(self.num_classes, self.hypersphere, bias_init=nn.initializers.zeros, name='fc')
+        return outputs_of(global_mean(x), linear)

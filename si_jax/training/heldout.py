@@ -1,5 +1,6 @@
 """What a run measures on held-out images after an epoch."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -9,10 +10,39 @@ import numpy as np
 
 from si_jax import attacks, data, parallel
 from si_jax.data import Dataset
-from si_jax.outputs import Outputs, as_outputs, cosine
+from si_jax.outputs import Outputs, as_outputs, cosine, scaled_logits
 from si_jax.threat import Threat
 
 Array = jax.Array
+
+
+def _forward(model: nn.Module) -> Callable[[Any, Array], Outputs]:
+    return lambda variables, images: as_outputs(model.apply(variables, images, train=False))
+
+
+def compile_pgd(
+    model: nn.Module, *, threat: Threat, steps: int, step_size: float
+) -> Callable[..., dict[str, Array]]:
+    """Compiles ((variables, factor), images, labels, keys) -> whether each image is classified rightly after
+    PGD on the logits times the factor; the network is in evaluation mode."""
+    forward = _forward(model)
+
+    def attacked(shared: tuple[Any, Array], images: Array, labels: Array, keys: Array) -> Array:
+        variables, factor = shared
+        attack = attacks.ATTACKS['pgd']._replace(score=scaled_logits(factor))
+        ascent = attacks.run(
+            attack,
+            lambda x, _: forward(variables, x),
+            images,
+            labels,
+            keys,
+            threat=threat,
+            steps=steps,
+            step_size=step_size,
+        )
+        return jnp.argmax(forward(variables, ascent.last).logits, axis=1) == labels
+
+    return parallel.compile_rows(attacked)
 
 
 class HeldOut:
@@ -50,8 +80,7 @@ class HeldOut:
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(base, i), 0))(np.arange(len(images)))
         self._rows = images, np.asarray(dataset.labels), keys
 
-        def forward(variables: Any, images: Array) -> Outputs:
-            return as_outputs(model.apply(variables, images, train=False))
+        forward = _forward(model)
 
         def clean(variables: Any, images: Array, labels: Array, keys: Array) -> dict[str, Array]:
             del keys
@@ -67,24 +96,9 @@ class HeldOut:
                 'gap': top[:, 0] - top[:, 1],
             }
 
-        def attacked(shared: tuple[Any, Array], images: Array, labels: Array, keys: Array) -> Array:
-            variables, factor = shared
-            attack = attacks.ATTACKS['pgd']._replace(score=lambda outputs: factor * outputs.logits)
-            ascent = attacks.run(
-                attack,
-                lambda x, _: forward(variables, x),
-                images,
-                labels,
-                keys,
-                threat=threat,
-                steps=steps,
-                step_size=step_size,
-            )
-            return jnp.argmax(forward(variables, ascent.last).logits, axis=1) == labels
-
         self._kernel = jax.jit(lambda variables: forward(variables, jnp.asarray(self._rows[0][:1])).kernel)
         self._clean = parallel.compile_rows(clean)
-        self._attacked = parallel.compile_rows(attacked)
+        self._attacked = compile_pgd(model, threat=threat, steps=steps, step_size=step_size)
 
     def __call__(self, params: Any, batch_stats: Any) -> dict[str, float]:
         """The figures for these (replicated) weights.

@@ -16,10 +16,12 @@ from si_jax.training.step import Carry, Step
 Array = jax.Array
 
 
-def with_resident_data(step: Step, *, crop: int, flip: bool, scale: int) -> Callable[..., Any]:
+def with_resident_data(
+    step: Step, *, crop: int, flip: bool, scale: int, replays: int = 1
+) -> Callable[..., Any]:
     """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
 
-    Every random number of a row comes from fold_in(fold_in(key, step), index of the image): it depends
+    Every random number of a row comes from fold_in(fold_in(key, step // replays), image index): it depends
     neither on the number of devices nor on whether the run was interrupted.
 
     Args:
@@ -27,6 +29,7 @@ def with_resident_data(step: Step, *, crop: int, flip: bool, scale: int) -> Call
         crop: Zero padding of the random crop, in pixels; 0 for none.
         flip: Whether images are mirrored with probability 0.5.
         scale: The byte that stands for a pixel of 1.
+        replays: Steps in a row that see the same batch, with the same random numbers.
     """
 
     def call(
@@ -34,7 +37,7 @@ def with_resident_data(step: Step, *, crop: int, flip: bool, scale: int) -> Call
     ) -> tuple[TrainState, Carry, dict[str, Array]]:
         images, labels = resident
         indices, mask = rows
-        step_key = jax.random.fold_in(key, state.step)
+        step_key = jax.random.fold_in(key, state.step // replays)
         keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(indices)
         augmented = data.augment(images[indices], keys[:, 0], crop=crop, flip=flip)
         pixels = data.to_unit(augmented, scale, jnp.float32)

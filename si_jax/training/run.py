@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -28,10 +29,13 @@ from si_jax.metrics import MetricsWriter, Progress, progress
 from si_jax.signals import InterruptGuard
 from si_jax.threat import Threat
 from si_jax.training import schedules
+from si_jax.training.free import make_free_step
 from si_jax.training.heldout import HeldOut
+from si_jax.training.overfitting import OverfittingGuard, Watched
 from si_jax.training.resident import with_resident_data
 from si_jax.training.state import TrainState, create_state
-from si_jax.training.step import make_train_step, metric_names
+from si_jax.training.step import make_train_step
+from si_jax.training.update import Calendar, metric_names
 from si_jax.workdir import Workdir, open_workdir
 
 POSITIVE = {
@@ -78,6 +82,8 @@ def setup(config: ConfigDict) -> Setup:
         for name in names:
             _check_positive(f'{section}.{name}', config[section][name])
     parallel.check_divisible(config.batch_size)
+    if not 0 <= config.overfitting.drop < 1:
+        raise InputError(f'overfitting.drop={config.overfitting.drop:g} is not in [0, 1): 0 is no guard')
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
     whole = data.load(config.data.name, 'train', config.data.dir)
@@ -94,29 +100,50 @@ def setup(config: ConfigDict) -> Setup:
         normalise=config.model.normalise,
         dtype=None if config.model.dtype == 'float32' else config.model.dtype,
         bn_axis=parallel.AXIS if config.model.sync_bn else None,
+        hypersphere=defense.hypersphere,
     )
     steps_per_epoch = -(-len(train.labels) // config.batch_size)
-    schedule = schedules.step_decay(**config.schedule, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
-    optimiser = schedules.sgd(schedule, **config.optimiser)
+    schedule, optimiser = schedules.schedule_and_optimiser(
+        config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=steps_per_epoch
+    )
     return Setup(config, train, validation, defense, model, threat, schedule, optimiser, steps_per_epoch)
 
 
 def compile_train_step(ready: Setup) -> Any:
     """The compiled step (state, carry, resident data, (indices, mask), key) of a run."""
-    step = make_train_step(
-        ready.defense,
-        ready.model,
-        ready.optimiser,
-        threat=ready.threat,
-        attack_steps=ready.config.attack.steps,
-        attack_step_size=ready.config.attack.step_size,
-        axis_name=parallel.AXIS,
-        sync_bn=ready.config.model.sync_bn,
-    )
-    train = ready.train
+    config, train = ready.config, ready.train
+    parts = ready.defense, ready.model, ready.optimiser
+    common = {'threat': ready.threat, 'axis_name': parallel.AXIS, 'sync_bn': config.model.sync_bn}
+    if ready.defense.step == 'free':
+        step = make_free_step(*parts, **common, step_size=config.attack.step_size)
+    else:
+        step = make_train_step(
+            *parts,
+            **common,
+            attack_steps=config.attack.steps,
+            attack_step_size=config.attack.step_size,
+            calendar=Calendar(ready.steps_per_epoch, config.epochs),
+        )
+    replays = ready.defense.replays
     return parallel.compile_step(
-        with_resident_data(step, crop=train.crop, flip=train.flip, scale=train.scale)
+        with_resident_data(step, crop=train.crop, flip=train.flip, scale=train.scale, replays=replays)
     )
+
+
+def initial_carry(ready: Setup) -> Any:
+    """The carry before the first step, in global row order: FreeAT's perturbation [B, H, W, C], else ()."""
+    if ready.defense.step != 'free':
+        return ()
+    return np.zeros((ready.config.batch_size, *ready.train.images.shape[1:]), np.float32)
+
+
+def batch_of_step(ready: Setup, step: int) -> tuple[int, int]:
+    """(pass over the data, position in it) of the batch that a step sees.
+
+    Replays count as epochs: with m of them, m epochs make one pass, and steps go on to the next batch after
+    every m.
+    """
+    return divmod(step // ready.defense.replays, ready.steps_per_epoch)
 
 
 def initial_state(ready: Setup) -> TrainState:
@@ -157,22 +184,37 @@ class _Run:
         self.ready, self.guard = ready, guard
         config = ready.config
         self.checkpoints = Checkpoints(place.path / 'checkpoints', keep_last=config.checkpoint.keep_last)
-        state = initial_state(ready)
+        state, carry = initial_state(ready), initial_carry(ready)
         # Sums of the metrics over the steps of the epoch that is under way.
         self.sums: dict[str, float] = {}
         self.step_number = 0
+        # With the guard against catastrophic overfitting: weights and figures as of the last epoch's end.
+        self.kept = _weights(state) if config.overfitting.drop else ()
+        self.watched = Watched()
         if self.checkpoints.latest_step is not None:
-            restored = self.checkpoints.restore('last', like=state._asdict())
+            restored = self.checkpoints.restore('last', like=self._saved(state, carry))
+            carry = restored.state.pop('carry')
             state, self.sums = TrainState(**restored.state), restored.metadata['epoch_sums']
             self.step_number = restored.step
+            self.kept = restored.state.pop('kept')
+            self.watched = Watched(**restored.metadata['watched'])
             print(f'resuming {place.path} at step {restored.step}')
         self.writer = MetricsWriter(place.path, tensorboard=config.logging.tensorboard)
         self.writer.cut(self.step_number or -1)
-        self.state, self.carry = parallel.replicate(state), ()
+        self.state, self.carry = parallel.replicate(state), parallel.shard_rows(carry)
         self.resident = parallel.replicate((ready.train.images, ready.train.labels))
         self.key = parallel.replicate(jax.random.key(config.seed))
         self.train_step = compile_train_step(ready)
         self.compiled = False
+        self.overfitting = None
+        if config.overfitting.drop:
+            self.overfitting = OverfittingGuard(
+                ready.model,
+                ready.train,
+                threat=ready.threat,
+                drop=config.overfitting.drop,
+                seed=config.seed,
+            )
         self.held_out = None
         if len(ready.validation.labels):
             self.held_out = HeldOut(
@@ -199,6 +241,12 @@ class _Run:
     def train(self) -> TrainState | None:
         epochs = self.ready.config.epochs
         while (epoch := self.step_number // self.ready.steps_per_epoch) < epochs:
+            if self.watched.stopped_at:
+                print(
+                    f'catastrophic overfitting in epoch {self.watched.stopped_at}: the run ends with the '
+                    'weights of the epoch before'
+                )
+                break
             if not self._epoch(epoch):
                 where = f'saved at step {self.step_number}'
                 print(f'{self.guard.name}: {where}; the same command goes on from there')
@@ -208,12 +256,14 @@ class _Run:
     def _epoch(self, epoch: int) -> bool:
         """Trains the rest of an epoch; False if the run was asked to stop before its end."""
         config, steps_per_epoch = self.ready.config, self.ready.steps_per_epoch
-        order = data.epoch_order(config.seed, epoch, len(self.ready.train.labels))
+        round_, first = batch_of_step(self.ready, epoch * steps_per_epoch)
+        order = data.epoch_order(config.seed, round_, len(self.ready.train.labels))
         indices, mask = data.epoch_batches(order, config.batch_size)
         pending: list[dict[str, jax.Array]] = []
         seconds, trained = 0.0, 0
         for position in range(self.step_number % steps_per_epoch, steps_per_epoch):
-            rows = parallel.shard_rows((indices[position], mask[position]))
+            _, batch = batch_of_step(self.ready, self.step_number)
+            rows = parallel.shard_rows((indices[batch], mask[batch]))
             began = time.monotonic()
             self.state, self.carry, metrics = self.train_step(
                 self.state, self.carry, self.resident, rows, self.key
@@ -226,7 +276,7 @@ class _Run:
                 self._collect(epoch, pending)
             if self.compiled:
                 seconds += time.monotonic() - began
-                trained += int(mask[position].sum())
+                trained += int(mask[batch].sum())
             else:
                 # The first call compiles; it does not count for the speed.
                 jax.block_until_ready(metrics)
@@ -239,7 +289,9 @@ class _Run:
         figures['learning_rate'] = float(self.ready.schedule(self.step_number - 1))
         figures['images_per_second'] = trained / seconds if seconds else float('nan')
         self.sums = {}
-        accuracy, final = None, epoch + 1 == config.epochs
+        if self.overfitting:
+            figures['pgd5_accuracy'] = self._watch(indices[first][mask[first]], epoch + 1)
+        accuracy, final = None, epoch + 1 == config.epochs or self.watched.stopped_at is not None
         if self.held_out and (final or (epoch + 1) % config.evaluation.every_epochs == 0):
             measured = self.held_out(self.state.params, self.state.batch_stats)
             figures |= {f'validation/{name}': value for name, value in measured.items()}
@@ -248,6 +300,22 @@ class _Run:
         tqdm.write(_epoch_line(epoch + 1, config.epochs, figures), file=sys.stdout)
         self._save(epoch + 1, accuracy)
         return final or not self.guard.stop_requested
+
+    def _watch(self, rows: np.ndarray, epoch: int) -> float:
+        """Accuracy under PGD-5 on these images; after too far a fall, the last epoch's weights are back."""
+        params, stats = self.state.params, self.state.batch_stats
+        assert self.overfitting is not None
+        self.watched = self.overfitting(params, stats, rows, self.watched, epoch=epoch)
+        if self.watched.stopped_at:
+            self.state = self.state._replace(**parallel.replicate(self.kept))
+        else:
+            self.kept = jax.device_get(_weights(self.state))
+        assert self.watched.accuracy is not None
+        return self.watched.accuracy
+
+    def _saved(self, state: TrainState, carry: Any) -> dict[str, Any]:
+        """What a checkpoint holds; the carry is in global row order."""
+        return {**state._asdict(), 'carry': carry, 'kept': self.kept}
 
     def _collect(self, epoch: int, pending: list[dict[str, jax.Array]]) -> None:
         """Fetches the metrics of the steps since the last time; ends the run if one was not finite."""
@@ -288,11 +356,17 @@ class _Run:
             'epoch': epoch,
             'position': self.step_number % self.ready.steps_per_epoch,
             'epoch_sums': self.sums,
+            'watched': self.watched._asdict(),
             'num_classes': self.ready.train.num_classes,
             'image_shape': list(self.ready.train.images.shape[1:]),
         }
-        self.checkpoints.save(self.step_number, self.state._asdict(), metadata=metadata, metric=accuracy)
+        saved = self._saved(self.state, parallel.join_rows(self.carry))
+        self.checkpoints.save(self.step_number, saved, metadata=metadata, metric=accuracy)
         self.last_save = time.monotonic()
+
+
+def _weights(state: TrainState) -> dict[str, Any]:
+    return {'params': state.params, 'batch_stats': state.batch_stats}
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -1,9 +1,4 @@
-"""The training step: attack and update in one pure function.
-
-It is written for one shard of the batch. Losses and metrics are sums over the shard's real rows divided by
-the number of real rows of the whole batch, and gradients are summed over the shards; so a padded row, or a
-shard of nothing else, counts for nothing.
-"""
+"""The training step: attack and update in one pure function, written for one shard of the batch."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,20 +9,19 @@ import jax.numpy as jnp
 import optax
 
 from si_jax.attacks import gradient
+from si_jax.attacks.gradient import Attack, KeyedClassifier
 from si_jax.defenses import Defense
-from si_jax.outputs import Outputs, as_outputs
+from si_jax.outputs import Outputs, as_outputs, scaled_logits
 from si_jax.threat import Threat
 from si_jax.training.state import Batch, TrainState
+from si_jax.training.update import Calendar, Rows, evaluate_terms, guarded_update, rows_of
 
 Array = jax.Array
 Carry = Any
 Step = Callable[[TrainState, Carry, Batch], tuple[TrainState, Carry, dict[str, Array]]]
 
-
-def metric_names(defense: Defense) -> tuple[str, ...]:
-    """The names of the metrics that a step of this defense returns."""
-    accuracies = tuple(f'{name}_accuracy' for name in dict.fromkeys(defense.passes))
-    return ('loss', 'gradient_norm', *defense.outer, *accuracies)
+# Of batch.keys, whose two halves are the attack's.
+_RANDOM_POINT = 2
 
 
 def make_train_step(
@@ -40,8 +34,9 @@ def make_train_step(
     attack_step_size: float,
     axis_name: str | None,
     sync_bn: bool = True,
+    calendar: Calendar | None = None,
 ) -> Step:
-    """The step (state, carry, batch) -> (state, carry, metrics) of a multi-step defense.
+    """The step (state, carry, batch) -> (state, carry, metrics) of a defense that attacks, then updates.
 
     Args:
         defense: A row of `si_jax.defenses.DEFENSES`.
@@ -53,99 +48,120 @@ def make_train_step(
         axis_name: The axis to reduce over, as given to pmap or shard_map; None on one device without either.
         sync_bn: Whether the model's batch normalisation reduces over that axis. If not, the devices' running
             statistics are averaged after each step, so that all copies of the state stay equal.
+        calendar: The length of the run; None where no weight of the defense changes over it.
 
     Returns:
         A pure function. `carry` is per-device state that a method may keep; here it passes through.
     """
+    assert calendar is not None or not defense.scheduled, 'a defense whose weights change needs the calendar'
 
-    def total(x: Array) -> Array:
-        return jax.lax.psum(x, axis_name) if axis_name else x
+    def passes(
+        params: Any, stats: Any, names: tuple[str, ...], images: dict[str, Array], mask: Array
+    ) -> tuple[Any, dict[str, Outputs]]:
+        """Forward passes in train mode, one after another: running statistics and outputs."""
+        outputs: dict[str, Outputs] = {}
+        for name in names:
+            result, updates = model.apply(
+                {'params': params, 'batch_stats': stats},
+                images[name],
+                train=True,
+                mask=mask,
+                mutable=['batch_stats'],
+            )
+            stats = updates.get('batch_stats', stats)
+            outputs.setdefault(name, result)
+        return stats, outputs
 
-    def attacked(state: TrainState, batch: Batch) -> Array:
-        if defense.attack is None:
-            return batch.images
-        variables = {'params': state.params, 'batch_stats': state.batch_stats}
-
+    def attacked_network(params: Any, stats: Any, mask: Array) -> KeyedClassifier:
         def classifier(images: Array, keys: Array) -> Outputs:
             del keys
             # Without `mutable` the running statistics stay as they are in either mode.
-            train = defense.attack_bn == 'train'
-            outputs = as_outputs(model.apply(variables, images, train=train, mask=batch.mask))
+            variables, train = {'params': params, 'batch_stats': stats}, defense.attack_bn == 'train'
+            outputs = as_outputs(model.apply(variables, images, train=train, mask=mask))
 
             def real(x: Array) -> Array:
                 # In train mode the loss of a padded row would reach the real ones through the statistics.
-                return jnp.where(batch.mask[:, None], x, jax.lax.stop_gradient(x))
+                return jnp.where(mask[:, None], x, jax.lax.stop_gradient(x))
 
             features = None if outputs.features is None else real(outputs.features)
             return outputs._replace(logits=real(outputs.logits), features=features)
 
-        ascent = gradient.run(
-            defense.attack,
-            classifier,
-            batch.images,
-            batch.labels,
-            batch.keys,
-            threat=threat,
-            steps=attack_steps,
-            step_size=attack_step_size,
-        )
-        return jax.lax.stop_gradient(ascent.last)
+        return classifier
 
     def step(state: TrainState, carry: Carry, batch: Batch) -> tuple[TrainState, Carry, dict[str, Array]]:
-        images = {'nat': batch.images, 'adv': attacked(state, batch)}
-        count = total(jnp.sum(batch.mask))
+        rows = rows_of(batch.mask, axis_name)
+        moment = calendar.at(state.step) if calendar else None
+        attack = defense.attack_at(moment)
+        images = {'nat': batch.images}
+        if attack is not None:
+            images['start'] = gradient.starting_points(attack.start, threat, batch.images, batch.keys)
+        if 'random' in defense.passes:
+            keys = jax.vmap(lambda key: jax.random.fold_in(key, _RANDOM_POINT))(batch.keys)
+            images['random'] = batch.images + threat.uniform_noise(keys, batch.images)
+        before, seen = passes(state.params, state.batch_stats, defense.before, images, batch.mask)
 
-        def mean(per_image: Array) -> Array:
-            """The shard's part of the mean over the real rows of the whole batch."""
-            return jnp.sum(jnp.where(batch.mask, per_image, 0)) / count
+        def image_gradient(params: Any, name: str) -> Array:
+            """Of the inner objective, at images of that name."""
+            assert attack is not None
+            network = attacked_network(params, before, batch.mask)
+            value = gradient.value_function(
+                attack.objective, attack.score, network, batch.labels, None, batch.keys
+            )
+            return value(jnp.asarray(0), images[name])[1]
+
+        if attack is not None:
+            network = attacked_network(state.params, before, batch.mask)
+            if defense.calibrated:
+                attack = attack._replace(
+                    score=scaled_logits(_calibration(network(batch.images, batch.keys).logits, rows))
+                )
+            ascent = gradient.run(
+                attack,
+                network,
+                batch.images,
+                batch.labels,
+                batch.keys,
+                threat=threat,
+                steps=attack_steps,
+                step_size=attack_step_size,
+                start=images['start'],
+                natural=_score(attack, seen.get('nat')),
+            )
+            images['adv'] = jax.lax.stop_gradient(ascent.last)
+        natural_gradient = image_gradient(state.params, 'nat') if defense.aligned else None
 
         def loss(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-            stats = state.batch_stats
-            outputs: dict[str, Outputs] = {}
-            for name in defense.passes:
-                result, updates = model.apply(
-                    {'params': params, 'batch_stats': stats},
-                    images[name],
-                    train=True,
-                    mask=batch.mask,
-                    mutable=['batch_stats'],
-                )
-                stats = updates.get('batch_stats', stats)
-                outputs.setdefault(name, result)
-            metrics = {}
-            for name, term in defense.outer.items():
-                scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-                metrics[name] = mean(term.objective(scores.get('adv'), scores.get('nat'), batch.labels))
-            for name, result in outputs.items():
-                correct = jnp.argmax(result.logits, axis=1) == batch.labels
-                metrics[f'{name}_accuracy'] = mean(correct.astype(result.logits.dtype))
-            value = jnp.asarray(sum(term.weight * metrics[name] for name, term in defense.outer.items()))
+            stats, outputs = passes(params, before, defense.passes, images, batch.mask)
+            gradients = None
+            if natural_gradient is not None:
+                gradients = image_gradient(params, 'random'), natural_gradient
+            value, metrics = evaluate_terms(defense, outputs, gradients, batch, rows, moment)
             return value, (stats, metrics)
 
         (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
-        gradients = jax.tree.map(total, gradients)
-        if not sync_bn:
-            share = jnp.sum(batch.mask) / count
-            stats = jax.tree.map(lambda x: total(share.astype(x.dtype) * x), stats)
-        metrics = {'loss': value, **jax.tree.map(jnp.asarray, metrics)}
-        metrics = {name: total(metric) for name, metric in metrics.items()}
-        metrics['gradient_norm'] = optax.tree.norm(gradients)
-        metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(defense)}
-
-        updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
-        updated = state._replace(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            batch_stats=stats,
-            opt_state=opt_state,
-        )
-        finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
-        failed = state._replace(bad_step=state.step, bad_terms=metrics)
-        good = state.bad_step < 0
-        new = jax.tree.map(
-            lambda kept, bad, new: jnp.where(good, jnp.where(finite, new, bad), kept), state, failed, updated
+        new, metrics, _ = guarded_update(
+            state,
+            gradients,
+            stats,
+            {'loss': value, **metrics},
+            defense=defense,
+            optimiser=optimiser,
+            rows=rows,
+            sync_bn=sync_bn,
         )
         return new, carry, metrics
 
     return step
+
+
+def _score(attack: Attack, natural: Outputs | None) -> Any:
+    """The attack's score of natural outputs that a pass before it made."""
+    return None if natural is None or 'nat' not in attack.objective.uses else attack.score(natural)
+
+
+def _calibration(logits: Array, rows: Rows) -> Array:
+    """2 / (median gap of the two highest logits over the real rows of all devices), without a gradient."""
+    top = jax.lax.top_k(jax.lax.stop_gradient(logits), 2)[0]
+    gaps = jnp.sort(rows.gathered(jnp.where(rows.mask, top[:, 0] - top[:, 1], jnp.inf)))
+    median = (gaps[(rows.count - 1) // 2] + gaps[rows.count // 2]) / 2
+    return 2 / jnp.maximum(median, 1e-12)

@@ -12,9 +12,10 @@ from absl import flags
 from ml_collections import config_flags
 
 from configs import base, quickstart
-from si_jax import defenses, models
+from si_jax import defenses, models, workdir
 from si_jax.errors import InputError
-from si_jax.training.schedules import step_decay
+from si_jax.training.schedules import schedule_and_optimiser
+from si_jax.workdir import differences
 
 FOLDER = pathlib.Path(base.__file__).parent
 DATASETS = ('cifar10', 'cifar100', 'svhn')
@@ -22,6 +23,22 @@ RUNS = [
     (f'{name}{"si" if si else ""}_{dataset}', name, si, dataset)
     for name, si, dataset in itertools.product(('at', 'trades', 'alp', 'mart'), (False, True), DATASETS)
 ]
+SINGLE_STEP = {
+    'freeat': 'resnet18',
+    'gat': 'resnet18',
+    'rfgsm': 'preact_resnet18',
+    'gradalign': 'preact_resnet18',
+}
+SINGLE_RUNS = [
+    (f'{name}{"si" if si else ""}_cifar10', name, si) for name in SINGLE_STEP for si in (False, True)
+]
+HE_RUNS = [(f'{name}he_{dataset}', name, dataset) for name in ('at', 'trades', 'alp') for dataset in DATASETS]
+ARMS = {
+    'tradesce_cifar10': (False, 'ce'),
+    'tradescal_cifar10': (False, 'calibrated_ce'),
+    'tradesreg_cifar10': (True, 'kl'),
+}
+EVERY = [run for run, *_ in (*RUNS, *SINGLE_RUNS, *HE_RUNS)] + list(ARMS)
 
 # From methods.md, sections 2 and 3, not from the table in si_jax.defenses.
 WEIGHTS = {
@@ -38,6 +55,7 @@ SHARED_FIELDS = {
     'evaluation': {'every_epochs': 1, 'steps': 20, 'step_size': 2 / 255, 'batch_size': 0},
     'checkpoint': {'every_steps': 0, 'every_minutes': 10.0, 'keep_last': 2},
     'logging': {'every_steps': 50, 'tensorboard': True},
+    'overfitting': {'drop': 0.0},
 }
 RECIPES = {
     'resnet18': {
@@ -67,12 +85,67 @@ def parse(*arguments: str):
 
 
 def schedule(config, steps_per_epoch: int) -> optax.Schedule:
-    return step_decay(**config.schedule, epochs=config.epochs, steps_per_epoch=steps_per_epoch)
+    length = {'epochs': config.epochs, 'steps_per_epoch': steps_per_epoch}
+    return schedule_and_optimiser(config.schedule, config.optimiser, **length)[0]
 
 
 def test_the_files_are_every_defense_on_every_data_set():
     files = {path.stem for path in FOLDER.glob('*.py')} - {'__init__', 'base', 'quickstart'}
-    assert files == {run for run, *_ in RUNS}
+    assert files == set(EVERY)
+
+
+def changes(config, other):
+    """Fields in which a config differs from another one, with its values."""
+    return {name: new for name, (_, new) in differences(other.to_dict(), config.to_dict()).items()}
+
+
+@pytest.mark.parametrize(('run', 'name', 'si'), SINGLE_RUNS)
+def test_single_step_recipes(run, name, si):
+    """Against AT's config, from methods.md, section 4, and the repositories that it names."""
+    config, at = load(run), load('atsi_cifar10' if si else 'at_cifar10')
+    common = {'defense.name': name, 'attack.steps': 1, 'epochs': 30}
+    own = {
+        'freeat': {'epochs': 120, 'attack.step_size': 8 / 255, 'defense.start': 'original',
+                   'defense.replays': 8},
+        'gat': {'epochs': 100, 'batch_size': 64, 'attack.step_size': 8 / 255, 'defense.start': 'half_signs',
+                'defense.passes': 'adv,nat', 'schedule.peak': 0.1, 'schedule.boundaries': (0.71, 0.86),
+                'model.variant': 'gat'},
+        'rfgsm': {'attack.step_size': 10 / 255, 'defense.attack_bn': 'train', 'schedule.kind': 'triangular',
+                  'schedule.peak': 0.2, 'model.variant': 'fast_at', 'model.normalise': 'cifar10',
+                  'optimiser.cycle_momentum': True, 'overfitting.drop': 0.2},
+        'gradalign': {'attack.step_size': 10 / 255, 'defense.attack_bn': 'train',
+                      'defense.start': 'original', 'defense.passes': 'adv,random',
+                      'schedule.kind': 'triangular', 'schedule.peak': 0.3, 'schedule.peak_at': 0.4,
+                      'model.variant': 'gradalign'},
+    }[name]  # fmt: skip
+    if SINGLE_STEP[name] != 'resnet18':
+        own['model.arch'] = SINGLE_STEP[name]
+    weights = {'gat': {'natural_ce': 1.0, 'guided': 10.0}, 'gradalign': {'misalignment': 0.2}}.get(name, {})
+    own |= {f'defense.weights.{term}': value for term, value in weights.items()}
+    if name == 'gat':
+        own['defense.weights.adversarial_ce'] = 'absent'
+    expected = {name: value for name, value in (common | own).items() if value != flat(at).get(name)}
+    found = changes(config, at)
+    assert set(found) == set(expected)
+    for field, value in expected.items():
+        assert found[field] == (pytest.approx(value) if isinstance(value, float | tuple) else value), field
+
+
+def flat(config):
+    return dict(workdir._fields(config.to_dict()))
+
+
+@pytest.mark.parametrize(('run', 'name', 'dataset'), HE_RUNS)
+def test_hypersphere_embedding_changes_nothing_else(run, name, dataset):
+    assert changes(load(run), load(f'{name}_{dataset}')) == {'defense.he': True}
+
+
+@pytest.mark.parametrize('run', ARMS)
+def test_the_missing_arms_change_the_attack_only(run):
+    si, inner = ARMS[run]
+    assert changes(load(run), load('tradessi_cifar10' if si else 'trades_cifar10')) == {
+        'defense.inner': inner
+    }
 
 
 @pytest.mark.parametrize('arch', RECIPES)
@@ -82,7 +155,8 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
     weights = WEIGHTS[name] | ({'si_margin_ce': 0.2} if si else {})
     recipe = RECIPES[arch]
     fields = config.to_dict()
-    assert fields.pop('schedule').keys() == {'peak', 'factor', 'boundaries'}  # tested as rates below
+    rates = fields.pop('schedule')  # tested as rates below
+    assert rates.keys() == {'kind', 'peak', 'factor', 'boundaries', 'peak_at'} and rates['kind'] == 'steps'
     assert fields == SHARED_FIELDS | {
         'epochs': recipe['epochs'],
         'data': {'name': dataset, 'dir': None, 'validation': 1000, 'split_seed': 0, 'limit': 0},
@@ -97,6 +171,9 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
         'defense': {
             'name': name,
             'si': si,
+            'he': False,
+            'inner': '',
+            'replays': 1,
             'weights': weights,
             'scale': 15.0,
             'margin': 0.2,
@@ -109,6 +186,7 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'nesterov': False,
             'weight_decay': recipe['weight_decay'],
             'clip_norm': 0.0,
+            'cycle_momentum': False,
         },
     }
 
@@ -124,14 +202,14 @@ def test_learning_rate_of_every_epoch(arch):
             assert float(rate(step)) == pytest.approx(expected, rel=1e-6), (first, last, step)
 
 
-@pytest.mark.parametrize('run', [run for run, *_ in RUNS])
+@pytest.mark.parametrize('run', [run for run in EVERY if not run.startswith(('rfgsm', 'gradalign'))])
 def test_the_default_is_resnet18(run):
     config = load(run)
     assert config.model.arch == 'resnet18'
     assert config.to_dict() == load(run, 'resnet18').to_dict()
 
 
-@pytest.mark.parametrize('run', [*(run for run, *_ in RUNS), 'quickstart'])
+@pytest.mark.parametrize('run', [*EVERY, 'quickstart'])
 def test_the_docstring_names_its_own_command(run):
     text = importlib.import_module(f'configs.{run}').__doc__
     assert f'python train.py --config=configs/{run}.py\n' in text
@@ -158,8 +236,32 @@ def test_the_docstring_shows_the_numbers_of_the_paper(run, name, si, dataset, sh
     assert [row[1:] for row in shown] == expected
 
 
+def test_the_docstrings_show_the_numbers_of_tables_8_and_10(shared):
+    text = (shared / 'spec' / 'paper.txt').read_text().replace('<b>', '').replace('</b>', '')
+    tables = {part[:2].strip(':'): part for part in text.split('\nTABLE ')}
+    rows = {n: [line.split('\t') for line in tables[n].splitlines() if '\t' in line] for n in ('8', '10')}
+
+    def shown(run):
+        doc = importlib.import_module(f'configs.{run}').__doc__
+        return [
+            line.strip('| ').split(' | ')[1:] for line in doc.splitlines() if '| ' in line and '18 |' in line
+        ]
+
+    titles = {'freeat': 'FreeAT', 'gat': 'GAT', 'rfgsm': 'RFGSM-AT', 'gradalign': 'GradAlign'}
+    for run, name, si in SINGLE_RUNS:
+        method = titles[name] + ('-SI' if si else '')
+        (expected,) = [row[2:] for row in rows['8'] if row[1].split(' [')[0] == method]
+        assert shown(run) == [expected], run
+    paper = {row[0]: row for row in rows['10']}
+    he = rows['10'].index(paper['CIFAR-10']) + 1
+    for dataset, offset in (('cifar10', 0), ('svhn', 3), ('cifar100', 6)):
+        row = rows['10'][he + offset]
+        assert row[1] == 'TRADES-HE' and shown(f'tradeshe_{dataset}') == [row[2:]]
+        assert not shown(f'athe_{dataset}') and not shown(f'alphe_{dataset}')
+
+
 def test_every_config_is_a_defense_that_can_be_trained():
-    for run, *_ in RUNS:
+    for run in EVERY:
         config = load(run)
         built = defenses.from_config(config.defense)
         assert built.passes == tuple(config.defense.passes.split(','))

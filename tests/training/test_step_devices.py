@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from si_jax import defenses, parallel
+from si_jax import parallel
 from si_jax.defenses import DEFENSES, from_config
 from si_jax.threat import Threat
+from si_jax.training.free import make_free_step
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
-from si_jax.training.step import make_train_step, metric_names
+from si_jax.training.step import make_train_step
+from si_jax.training.update import Calendar, metric_names
 from tests.tiny import TinyNet
 
 SHAPE, CLASSES = (8, 8, 1), 10
@@ -29,8 +31,14 @@ def defense_of(name, si, **changes):
         'start': 'uniform',
         'attack_bn': 'eval',
         'passes': ','.join(DEFENSES[name].passes),
+        'replays': DEFENSES[name].replays,
     }
     return from_config(base | changes)
+
+
+def own(name):
+    """The settings of a row."""
+    return {'start': DEFENSES[name].start, 'attack_bn': DEFENSES[name].attack_bn}
 
 
 def widened(tree):
@@ -38,20 +46,22 @@ def widened(tree):
 
 
 def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05):
-    model = TinyNet(CLASSES, axis if sync_bn else None)
+    model = TinyNet(CLASSES, axis if sync_bn else None, defense.hypersphere)
     optimiser = sgd(lambda step: rate, momentum=0.9, nesterov=False, weight_decay=5e-4, clip_norm=0.0)
     state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE)
     if dtype == jnp.float64:
         state = TrainState(**widened(state._asdict()))
+    common = {'threat': THREAT, 'axis_name': axis, 'sync_bn': sync_bn}
+    if defense.step == 'free':
+        return state, make_free_step(defense, model, optimiser, **common, step_size=0.15)
     step = make_train_step(
         defense,
         model,
         optimiser,
-        threat=THREAT,
-        attack_steps=2,
+        **common,
+        attack_steps=min(2, defense.steps),
         attack_step_size=0.1,
-        axis_name=axis,
-        sync_bn=sync_bn,
+        calendar=Calendar(2, 1),
     )
     return state, step
 
@@ -104,9 +114,56 @@ def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
     assert float(metrics['loss']) > 0 and int(pmap_state.step) == 2
 
 
-@pytest.mark.parametrize(('name', 'si', 'sync_bn'), [('at', False, True), ('alp', True, False)])
+@pytest.mark.parametrize('case', ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated'])
+def test_one_and_eight_devices_agree_on_the_other_methods(case):
+    """Statistics of the batch inside the attack, gradients of gradients, the median over all devices."""
+    if case == 'calibrated':
+        defense = defense_of('trades', False, inner='calibrated_ce')
+    else:
+        defense = defense_of(case, True, **own(case))
+    free = case == 'freeat'
+    alone_state, alone = make(defense, None)
+    spread_state, spread = make(defense, parallel.AXIS)
+    alone, spread = jax.jit(alone), mapped(spread)
+    alone_carry = spread_carry = ()
+    if free:
+        alone_carry = jnp.zeros((40, *SHAPE))
+        spread_carry = parallel.shard_rows(alone_carry)
+    for index in range(2):
+        batch = make_batch(index, 40, 33)
+        alone_state, alone_carry, metrics = alone(alone_state, alone_carry, batch)
+        spread_state, spread_carry, spread_metrics = spread(
+            spread_state, spread_carry, parallel.shard_rows(batch)
+        )
+    assert distance(alone_state.params, spread_state.params) < 1e-9
+    assert distance(alone_state.batch_stats, spread_state.batch_stats) < 1e-9
+    for name, value in metrics.items():
+        assert float(spread_metrics[name]) == pytest.approx(float(value), rel=1e-6), name
+    if free:
+        carry = parallel.join_rows(spread_carry)
+        np.testing.assert_allclose(carry, alone_carry, atol=1e-12)
+        assert np.abs(carry[:33]).max() > 0.1 and not carry[33:].any()
+
+
+def test_a_bad_step_keeps_the_perturbation():
+    state, step = make(defense_of('freeat', False, start='original'), None, dtype=jnp.float32)
+    step = jax.jit(step)
+    state, carry, _ = step(state, jnp.zeros((8, *SHAPE)), make_batch(0, 8, 8, jnp.float32))
+    bad = make_batch(1, 8, 8, jnp.float32)
+    bad = bad._replace(images=bad.images.at[3, 0, 0, 0].set(jnp.nan))
+    for batch in (bad, make_batch(2, 8, 8, jnp.float32)):
+        state, kept, _ = step(state, carry, batch)
+        assert int(state.bad_step) == 1
+        np.testing.assert_array_equal(kept, carry)
+
+
+@pytest.mark.parametrize(
+    ('name', 'si', 'sync_bn'),
+    [('at', False, True), ('alp', True, False), ('gradalign', True, False), ('gat', True, True)],
+)
 def test_all_copies_of_the_state_are_bit_equal(name, si, sync_bn):
-    state, step = make(defense_of(name, si), parallel.AXIS, sync_bn=sync_bn, dtype=jnp.float32)
+    defense = defense_of(name, si, **own(name))
+    state, step = make(defense, parallel.AXIS, sync_bn=sync_bn, dtype=jnp.float32)
     compiled = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0, 0), out_axes=0)
     copies, _, metrics = compiled(state, (), parallel.shard_rows(make_batch(0, 40, 36, jnp.float32)))
     for leaf in jax.tree.leaves((copies, metrics)):
@@ -175,8 +232,8 @@ def test_padded_rows_count_for_nothing_even_if_they_are_not_finite():
 
 def test_every_defense_runs_a_step_with_every_switch():
     for name in DEFENSES:
-        for si in (False, True) if defenses.DEFENSES[name].inner else (False,):
-            assert defense_of(name, si).outer
+        for si in (False, True) if name != 'standard' else (False,):
+            assert defense_of(name, si, **own(name)).outer
     defense = defense_of('trades', False, passes='nat,adv,nat', start='gaussian', attack_bn='train')
     state, step = make(defense, None, dtype=jnp.float32)
     state, _, metrics = jax.jit(step)(state, (), make_batch(0, 8, 7, jnp.float32))

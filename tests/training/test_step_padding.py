@@ -12,7 +12,8 @@ from si_jax.models.layers import Conv, Linear, global_mean, outputs_of
 from si_jax.threat import Threat
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
-from si_jax.training.step import make_train_step, metric_names
+from si_jax.training.step import make_train_step
+from si_jax.training.update import Calendar, metric_names
 
 SHAPE, CLASSES, REAL, PADDED = (6, 6, 3), 4, 5, 3
 
@@ -25,10 +26,14 @@ class Net(nn.Module):
         return outputs_of(global_mean(x), Linear(CLASSES, name='linear'))
 
 
-@pytest.mark.parametrize(('name', 'attack_bn'), [('at-si', 'train'), ('trades', 'eval')])
+@pytest.mark.parametrize(
+    ('name', 'attack_bn'),
+    [('at-si', 'train'), ('trades', 'eval'), ('gradalign-si', 'train'), ('gat', 'eval')],
+)
 def test_padded_rows_change_nothing(name, attack_bn):
     """In train mode their losses could reach the real images through the statistics of the batch."""
-    defense = DEFENSES['trades'] if name == 'trades' else with_si(DEFENSES['at'])
+    row, _, si = name.partition('-')
+    defense = with_si(DEFENSES[row]) if si else DEFENSES[row]
     defense = defense._replace(attack_bn=attack_bn)
     optimiser = sgd(lambda step: 0.1, momentum=0.9, nesterov=False, weight_decay=5e-4, clip_norm=0.0)
     model = Net()
@@ -40,9 +45,10 @@ def test_padded_rows_change_nothing(name, attack_bn):
             model,
             optimiser,
             threat=Threat('linf', 0.1),
-            attack_steps=4,
+            attack_steps=min(4, defense.steps),
             attack_step_size=0.03,
             axis_name=None,
+            calendar=Calendar(2, 1),
         )
     )
     rng = np.random.default_rng(0)

@@ -1,0 +1,84 @@
+"""A first look at every method: two epochs of a narrow network on 5,000 CIFAR-10 images, does the loss fall?
+
+    python -m benchmarks.rows --data_dir=FOLDER --output=results/rows.json
+    python -m benchmarks.rows --data_dir=FOLDER --output=results/rows.json --rows=gat_cifar10,gatsi_cifar10
+
+Every row is a config of its own with its schedule squeezed into the run, its network with 8 filters in the
+first layer. It says whether a method trains at all, nothing of its accuracy. Rows that the output file holds
+already and that are not named stay. Exit status 1 if a loss did not fall.
+"""
+
+import argparse
+import importlib
+import json
+import math
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from si_jax.environment import environment
+from si_jax.files import write_json
+from si_jax.metrics import read_metrics
+from si_jax.training.run import run
+
+METHODS = ('at', 'trades', 'alp', 'mart', 'freeat', 'gat', 'rfgsm', 'gradalign')
+ROWS = [f'{method}{kind}_cifar10' for method in METHODS for kind in ('', 'si')]
+ROWS += [f'{method}he_cifar10' for method in ('at', 'trades', 'alp')]
+PASSES, WIDTH, IMAGES = 2, 8, 5000
+
+
+def measure(name: str, data_dir: str) -> dict[str, Any]:
+    """Trains one config; the mean loss and its terms over each pass through the data."""
+    config = importlib.import_module(f'configs.{name}').get_config()
+    replays = config.defense.replays
+    config.update_from_flattened_dict(
+        {
+            'data.dir': data_dir,
+            'data.limit': IMAGES,
+            'data.validation': 0,
+            'model.width': WIDTH,
+            'epochs': PASSES * replays,
+            'logging.tensorboard': False,
+            'checkpoint.keep_last': 1,
+        }
+    )
+    with tempfile.TemporaryDirectory() as workdir:
+        run(config, workdir)
+        lines = list(read_metrics(Path(workdir) / 'metrics.jsonl'))
+    train = [{key[6:]: line[key] for key in line if key.startswith('train/')} for line in lines]
+    passes = [
+        {key: sum(epoch[key] for epoch in part) / replays for key in part[0]}
+        for part in (train[i * replays : (i + 1) * replays] for i in range(PASSES))
+    ]
+    speeds = [line['images_per_second'] for line in lines]
+    return {
+        'arch': config.model.arch,
+        'variant': config.model.variant,
+        'replays': replays,
+        'updates': lines[-1]['step'],
+        'passes': passes,
+        'loss_fell': all(math.isfinite(each['loss']) for each in passes)
+        and passes[-1]['loss'] < passes[0]['loss'],
+        'updates_times_images_per_second': speeds[-1],
+    }
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument('--data_dir', required=True, help='npz folder, or that of tensorflow-datasets')
+    flags.add_argument('--output', required=True, help='JSON file')
+    flags.add_argument('--rows', default=','.join(ROWS), help='configs, with commas between')
+    given = flags.parse_args()
+    output = Path(given.output)
+    rows = json.loads(output.read_text())['rows'] if output.exists() else {}
+    settings = {'images': IMAGES, 'width': WIDTH, 'passes': PASSES}
+    for name in given.rows.split(','):
+        rows[name] = measure(name, given.data_dir)
+        write_json(output, {'settings': settings, 'rows': rows, 'environment': environment()})
+        losses = ' -> '.join(f'{each["loss"]:.4f}' for each in rows[name]['passes'])
+        print(f'{name}: loss {losses}')
+    return 0 if all(row['loss_fell'] for row in rows.values()) else 1
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

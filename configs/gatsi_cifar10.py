@@ -1,0 +1,28 @@
+"""GAT-SI on CIFAR-10: Table 8 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
+Enhancing Adversarial Defenses".
+
+Guided adversarial training (Sriramanan et al., 2020): natural cross-entropy and 10 times (40 times from
+epoch 86 of 100) the squared distance of natural and adversarial probabilities; one step of size eps
+from half of eps of Bernoulli noise ascends both on every second batch, and the cross-entropy alone on
+the others. Recipe and network, with one more ReLU in each block, are those of val-iisc/GAMA-GAT. The
+attack ascends CE(15 cos) in place of the cross-entropy of the logits, keeps the squared distance, and
+the objective gets 0.2 times the margin cross-entropy of the adversarial cosines (s = 15, m = 0.2).
+
+The paper's accuracies in % (Linf, eps 8/255, 20 steps):
+
+| architecture | natural | PGD | PGD-CW | SI-PGD |
+|---|---|---|---|---|
+| resnet18 | 83.42 | 56.01 | 51.83 | 52.13 |
+
+    python train.py --config=configs/gatsi_cifar10.py
+
+Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'resnet18') -> ConfigDict:
+    return base.single_step('gat', si=True, arch=arch)

@@ -1,0 +1,27 @@
+"""GradAlign-SI on CIFAR-10: Table 8 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
+Enhancing Adversarial Defenses".
+
+FGSM training with gradient alignment (Andriushchenko and Flammarion, 2020): one step of size eps from
+the image, and 0.2 times 1 - cos of the angle between the gradients at the image and at a random point
+of the ball. Recipe and network are those of tml-epfl/understanding-fast-adv-training in float32, except
+that the last, partial batch of an epoch is kept. All gradients are those of CE(15 cos), and the
+objective gets 0.2 times the margin cross-entropy of the adversarial cosines (s = 15, m = 0.2).
+
+The paper's accuracies in % (Linf, eps 8/255, 20 steps):
+
+| architecture | natural | PGD | PGD-CW | SI-PGD |
+|---|---|---|---|---|
+| preact_resnet18 | 82.58 | 50.51 | 49.64 | 49.35 |
+
+    python train.py --config=configs/gradalignsi_cifar10.py
+
+Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'preact_resnet18') -> ConfigDict:
+    return base.single_step('gradalign', si=True, arch=arch)

@@ -1,0 +1,22 @@
+"""TRADES with a calibrated label-CE attack on CIFAR-10: an arm that Table 6 of Xu et al. lacks.
+
+TRADES-SI changes two things at once, the attack and the objective. The attack ascends the cross-entropy
+of a times the logits with the labels in place of the KL, where a = 2 / (median gap of the two highest
+natural logits of the batch), a constant to every gradient: as blind to the scale of the logits as
+SI-PGD, without cosines. The objective is that of TRADES. The paper has no numbers for it.
+
+    python train.py --config=configs/tradescal_cifar10.py
+    python train.py --config=configs/tradescal_cifar10.py:wrn_34_10
+
+Any architecture of `si_jax.models` can follow the file name after a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'resnet18') -> ConfigDict:
+    config = base.paper('trades', si=False, dataset='cifar10', arch=arch)
+    config.defense.inner = 'calibrated_ce'
+    return config

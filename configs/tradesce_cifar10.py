@@ -1,0 +1,21 @@
+"""TRADES with a label-CE attack on CIFAR-10: an arm that Table 6 of Xu et al. lacks.
+
+TRADES-SI changes two things at once, the attack and the objective. The attack ascends the cross-entropy
+of the logits with the labels in place of the KL; the objective is that of TRADES. The paper
+has no numbers for it.
+
+    python train.py --config=configs/tradesce_cifar10.py
+    python train.py --config=configs/tradesce_cifar10.py:wrn_34_10
+
+Any architecture of `si_jax.models` can follow the file name after a colon.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def get_config(arch: str = 'resnet18') -> ConfigDict:
+    config = base.paper('trades', si=False, dataset='cifar10', arch=arch)
+    config.defense.inner = 'ce'
+    return config

@@ -1,0 +1,68 @@
+"""The guard against catastrophic overfitting: single-step training may lose its robustness in one epoch.
+
+Source: Wong et al. (2020), repository locuslab/fast_adversarial, train_fgsm.py, --early-stop: PGD-5 on the
+first batch of each epoch. Here the network is in evaluation mode and the images are not augmented.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from si_jax import data, parallel
+from si_jax.data import Dataset
+from si_jax.threat import Threat
+from si_jax.training.heldout import compile_pgd
+
+STEPS, STEP_SIZE = 5, 0.25  # the latter as a multiple of eps
+
+
+class Watched(NamedTuple):
+    """What the guard remembers from one epoch to the next, in JSON's types.
+
+    Attributes:
+        accuracy: Under PGD-5 after the last epoch, in [0, 1]; None before the first has ended.
+        stopped_at: The epoch, counted from 1, after which the guard ended the run; None if it did not.
+    """
+
+    accuracy: float | None = None
+    stopped_at: int | None = None
+
+
+class OverfittingGuard:
+    """PGD-5 on a batch after each epoch.
+
+    Args:
+        model: The network.
+        dataset: The training images.
+        threat: The ball.
+        drop: How much the accuracy may fall from one epoch to the next, in (0, 1).
+        seed: Of the random starts.
+    """
+
+    def __init__(self, model: nn.Module, dataset: Dataset, *, threat: Threat, drop: float, seed: int):
+        self._dataset, self._drop, self._key = dataset, drop, jax.random.key(seed)
+        self._attacked = compile_pgd(model, threat=threat, steps=STEPS, step_size=STEP_SIZE * threat.eps)
+
+    def __call__(
+        self, params: Any, batch_stats: Any, rows: np.ndarray, before: Watched, *, epoch: int
+    ) -> Watched:
+        """What is remembered after an epoch: `stopped_at` is set if the accuracy fell too far.
+
+        Args:
+            params: Replicated.
+            batch_stats: Replicated.
+            rows: Numbers of the images of the epoch's first batch.
+            before: What was remembered after the epoch before.
+            epoch: The epoch that has ended, counted from 1.
+        """
+        images = np.asarray(data.to_unit(self._dataset.images[rows], self._dataset.scale, np.float32))
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(self._key, epoch), i))(rows)
+        count = jax.local_device_count()
+        shared = {'params': params, 'batch_stats': batch_stats}, parallel.replicate(np.float32(1))
+        chunk = -(-len(rows) // count) * count
+        correct = parallel.map_rows(self._attacked, shared, (images, self._dataset.labels[rows], keys), chunk)
+        accuracy = float(np.mean(correct))
+        fell = before.accuracy is not None and before.accuracy - accuracy > self._drop
+        return Watched(accuracy, epoch if fell else None)

@@ -1,0 +1,157 @@
+"""What every training step shares: means over the real rows of all devices, terms, the guarded update.
+
+A step is written for one shard of the batch. Losses and metrics are sums over the shard's real rows divided
+by the number of real rows of the whole batch, and gradients are summed over the shards; so a padded row, or a
+shard of nothing else, counts for nothing.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from si_jax.defenses import Defense, Moment
+from si_jax.models.layers import unit_kernels
+from si_jax.outputs import Outputs
+from si_jax.training.state import Batch, TrainState
+
+Array = jax.Array
+
+
+class Rows(NamedTuple):
+    """The rows of a batch of which this device has a shard.
+
+    Attributes:
+        mask: [B] bool, the real rows of the shard.
+        count: The number of real rows of the whole batch.
+        axis_name: The axis to reduce over; None on one device.
+    """
+
+    mask: Array
+    count: Array
+    axis_name: str | None
+
+    def total(self, x: Array) -> Array:
+        """The sum over the devices."""
+        return jax.lax.psum(x, self.axis_name) if self.axis_name else x
+
+    def gathered(self, x: Array) -> Array:
+        """[B, ...] of every device, one after another."""
+        return jax.lax.all_gather(x, self.axis_name, tiled=True) if self.axis_name else x
+
+    def mean(self, per_image: Array) -> Array:
+        """The shard's part of the mean over the real rows of the whole batch."""
+        return jnp.sum(jnp.where(self.mask, per_image, 0)) / self.count
+
+
+def rows_of(mask: Array, axis_name: str | None) -> Rows:
+    """The rows with this mask [B]."""
+    count = jnp.sum(mask)
+    return Rows(mask, jax.lax.psum(count, axis_name) if axis_name else count, axis_name)
+
+
+class Calendar(NamedTuple):
+    """The length of a run, from which weights that change over it follow."""
+
+    steps_per_epoch: int
+    epochs: int
+
+    def at(self, step: Array) -> Moment:
+        """The moment of step number `step`."""
+        return Moment(step, step % self.steps_per_epoch, self.steps_per_epoch * self.epochs)
+
+
+def metric_names(defense: Defense) -> tuple[str, ...]:
+    """The names of the metrics that a step of this defense returns."""
+    accuracies = tuple(f'{name}_accuracy' for name in dict.fromkeys(defense.passes) if name != 'random')
+    return ('loss', 'gradient_norm', *defense.outer, *accuracies)
+
+
+def evaluate_terms(
+    defense: Defense,
+    outputs: dict[str, Outputs],
+    gradients: tuple[Array, Array] | None,
+    batch: Batch,
+    rows: Rows,
+    moment: Moment | None,
+) -> tuple[Array, dict[str, Array]]:
+    """The shard's part of the outer objective, and of every term and accuracy.
+
+    Args:
+        defense: Whose terms.
+        outputs: Of each pass.
+        gradients: Image gradients [B, H, W, C] of the inner objective at the random points and at the natural
+            images, where a term compares them.
+        batch: For its labels.
+        rows: Of the batch.
+        moment: May be None where no term has a schedule.
+    """
+    metrics = {}
+    for name, term in defense.outer.items():
+        if term.of_gradients:
+            assert gradients is not None
+            defined = [jnp.any(gradient != 0, axis=(1, 2, 3)) for gradient in gradients]
+            defined_rows = rows_of(rows.mask & defined[0] & defined[1], rows.axis_name)
+            defined_rows = defined_rows._replace(count=jnp.maximum(defined_rows.count, 1))
+            metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels))
+        else:
+            scores = {part: term.score(outputs[part]) for part in term.objective.uses}
+            metrics[name] = rows.mean(term.objective(scores.get('adv'), scores.get('nat'), batch.labels))
+    for name in outputs:
+        if name != 'random':
+            correct = jnp.argmax(outputs[name].logits, axis=1) == batch.labels
+            metrics[f'{name}_accuracy'] = rows.mean(correct.astype(outputs[name].logits.dtype))
+    value = sum(term.weight_at(moment) * metrics[name] for name, term in defense.outer.items())
+    return jnp.asarray(value), metrics
+
+
+def guarded_update(
+    state: TrainState,
+    gradients: Any,
+    stats: Any,
+    metrics: dict[str, Array],
+    *,
+    defense: Defense,
+    optimiser: optax.GradientTransformation,
+    rows: Rows,
+    sync_bn: bool,
+) -> tuple[TrainState, dict[str, Array], Array]:
+    """The state after a step, its metrics, and whether it was made.
+
+    Where loss or gradient are not finite, or were not in an earlier step, the state stays as it is.
+
+    Args:
+        state: Before the step.
+        gradients: The shard's part of the gradient of the parameters.
+        stats: Running statistics after the step's passes.
+        metrics: The shard's part of loss, terms and accuracies.
+        defense: Whose step it is.
+        optimiser: An optax transformation.
+        rows: Of the batch.
+        sync_bn: Whether `stats` are equal on all devices; if not, they are averaged.
+    """
+    # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
+    gradients = jax.tree.map(rows.total, gradients)
+    if not sync_bn:
+        share = jnp.sum(rows.mask) / rows.count
+        stats = jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
+    metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
+    metrics['gradient_norm'] = optax.tree.norm(gradients)
+    metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(defense)}
+
+    updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    updated = state._replace(
+        step=state.step + 1,
+        params=unit_kernels(params) if defense.hypersphere else params,
+        batch_stats=stats,
+        opt_state=opt_state,
+    )
+    finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+    failed = state._replace(bad_step=state.step, bad_terms=metrics)
+    good = state.bad_step < 0
+    new = jax.tree.map(
+        lambda kept, bad, new: jnp.where(good, jnp.where(finite, new, bad), kept), state, failed, updated
+    )
+    return new, metrics, good & finite

@@ -1,0 +1,333 @@
+"""Steps of the single-step methods, of hypersphere embedding and of the missing TRADES arms equal an
+independent PyTorch computation in float64, written from the methods' papers and repositories: modes of batch
+normalisation, orders of passes and starts included."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from si_jax import defenses
+from si_jax.attacks import gradient
+from si_jax.threat import Threat
+from si_jax.training.free import make_free_step
+from si_jax.training.schedules import sgd
+from si_jax.training.state import Batch, TrainState, create_state
+from si_jax.training.step import make_train_step
+from si_jax.training.update import Calendar, metric_names
+from tests.tiny import TinyNet
+
+torch = pytest.importorskip('torch', reason='parity of the training step is measured against PyTorch')
+F = torch.nn.functional
+
+CLASSES, ROWS, SHAPE, EPS = 5, 12, (6, 6, 3), 0.1
+THREAT = Threat('linf', EPS)
+RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
+S, M, BETA = 15.0, 0.2, 0.2
+CALENDAR = Calendar(steps_per_epoch=2, epochs=1)  # GAT: a = 0, 1, 0, 1, and lambda 40 from step 2 on
+
+
+class Torch:
+    """`TinyNet` and its training in PyTorch, from nothing but the initial weights."""
+
+    def __init__(self, variables, hypersphere=False):
+        tensor = lambda x: torch.tensor(np.asarray(x), dtype=torch.float64)  # noqa: E731
+        params = variables['params']
+        self.hypersphere = hypersphere
+        self.w = {
+            'conv': tensor(params['conv']['kernel']).permute(3, 2, 0, 1).contiguous(),
+            'scale': tensor(params['bn']['scale']),
+            'bias': tensor(params['bn']['bias']),
+            'linear': tensor(params['linear']['kernel']).T.contiguous(),
+        }
+        if not hypersphere:
+            self.w['offset'] = tensor(params['linear']['bias'])
+        for weight in self.w.values():
+            weight.requires_grad_(True)
+        self.mean = tensor(variables['batch_stats']['bn']['mean'])
+        self.var = tensor(variables['batch_stats']['bn']['var'])
+        self.optimiser = torch.optim.SGD(self.w.values(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
+
+    def forward(self, x, mode):
+        """(logits, cosines); mode: 'eval', 'train' (batch statistics) or 'update' (the running ones move)."""
+        x = F.conv2d(x, self.w['conv'], stride=2, padding=1)
+        mean, var = (self.mean, self.var) if mode != 'train' else (self.mean.clone(), self.var.clone())
+        x = F.batch_norm(x, mean, var, self.w['scale'], self.w['bias'], training=mode != 'eval', momentum=0.1)
+        z = F.relu(x).mean((2, 3))
+        if self.hypersphere:
+            g = F.normalize(z, dim=1) @ self.w['linear'].T
+            return g, g
+        g = z @ self.w['linear'].T + self.w['offset']
+        return g, F.normalize(z, dim=1) @ F.normalize(self.w['linear'], dim=1).T
+
+    def update(self, loss):
+        self.optimiser.zero_grad()
+        loss.backward()
+        self.optimiser.step()
+        if self.hypersphere:
+            self.w['linear'].data = F.normalize(self.w['linear'].data, dim=1)
+        return float(loss.detach())
+
+
+def inside(x_adv, x):
+    return torch.min(torch.max(x_adv, x - EPS), x + EPS).clamp(0, 1)
+
+
+def slope(loss, x, **options):
+    x = x.detach().requires_grad_(True)
+    return torch.autograd.grad(loss(x), x, **options)[0]
+
+
+def margin_ce(cosine, y):
+    return F.cross_entropy(S * (cosine - M * F.one_hot(y, CLASSES).double()), y)
+
+
+def regulariser(c, y, si):
+    return BETA * margin_ce(c, y) if si else 0.0
+
+
+def attack_loss(g, c, y, si):
+    return F.cross_entropy(S * c if si else g, y)
+
+
+def kl(p_logits, q_logits):
+    return F.kl_div(F.log_softmax(q_logits, 1), F.softmax(p_logits, 1), reduction='batchmean')
+
+
+def rfgsm(net, x, y, start, noise, index, si):
+    gradient = slope(lambda u: attack_loss(*net.forward(u, 'update'), y, si), start)
+    g, c = net.forward(inside(start + 1.25 * EPS * gradient.sign(), x), 'update')
+    return F.cross_entropy(g, y) + regulariser(c, y, si)
+
+
+def gat(net, x, y, start, noise, index, si):
+    lam, a = (10.0 if index < 2 else 40.0), index % 2
+    with torch.no_grad():
+        reference = F.softmax(net.forward(x, 'update')[0], 1)
+
+    def climb(u):
+        g, c = net.forward(u, 'eval')
+        guided = ((reference - F.softmax(g, 1)) ** 2).sum(1).mean()
+        return attack_loss(g, c, y, si) + a * lam * guided
+
+    x_adv = (start + EPS * slope(climb, start).sign()).clamp(0, 1)
+    x_adv = (x + (x_adv - x).clamp(-EPS, EPS)).clamp(0, 1)
+    g_adv, c_adv = net.forward(x_adv, 'update')
+    g, _ = net.forward(x, 'update')
+    distance = ((F.softmax(g, 1) - F.softmax(g_adv, 1)) ** 2).sum(1).mean()
+    return F.cross_entropy(g, y) + lam * distance + regulariser(c_adv, y, si)
+
+
+def misalignment(net, first, x_random, y, si, mode='update'):
+    x_random = x_random.detach().requires_grad_(True)
+    value = attack_loss(*net.forward(x_random, mode), y, si)
+    (second,) = torch.autograd.grad(value, x_random, create_graph=True)
+    return 1 - F.cosine_similarity(first.flatten(1), second.flatten(1), dim=1, eps=1e-30).mean()
+
+
+def gradalign(net, x, y, start, noise, index, si):
+    first = slope(lambda u: attack_loss(*net.forward(u, 'update'), y, si), x)
+    g, c = net.forward(inside(x + 1.25 * EPS * first.sign(), x), 'update')
+    loss = F.cross_entropy(g, y) + regulariser(c, y, si)
+    return loss + 0.2 * misalignment(net, first, x + noise, y, si)
+
+
+def multi_step(climb, x, start, steps=3, size=0.03):
+    for _ in range(steps):
+        start = inside(start + size * slope(climb, start).sign(), x)
+    return start
+
+
+def he(name):
+    def loss(net, x, y, start, noise, index, si):
+        clean = net.forward(x, 'eval')[0].detach()
+        climbs = {'trades': lambda u: kl(S * clean, S * net.forward(u, 'eval')[0])}
+        climb = climbs.get(name, lambda u: F.cross_entropy(S * net.forward(u, 'eval')[0], y))
+        x_adv = multi_step(climb, x, start)
+        g = net.forward(x, 'update')[0] if name != 'at' else None
+        g_adv = net.forward(x_adv, 'update')[0]
+        if name == 'trades':
+            return margin_ce(g, y) + 6 * kl(S * g, S * g_adv)
+        if name == 'at':
+            return margin_ce(g_adv, y)
+        return 0.5 * margin_ce(g, y) + 0.5 * margin_ce(g_adv, y) + 3 * ((g - g_adv) ** 2).mean()
+
+    return loss
+
+
+def trades_arm(inner):
+    def loss(net, x, y, start, noise, index, si):
+        clean = net.forward(x, 'eval')[0].detach()
+        top = clean.sort(1).values
+        a = 2 / np.median((top[:, -1] - top[:, -2]).numpy())
+        climb = {
+            'ce': lambda u: F.cross_entropy(net.forward(u, 'eval')[0], y),
+            'calibrated_ce': lambda u: F.cross_entropy(a * net.forward(u, 'eval')[0], y),
+            'kl': lambda u: kl(clean, net.forward(u, 'eval')[0]),
+        }[inner]
+        x_adv = multi_step(climb, x, start)
+        g = net.forward(x, 'update')[0]
+        g_adv, c_adv = net.forward(x_adv, 'update')
+        return F.cross_entropy(g, y) + 6 * kl(g, g_adv) + regulariser(c_adv, y, si)
+
+    return loss
+
+
+def built(name, **changes):
+    row = defenses.DEFENSES[name]
+    settings = {
+        'name': name, 'si': False, 'he': False, 'inner': '', 'weights': {}, 'scale': S, 'margin': M,
+        'start': row.start, 'attack_bn': row.attack_bn, 'passes': ','.join(row.passes),
+        'replays': row.replays,
+    }  # fmt: skip
+    return defenses.from_config(settings | changes)
+
+
+def begin(defense):
+    model = TinyNet(CLASSES, hypersphere=defense.hypersphere)
+    optimiser = sgd(lambda step: RATE, momentum=MOMENTUM, nesterov=False, weight_decay=DECAY, clip_norm=0.0)
+    state = create_state(model, optimiser, metric_names(defense), seed=3, image_shape=SHAPE)
+    wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state._asdict())
+    if defense.hypersphere:  # the initial weights were of length one in float32
+        kernel = wide['params']['linear']['kernel']
+        wide['params']['linear']['kernel'] = kernel / jnp.linalg.norm(kernel, axis=0)
+    return model, optimiser, TrainState(**wide)
+
+
+def make_batch(rng, index, real=ROWS):
+    images = jnp.asarray(rng.uniform(size=(ROWS, *SHAPE)))
+    labels = jnp.asarray(rng.integers(0, CLASSES, ROWS), jnp.int32)
+    return Batch(images, labels, jnp.arange(ROWS) < real, jax.random.split(jax.random.key(index), ROWS))
+
+
+def nchw(x):
+    return torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
+
+
+def check_same(state, net):
+    def same(ours, theirs):
+        np.testing.assert_allclose(np.asarray(ours), theirs.detach().numpy(), rtol=1e-9, atol=1e-11)
+
+    same(state.params['conv']['kernel'], net.w['conv'].permute(2, 3, 1, 0))
+    same(state.params['linear']['kernel'], net.w['linear'].T)
+    same(state.params['bn']['scale'], net.w['scale'])
+    same(state.params['bn']['bias'], net.w['bias'])
+    same(state.batch_stats['bn']['mean'], net.mean)
+    same(state.batch_stats['bn']['var'], net.var)
+    if net.hypersphere:
+        assert 'bias' not in state.params['linear']
+        np.testing.assert_allclose(np.linalg.norm(state.params['linear']['kernel'], axis=0), 1, rtol=1e-12)
+    else:
+        same(state.params['linear']['bias'], net.w['offset'])
+
+
+CASES = {
+    **{f'{loss.__name__}{"-si" if si else ""}': (built(loss.__name__, si=si), loss, si)
+       for loss in (rfgsm, gat, gradalign) for si in (False, True)},
+    **{f'{name}-he': (built(name, he=True), he(name), False) for name in ('at', 'trades', 'alp')},
+    **{f'trades-{inner}': (built('trades', inner=inner), trades_arm(inner), False)
+       for inner in ('ce', 'calibrated_ce')},
+    'trades-si-kl': (built('trades', si=True, inner='kl'), trades_arm('kl'), True),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('case', CASES)
+def test_steps_equal_pytorch(case):
+    defense, reference, si = CASES[case]
+    model, optimiser, state = begin(defense)
+    net = Torch({'params': state.params, 'batch_stats': state.batch_stats}, defense.hypersphere)
+    single = defense.steps == 1
+    step = jax.jit(
+        make_train_step(
+            defense,
+            model,
+            optimiser,
+            threat=THREAT,
+            attack_steps=1 if single else 3,
+            attack_step_size=defense.step_size * EPS if single else 0.03,
+            axis_name=None,
+            calendar=CALENDAR,
+        )
+    )
+    rng = np.random.default_rng(7)
+    for index in range(4 if defense.scheduled else 3):
+        batch = make_batch(rng, index)
+        start = gradient.starting_points(defense.attack.start, THREAT, batch.images, batch.keys)
+        noise = THREAT.uniform_noise(
+            jax.vmap(lambda key: jax.random.fold_in(key, 2))(batch.keys), batch.images
+        )
+        state, _, metrics = step(state, (), batch)
+        labels = torch.tensor(np.asarray(batch.labels)).long()
+        loss = net.update(reference(net, nchw(batch.images), labels, nchw(start), nchw(noise), index, si))
+        assert float(metrics['loss']) == pytest.approx(loss, rel=1e-6)  # metrics are float32
+        check_same(state, net)
+    assert int(state.bad_step) == -1
+
+
+@pytest.mark.parametrize(('si', 'inner'), [(False, ''), (True, ''), (True, 'si')], ids=['plain', 'A', 'B'])
+def test_freeat_equals_pytorch(si, inner):
+    """Three replays, the last two on a batch whose last rows only pad: they keep their perturbation."""
+    defense = built('freeat', si=si, inner=inner)
+    model, optimiser, state = begin(defense)
+    net = Torch({'params': state.params, 'batch_stats': state.batch_stats})
+    step = jax.jit(
+        make_free_step(defense, model, optimiser, threat=THREAT, step_size=0.6 * EPS, axis_name=None)
+    )
+    carry = jnp.zeros((ROWS, *SHAPE))
+    delta = torch.zeros(ROWS, 3, 6, 6, dtype=torch.float64)
+    rng = np.random.default_rng(5)
+    whole, partial = make_batch(rng, 0), make_batch(rng, 1, real=9)
+    for batch in (whole, partial, partial):
+        n = int(batch.mask.sum())
+        x, y = nchw(batch.images)[:n], torch.tensor(np.asarray(batch.labels)).long()[:n]
+        x_adv = (x + delta[:n]).clamp(0, 1).requires_grad_(True)
+        g, c = net.forward(x_adv, 'update')
+        loss = F.cross_entropy(g, y) + regulariser(c, y, si)
+        climbed = F.cross_entropy(S * c, y) if inner else loss
+        (of_images,) = torch.autograd.grad(climbed, x_adv, retain_graph=True)
+        value = net.update(loss)
+        delta[:n] = (delta[:n] + 0.6 * EPS * of_images.sign()).clamp(-EPS, EPS)
+        state, carry, metrics = step(state, carry, batch)
+        assert float(metrics['loss']) == pytest.approx(value, rel=1e-6)
+        check_same(state, net)
+        np.testing.assert_allclose(carry, delta.permute(0, 2, 3, 1).numpy(), atol=1e-12)
+    assert float(jnp.max(jnp.abs(carry))) == pytest.approx(EPS)
+
+
+def test_gradaligns_penalty_against_finite_differences():
+    """The derivative of the loss along a random direction of the parameters, the attack and G1 held fixed."""
+    defense = built('gradalign', weights={'adversarial_ce': 0.0, 'misalignment': 1.0})
+    model, _, state = begin(defense)
+    plain = sgd(lambda step: 1.0, momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=0.0)
+    state = state._replace(opt_state=plain.init(state.params))
+    step = jax.jit(
+        make_train_step(
+            defense, model, plain, threat=THREAT, attack_steps=1, attack_step_size=EPS, axis_name=None
+        )
+    )  # fmt: skip
+    batch = make_batch(np.random.default_rng(1), 0)
+    new, _, metrics = step(state, (), batch)
+    descent = jax.tree.map(lambda a, b: np.asarray(a - b), state.params, new.params)
+    noise = THREAT.uniform_noise(jax.vmap(lambda key: jax.random.fold_in(key, 2))(batch.keys), batch.images)
+    x, y = nchw(batch.images), torch.tensor(np.asarray(batch.labels)).long()
+
+    def network(params):
+        return Torch({'params': params, 'batch_stats': state.batch_stats})
+
+    base = network(state.params)
+    first = slope(lambda u: attack_loss(*base.forward(u, 'train'), y, False), x)
+
+    def penalty(params):
+        return misalignment(network(params), first, x + nchw(noise), y, False, 'train').item()
+
+    rng, h = np.random.default_rng(2), 1e-6
+    direction = jax.tree.map(lambda w: rng.normal(size=w.shape), state.params)
+    moved = lambda by: jax.tree.map(lambda w, d: w + by * d, state.params, direction)  # noqa: E731
+    difference = (penalty(moved(h)) - penalty(moved(-h))) / (2 * h)
+    along = sum(
+        float(np.sum(a * b))
+        for a, b in zip(jax.tree.leaves(descent), jax.tree.leaves(direction), strict=True)
+    )
+    assert float(metrics['misalignment']) == pytest.approx(penalty(state.params), rel=1e-6)
+    assert abs(along) > 1e-3
+    assert along == pytest.approx(difference, rel=1e-6)
