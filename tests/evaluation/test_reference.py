@@ -1,7 +1,8 @@
 """The PGD family on three published networks, against the results of PyTorch code on the same images.
 
 Both sides draw five random starts, so each mean has a standard error of about 0.1 points; two single runs lie
-up to 0.5 points apart.
+up to 0.5 points apart. Those of resnet4b, the most expensive network, differ by 0.1 points at most: one is enough.
+`make conformance` draws five for all.
 """
 
 import json
@@ -14,14 +15,15 @@ from tests.evaluation import reference_networks
 FAMILY = ('pgd', 'cw', 'dlr', 'sipgd')
 
 
-@pytest.mark.parametrize('name', ['cnn_a_adv4', 'kw_base', 'resnet4b'])
-def test_accuracies_are_those_of_the_reference(name, shared, tmp_path):
+@pytest.mark.parametrize(('name', 'restarts'), [('cnn_a_adv4', 5), ('kw_base', 5), ('resnet4b', 1)])
+def test_accuracies_are_those_of_the_reference(name, restarts, shared, tmp_path):
     reference = json.loads((shared / 'reference' / f'{name}.json').read_text())
     result, _ = reference_networks.run(
-        shared, name, 1000, tmp_path / 'result.json', attacks=','.join(FAMILY), restarts=5, seed=1
+        shared, name, 1000, tmp_path / 'result.json', attacks=','.join(FAMILY), restarts=restarts, seed=1
     )
     assert result['clean']['accuracy'] == pytest.approx(reference['clean'], abs=1e-6)
     for attack in FAMILY:
         ours, theirs = result['attacks'][attack], reference[attack]
         assert np.mean(ours['runs']) == pytest.approx(theirs['mean'], abs=0.003 + 1e-6), attack
-        assert ours['accuracy'] == pytest.approx(theirs['worst5'], abs=0.005 + 1e-6), attack
+        if restarts == 5:
+            assert ours['accuracy'] == pytest.approx(theirs['worst5'], abs=0.005 + 1e-6), attack
