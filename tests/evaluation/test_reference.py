@@ -1,8 +1,8 @@
 """The PGD family on three published networks, against the results of PyTorch code on the same images.
 
 Both sides draw five random starts, so each mean has a standard error of about 0.1 points; two single runs lie
-up to 0.5 points apart. Those of resnet4b, the most expensive network, differ by 0.1 points at most: one is enough.
-`make conformance` draws five for all.
+up to 0.5 points apart. Those of resnet4b, the most expensive network, differ by 0.1 points at most: one is
+enough here, and `make conformance` draws five for all.
 """
 
 import json
