@@ -4,10 +4,12 @@
     python evaluate.py --workdir=WORKDIR --attacks=autoattack
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255 --output=result.json
     python evaluate.py --torch_checkpoint=trades.pt --arch=wrn_34_10 --normalise=none --dataset=cifar10
+    python evaluate.py compare a.json b.json
 
 Prints a table and writes one JSON file with the flags of each image beside it. Exit status: 0 finished, 2 a
 wrong flag or value, or a classifier that cannot be judged. The same command after an interruption goes on
 where it was. Compiled programs are kept for the next command (SI_JAX_COMPILATION_CACHE=FOLDER, or off).
+`compare` holds two results against each other, image by image (compare --help).
 """
 
 import argparse
@@ -15,7 +17,8 @@ import sys
 
 from si_jax import compilation_cache
 from si_jax.errors import InputError
-from si_jax.evaluation.command import fraction, run
+from si_jax.evaluation.command import fraction, run, run_compare
+from si_jax.evaluation.compare import RESAMPLES
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,8 +79,32 @@ def parser() -> argparse.ArgumentParser:
     return flags
 
 
+def compare_parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        prog='evaluate.py compare',
+        description='Paired difference between two results of evaluate.py: McNemar and bootstrap by image, '
+        'and the spread over seeds. Refuses results that were not measured alike.',
+    )
+    flags.add_argument('a', metavar='A.json', help='a result; several, one a seed, with commas between')
+    flags.add_argument('b', metavar='B.json', help='the other one; as many, with the same seeds')
+    flags.add_argument('--output', metavar='FILE.json', help='write the comparison too')
+    flags.add_argument(
+        '--resamples',
+        type=int,
+        default=RESAMPLES,
+        metavar='N',
+        help='of the bootstrap (default: %(default)s)',
+    )
+    flags.add_argument('--seed', type=int, default=0, help='of the bootstrap')
+    return flags
+
+
 def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
     try:
+        if argv[:1] == ['compare']:
+            run_compare(**vars(compare_parser().parse_args(argv[1:])))
+            return 0
         arguments = vars(parser().parse_args(argv))
         compilation_cache.enable()
         run(**arguments)

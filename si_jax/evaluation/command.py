@@ -17,8 +17,10 @@ from si_jax import attacks as catalogue
 from si_jax import data, models
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import checks, sanity, saved
+from si_jax.evaluation.compare import Comparison, compare
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.runner import evaluate
+from si_jax.files import write_json
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.load import load_model
@@ -177,6 +179,31 @@ def run(
     print(result.table())
     print(f'written to {path}')
     return result
+
+
+def run_compare(*, a: str, b: str, output: str | None, resamples: int, seed: int) -> Comparison:
+    """Compares results that `run` wrote; prints the table and, if asked to, writes the comparison.
+
+    Args:
+        a: JSON files, one a seed, with commas between.
+        b: Likewise.
+        output: The JSON file; None for none.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: A value is wrong, or the results cannot be compared.
+    """
+    path = None if output is None else check_output(output)
+    if path is not None and path.resolve() in {Path(name).resolve() for name in f'{a},{b}'.split(',')}:
+        raise InputError(f'--output={output} is one of the results compared: give another file')
+    comparison = compare(a, b, resamples=resamples, seed=seed)
+    print(comparison.table())
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, comparison.to_json())
+        print(f'written to {path}')
+    return comparison
 
 
 def _build(model: str) -> Any:

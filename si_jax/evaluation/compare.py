@@ -1,0 +1,384 @@
+"""Two classifiers compared image by image, from the files that `evaluate.py` wrote.
+
+Both were measured on the same images, so their difference is far better known than either accuracy: images
+that both get right, or both wrong, say nothing about it. Only the others count (McNemar, 1947).
+"""
+
+import dataclasses
+import json
+import os
+import textwrap
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from si_jax.errors import InputError
+from si_jax.evaluation.checks import check_count
+from si_jax.evaluation.result import SCHEMA
+
+RESAMPLES = 10_000
+# What both must have measured alike, apart from the images: field of the attack in the JSON -> its name.
+PROTOCOL = ('steps', 'step_size', 'restarts', 'eot_samples', 'protocol')
+Paths = str | os.PathLike | Sequence[str | os.PathLike]
+
+
+class Measured(NamedTuple):
+    """A result read back from its files.
+
+    Attributes:
+        path: The JSON file.
+        about: Its content.
+        correct: [N] bool by name: 'clean', each attack and 'worst_case'.
+        labels: [N].
+        indices: [N].
+    """
+
+    path: Path
+    about: dict[str, Any]
+    correct: dict[str, np.ndarray]
+    labels: np.ndarray
+    indices: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """How b differs from a in one accuracy, over N images and S seeds.
+
+    Attributes:
+        a: [S], the accuracy of a by seed.
+        b: [S].
+        only_a: [S], how many images only a classifies correctly.
+        only_b: [S].
+        mcnemar_p: [S], the exact two-sided p of McNemar's test: the probability of counts `only_a` and
+            `only_b` at least as unequal if the images that the two disagree on fell to either side by a coin.
+        ci95: The bootstrap interval of the mean of b - a, with the images drawn again: how far another
+            sample of as many images might be off.
+        paired_t_p: The two-sided p of the paired t-test over seeds; None for one seed, or if all differences
+            are equal.
+    """
+
+    a: np.ndarray
+    b: np.ndarray
+    only_a: np.ndarray
+    only_b: np.ndarray
+    mcnemar_p: np.ndarray
+    ci95: tuple[float, float]
+    paired_t_p: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The difference in JSON's types."""
+        many = len(self.a) > 1
+
+        def over_seeds(values: np.ndarray) -> dict[str, Any]:
+            sd = {'sd': float(np.std(values, ddof=1))} if many else {}
+            return {'mean': float(np.mean(values)), **sd, 'by_seed': values.tolist()}
+
+        return {
+            'a': over_seeds(self.a),
+            'b': over_seeds(self.b),
+            'difference': over_seeds(self.b - self.a) | {'ci95': list(self.ci95)},
+            'only_a': self.only_a.tolist(),
+            'only_b': self.only_b.tolist(),
+            'mcnemar_p': self.mcnemar_p.tolist(),
+            'paired_t_p': self.paired_t_p,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """b compared with a.
+
+    Attributes:
+        differences: By name: 'clean', each attack and 'worst_case'.
+        a: The JSON files of a, one a seed.
+        b: Those of b, in the same order of seeds.
+        seeds: Those of the evaluations.
+        threat: Norm and eps of both.
+        dataset: What is known of the data of both.
+        images: Their number.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+        notes: What a reader of the differences must know.
+    """
+
+    differences: dict[str, Difference]
+    a: list[str]
+    b: list[str]
+    seeds: list[int]
+    threat: dict[str, Any]
+    dataset: dict[str, Any]
+    images: int
+    resamples: int
+    seed: int
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison in JSON's types; differences are b - a, as fractions."""
+        return {
+            'schema': SCHEMA,
+            'a': self.a,
+            'b': self.b,
+            'seeds': self.seeds,
+            'dataset': self.dataset,
+            'threat_model': self.threat,
+            'bootstrap': {'resamples': self.resamples, 'seed': self.seed, 'method': 'percentile'},
+            'differences': {name: one.to_json() for name, one in self.differences.items()},
+            'notes': self.notes,
+        }
+
+    def table(self) -> str:
+        """The accuracies and their difference in percent, for a terminal of 80 columns."""
+        lines = [
+            f'a: {_short(self.a)}',
+            f'b: {_short(self.b)}',
+            f'{self.threat["norm"]} eps={self.threat["eps"]:.6g}, {self.images} images, '
+            f'seeds {", ".join(map(str, self.seeds))}',
+        ]
+        single = len(self.seeds) == 1
+        if single:
+            columns = f'{"a":>7}{"b":>7}{"b - a":>8}{"95 % interval":>18}'
+            columns += f'{"only a":>7}{"only b":>7}{"McNemar p":>10}'
+        else:
+            columns = f'{"a (sd)":>13}{"b (sd)":>13}{"b - a (sd)":>14}{"95 % interval":>18}{"t p":>6}'
+        lines.append(f'{"":<16}{columns}')
+        for name, one in self.differences.items():
+            low, high = (100 * bound for bound in one.ci95)
+            interval = f'[{low:+.2f}, {high:+.2f}]'
+            if single:
+                a, b = 100 * one.a[0], 100 * one.b[0]
+                columns = (
+                    f'{a:>7.2f}{b:>7.2f}{b - a:>+8.2f}{interval:>18}'
+                    f'{one.only_a[0]:>7}{one.only_b[0]:>7}{one.mcnemar_p[0]:>10.2g}'
+                )
+            else:
+                a, b, difference = (_mean_sd(100 * x) for x in (one.a, one.b, one.b - one.a))
+                p = '-' if one.paired_t_p is None else f'{one.paired_t_p:.1g}'
+                columns = f'{a:>13}{b:>13}{difference:>14}{interval:>18}{p:>6}'
+            lines.append(f'{name.replace("_", " ")[:16]:<16}{columns}')
+        for note in self.notes:
+            lines += textwrap.wrap(f'note: {note}', 80, subsequent_indent='      ')
+        return '\n'.join(lines)
+
+
+def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
+    """Compares two classifiers by the results of their evaluations, image by image.
+
+    Args:
+        a: The JSON file that `Result.save` wrote, or several, one for each seed (of the evaluation or of the
+            training), as a sequence or a comma string. The flags lie beside each as npz.
+        b: Those of the other classifier, in the same order of seeds.
+        resamples: Of the bootstrap.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: A file is missing or damaged, or the results were not measured alike: other images,
+            labels, data set, norm, eps, attacks, steps, restarts, stages or seeds. The message names the
+            difference and the remedy.
+    """
+    resamples = check_count('resamples', resamples)
+    seed = check_count('seed', seed, least=0)
+    sides = [[_read(path) for path in _paths(side)] for side in (a, b)]
+    _check_seeds(*sides)
+    first = sides[0][0]
+    for other in (*sides[0][1:], *sides[1]):
+        _check_alike(first, other)
+
+    rng = np.random.default_rng(seed)
+    differences = {}
+    for name in first.correct:
+        flags_a, flags_b = (np.stack([one.correct[name] for one in side]) for side in sides)
+        differences[name] = _difference(flags_a, flags_b, resamples, rng)
+    return Comparison(
+        differences=differences,
+        a=[str(one.path) for one in sides[0]],
+        b=[str(one.path) for one in sides[1]],
+        seeds=[one.about['seed'] for one in sides[0]],
+        threat=first.about['threat_model'],
+        dataset=first.about['dataset'],
+        images=len(first.labels),
+        resamples=resamples,
+        seed=seed,
+        notes=_notes([*sides[0], *sides[1]]),
+    )
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """The exact two-sided p of McNemar's test, from the two counts of images that one side alone has right.
+
+    Source: McNemar (1947); exact: the smaller count is binomial(only_a + only_b, 1/2) under the hypothesis.
+    """
+    total = only_a + only_b
+    return float(stats.binomtest(only_a, total, 0.5).pvalue) if total else 1.0
+
+
+def bootstrap(values: np.ndarray, resamples: int, rng: np.random.Generator) -> tuple[float, float]:
+    """The 95 % percentile interval of the mean of `values` [N], with its entries drawn again.
+
+    There are few distinct values, and a resample is known by how often it holds each: these counts are
+    multinomial, so that no entry need be drawn by itself.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    drawn = rng.multinomial(len(values), counts / len(values), size=resamples)
+    low, high = np.quantile(drawn @ distinct / len(values), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def _difference(a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Generator) -> Difference:
+    """From the flags [S, N] of both."""
+    accuracy_a, accuracy_b = a.mean(axis=1), b.mean(axis=1)
+    only_a, only_b = (a & ~b).sum(axis=1), (b & ~a).sum(axis=1)
+    by_seed = (only_b - only_a) / a.shape[1]
+    differ = len(a) > 1 and np.ptp(by_seed) > 0
+    return Difference(
+        a=accuracy_a,
+        b=accuracy_b,
+        only_a=only_a,
+        only_b=only_b,
+        mcnemar_p=np.array([mcnemar(int(x), int(y)) for x, y in zip(only_a, only_b, strict=True)]),
+        # The images are drawn again, not the seeds; an image's difference is its mean over them.
+        ci95=bootstrap((b.sum(axis=0) - a.sum(axis=0)) / len(a), resamples, rng),
+        paired_t_p=float(stats.ttest_1samp(by_seed, 0.0).pvalue) if differ else None,
+    )
+
+
+def _paths(side: Paths) -> list[Path]:
+    parts = side.split(',') if isinstance(side, str) else [side] if isinstance(side, os.PathLike) else side
+    paths = [Path(str(part).strip()) for part in parts]
+    if not paths:
+        raise InputError('no result to compare: give the JSON file that evaluate.py wrote')
+    for path in paths:
+        if sum(path.resolve() == other.resolve() for other in paths) > 1:
+            raise InputError(f'{path} is given twice on one side: give one result for each seed')
+    return paths
+
+
+def _read(path: Path) -> Measured:
+    flags = path.with_suffix('.npz')
+    try:
+        about = json.loads(path.read_text())
+        if about['schema'] != SCHEMA:
+            raise InputError(
+                f'{path} has schema {about["schema"]!r}, known is {SCHEMA}: evaluate again with this version'
+            )
+        names = ['clean', *about['attacks'], 'worst_case']
+        with np.load(flags, allow_pickle=False) as arrays:
+            read = {name: arrays[name] for name in (*names, 'labels', 'indices')}
+    except FileNotFoundError as error:
+        raise InputError(
+            f'there is no file {error.filename}: a comparison needs the JSON file that evaluate.py wrote, '
+            'and the flags of each image beside it as .npz'
+        ) from error
+    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(
+            f'{path} and {flags.name} are no result of evaluate.py, or damaged ({error}): evaluate again'
+        ) from error
+    count = len(read['labels'])
+    for name in names:
+        flag = read[name]
+        if (
+            flag.dtype != bool
+            or flag.shape != (count,)
+            or not np.isclose(flag.mean(), _accuracy(about, name))
+        ):
+            raise InputError(
+                f'{name!r} in {flags} does not belong to the accuracy in {path}: the two files come from '
+                'different evaluations; evaluate again'
+            )
+    return Measured(path, about, {name: read[name] for name in names}, read['labels'], read['indices'])
+
+
+def _accuracy(about: dict[str, Any], name: str) -> float:
+    return (about['attacks'] if name in about['attacks'] else about)[name]['accuracy']
+
+
+def _check_seeds(a: list[Measured], b: list[Measured]) -> None:
+    seeds = [[one.about['seed'] for one in side] for side in (a, b)]
+    if seeds[0] != seeds[1]:
+        raise InputError(
+            f'the seeds differ: {seeds[0]} for a, {seeds[1]} for b. Results are paired in the order given: '
+            'give as many for each side, measured with the same seeds in the same order'
+        )
+
+
+def _check_alike(first: Measured, other: Measured) -> None:
+    """Raises InputError unless both were measured alike."""
+
+    def refuse(what: str, mine: Any, others: Any, remedy: str) -> None:
+        raise InputError(
+            f'{first.path} and {other.path} cannot be compared, {what}: {mine} and {others}; {remedy}'
+        )
+
+    mine, others = first.about, other.about
+    for key in ('name', 'split', 'classes'):
+        if mine['dataset'].get(key) != others['dataset'].get(key):
+            refuse(
+                f'the data sets differ ({key})',
+                mine['dataset'].get(key),
+                others['dataset'].get(key),
+                'evaluate both on the same data set',
+            )
+    if len(first.indices) != len(other.indices):
+        refuse(
+            'the numbers of images differ',
+            len(first.indices),
+            len(other.indices),
+            'evaluate both with the same --num_examples',
+        )
+    for what, x, y in (
+        ('images', first.indices, other.indices),
+        ('labels', first.labels, other.labels),
+    ):
+        if not np.array_equal(x, y):
+            i = int(np.argmax(x != y))
+            refuse(f'the {what} differ, first in row {i}', x[i], y[i], 'evaluate both on the same images')
+    for key in ('norm', 'eps'):
+        if mine['threat_model'][key] != others['threat_model'][key]:
+            refuse(
+                f'{key} differs',
+                mine['threat_model'][key],
+                others['threat_model'][key],
+                f'evaluate both with the same --{key}',
+            )
+    if list(mine['attacks']) != list(others['attacks']):
+        refuse(
+            'the attacks differ',
+            ','.join(mine['attacks']),
+            ','.join(others['attacks']),
+            'evaluate both with the same --attacks, or their worst cases mean different things',
+        )
+    for name in mine['attacks']:
+        for key in PROTOCOL:
+            x, y = (about['attacks'][name].get(key) for about in (mine, others))
+            if x != y:
+                refuse(f'the protocols of {name} differ in {key}', x, y, 'evaluate both with the same flags')
+
+
+def _notes(results: list[Measured]) -> list[str]:
+    """What need not be equal, but should be known."""
+    notes = []
+    precisions = {one.about['precision'].get('search') for one in results}
+    if len(precisions) > 1:
+        notes.append(
+            f'the attacks searched in different precisions ({", ".join(sorted(map(str, precisions)))}): what '
+            'they found was verified alike, but one may have found more'
+        )
+    for one in results:
+        if one.about['warnings']:
+            notes.append(f'{one.path} carries warnings of its own: read them first')
+    return notes
+
+
+def _mean_sd(values: np.ndarray) -> str:
+    return f'{np.mean(values):.2f} ({np.std(values, ddof=1):.2f})'
+
+
+def _short(paths: list[str]) -> str:
+    """The paths in a line of 77 columns."""
+    line = ', '.join(paths)
+    return line if len(line) <= 77 else f'...{line[-74:]}'
