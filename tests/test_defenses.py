@@ -7,7 +7,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from si_jax import defenses
-from si_jax.defenses import DEFENSES, SI_TERM, from_config, with_si
+from si_jax.defenses import DEFENSES, SI_TERM, Moment, from_config, with_he, with_inner, with_si
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 
@@ -247,3 +247,93 @@ def test_wrong_configs_are_refused(changes, message):
 def test_original_start_is_fine_where_the_loss_has_a_slope():
     assert from_config(config(name='at', passes='adv', start='original')).start == 'original'
     assert from_config(config(si=True, start='original')).start == 'original'
+
+
+# Single-step methods, hypersphere embedding and other attacks: test_single_step_parity.py follows them through
+# whole steps; here are the settings of the rows and what is refused.
+def test_single_step_rows():
+    rows = {name: DEFENSES[name] for name in ('freeat', 'gat', 'rfgsm', 'gradalign')}
+    assert {name: (row.before, row.passes, row.start, row.attack_bn) for name, row in rows.items()} == {
+        'freeat': ((), ('adv',), 'original', 'eval'),
+        'gat': (('nat',), ('adv', 'nat'), 'half_signs', 'eval'),
+        'rfgsm': (('start',), ('adv',), 'uniform', 'train'),
+        'gradalign': (('nat',), ('adv', 'random'), 'original', 'train'),
+    }
+    assert {name: (row.steps, row.step_size, row.replays) for name, row in rows.items()} == {
+        'freeat': (1, 1.0, 8), 'gat': (1, 1.0, 1), 'rfgsm': (1, 1.25, 1), 'gradalign': (1, 1.25, 1),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize('si', [False, True])
+@pytest.mark.parametrize(
+    ('step', 'weight'), [(0, 0), (1, 10), (3, 10), (4, 0), (5, 0), (6, 10), (16, 10), (17, 0), (18, 40)]
+)
+def test_gat_climbs_the_distance_on_odd_batches(step, weight, si, random):
+    """4 epochs of 5 batches; lambda rises at step 0.86 * 20 = 17."""
+    defense = with_si(DEFENSES['gat']) if si else DEFENSES['gat']
+    attack = defense.attack_at(Moment(jnp.asarray(step), jnp.asarray(step % 5), 20))
+    scores = [attack.score(part) for part in (random.adv, random.nat)]
+    distance = ((softmax(random.g, axis=1) - softmax(random.g_adv, axis=1)) ** 2).sum(axis=1)
+    expected = random.ce(S * random.cos_adv if si else random.g_adv) + weight * distance
+    np.testing.assert_allclose(attack.objective(*scores, random.labels, 0), expected, rtol=1e-6)
+
+
+def test_a_weight_in_the_config_reaches_both_halves_of_gat():
+    row = DEFENSES['gat']
+    fields = {'start': row.start, 'passes': 'adv,nat', 'weights': {'guided': 3.0}}
+    built = from_config(config(name='gat', **fields))
+    assert built.outer['guided'].weight == built.inner_terms['guided'].weight == 3.0
+
+
+def test_si_leaves_freeat_its_one_backward_pass():
+    defense = with_si(DEFENSES['freeat'])
+    assert defense.inner is None and list(defense.outer) == ['adversarial_ce', SI_TERM]
+    other = with_inner(defense, 'si')
+    assert other.inner is not None and other.outer == defense.outer
+
+
+def test_other_attacks(random):
+    trades = DEFENSES['trades']
+    np.testing.assert_allclose(inner(with_inner(trades, 'ce'), random), random.ce(random.g_adv), rtol=1e-9)
+    assert with_inner(trades, 'calibrated_ce').calibrated and not with_inner(trades, 'ce').calibrated
+    regulariser = with_inner(with_si(trades), 'kl')
+    np.testing.assert_allclose(inner(regulariser, random), random.kl(), rtol=1e-9)
+    np.testing.assert_allclose(outer(regulariser, random), outer(with_si(trades), random), rtol=1e-12)
+    assert with_inner(trades, 'si').outer == trades.outer
+
+
+def test_hypersphere_embedding_reads_cosines(random):
+    """The random logits stand in for cosines; the margin is in the outer cross-entropies alone."""
+    for name in ('at', 'trades', 'alp'):
+        assert with_he(DEFENSES[name]).hypersphere
+    ce, margin_ce = (
+        random.ce(S * random.g_adv),
+        lambda g: random.ce(S * (g - M * (np.arange(CLASSES) == random.y[:, None]))),
+    )
+    np.testing.assert_allclose(inner(with_he(DEFENSES['at']), random), ce, rtol=1e-9)
+    expected = 0.5 * margin_ce(random.g) + 0.5 * margin_ce(random.g_adv) + 3 * random.pairing()
+    np.testing.assert_allclose(outer(with_he(DEFENSES['alp']), random), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'name': 'mart', 'he': True}, 'hypersphere embedding is defined for at, trades and alp'),
+        ({'name': 'gat', 'he': True}, 'is defined for at, trades and alp'),
+        ({'name': 'freeat', 'he': True}, 'is defined for at, trades and alp'),
+        ({'name': 'standard', 'he': True}, 'is defined for at, trades and alp'),
+        ({'he': True, 'si': True}, 'SI and hypersphere embedding are alternatives'),
+        ({'he': True, 'scale': 0.0}, 'scale=0 must be positive'),
+        ({'inner': 'cw'}, "unknown inner objective 'cw'"),
+        ({'name': 'standard', 'inner': 'ce', 'passes': 'nat'}, "inner='ce' needs a defense with an attack"),
+        ({'name': 'freeat', 'inner': 'kl', 'passes': 'adv'}, "inner='kl' needs natural scores"),
+        ({'name': 'freeat', 'inner': 'calibrated_ce', 'passes': 'adv'}, 'needs natural scores'),
+        ({'inner': 'kl', 'si': True, 'start': 'original'}, 'zero at the original image'),
+        ({'replays': 8}, 'defense.replays=8 must be 1, or more with freeat'),
+        ({'replays': 0}, 'defense.replays=0'),
+        ({'name': 'gradalign', 'passes': 'adv'}, "lacks 'random', which the term 'misalignment' needs"),
+    ],
+)
+def test_wrong_single_step_and_he_configs_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        from_config(config(**changes))

@@ -329,3 +329,32 @@ def test_objectives_read_what_they_say():
         # None stands in for every score that the objective says it does not read.
         given = [score if part in objective.uses else None for part, score in (('adv', adv), ('nat', nat))]
         np.testing.assert_array_equal(objective(*given, y, 0), value, err_msg=name)
+
+
+def test_probability_distance_by_hand():
+    # (1/8 - 2/4)^2 + (2/8 - 1/4)^2 + (5/8 - 1/4)^2 = 9/64 + 0 + 9/64.
+    np.testing.assert_allclose(losses.probability_distance(U, V), [0.28125], rtol=1e-14)
+    np.testing.assert_array_equal(losses.probability_distance(U, U + 3.0) < 1e-30, [True])
+    check_grads(lambda u, v: losses.probability_distance(u, v).sum(), (U, V), order=1, modes=['rev'])
+
+
+def test_misalignment_by_hand():
+    one, other = jnp.zeros((4, 1, 2, 1)), jnp.zeros((4, 1, 2, 1))
+    # (3, 4) and (4, 3): cosine 24/25. (1, 0) and (0, 2): 0. (1, 1) and (-2, -2): -1. A zero gradient: 0.
+    one = one.at[:3, 0, :, 0].set(jnp.array([[3.0, 4.0], [1.0, 0.0], [1.0, 1.0]]))
+    other = other.at[:, 0, :, 0].set(jnp.array([[4.0, 3.0], [0.0, 2.0], [-2.0, -2.0], [1.0, 1.0]]))
+    np.testing.assert_allclose(losses.misalignment(one, other), [1 / 25, 1.0, 2.0, 1.0], rtol=1e-14)
+    slope = jax.grad(lambda x: losses.misalignment(x, other).sum())(one)
+    assert np.isfinite(slope).all()
+    check_grads(lambda x: losses.misalignment(x, other[:2]).sum(), (one[:2],), order=2, modes=['rev'])
+    with pytest.raises(InputError, match='of one shape'):
+        losses.misalignment(one, other[:2])
+
+
+def test_gama_by_hand():
+    # Probabilities 1/8, 2/8, 5/8 against 2/4, 1/4, 1/4; label 1: the margin is 5/8 - 2/8 = 3/8.
+    gama = objectives.gama()
+    for step, weight in ((0, 50.0), (1, 48.0), (24, 2.0), (25, 0.0), (99, 0.0)):
+        value = gama(U, V, labels(1), jnp.asarray(step))
+        np.testing.assert_allclose(value, [0.375 + weight * 0.28125], rtol=1e-12)
+    assert gama.uses == {'adv', 'nat'}

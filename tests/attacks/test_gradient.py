@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from si_jax import objectives
+from si_jax import models, objectives
 from si_jax.attacks import gradient
 from si_jax.attacks.catalogue import ATTACKS
 from si_jax.attacks.gradient import Attack
@@ -395,3 +395,47 @@ def test_steepest_step_has_full_length_unless_the_gradient_is_zero(threat):
     for i in range(2):
         np.testing.assert_allclose(last[i] - images[i], 0.0025 * direction, rtol=0, atol=1e-7)
     np.testing.assert_array_equal(last[2], images[2])
+
+
+def test_gama_equals_an_independent_loop():
+    """Starts at signs of eps, which is the reference; w falls from 50 to 0 in 25 steps; three step sizes."""
+    images, labels, keys = batch()
+    weights = network()
+    start = gradient.starting_points(ATTACKS['gama'].start, LINF, images, keys)
+    moved = np.asarray(start - images)
+    inner = (np.asarray(images) > LINF.eps) & (np.asarray(images) < 1 - LINF.eps)
+    assert np.allclose(np.abs(moved[inner]), LINF.eps) and 0.3 < np.mean(moved > 0) < 0.7
+    reference = jax.nn.softmax(forward(weights, start).logits)
+    others = ~np.eye(CLASSES, dtype=bool)[np.asarray(labels)]
+
+    @jax.jit
+    def slope(x, weight):
+        def total(x):
+            p = jax.nn.softmax(forward(weights, x).logits)
+            margin = jnp.max(jnp.where(others, p, -1.0), axis=1) - p[jnp.arange(BATCH), labels]
+            return jnp.sum(margin + weight * jnp.sum((reference - p) ** 2, axis=1))
+
+        return jax.grad(total)(x)
+
+    x, original = np.asarray(start), np.asarray(images)
+    for i in range(100):
+        size = 2 * LINF.eps / 10 ** ((i >= 60) + (i >= 85))
+        x = x + size * np.sign(slope(x, max(50.0 - 2 * i, 0.0)))
+        x = np.clip(np.clip(x, original - LINF.eps, original + LINF.eps), 0, 1)
+    ours = attacked(ATTACKS['gama'], weights, images, labels, keys)
+    np.testing.assert_allclose(ours.last, x, atol=1e-12)
+
+
+def test_sipgd_with_scale_one_is_pgd_on_a_network_trained_with_hypersphere_embedding():
+    model = models.create('small_cnn', num_classes=CLASSES, width=2, hypersphere=True)
+    images, labels, keys = batch()
+    variables = jax.tree.map(jnp.float64, model.init(jax.random.key(0), images))
+    si = ATTACKS['sipgd']._replace(score=scaled_cosine(1.0))
+    runs = [
+        attacked(attack, variables, images, labels, keys, model=model.apply)
+        for attack in (si, ATTACKS['pgd'])
+    ]
+    np.testing.assert_array_equal(runs[0].last, runs[1].last)
+    assert np.any(runs[0].last != gradient.starting_points(si.start, LINF, images, keys))
+    logits = model.apply(variables, images).logits
+    np.testing.assert_allclose(logits, cosine(model.apply(variables, images)), atol=1e-6)

@@ -52,3 +52,11 @@ def test_steepest_step_knows_every_norm():
         )
     with pytest.raises(InputError, match='linf'):
         steepest_step('l-inf', 0.1)
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_the_step_size_drops_to_a_tenth_at_the_given_steps(norm):
+    rule, x = steepest_step(norm, 0.1, (60, 85)), batch([0.5, 0.5])
+    for i, size in ((0, 0.1), (59, 0.1), (60, 0.01), (84, 0.01), (85, 0.001), (99, 0.001)):
+        moved, _ = rule.update(jnp.asarray(i), x, jnp.zeros(1), batch([2.0, 0.0]), (), lambda x: x)
+        np.testing.assert_allclose(np.asarray(moved).ravel(), [0.5 + size, 0.5], rtol=1e-12)

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from si_jax.errors import InputError
-from si_jax.training.schedules import sgd, step_decay
+from si_jax.training.schedules import schedule_and_optimiser, sgd, step_decay, triangular
 
 RESNET = (74 / 120, 89 / 120, 99 / 120)
 WRN = (74 / 90,)
@@ -182,3 +182,48 @@ def test_clipping_bounds_the_global_norm_before_the_decay():
 def test_wrong_optimisers_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         sgd(lambda step: 0.1, **(SETTINGS | changes))
+
+
+def test_triangular_by_hand():
+    # 5 epochs of 4 steps, highest at 2/5: up to step 8, down to step 20.
+    schedule = triangular(0.3, 0.4, epochs=5, steps_per_epoch=4)
+    np.testing.assert_allclose(rates(schedule, 0, 4, 8, 14, 20), [0, 0.15, 0.3, 0.15, 0], atol=1e-7)
+
+
+def test_a_cycle_of_rate_and_momentum_equals_pytorchs():
+    torch = pytest.importorskip('torch', reason='the cycle is compared with PyTorch')
+    section = {'kind': 'triangular', 'peak': 0.2, 'peak_at': 0.5}
+    settings = SETTINGS | {'weight_decay': 0.05, 'cycle_momentum': True}
+    _, ours = schedule_and_optimiser(section, settings, epochs=2, steps_per_epoch=4)
+    start = {'kernel': np.random.default_rng(0).normal(size=(3, 2))}
+    params = updates(ours, jax.tree.map(jnp.asarray, start), steps=8)
+    weight = torch.tensor(start['kernel'], requires_grad=True)
+    optimiser = torch.optim.SGD([weight], lr=0.2, momentum=0.9, weight_decay=0.05)
+    cycle = torch.optim.lr_scheduler.CyclicLR(
+        optimiser, base_lr=0, max_lr=0.2, step_size_up=4, step_size_down=4
+    )
+    for step in range(8):
+        weight.grad = torch.tensor(gradients_of({'w': weight.detach().numpy()}, step)['w'])
+        optimiser.step()
+        cycle.step()
+    np.testing.assert_allclose(params['kernel'], weight.detach().numpy(), rtol=1e-5)
+    plain = schedule_and_optimiser(section, settings | {'cycle_momentum': False}, epochs=2, steps_per_epoch=4)
+    held = updates(plain[1], jax.tree.map(jnp.asarray, start), steps=8)
+    assert np.max(np.abs(held['kernel'] - params['kernel'])) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ('section', 'optimiser', 'message'),
+    [
+        ({'kind': 'cosine'}, {}, "unknown schedule.kind 'cosine'.*steps"),
+        ({'peak_at': 1.0}, {}, r'schedule.peak_at=1 in \(0, 1\)'),
+        ({'peak': 0.0}, {}, 'schedule.peak=0 must be positive'),
+        ({'kind': 'steps'}, {'cycle_momentum': True}, "needs schedule.kind='triangular' .it is 'steps'"),
+        ({}, {'cycle_momentum': True, 'momentum': 0.05}, r'momentum of at least 0.1 \(it is 0.05\)'),
+    ],
+)
+def test_wrong_kinds_and_cycles_are_refused(section, optimiser, message):
+    fine = {'kind': 'triangular', 'peak': 0.2, 'peak_at': 0.5, 'factor': 0.1, 'boundaries': ()}
+    settings = SETTINGS | {'cycle_momentum': False} | optimiser
+    with pytest.raises(InputError, match=message):
+        schedule_and_optimiser(fine | section, settings, epochs=2, steps_per_epoch=4)
