@@ -72,6 +72,16 @@ def dlr(score: Array, labels: Array) -> Array:
     return margin(score, labels) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+def probability_margin(score: Array, labels: Array) -> Array:
+    """max_{k != y} p_k - p_y with p = softmax(u), [B]: the margin of the probabilities.
+
+    Source: the loss of PMA, Xie et al. (2024), arXiv 2411.15210; the first term of GAMA, Sriramanan et al.
+    (2020).
+    """
+    _check(score, labels)
+    return margin(jax.nn.softmax(score, axis=1), labels)
+
+
 def targeted_margin(score: Array, labels: Array, targets: Array) -> Array:
     """u_t - u_y, [B]: how far the target class is above the true one; 0 where they are the same.
 

@@ -46,6 +46,7 @@ natural_ce = on_natural(losses.cross_entropy)
 adversarial_ce = on_adversarial(losses.cross_entropy)
 margin = on_adversarial(losses.margin)
 dlr = on_adversarial(losses.dlr)
+probability_margin = on_adversarial(losses.probability_margin)
 boosted_ce = on_adversarial(losses.boosted_cross_entropy)
 kl = Objective(lambda adv, nat, y, i: losses.kl_divergence(adv, nat), frozenset({'adv', 'nat'}))
 weighted_kl = Objective(
@@ -91,6 +92,6 @@ def gama(first_weight: float = 50.0, last_step: int = 25) -> Objective:
 
     def loss(adv: Array, nat: Array, y: Array, i: Array) -> Array:
         weight = jnp.maximum(first_weight * (1 - i / last_step), 0.0).astype(adv.dtype)
-        return losses.margin(jax.nn.softmax(adv, axis=1), y) + weight * losses.probability_distance(adv, nat)
+        return losses.probability_margin(adv, y) + weight * losses.probability_distance(adv, nat)
 
     return Objective(loss, frozenset({'adv', 'nat'}))

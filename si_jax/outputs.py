@@ -94,3 +94,28 @@ def scaled_cosine(scale: float) -> Score:
 def scaled_logits(scale: float | Array) -> Score:
     """The score s * g, [B, K]: with hypersphere embedding, whose logits are cosines, s * cos(theta)."""
     return lambda outputs: scale * outputs.logits
+
+
+def scaled_by_gap(outputs: Outputs) -> Array:
+    """3 g / (g_(1) - g_(3)), [B, K], with a denominator that no gradient passes: logits of a fixed scale.
+
+    Blind to the scale of the logits, image by image, and unlike the cosine it decides as they do. The third
+    logit keeps the denominator away from zero at the decision boundary, where g_(1) = g_(2). With two classes
+    it is g_(1) - g_(2). Where the denominator is 0 it counts as 1: equal logits have no scale.
+    """
+    return _over_gap(outputs.logits, 3.0, min(3, outputs.logits.shape[1]))
+
+
+def over_top_gap(outputs: Outputs) -> Array:
+    """g / (g_(1) - g_(2)), [B, K], with a denominator that no gradient passes (see `scaled_by_gap`).
+
+    Source: the term of the last layer of LAFEAT (Yu et al., CVPR 2021; repository lafeat/lafeat, attack.py);
+    MIFPE (Yu and Xu, CVPR 2023) with its factor T = 1.
+    """
+    return _over_gap(outputs.logits, 1.0, 2)
+
+
+def _over_gap(logits: Array, factor: float, rank: int) -> Array:
+    top = jax.lax.top_k(jax.lax.stop_gradient(logits), rank)[0]
+    gap = top[:, :1] - top[:, -1:]
+    return factor * (logits / jnp.where(gap > 0, gap, 1.0))

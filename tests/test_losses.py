@@ -41,6 +41,12 @@ def test_margin_by_hand():
     np.testing.assert_array_equal(losses.margin(u, labels(1, 0, 3)), [-2.0, 3.0, 7.0])
 
 
+def test_probability_margin_by_hand():
+    u = jnp.log(jnp.array([[0.5, 0.2, 0.3]]))
+    np.testing.assert_allclose(losses.probability_margin(u, labels(0)), [-0.2], rtol=1e-12)
+    np.testing.assert_allclose(losses.probability_margin(u + 7, labels(1)), [0.3], rtol=1e-12)
+
+
 def test_dlr_by_hand():
     u = scores([1, 4, 2, -3], [1, 4, 2, -3], [1, 4, 2, -3])
     # The margins above, over 4 - 1 (highest less third highest).
@@ -105,6 +111,7 @@ ALL = {
     'cross_entropy': lambda adv, nat: losses.cross_entropy(adv, Y),
     'margin': lambda adv, nat: losses.margin(adv, Y),
     'dlr': lambda adv, nat: losses.dlr(adv, Y),
+    'probability_margin': lambda adv, nat: losses.probability_margin(adv, Y),
     'targeted_margin': lambda adv, nat: losses.targeted_margin(adv, Y, T),
     'targeted_dlr': lambda adv, nat: losses.targeted_dlr(adv, Y, T),
     'cosine_margin_cross_entropy': lambda adv, nat: r_si(adv, Y),

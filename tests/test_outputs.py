@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from si_jax.errors import InputError
-from si_jax.outputs import Outputs, as_outputs, cosine, logits, scaled_cosine
+from si_jax.outputs import (
+    Outputs,
+    as_outputs,
+    cosine,
+    logits,
+    over_top_gap,
+    scaled_by_gap,
+    scaled_cosine,
+)
 
 
 def outputs(features, kernel, bias=0.0):
@@ -29,6 +37,26 @@ def test_cosine_by_hand():
 def test_scaled_cosine_is_s_times_the_cosine():
     value = scaled_cosine(15.0)(outputs([[3, 4]], [[1, 0], [0, 2]]))
     np.testing.assert_allclose(value, [[9.0, 12.0]], rtol=1e-15)
+
+
+def test_logits_of_a_fixed_scale_by_hand():
+    value = Outputs(jnp.array([[1.0, 9.0, 3.0, 7.0], [2.0, 2.0, 2.0, 2.0]]))
+    # 9 - 3 = 6 and 9 - 7 = 2; equal logits have no scale and stay.
+    np.testing.assert_allclose(scaled_by_gap(value), [[0.5, 4.5, 1.5, 3.5], [6.0, 6.0, 6.0, 6.0]], rtol=1e-15)
+    np.testing.assert_allclose(over_top_gap(value), [[0.5, 4.5, 1.5, 3.5], [2.0, 2.0, 2.0, 2.0]], rtol=1e-15)
+    np.testing.assert_allclose(scaled_by_gap(Outputs(jnp.array([[5.0, 1.0]]))), [[3.75, 0.75]], rtol=1e-15)
+
+
+@pytest.mark.parametrize('score', [scaled_by_gap, over_top_gap])
+def test_logits_of_a_fixed_scale_keep_the_decision_and_their_denominator(score):
+    g = jnp.asarray(np.random.default_rng(3).normal(size=(6, 5)))
+    np.testing.assert_array_equal(score(Outputs(2.0**20 * g)), score(Outputs(g)))
+    np.testing.assert_allclose(score(Outputs(1e-3 * g)), score(Outputs(g)), rtol=1e-12)
+    np.testing.assert_array_equal(jnp.argmax(score(Outputs(g)), axis=1), jnp.argmax(g, axis=1))
+    # The denominator is a constant of the gradient: every logit has the slope 1 / denominator.
+    slope = jax.vmap(jax.grad(lambda row, k: score(Outputs(row[None]))[0, k]), (0, None))(g, 2)
+    np.testing.assert_allclose(slope[:, 2], score(Outputs(g))[:, 2] / g[:, 2], rtol=1e-12)
+    np.testing.assert_array_equal(jnp.delete(slope, 2, axis=1), 0.0)
 
 
 def test_logits_are_the_decision():

@@ -20,7 +20,7 @@ from si_jax.attacks.spsa import spsa
 from si_jax.attacks.square import square
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import adversarial_ce, dlr, margin
-from si_jax.outputs import logits, scaled_cosine
+from si_jax.outputs import cosine, logits, over_top_gap, scaled_by_gap, scaled_cosine
 
 SI_SCALE = 15.0  # s of eq. 24, fixed for every model under evaluation (sec. 5.2 of the paper)
 
@@ -30,6 +30,11 @@ ATTACKS: dict[str, Attack] = {
     'cw': Attack(margin, logits),
     'dlr': Attack(dlr, logits),
     'sipgd': Attack(adversarial_ce, scaled_cosine(SI_SCALE)),
+    # As blind to the scale of the logits as `sipgd`, but the score decides as the logits do.
+    'pgd-gap': Attack(adversarial_ce, scaled_by_gap),
+    # The loss of MIFPE with T = 1, and that of PMA.
+    'pgd-mifpe': Attack(adversarial_ce, over_top_gap),
+    'pgd-pm': Attack(objectives.probability_margin, logits),
     # Sriramanan et al. (2020); settings of repository val-iisc/GAMA-GAT: GAMA-PGD.
     'gama': Attack(
         objectives.gama(),
@@ -42,7 +47,7 @@ ATTACKS: dict[str, Attack] = {
 }
 
 # Attacks that read features and kernel, and those that need a number of classes.
-NEEDS_FEATURES = frozenset({'sipgd'})
+NEEDS_FEATURES = frozenset({'sipgd', 'apgd-si', 'apgd-si-t'})
 LEAST_CLASSES = {'dlr': 3}
 
 TARGETS = 9  # targeted searches aim at the classes of rank 2 to 10, as far as there are so many
@@ -92,6 +97,13 @@ SEARCHES: dict[str, SearchAttack] = {
         10,
         _one,
         dlr_classes=4,
+    ),
+    # Ablations of the paper's loss: APGD's steps, and targets without a temperature.
+    'apgd-si': SearchAttack(
+        lambda classes, r, eot: apgd(adversarial_ce, scaled_cosine(SI_SCALE), eot_samples=eot), 10, _one
+    ),
+    'apgd-si-t': SearchAttack(
+        lambda classes, r, eot: apgd(objectives.targeted_margin, cosine, eot_samples=eot), 10, _one
     ),
     'fab': SearchAttack(
         lambda classes, r, eot: fab(targeted=False, random_start=r > 0), 20, lambda classes: (classes - 1) / 2

@@ -100,13 +100,28 @@ class Result:
         return {name: float(np.mean(record.runs[0])) for name, record in self.attacks.items()}
 
     @property
+    def only(self) -> dict[str, int]:
+        """How many correctly classified images each attack breaks that no other attack here does."""
+        broken = {name: self.clean & ~self.correct[name] for name in self.attacks}
+        times = np.sum(list(broken.values()), axis=0)
+        return {name: int(np.sum(flags & (times == 1))) for name, flags in broken.items()}
+
+    @property
+    def overestimation_gap(self) -> float | None:
+        """The accuracy under PGD less that under AutoAttack, in points: how much PGD makes of the defense."""
+        if not {'pgd', 'autoattack'} <= self.attacks.keys():
+            return None
+        return round(100 * (self.accuracy['pgd'] - self.accuracy['autoattack']), 10)
+
+    @property
     def ci95(self) -> dict[str, tuple[float, float]]:
         """Wilson's 95 % interval of each accuracy: how far another sample of as many images might be off."""
         return {name: _wilson(flags) for name, flags in self.correct.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The result in JSON's types, without the flags."""
-        accuracy, ci95 = self.accuracy, {name: list(interval) for name, interval in self.ci95.items()}
+        accuracy, only, gap = self.accuracy, self.only, self.overestimation_gap
+        ci95 = {name: list(interval) for name, interval in self.ci95.items()}
 
         def attack(name: str, record: AttackRecord) -> dict[str, Any]:
             return {
@@ -119,6 +134,7 @@ class Result:
                 'step_size': record.step_size,
                 'eot_samples': record.eot_samples,
                 'max_perturbation': record.max_perturbation,
+                'only': only[name],
                 'stages': list(record.stages),
                 **({} if record.protocol is None else {'protocol': record.protocol}),
             }
@@ -133,6 +149,7 @@ class Result:
             'clean': {'accuracy': accuracy['clean'], 'ci95': ci95['clean']},
             'attacks': {name: attack(name, record) for name, record in self.attacks.items()},
             'worst_case': {'accuracy': accuracy['worst_case'], 'ci95': ci95['worst_case']},
+            **({} if gap is None else {'overestimation_gap': gap}),
             **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
             'environment': self.environment,
@@ -179,23 +196,26 @@ class Result:
         """The accuracies in percent with their intervals, for a terminal of 80 columns."""
         lines = [
             f'{self.threat.norm} eps={self.threat.eps:.6g}, {len(self.labels)} images, seed {self.seed}',
-            f'{"":<18}{"accuracy":>9}{"95 % interval":>17}'
-            f'{"one run":>9}{"restarts":>10}{"steps":>7}{"largest":>10}',
+            f'{"":<17}{"accuracy":>9}{"95 % interval":>16}{"only":>6}'
+            f'{"one run":>8}{"restarts":>9}{"steps":>6}{"largest":>9}',
         ]
+        only, gap = self.only, self.overestimation_gap
         for name, accuracy in self.accuracy.items():
             low, high = self.ci95[name]
-            line = f'{name.replace("_", " "):<18}{100 * accuracy:>9.2f}{100 * low:>9.2f} -{100 * high:>6.2f}'
+            line = f'{name.replace("_", " "):<17}{100 * accuracy:>9.2f}{100 * low:>8.2f} -{100 * high:>6.2f}'
             record = self.attacks.get(name)
             if record:
                 steps = '-' if record.steps is None else record.steps
-                line += f'{100 * self.single_run[name]:>9.2f}{len(record.runs):>10}{steps:>7}'
-                line += f'{record.max_perturbation:>10.6f}'
+                line += f'{only[name]:>6}{100 * self.single_run[name]:>8.2f}{len(record.runs):>9}{steps:>6}'
+                line += f'{record.max_perturbation:>9.6f}'
             lines.append(line)
             for stage in record.stages if record and len(record.stages) > 1 else ():
                 lines.append(
-                    f'  {stage["attack"]:<16}{100 * stage["accuracy"]:>9.2f}'
+                    f'  {stage["attack"]:<15}{100 * stage["accuracy"]:>9.2f}'
                     f'   broke {stage["broken"]} of {stage["attacked"]} images'
                 )
+        if gap is not None:
+            lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
         return '\n'.join(lines + [f'warning: {warning}' for warning in self.warnings])
 
 

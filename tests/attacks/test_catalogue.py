@@ -32,6 +32,8 @@ def test_the_published_protocols():
         'apgd-ce': 101,
         'apgd-dlr': 101,
         'apgd-t': 101,
+        'apgd-si': 101,
+        'apgd-si-t': 101,
         'fab': 100,
         'fab-t': 100,
         'square': 5000,
@@ -41,7 +43,7 @@ def test_the_published_protocols():
         'rays': 10_000,
         'rays-40000': 40_000,
     }
-    assert {name for name, search in made.items() if search.targeted} == {'apgd-t', 'fab-t'}
+    assert {name for name, search in made.items() if search.targeted} == {'apgd-t', 'apgd-si-t', 'fab-t'}
     assert TARGETS == 9
     assert [stage.attack for stage in PRESETS['autoattack']] == ['apgd-ce', 'apgd-t', 'fab-t', 'square']
     assert {stage.restarts for stage in PRESETS['autoattack']} == {1}

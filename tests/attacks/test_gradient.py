@@ -146,6 +146,14 @@ def test_sipgd_is_bit_equal_when_the_last_layer_is_scaled_by_a_power_of_two(fact
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
+def test_pgd_gap_is_bit_equal_when_the_logits_are_multiplied_by_a_power_of_two():
+    weights, data = network(jnp.float32), batch(dtype=jnp.float32)
+    scaled = weights | {'factor': jnp.float32(2.0**12)}
+    one, other = (attacked(ATTACKS['pgd-gap'], w, *data) for w in (weights, scaled))
+    np.testing.assert_array_equal(one.last, other.last)
+    np.testing.assert_array_equal(one.fooled, other.fooled)
+
+
 @pytest.mark.parametrize('factor', [1e-3, 1e3])
 def test_sipgd_does_not_see_the_scale_of_the_last_layer(factor):
     weights, data = network(), batch()
