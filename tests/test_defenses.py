@@ -249,8 +249,8 @@ def test_original_start_is_fine_where_the_loss_has_a_slope():
     assert from_config(config(si=True, start='original')).start == 'original'
 
 
-# Single-step methods, hypersphere embedding and other attacks: test_single_step_parity.py follows them through
-# whole steps; here are the settings of the rows and what is refused.
+# Single-step methods, hypersphere embedding and other attacks: test_single_step_parity.py follows them
+# through whole steps; here are the settings of the rows and what is refused.
 def test_single_step_rows():
     rows = {name: DEFENSES[name] for name in ('freeat', 'gat', 'rfgsm', 'gradalign')}
     assert {name: (row.before, row.passes, row.start, row.attack_bn) for name, row in rows.items()} == {
