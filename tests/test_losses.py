@@ -119,6 +119,8 @@ ALL = {
     'boosted_cross_entropy': lambda adv, nat: losses.boosted_cross_entropy(adv, Y),
     'weighted_kl_divergence': lambda adv, nat: losses.weighted_kl_divergence(adv, nat, Y),
     'logit_pairing': lambda adv, nat: losses.logit_pairing(adv, nat),
+    'probability_distance': lambda adv, nat: losses.probability_distance(adv, nat),
+    'misalignment': lambda adv, nat: losses.misalignment(adv, nat),
 }
 
 
@@ -342,7 +344,6 @@ def test_probability_distance_by_hand():
     # (1/8 - 2/4)^2 + (2/8 - 1/4)^2 + (5/8 - 1/4)^2 = 9/64 + 0 + 9/64.
     np.testing.assert_allclose(losses.probability_distance(U, V), [0.28125], rtol=1e-14)
     np.testing.assert_array_equal(losses.probability_distance(U, U + 3.0) < 1e-30, [True])
-    check_grads(lambda u, v: losses.probability_distance(u, v).sum(), (U, V), order=1, modes=['rev'])
 
 
 def test_misalignment_by_hand():
@@ -353,7 +354,6 @@ def test_misalignment_by_hand():
     np.testing.assert_allclose(losses.misalignment(one, other), [1 / 25, 1.0, 2.0, 1.0], rtol=1e-14)
     slope = jax.grad(lambda x: losses.misalignment(x, other).sum())(one)
     assert np.isfinite(slope).all()
-    check_grads(lambda x: losses.misalignment(x, other[:2]).sum(), (one[:2],), order=2, modes=['rev'])
     with pytest.raises(InputError, match='of one shape'):
         losses.misalignment(one, other[:2])
 

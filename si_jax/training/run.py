@@ -193,10 +193,9 @@ class _Run:
         self.watched = Watched()
         if self.checkpoints.latest_step is not None:
             restored = self.checkpoints.restore('last', like=self._saved(state, carry))
-            carry = restored.state.pop('carry')
+            carry, self.kept = restored.state.pop('carry'), restored.state.pop('kept')
             state, self.sums = TrainState(**restored.state), restored.metadata['epoch_sums']
             self.step_number = restored.step
-            self.kept = restored.state.pop('kept')
             self.watched = Watched(**restored.metadata['watched'])
             print(f'resuming {place.path} at step {restored.step}')
         self.writer = MetricsWriter(place.path, tensorboard=config.logging.tensorboard)
