@@ -1,4 +1,6 @@
-"""The architecture classes of RobustBench's CIFAR-10 and CIFAR-100 leaderboards, written from their papers.
+"""The architecture classes of RobustBench's CIFAR-10 and CIFAR-100 leaderboards, written from their descriptions.
+
+Not checked against the authors' code: DMPreActResNet, and which entries of the leaderboard a comment names.
 
 Each is a function without arguments that returns a tiny network: images [B, 3, 16, 16] in [0, 1] -> logits
 [B, 10]. What matters is that every kind of layer and of head is there, not the size. Missing is the neural
@@ -416,10 +418,8 @@ ZOO = {
     'DMPreActResNet': lambda: Normalised(
         _sequence(DeepMindPreActBlock(8, 8, 1), DeepMindPreActBlock(8, 8, 2), nn.BatchNorm2d(8), nn.SiLU())
     ),
-    # Amini2024MeanSparse of a DMWideResNet: the threshold before the activation
-    'MeanSparse, DMWideResNet': lambda: WideResNet(
-        activation=lambda: nn.Sequential(MeanSparse(1), nn.SiLU())
-    ),
+    # The threshold of Amini2024MeanSparse before the activations of a wide network
+    'MeanSparse, WideResNet': lambda: WideResNet(activation=lambda: nn.Sequential(MeanSparse(1), nn.SiLU())),
     # Hendrycks2020AugMix
     'ResNeXt': lambda: Normalised(_sequence(ResNeXtBlock(8), ResNeXtBlock(8))),
     # Sehwag2021Proxy
