@@ -24,7 +24,7 @@ def enable() -> Path | None:
     if wanted == 'off':
         jax.config.update('jax_enable_compilation_cache', False)
         return None
-    given = jax.config.jax_compilation_cache_dir or wanted
+    given = jax.config.values['jax_compilation_cache_dir'] or wanted
     home = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     folder = Path(given) if given else home / 'si_jax' / 'compiled'
     try:

@@ -189,7 +189,7 @@ class _Run:
         self.sums: dict[str, float] = {}
         self.step_number = 0
         # With the guard against catastrophic overfitting: weights and figures as of the last epoch's end.
-        self.kept = _weights(state) if config.overfitting.drop else ()
+        self.kept: Any = _weights(state) if config.overfitting.drop else ()
         self.watched = Watched()
         if self.checkpoints.latest_step is not None:
             restored = self.checkpoints.restore('last', like=self._saved(state, carry))

@@ -163,5 +163,5 @@ def _calibration(logits: Array, rows: Rows) -> Array:
     """2 / (median gap of the two highest logits over the real rows of all devices), without a gradient."""
     top = jax.lax.top_k(jax.lax.stop_gradient(logits), 2)[0]
     gaps = jnp.sort(rows.gathered(jnp.where(rows.mask, top[:, 0] - top[:, 1], jnp.inf)))
-    median = (gaps[(rows.count - 1) // 2] + gaps[rows.count // 2]) / 2
+    median = (gaps[(rows.real - 1) // 2] + gaps[rows.real // 2]) / 2
     return 2 / jnp.maximum(median, 1e-12)

@@ -24,12 +24,12 @@ class Rows(NamedTuple):
 
     Attributes:
         mask: [B] bool, the real rows of the shard.
-        count: The number of real rows of the whole batch.
+        real: The number of real rows of the whole batch.
         axis_name: The axis to reduce over; None on one device.
     """
 
     mask: Array
-    count: Array
+    real: Array
     axis_name: str | None
 
     def total(self, x: Array) -> Array:
@@ -42,7 +42,7 @@ class Rows(NamedTuple):
 
     def mean(self, per_image: Array) -> Array:
         """The shard's part of the mean over the real rows of the whole batch."""
-        return jnp.sum(jnp.where(self.mask, per_image, 0)) / self.count
+        return jnp.sum(jnp.where(self.mask, per_image, 0)) / self.real
 
 
 def rows_of(mask: Array, axis_name: str | None) -> Rows:
@@ -93,7 +93,7 @@ def evaluate_terms(
             assert gradients is not None
             defined = [jnp.any(gradient != 0, axis=(1, 2, 3)) for gradient in gradients]
             defined_rows = rows_of(rows.mask & defined[0] & defined[1], rows.axis_name)
-            defined_rows = defined_rows._replace(count=jnp.maximum(defined_rows.count, 1))
+            defined_rows = defined_rows._replace(real=jnp.maximum(defined_rows.real, 1))
             metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels))
         else:
             scores = {part: term.score(outputs[part]) for part in term.objective.uses}
@@ -134,7 +134,7 @@ def guarded_update(
     # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
     gradients = jax.tree.map(rows.total, gradients)
     if not sync_bn:
-        share = jnp.sum(rows.mask) / rows.count
+        share = jnp.sum(rows.mask) / rows.real
         stats = jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)

@@ -1,4 +1,4 @@
-"""The architecture classes of RobustBench's CIFAR-10 and CIFAR-100 leaderboards, written from their descriptions.
+"""The architecture classes of RobustBench's CIFAR leaderboards, written from their descriptions.
 
 Not checked against the authors' code: DMPreActResNet, and which entries of the leaderboard a comment names.
 
