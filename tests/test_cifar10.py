@@ -1,28 +1,15 @@
 """The main job on real CIFAR-10, from train.py to the result file of evaluate.py."""
 
 import json
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-
-
-def call(*command):
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': ''}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+from tests.processes import optimised
 
 
 def train_and_evaluate(data_dir, workdir, images, examples, attacks):
-    call(
+    optimised(
         'train.py',
         '--config=configs/tradessi_cifar10.py',
         f'--workdir={workdir}',
@@ -35,7 +22,7 @@ def train_and_evaluate(data_dir, workdir, images, examples, attacks):
         '--config.model.width=8',
     )
     output = workdir / 'result.json'
-    out = call(
+    out = optimised(
         'evaluate.py',
         f'--workdir={workdir}',
         '--checkpoint=last',

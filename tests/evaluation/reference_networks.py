@@ -1,39 +1,23 @@
 """Evaluates a published network in a process of its own, and saves the result.
 
-    python -m tests.evaluation.reference_networks SHARED NAME IMAGES OUTPUT.json '{"attacks": "pgd", ...}'
-
-The suite compiles without optimisation, since nearly all of its programs run for milliseconds. These run for
-many seconds, so they are compiled as a user's would be.
+python -m tests.evaluation.reference_networks SHARED NAME IMAGES OUTPUT.json '{"attacks": "pgd", ...}'
 """
 
 import importlib.util
 import json
-import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from tests.processes import optimised
 
 
 def run(
     shared: pathlib.Path, name: str, images: int, output: pathlib.Path, **settings
 ) -> tuple[dict, dict[str, np.ndarray]]:
-    """The result in JSON's types and the flags of each image, from a process that optimises its programs."""
-    command = [sys.executable, '-m', __name__, str(shared), name, str(images), str(output)]
-    environment = os.environ | {'XLA_FLAGS': ''}
-    environment.pop('NPROC', None)
-    done = subprocess.run(
-        [*command, json.dumps(settings)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    """The result in JSON's types, and the flags of each image."""
+    optimised('-m', __name__, shared, name, images, output, json.dumps(settings))
     return json.loads(output.read_text()), dict(np.load(output.with_suffix('.npz')))
 
 

@@ -1,10 +1,7 @@
 """evaluate.py on PyTorch's models: reference accuracies, checkpoints by flags, and what is refused."""
 
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -14,11 +11,11 @@ import evaluate as evaluate_command
 from si_jax import models
 from si_jax.evaluation import command, sanity
 from si_jax.interop import torch_files, torch_weights
+from tests.processes import optimised
 
 torch = pytest.importorskip('torch', reason="the networks are PyTorch's")
 
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 MODEL = """
 import pathlib
 from tests.interop.test_torch_graph import reference_network
@@ -33,12 +30,7 @@ def test_reference_accuracy_from_the_command_line(shared, tmp_path, name, eps):
     (tmp_path / 'net.py').write_text(MODEL.format(shared=str(shared), name=name))
     flags = ['--dataset=cifar10', f'--data_dir={shared / "data"}', '--num_examples=1000', f'--eps={eps}/255']
     flags += ['--attacks=pgd,sipgd', f'--output={tmp_path / "result.json"}']
-    # A process of its own, whose programs are optimised: they run for longer than they compile.
-    done = subprocess.run(
-        [sys.executable, 'evaluate.py', f'--model={tmp_path / "net.py"}:build', *flags],
-        cwd=ROOT, env=os.environ | {'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    optimised('evaluate.py', f'--model={tmp_path / "net.py"}:build', *flags)
     result = json.loads((tmp_path / 'result.json').read_text())
     reference = json.loads((shared / 'reference' / f'{name}.json').read_text())
     assert result['clean']['accuracy'] == pytest.approx(reference['clean'])

@@ -1,0 +1,22 @@
+"""Commands in processes of their own, compiled as a user's are.
+
+The suite compiles without optimisation, since nearly all of its programs run for milliseconds, and for eight
+simulated devices. What runs for many seconds is faster here.
+"""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def optimised(*arguments: object) -> str:
+    """What `python *arguments` prints, run in the project's folder on one device; it must succeed."""
+    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}
+    environment.pop('NPROC', None)
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
