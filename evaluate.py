@@ -59,7 +59,21 @@ def parser() -> argparse.ArgumentParser:
         '--eps', type=fraction, help="radius in the pixel range [0, 1] (default: the run's, or 8/255)"
     )
     flags.add_argument('--norm', help="linf or l2 (default: the run's, or linf)")
-    flags.add_argument('--attacks', default='pgd,cw,dlr,sipgd', help='default: %(default)s')
+    flags.add_argument(
+        '--attacks',
+        default='pgd,cw,dlr,sipgd',
+        help='names, and FILE.py:FUNCTION for attacks of your own (default: %(default)s)',
+    )
+    flags.add_argument(
+        '--gradient_of',
+        metavar='FILE.py:FUNCTION',
+        help='a function that returns the classifier whose derivative attacks take (BPDA)',
+    )
+    flags.add_argument(
+        '--transfer_from',
+        metavar='A,B',
+        help='other models, FILE.py:FUNCTION or folders of runs: what breaks them, tried on this one',
+    )
     flags.add_argument('--steps', type=int, default=20, help='of the PGD family (default: %(default)s)')
     flags.add_argument('--step_size', type=fraction, help='of the PGD family (default: eps / 4)')
     flags.add_argument('--restarts', type=int, default=1, help='of the PGD family (default: %(default)s)')

@@ -87,11 +87,16 @@ def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -
 
 
 def check_classes(
-    shape: Outputs, labels: np.ndarray, names: tuple[str, ...], why_no_features: str = ''
+    shape: Outputs,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    why_no_features: str = '',
+    needs_features: frozenset[str] = NEEDS_FEATURES,
 ) -> None:
     """Whether labels and attacks suit a classifier whose outputs have this shape.
 
-    `why_no_features` says why there are none, if they were looked for.
+    `why_no_features` says why there are none, if they were looked for, `needs_features` which attacks read
+    them.
     """
     classes = shape.logits.shape[1]
     wrong = (labels < 0) | (labels >= classes)
@@ -106,7 +111,7 @@ def check_classes(
                 f'attack {name!r} needs at least {LEAST_CLASSES.get(name, 2)} classes, the classifier has '
                 f"{classes}: use 'pgd' or 'cw'"
             )
-        if name in NEEDS_FEATURES and shape.features is None:
+        if name in needs_features and shape.features is None:
             raise InputError(
                 f'attack {name!r} needs the features and the kernel of the last linear layer'
                 f'{why_no_features and f", and none was found: {why_no_features}"}: let the classifier return'

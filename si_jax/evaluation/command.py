@@ -13,10 +13,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import attacks as catalogue
 from si_jax import data, models
+from si_jax.attacks.gradient import Attack
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation import checks, sanity, saved
+from si_jax.evaluation import checks, own, sanity, saved
 from si_jax.evaluation.compare import Comparison, compare
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.runner import evaluate
@@ -57,6 +57,8 @@ def run(
     attacks: str,
     output: str | None,
     save_images: bool,
+    gradient_of: str | None = None,
+    transfer_from: str | None = None,
     **settings: Any,
 ) -> Result:
     """Evaluates a network from a run, a Python file or a PyTorch checkpoint; prints and writes the result.
@@ -77,9 +79,11 @@ def run(
         num_examples: The first so many images in original order; all if None.
         eps: Radius of the ball, as a fraction of the pixel range.
         norm: 'linf' or 'l2'.
-        attacks: Names, with commas between.
+        attacks: Names, with commas between; 'path/to/file.py:attack' is an attack of the user's own.
         output: The JSON file; None for one in `<workdir>/evaluation`, or in `evaluation` without a workdir.
         save_images: Whether to write the adversarial images beside it.
+        gradient_of: 'path/to/file.py:build', the classifier whose derivative attacks take (BPDA).
+        transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
@@ -96,7 +100,8 @@ def run(
     if stated_clean is not None and not 0 < stated_clean <= 1:
         advice = f': did you mean {stated_clean / 100:g}?' if 1 < stated_clean <= 100 else ''
         raise InputError(f'stated_clean={stated_clean:g} is not a fraction in (0, 1]{advice}')
-    names = catalogue.parse(attacks)
+    given = [_own_attack(name) if '.py:' in name else name for name in attacks.split(',')]
+    names, _ = own.parse(given)
     if output is not None:
         check_output(output)
     classifier: Any
@@ -120,9 +125,7 @@ def run(
         source = data.SOURCES[dataset]
         eps, norm, folder = 8 / 255 if eps is None else eps, norm or 'linf', Path('evaluation')
         if model is not None:
-            classifier = _build(model)
-            if is_torch_module(classifier):
-                classifier = load_torch_module(classifier, source.shape)
+            classifier = _classifier(model, source.shape)
             about, stem = {'model': model}, Path(model.rpartition(':')[0]).stem
         else:
             assert torch_checkpoint is not None
@@ -150,7 +153,14 @@ def run(
     count = len(test.labels) if num_examples is None else checks.check_count('num_examples', num_examples)
     if count > len(test.labels):
         raise InputError(f'num_examples={count} is more than the {len(test.labels)} images of {dataset}')
+    shape = test.images.shape[1:]
+    others: dict[str, Any] = {}
+    if gradient_of is not None:
+        others['gradient_of'] = _classifier(gradient_of, shape, 'gradient_of')
+    if transfer_from is not None:
+        others['transfer_from'] = _sources(transfer_from, shape)
     choice = {'dataset': dataset, 'count': count, 'eps': eps, 'norm': norm, **settings}
+    choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
     digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
     path = Path(output) if output else folder / f'{stem}-{"-".join(names)}-{digest}.json'
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
@@ -160,14 +170,17 @@ def run(
         classifier,
         np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale)),
         test.labels[:count],
-        attacks=names,
+        attacks=given,
         eps=eps,
         norm=norm,
         return_images=save_images,
         progress=True,
         state_path=state,
+        **others,
         **settings,
     )
+    if result.gradient_of is not None:
+        result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
     if hint:
         clean = result.accuracy['clean'], result.ci95['clean'][1]
         found = sanity.clean(*clean, result.dataset['classes'], stated_clean, hint)
@@ -206,21 +219,48 @@ def run_compare(*, a: str, b: str, output: str | None, resamples: int, seed: int
     return comparison
 
 
-def _build(model: str) -> Any:
-    """What the function `path/to/file.py:function` returns."""
+def _classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model') -> Any:
+    """The classifier that `path/to/file.py:function` returns, whatever it was written in."""
+    classifier = _load(model, flag)()
+    return load_torch_module(classifier, image_shape) if is_torch_module(classifier) else classifier
+
+
+def _sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The classifiers of --transfer_from, named after their files or folders."""
+    sources: dict[str, Any] = {}
+    for model in models.split(','):
+        path = Path(model.rpartition(':')[0] if '.py:' in model else model)
+        name = path.stem if '.py:' in model else '-'.join(path.parts[-2:])
+        if name in sources:
+            name = f'{name}-{len(sources)}'
+        if '.py:' in model:
+            sources[name] = _classifier(model, image_shape, 'transfer_from')
+        else:
+            sources[name] = load_model(model)
+    return sources
+
+
+def _own_attack(name: str) -> Any:
+    """An attack of the user's own, `path/to/file.py:attack`."""
+    return _load(name.strip(), 'attacks')
+
+
+def _load(model: str, flag: str) -> Any:
+    """The attribute of a file, `path/to/file.py:attribute`."""
     file, separator, name = model.rpartition(':')
     if not separator or not file.endswith('.py'):
-        raise InputError(f'--model={model} is not of the form path/to/file.py:function')
+        raise InputError(f'--{flag}={model} is not of the form path/to/file.py:function')
     path = Path(file)
     if not path.is_file():
-        raise InputError(f'--model={model}: there is no file {file}')
+        raise InputError(f'--{flag}={model}: there is no file {file}')
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours, as a script can
     spec.loader.exec_module(module)
-    if not callable(function := getattr(module, name, None)):
-        own = (key for key, value in vars(module).items() if inspect.isfunction(value))
-        functions = [key for key in own if vars(module)[key].__module__ == module.__name__]
-        raise InputError(f'{file} has no function {name!r}, only {", ".join(functions) or "none"}')
-    return function()
+    found = getattr(module, name, None)
+    if not callable(found) and not isinstance(found, Attack):
+        functions = (key for key, value in vars(module).items() if inspect.isfunction(value))
+        theirs = [key for key in functions if vars(module)[key].__module__ == module.__name__]
+        raise InputError(f'{file} has no function {name!r}, only {", ".join(theirs) or "none"}')
+    return found
