@@ -34,6 +34,12 @@ def build_logits():
 
 def build_cubes():
     return lambda images: build_logits()(images) ** 3
+
+def build_steps():
+    return lambda images: build_logits()(jnp.round(images * 16) / 16)
+
+def shift(classifier, images, labels, threat, key):
+    return threat.project(images + threat.eps, images)
 """
 
 
@@ -115,6 +121,17 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
     assert again.accuracy['cw'] in stored
 
 
+def test_other_models_and_attacks_of_ones_own(model, tmp_path):
+    flags = ['--dataset=digits', '--num_examples=30', '--eps=1/20', '--steps=3', '--attacks=pgd,net.py:shift']
+    flags += ['--gradient_of=net.py:build', '--transfer_from=net.py:build,net.py:build_logits']
+    assert evaluate.main(['--model=net.py:build_steps', *flags, '--output=result.json']) == 0
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert list(result['attacks']) == ['pgd', 'shift', 'transfer-net', 'transfer-net-1']
+    assert result['gradient_of']['model'] == 'net.py:build' and result['warnings'] == []
+    accuracy = {name: entry['accuracy'] for name, entry in result['attacks'].items()}
+    assert accuracy['pgd'] < result['clean']['accuracy'] and accuracy['shift'] > accuracy['pgd']
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
@@ -134,7 +151,7 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
         (['--model=nets.py:build', '--dataset=digits'], 'there is no file nets.py'),
         (
             ['--model=net.py:built', '--dataset=digits'],
-            "no function 'built', only build, build_logits, build_cubes",
+            "no function 'built', only build, build_logits, build_cubes, build_steps, shift",
         ),
         (['--model=net.py:build', '--dataset=digit'], "unknown data set 'digit': did you mean digits"),
         (
@@ -156,6 +173,19 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
         (['--model=net.py:build_cubes', '--dataset=digits'], "'sipgd' needs the features"),
         (['--model=net.py:build', '--dataset=cifar10', '--data_dir=nowhere'], 'nowhere'),
         (['--workdir=nowhere'], "'nowhere' is no workdir of train.py"),
+        (
+            ['--model=net.py:build', '--dataset=digits', '--gradient_of=net'],
+            '--gradient_of=net is not of the',
+        ),
+        (
+            ['--model=net.py:build', '--dataset=digits', '--transfer_from=a.py:b'],
+            '--transfer_from=a.py:b: there',
+        ),
+        (['--model=net.py:build', '--dataset=digits', '--transfer_from=a'], "'a' is no workdir of train.py"),
+        (
+            ['--model=net.py:build', '--dataset=digits', '--attacks=net.py:shif'],
+            "net.py has no function 'shif'",
+        ),
     ],
 )
 def test_wrong_flags(model, capsys, flags, message):

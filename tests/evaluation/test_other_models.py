@@ -49,7 +49,7 @@ def test_values_of_one_and_derivatives_of_the_other():
 
 def test_a_step_without_a_gradient_is_seen_through(monkeypatch):
     quicken(monkeypatch)
-    attacks = 'pgd,pgd-cal,sipgd,fab-t'
+    attacks = 'pgd,pgd-cal,sipgd,apgd-ce'
     blind, seeing = run(staircase, attacks), run(staircase, attacks, gradient_of=NET, return_images=True)
     assert any('exactly zero' in warning for warning in blind.warnings) and seeing.warnings == []
     for name in attacks.split(','):
