@@ -68,7 +68,7 @@ def test_the_screen_beside_autoattack(name):
     # What was computed from single attacks is what the preset did.
     assert [run['accuracy'] for run in network['fast']] == played['accuracy']
     assert [run['forward_passes'] for run in network['fast']] == played['forward_passes']
-    row = f'| {name} | {network["autoattack"]["reference"]:.1f} | '
+    row = f'| {name} | {network["autoattack"]["accuracy"]:.1f} | '
     row += ', '.join(f'{accuracy:.1f}' for accuracy in played['accuracy'])
     assert f'{row} | 1/{1 / played["share"]:.1f} |' in PAGE
 

@@ -1,7 +1,7 @@
 """Which part of the evaluation runs an attack: the PGD family, a cascade, a callable, or a transfer."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def run(plan: Plan, name: str, bar: Progress) -> tuple[AttackRecord, np.ndarray,
     Returns:
         The record, the adversarial images (empty unless they are kept), and the seconds of its stages.
     """
-    common = {'keep': plan.keep, 'bar': bar, 'saved': plan.saved}
+    common: dict[str, Any] = {'keep': plan.keep, 'bar': bar, 'saved': plan.saved}
     if name in plan.sources:
         clean = np.argmax(plan.logits, axis=1) == plan.program.labels
         steps = plan.threat, plan.steps, plan.step_size, plan.eot_samples
@@ -88,8 +88,9 @@ def run(plan: Plan, name: str, bar: Progress) -> tuple[AttackRecord, np.ndarray,
         if name in plan.own:
             record = dataclasses.replace(record, protocol=own.protocol(name, attack))
         return record, images, {}
-    if name in plan.own:
-        return *own.run(plan.program, name, plan.own[name], plan.threat, plan.restarts, **common), {}
+    function: Any = plan.own.get(name)
+    if function is not None:
+        return *own.run(plan.program, name, function, plan.threat, plan.restarts, **common), {}
     stages = catalogue.stages(name, plan.eot_samples)
     setting = cascade.Cascade(plan.program, plan.logits, plan.threat, plan.saved, plan.keep, bar)
     return cascade.run_stages(setting, name, stages, individual=plan.individual)

@@ -99,7 +99,9 @@ def needs_features(attack: Attack | Own) -> bool:
     if not isinstance(attack, Attack):
         return False
     try:
-        jax.eval_shape(attack.score, Outputs(jax.ShapeDtypeStruct((1, 4), jnp.float32)))
+        jax.eval_shape(
+            lambda logits: attack.score(Outputs(logits)), jax.ShapeDtypeStruct((1, 4), jnp.float32)
+        )
     except InputError:
         return True
     return False

@@ -83,7 +83,9 @@ class Program:
         self.apply = functools.partial(lifted.apply, precision=precision)
         self.weights = parallel.replicate(lifted.weights, devices)
         self._lifted, self._digest = lifted, functools.partial(digest, *lifted.weights)
-        self.gradient_of, self._stand_in = gradient_of, None
+        self.gradient_of = gradient_of
+        self._stand_in: Callable[..., Outputs] | None = None
+        self._stand_in_weights: list[Array] = []
         if gradient_of is not None:
             try:
                 stand_in, _ = _lifted(gradient_of, example, needs_features)
@@ -175,33 +177,32 @@ class Program:
         """The classifier as attacks see it: with the gradient of `gradient_of`, and with scaled logits."""
         if self._stand_in is None and not calibrated:
             return Attacked(self.apply, self.weights)
-        own, stand_in = self.apply, self._stand_in
-        shared = {'own': self._lifted.weights}
-        if stand_in is not None:
-            shared['stand in'] = self._stand_in_weights
+        shared = {'own': self._lifted.weights, 'stand in': self._stand_in_weights}
         if calibrated:
             assert self.scale is not None
             shared['scale'] = [jnp.asarray(self.scale, self.images.dtype)]
 
-        def apply(shared: Any, images: Array, keys: Array) -> Outputs:
-            function = functools.partial(own, shared['own'])
-            if stand_in is not None:
-                function = backward_of(function, functools.partial(stand_in, shared['stand in']))
-            outputs = function(images, keys)
+        def apply(shared: dict[str, list[Array]], images: Array, keys: Array) -> Outputs:
+            outputs = self._function(shared['own'], shared['stand in'])(images, keys)
             return outputs._replace(logits=shared['scale'][0] * outputs.logits) if calibrated else outputs
 
         return Attacked(apply, parallel.replicate(shared, self.devices))
 
     def eager(self) -> Callable[..., Outputs]:
         """The classifier for callables: images -> `Outputs`, or (images, keys) if it is randomised."""
-        weights, stand_in = self._lifted.weights, self._stand_in
-        function = functools.partial(self.apply, weights)
-        if stand_in is not None:
-            function = backward_of(function, functools.partial(stand_in, self._stand_in_weights))
+        function, key = self._function(self._lifted.weights, self._stand_in_weights), self._key
         if self.classifier.randomised:
             return jax.jit(function)
-        key = self._key
         return jax.jit(lambda images: function(images, jnp.broadcast_to(key, len(images))))
+
+    def _function(
+        self, weights: list[Array], stand_in_weights: list[Array]
+    ) -> Callable[[Array, Array], Outputs]:
+        """(images, keys) -> `Outputs`, with the gradient that attacks take."""
+        own = functools.partial(self.apply, weights)
+        if self._stand_in is None:
+            return own
+        return backward_of(own, functools.partial(self._stand_in, stand_in_weights))
 
     def batch_key(self, first: int, restart: int, name: str) -> Array:
         """The key of a batch that begins with image `first`, for attacks that take one key a batch."""

@@ -102,7 +102,7 @@ def run(
         The record with two stages, and the images.
     """
     attack = ATTACKS[ATTACK]
-    settings = {
+    settings: dict[str, Any] = {
         'steps': steps,
         'step_size': step_size,
         'eot_samples': eot_samples,

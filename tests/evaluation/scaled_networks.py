@@ -1,6 +1,6 @@
 """Evaluates a published network whose logits are multiplied by factors, in a process of its own.
 
-python -m tests.evaluation.scaled_networks SHARED NAME IMAGES OUTPUT.npz "[1, 1024]" "{...}"
+python -m tests.evaluation.scaled_networks SHARED NAME IMAGES OUTPUT.npz '{"1": "pgd", "1000": "pgd-gap"}'
 """
 
 import importlib.util
@@ -13,15 +13,16 @@ import numpy as np
 from tests.processes import optimised
 
 
-def run(
-    shared: pathlib.Path, name: str, images: int, output: pathlib.Path, factors: list, **settings
-) -> dict:
-    """By 'FACTOR/ATTACK' the accuracies [runs], and by 'FACTOR/ATTACK/images' the images if they are kept."""
-    optimised('-m', __name__, shared, name, images, output, json.dumps(factors), json.dumps(settings))
-    return dict(np.load(output))
+def run(shared: pathlib.Path, name: str, images: int, output: pathlib.Path, attacks: dict) -> dict:
+    """The accuracies by (factor, attack), from the names of the attacks by factor."""
+    optimised('-m', __name__, shared, name, images, output, json.dumps(attacks))
+    found = {tuple(key.split()): float(value) for key, value in np.load(output).items()}
+    return {(float(factor), attack): accuracy for (factor, attack), accuracy in found.items()}
 
 
-def main(shared: str, name: str, images: str, output: str, factors: str, settings: str) -> None:
+def main(shared: str, name: str, images: str, output: str, attacks: str) -> None:
+    import jax.numpy as jnp
+
     from si_jax import evaluate
 
     folder, count = pathlib.Path(shared), int(images)
@@ -32,18 +33,18 @@ def main(shared: str, name: str, images: str, output: str, factors: str, setting
     data = np.load(folder / 'data' / 'cifar10_test.npz')
     pixels = (data['images'][:count] / 255).astype(np.float32)
     found = {}
-    for factor in json.loads(factors):
+    for factor, names in json.loads(attacks).items():
+        size = jnp.float32(
+            factor
+        )  # an array is an argument of the compiled programs, so all factors share them
         result = evaluate(
-            lambda x, factor=factor: factor * network(x)[0],
+            lambda x, size=size: size * network(x)[0],
             pixels,
             data['labels'][:count],
+            attacks=names,
             eps=nets.EPS[name] / 255,
-            **json.loads(settings),
         )
-        for attack, record in result.attacks.items():
-            found[f'{factor}/{attack}'] = record.runs.mean(axis=1)
-            if result.images is not None:
-                found[f'{factor}/{attack}/images'] = result.images[attack]
+        found |= {f'{factor} {attack}': result.accuracy[attack] for attack in result.attacks}
     np.savez(output, **found)
 
 
