@@ -133,7 +133,9 @@ def main() -> int:
         pixels = (test.images[: given.images] / test.scale).astype(np.float32)
         name = f'{config.model.arch}, width {config.model.width}'
         work = {name: (model, pixels, test.labels[: given.images], config.threat.eps)}
-        about = {name: {'config': config.to_dict(), 'step': model.step}}
+        trained = config.to_dict()
+        del trained['data']['dir']
+        about: dict[str, Any] = {name: {'config': trained, 'step': model.step}}
     else:
         work = {name: published(Path(given.shared), name, given.images) for name in given.networks.split(',')}
         about = {name: {} for name in work}
