@@ -12,7 +12,6 @@ withstands them: 20 in the PGD family, 101 in APGD; APGD-T, for comparison, spen
 import argparse
 import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +140,7 @@ def main() -> int:
         about = {name: {} for name in work}
     for name, problem in work.items():
         found = measure(*problem, seeds=given.seeds)
-        networks[name] = found | about[name] | {'command': sys.argv[1:], 'environment': environment()}
+        networks[name] = found | about[name] | {'environment': environment()}
         settings = {'norm': 'linf', 'steps': STEPS, 'step_size': 'eps / 4', 'groups': GROUPS}
         write_json(output, {'settings': settings, 'networks': networks})
         print(f'{name}: ' + ', '.join(f'{key} {one["mean"]:.2f}' for key, one in found['attacks'].items()))

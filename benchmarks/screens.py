@@ -11,7 +11,6 @@ forward passes of FAB-T and 5,001 of Square on each image that withstands all: a
 
 import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -107,7 +106,6 @@ def measure(shared: Path, name: str, images: int, seeds: int) -> dict[str, Any]:
             }
             for label, runs in played.items()
         },
-        'command': sys.argv[1:],
         'environment': environment(),
     }
 
