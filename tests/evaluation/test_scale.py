@@ -28,16 +28,15 @@ def run(attacks, classifier=NET, **settings):
     )
 
 
-@pytest.mark.parametrize('name', ['cnn_a_adv4', 'kw_base'])
-def test_they_are_two_points_stronger_on_published_networks_at_any_scale(name, shared, tmp_path):
+@pytest.mark.parametrize(('name', 'factor'), [('cnn_a_adv4', 1e3), ('kw_base', 1e-3)])
+def test_they_are_two_points_stronger_on_published_networks_at_any_scale(name, factor, shared, tmp_path):
     blind = ('pgd-gap', 'apgd-cal')
-    attacks = {1: ','.join(('pgd', 'apgd-ce', *blind)), 1e-3: ','.join(blind), 1e3: ','.join(blind)}
+    attacks = {1: ','.join(('pgd', 'apgd-ce', *blind)), factor: ','.join(blind)}
     found = scaled_networks.run(shared, name, 1000, tmp_path / 'found.npz', attacks)
     assert found[1, 'pgd-gap'] <= found[1, 'pgd'] - 0.02
     assert found[1, 'apgd-cal'] <= found[1, 'apgd-ce'] - 0.02
-    for factor in (1e-3, 1e3):
-        for attack in blind:
-            assert abs(found[factor, attack] - found[1, attack]) <= 0.001 + 1e-6, (factor, attack)
+    for attack in blind:
+        assert abs(found[factor, attack] - found[1, attack]) <= 0.001 + 1e-6, attack
 
 
 @pytest.mark.parametrize('factor', [2.0**-9, 2.0**11])
