@@ -25,7 +25,8 @@ from si_jax.files import write_json
 
 PASSES = 101  # of one run of APGD on an image that withstands it
 REST = 9 * 100 * 2 + 5001  # of FAB-T and Square
-FIRST = ('apgd-ce', 'apgd-cal', 'pgd-gap', 'pgd-hybrid')
+FIRST = ('apgd-ce', 'apgd-cal', 'pgd-gap', 'pgd-hybrid-20')
+FAST = 'pgd-hybrid-20 + apgd-t, 3'
 LIMIT, SHARE = 0.1, 12  # points above AutoAttack, and its forward passes over those of a screen
 
 
@@ -56,7 +57,7 @@ def steps_of(result: Result, steps: int) -> dict[str, Step]:
 def sequences() -> dict[str, tuple[str, ...]]:
     """The candidates: one attack or none, and then the first targets of apgd-t."""
     found = {}
-    for first in ((), *((name,) for name in FIRST), ('pgd-hybrid', 'apgd-cal'), ('pgd-gap', 'apgd-cal')):
+    for first in ((), *((name,) for name in FIRST), ('pgd-hybrid-20', 'apgd-cal'), ('pgd-gap', 'apgd-cal')):
         for targets in range(TARGETS + 1):
             chosen = (*first, *(f'target {number + 1}' for number in range(targets)))
             if chosen:
@@ -142,7 +143,7 @@ def plot(networks: dict[str, Any], path: Path) -> None:
         axis.plot(
             [one['share'] for one in best], [one['above_autoattack'] for one in best], 'o-', label='frontier'
         )
-        fast = runs['apgd-cal + apgd-t, 3']
+        fast = runs[FAST]
         axis.plot(fast['share'], fast['above_autoattack'], 's', color='C3', label='fast')
         axis.axvline(1 / SHARE, color='0.5', linewidth=0.8)
         axis.axhline(LIMIT, color='0.5', linewidth=0.8)

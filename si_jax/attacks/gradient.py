@@ -139,9 +139,7 @@ def run(
         The `Ascent`; the PGD family counts its `last` point, or with `any_iterate` its `fooled_image`.
     """
     steps = steps if attack.steps is None else attack.steps
-    objective = attack.objective
-    if attack.then is not None:
-        objective = objectives.in_turn(objective, attack.then, steps // 2)
+    objective, rule = objective_and_rule(attack, threat, steps, step_size)
     if start is None:
         start = starting_points(attack.start, threat, images, keys)
     classifier_keys = jax.vmap(jax.random.split)(keys)[:, 1]
@@ -152,9 +150,6 @@ def run(
     value = value_function(
         objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
     )
-    size = step_size if attack.step_size is None else attack.step_size * threat.eps
-    period = -(-steps // attack.cosines) if attack.cosines else 0
-    rule = attack.rule(size) if attack.rule else rules.steepest_step(threat.norm, size, attack.drops, period)
     return ascend(
         value,
         start,
@@ -162,6 +157,20 @@ def run(
         project=lambda x: threat.project(x, images),
         steps=steps,
     )
+
+
+def objective_and_rule(
+    attack: Attack, threat: Threat, steps: int, step_size: float
+) -> tuple[Objective, Rule]:
+    """What an attack climbs in its `steps` steps, and how; `step_size` as for `run`."""
+    objective = attack.objective
+    if attack.then is not None:
+        objective = objectives.in_turn(objective, attack.then, steps // 2)
+    size = step_size if attack.step_size is None else attack.step_size * threat.eps
+    if attack.rule is not None:
+        return objective, attack.rule(size)
+    period = -(-steps // attack.cosines) if attack.cosines else 0
+    return objective, rules.steepest_step(threat.norm, size, attack.drops, period)
 
 
 def value_function(

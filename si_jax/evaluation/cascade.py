@@ -226,7 +226,7 @@ def _table(stage: Stage, done: _Done, correct: np.ndarray, classes: int) -> dict
 def _iterations(stage: Stage, classes: int) -> int:
     """The iterations of one run: steps, where an attack makes steps, or queries."""
     search = SEARCHES[stage.attack].make(classes, 0, 1)
-    return search.iterations - stage.attack.startswith('apgd')  # whose last one only evaluates
+    return search.iterations - stage.attack.startswith(('apgd', 'pgd'))  # whose last one only evaluates
 
 
 def _protocol(name: str, stages: tuple[Stage, ...], classes: int, individual: bool) -> dict[str, Any]:

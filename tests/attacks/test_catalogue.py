@@ -32,6 +32,7 @@ def test_the_published_protocols():
         'apgd-ce': 101,
         'apgd-dlr': 101,
         'apgd-t': 101,
+        'pgd-hybrid-20': 21,
         'apgd-cal': 101,
         'apgd-si': 101,
         'apgd-si-t': 101,
