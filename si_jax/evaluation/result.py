@@ -1,6 +1,7 @@
 """The result of an evaluation: accuracies, flags per image, and the files that hold them."""
 
 import dataclasses
+import hashlib
 import io
 import os
 from pathlib import Path
@@ -217,6 +218,17 @@ class Result:
         if gap is not None:
             lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
         return '\n'.join(lines + [f'warning: {warning}' for warning in self.warnings])
+
+
+def data_digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """The SHA-256 of what was evaluated: shape, pixels as float32 and labels as int64, little-endian.
+
+    Float32, so that an evaluation in float64 of the same images has the same.
+    """
+    total = hashlib.sha256(f'{images.shape}'.encode())
+    total.update(np.ascontiguousarray(images, '<f4'))
+    total.update(np.ascontiguousarray(labels, '<i8'))
+    return total.hexdigest()
 
 
 def check_output(path: str | os.PathLike) -> Path:

@@ -18,7 +18,7 @@ from si_jax.errors import InputError, unknown
 from si_jax.evaluation import cascade, checks, sanity
 from si_jax.evaluation.classifier import PRECISIONS, classifier_of
 from si_jax.evaluation.program import Program
-from si_jax.evaluation.result import AttackRecord, Result
+from si_jax.evaluation.result import AttackRecord, Result, data_digest
 from si_jax.evaluation.saved import Saved
 from si_jax.threat import Threat
 
@@ -196,7 +196,11 @@ def evaluate(
         threat=threat,
         seed=seed,
         precision={'search': precision or dtype, 'verification': dtype, 'matmul': 'highest'},
-        dataset={'examples': len(images), 'classes': logits.shape[1]},
+        dataset={
+            'examples': len(images),
+            'classes': logits.shape[1],
+            'digest': data_digest(images, labels),
+        },
         warnings=warnings + sanity.masking(clean, records, names),
         environment=environment(),
         timing={'seconds': time.perf_counter() - began, 'parts': seconds},
