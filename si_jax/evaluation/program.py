@@ -66,6 +66,7 @@ class Program:
         self.classifier, self.devices, self.chunk = classifier, devices, chunk
         self.images, self.labels, self.indices = images, labels.astype(np.int32), indices
         self.sizes = packing.sizes(chunk, len(devices))
+        self.seed = seed
         self._key = jax.random.key(seed)
         self.key_impl = jax.random.key_impl(self._key)
         each = chunk // len(devices)
@@ -87,7 +88,7 @@ class Program:
         self._digest = functools.partial(digest, *lifted.weights)
 
         def classify(weights: Any, images: Array, keys: Array) -> dict[str, Array]:
-            outputs = lifted.apply(weights, images, self._verification_keys(keys))
+            outputs = lifted.apply(weights, images, self.verification_keys(keys))
             products = jnp.zeros_like(outputs.logits)
             if outputs.features is not None:
                 products = outputs.features @ outputs.kernel
@@ -108,7 +109,7 @@ class Program:
         clean = self._map(self._classify, (self.images, keys))
         checks.check_finite(clean['logits'], self.indices, 'image')
         rows = np.arange(checks.PROBE) % len(self.images)
-        probed = checks.probe(self.classifier, self.images[rows], self._verification_keys(keys[rows]))
+        probed = checks.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
         checks.check_compiled(clean['logits'][rows], probed.logits[: checks.PROBE])
         if explain:
             # Inverted images make the fit a test however few images there are.
@@ -119,6 +120,10 @@ class Program:
                 *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
             )
         return clean['logits']
+
+    def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""
+        return self._map(self._classify, (images, keys))['logits']
 
     def keys(self, run: int, name: str | None = None) -> np.ndarray:
         """The data of the key of each image, [N, ...].
@@ -238,7 +243,7 @@ class Program:
         """The share of these images where the gradient of the cross-entropy is exactly zero."""
 
         def zero(weights: Any, images: Array, labels: Array, keys: Array) -> Array:
-            keys = self._verification_keys(keys)
+            keys = self.verification_keys(keys)
 
             def loss(x: Array) -> Array:
                 return jnp.sum(losses.cross_entropy(self.apply(weights, x, keys).logits, labels))
@@ -261,7 +266,7 @@ class Program:
     def _map(self, function: Callable[..., Any], rows: tuple[np.ndarray, ...]) -> Any:
         return parallel.map_rows(function, self.weights, rows, self.sizes, self.devices)
 
-    def _verification_keys(self, keys: Array | np.ndarray) -> Array:
+    def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""
         typed = jax.random.wrap_key_data(jnp.asarray(keys), impl=self.key_impl)
         return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(typed)

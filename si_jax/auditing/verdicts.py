@@ -1,0 +1,301 @@
+"""What the measurements of an audit say, in words.
+
+Every function here turns numbers into one `Check`. The limits are constants with the reason beside them; a
+difference of one image is never a finding.
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from si_jax.evaluation.sanity import BLIND, MASKED
+
+PASS, WARN, FAIL, SKIP = 'pass', 'warn', 'fail', 'skip'
+
+LEFT = 0.02  # the accuracy that may be left at the largest radius
+POINTS = 0.02  # an accuracy that moves by more has not settled
+MISSED = 0.01  # images that the last iterate, or the white-box attack, may miss although another point exists
+RISING = 0.95  # of the images whose loss must rise
+FOUND = 0.95  # of the planted adversarial examples: the paper's limit
+CHANCE = 0.5  # of them that random points may find, if the test is to say anything
+FEW = 10  # images with a planted example below which the test says nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One line of the audit.
+
+    Attributes:
+        name: What was checked.
+        outcome: 'pass', 'warn' (the number is too high, or not settled), 'fail' (the attack or the classifier
+            is unfit: the number means nothing) or 'skip' (not checked).
+        words: The verdict, with the numbers it rests on.
+        evidence: The measurements, in JSON's types.
+    """
+
+    name: str
+    outcome: str
+    words: str
+    evidence: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def overall(checks: Sequence[Check]) -> str:
+    """The worst outcome of all that were made."""
+    return next((worst for worst in (FAIL, WARN) if any(check.outcome == worst for check in checks)), PASS)
+
+
+def randomness(difference: str, randomised: bool, eot_samples: int) -> Check:
+    """From how far two calls on the same images are apart, in words; '' if they agree."""
+    evidence = {'difference': difference, 'randomised': randomised, 'eot_samples': eot_samples}
+    if difference:
+        remedy = (
+            'a Randomised classifier must draw everything from its keys'
+            if randomised
+            else 'switch dropout off, or wrap a random defense as si_jax.Randomised'
+        )
+        return Check(
+            'randomness',
+            FAIL,
+            f'two calls on the same images disagree by {difference}: no number is reproducible; {remedy}',
+            evidence,
+        )
+    if randomised and eot_samples == 1:
+        return Check(
+            'randomness',
+            WARN,
+            'the classifier is random and each step followed one draw of it: average over draws '
+            '(eot_samples, 20 is usual)',
+            evidence,
+        )
+    words = 'two calls on the same images agree' + (' for the same keys' if randomised else '')
+    return Check('randomness', PASS, words, evidence)
+
+
+def batch(difference: str) -> Check:
+    """From how far the logits move with the other images of the batch, in words; '' if they do not."""
+    evidence = {'difference': difference}
+    if difference:
+        return Check(
+            'batch',
+            FAIL,
+            f'the logits of an image change by {difference} with the other images of its batch: put batch '
+            'normalisation into evaluation mode (train=False, running averages)',
+            evidence,
+        )
+    return Check('batch', PASS, 'the logits of an image do not depend on the rest of its batch', evidence)
+
+
+def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: int) -> Check:
+    """From `gradients.summary` and the share of the images whose logits noise of size eps changes."""
+    evidence = {'stages': {name: dict(one) for name, one in stages.items()}, 'moves': moves}
+
+    def lost(stage: str) -> float:
+        return stages[stage]['zero'] + stages[stage]['tiny']
+
+    def enough(share: float) -> bool:
+        return share > BLIND and share * count > 1.5
+
+    attack = stages['attack']
+    if not enough(lost('attack')):
+        words = f'the loss has a gradient on {_percent(1 - attack["zero"])} of the images'
+        if enough(lost('cross-entropy')):
+            words += (
+                f'; plain cross-entropy has lost it on {_percent(lost("cross-entropy"))}, where this attack '
+                'has not'
+            )
+        return Check('gradients', PASS, words, evidence)
+    kinds = [f'{word} on {_percent(attack[key])}' for key, word in _KINDS if attack[key] > 0]
+    words = f'the gradient of the loss is {" and ".join(kinds)} of the images. '
+    if not enough(lost('logits')):
+        words += (
+            f'It is lost after the logits (their margin has it on {_percent(1 - lost("logits"))}): they are '
+            'too large for softmax. Use pgd-gap, cw, dlr or apgd-t, which do not depend on their scale'
+        )
+    else:
+        where = 'before the logits'
+        if 'features' in stages:
+            where = 'before the features' if enough(lost('features')) else 'in the last layer'
+        words += (
+            f'It is lost {where}, though noise of size eps changes the logits of {_percent(moves)}: a step '
+            'without a gradient (rounding, quantisation, argmax) hides the way. Use a gradient that goes '
+            'around it (BPDA, gradient_of) or attacks without gradients (square, spsa, rays)'
+        )
+    return Check('gradients', FAIL, words, evidence)
+
+
+_KINDS = (('zero', 'exactly zero'), ('tiny', 'vanishing'))
+
+
+def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray]) -> Check:
+    """From the loss [N, T + 1] along the attack, and the margins [N] of the originals and after it.
+
+    The verdict rests on the margin max_{k != y} g_k - g_y: it decides, no softmax saturates it, and an attack
+    whose loss is scaled anew in each step cannot compare its own.
+    """
+    before, after = margins
+    rises = float(np.mean(after > before))
+    steps = np.diff(losses, axis=1)
+    evidence = {
+        'margin_rises': rises,
+        'loss_rises': float(np.mean(losses[:, -1] > losses[:, 0])),
+        'steps_up': float(np.mean(steps > 0)) if steps.size else 0.0,
+        'steps_flat': float(np.mean(steps == 0)) if steps.size else 0.0,
+        'mean': [float(value) for value in losses.mean(axis=0)],
+        'median': [float(value) for value in np.median(losses, axis=0)],
+    }
+    words = (
+        f'the attack raises the margin of {_percent(rises)} of the images; '
+        f'{_percent(evidence["steps_up"])} of its steps go up'
+    )
+    if rises < RISING and (1 - rises) * len(before) > 1.5:
+        return Check('loss', FAIL, f'{words}: on the others it goes nowhere', evidence)
+    return Check('loss', PASS, words, evidence)
+
+
+def iterates(
+    steps: Sequence[int], last: Sequence[float], any_iterate: Sequence[float], at: int, count: int
+) -> Check:
+    """From the accuracies if the last iterate counts, and if any does, after some numbers of steps."""
+    place = list(steps).index(at)
+    missed = last[place] - any_iterate[place]
+    evidence = {'steps': list(steps), 'last': list(last), 'any': list(any_iterate), 'missed': missed}
+    words = f'{_percent(missed)} of the images were misclassified on the way, but not by iterate {at}'
+    if missed > MISSED and missed * count > 1.5:
+        return Check('iterates', WARN, f'{words}: count any iterate (apgd-ce, autoattack)', evidence)
+    return Check('iterates', PASS, words, evidence)
+
+
+def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: int) -> Check:
+    """From the accuracy over radii, in rising order."""
+    evidence = {'eps': list(radii), 'accuracy': list(accuracy)}
+    left, largest = accuracy[-1], radii[-1]
+    words = f'{_percent(left)} is left at eps = {largest:.4g}'
+    rises = [b - a for a, b in itertools.pairwise(accuracy)]
+    if left > LEFT and left * count > 1.5:
+        if left > 1 / classes:
+            return Check(
+                'eps',
+                FAIL,
+                f'{words}, where hardly any image can be recognised: the attack is stuck',
+                evidence,
+            )
+        return Check('eps', WARN, f'{words}: it should be about 0', evidence)
+    if rises and max(rises) > POINTS and max(rises) * count > 1.5:
+        worse = radii[rises.index(max(rises)) + 1]
+        return Check(
+            'eps',
+            WARN,
+            f'the accuracy rises by {_points(max(rises))} up to eps = {worse:.4g}, though the ball holds the '
+            'smaller one: the attack searches badly there',
+            evidence,
+        )
+    return Check('eps', PASS, words, evidence)
+
+
+def steps(numbers: Sequence[int], accuracy: Sequence[float], at: int, count: int) -> Check:
+    """From the accuracy after some numbers of steps, in rising order, one of them the standard one."""
+    evidence = {'steps': list(numbers), 'accuracy': list(accuracy), 'standard': at}
+    change = accuracy[-1] - accuracy[list(numbers).index(at)]
+    words = f'{numbers[-1]} steps instead of {at} change the accuracy by {_points(change, sign=True)}'
+    if abs(change) > POINTS and abs(change) * count > 1.5:
+        remedy = 'use more steps' if change < 0 else 'the last iterate is no good one; use apgd-ce'
+        return Check('steps', WARN, f'{words}: {remedy}', evidence)
+    return Check('steps', PASS, words, evidence)
+
+
+def restarts(accuracy: Sequence[float], count: int) -> Check:
+    """From the accuracy after 1, 2, ... restarts."""
+    evidence = {'accuracy': list(accuracy)}
+    if len(accuracy) == 1:
+        return Check('restarts', SKIP, 'one run only', evidence)
+    gain = accuracy[0] - accuracy[-1]
+    words = f'{len(accuracy)} runs instead of one take off {_points(gain)}'
+    if gain > POINTS and gain * count > 1.5:
+        return Check('restarts', WARN, f'{words}: one run is not enough here', evidence)
+    return Check('restarts', PASS, words, evidence)
+
+
+def black_box(white: np.ndarray, black: np.ndarray, budget: int, mean_queries: float) -> Check:
+    """From the flags [N] 'still classified correctly' under the audited attack and under Square alone."""
+    count = len(white)
+    only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
+    evidence = {
+        'white_box': float(np.mean(white)),
+        'black_box': float(np.mean(black)),
+        'budget': budget,
+        'mean_queries': mean_queries,
+        'only_black_box': only,
+        'only_white_box': only_white,
+    }
+    words = (
+        f'{_percent(evidence["white_box"])} is left by the attack, {_percent(evidence["black_box"])} by '
+        f'Square with {budget} queries, which alone breaks {only} images'
+    )
+    return _weaker('black-box', words, only, only_white, count, evidence, 'gradients are masked')
+
+
+def transfer(white: np.ndarray, moved: Mapping[str, np.ndarray]) -> Check:
+    """From the flags under the audited attack and under images made on other classifiers."""
+    if not moved:
+        return Check('transfer', SKIP, 'no other classifier to make images on was given')
+    evidence = {
+        'white_box': float(np.mean(white)),
+        'accuracy': {name: float(np.mean(flags)) for name, flags in moved.items()},
+    }
+    black = np.logical_and.reduce(list(moved.values()))
+    only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
+    evidence |= {'only_transfer': only, 'only_white_box': only_white}
+    words = (
+        f'{_percent(evidence["white_box"])} is left by the attack, {_percent(np.mean(black))} by images made '
+        f'on {", ".join(moved)}, which alone break {only} images'
+    )
+    return _weaker('transfer', words, only, only_white, len(white), evidence, 'gradients are masked')
+
+
+def _weaker(
+    name: str, words: str, only: int, only_white: int, count: int, evidence: dict[str, Any], why: str
+) -> Check:
+    if only - only_white > max(MASKED * count, 1.5):
+        return Check(name, FAIL, f'{words}: {why}', evidence)
+    if only > max(MISSED * count, 1.5):
+        return Check(
+            name, WARN, f'{words}: the attack misses what is there; use autoattack for the number', evidence
+        )
+    return Check(name, PASS, words, evidence)
+
+
+def binarization(found: np.ndarray, random: np.ndarray, tried: int, points: int) -> Check:
+    """From whether the attack found each planted example [M], and the share of random points that did."""
+    evidence: dict[str, Any] = {'images': tried, 'usable': len(found), 'points': points}
+    if len(found) < FEW:
+        return Check(
+            'binarization',
+            SKIP,
+            f'only {len(found)} of {tried} images allow for a planted adversarial example (too few features '
+            f'for {points} points, or equal logits)',
+            evidence,
+        )
+    success = float(np.mean(found))
+    # What as many random points as there are find, at least one of them.
+    chance = float(np.mean(1 - (1 - random) ** points))
+    evidence |= {'found': success, 'random_point': float(np.mean(random)), 'random_search': chance}
+    words = (
+        f'the attack finds {_percent(success)} of {len(found)} planted adversarial examples, a random point '
+        f'{_percent(evidence["random_point"])}'
+    )
+    if success < FOUND and (1 - success) * len(found) > 1.5:
+        return Check('binarization', FAIL, f'{words}: it would miss real ones too', evidence)
+    if evidence['random_point'] > CHANCE:
+        return Check('binarization', WARN, f'{words}, too many for the test to tell', evidence)
+    return Check('binarization', PASS, words, evidence)
+
+
+def _percent(share: float) -> str:
+    return f'{100 * share:.1f} %'
+
+
+def _points(share: float, sign: bool = False) -> str:
+    return f'{100 * share:{"+" if sign else ""}.1f} points'
