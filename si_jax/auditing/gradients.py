@@ -94,7 +94,7 @@ def measure(program: Program, name: str, threat: Threat, rows: np.ndarray) -> di
 
 
 def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """By stage: the share of images with a zero and with a tiny gradient, and the median of the largest entry.
+    """By stage: the shares of images with a zero and with a tiny gradient, and the median largest entry.
 
     Tiny, but not zero: below `TINY` of the margin's where the loss is a function of the logits, else below
     what float32 holds.

@@ -174,8 +174,8 @@ def audit(
         clean = np.argmax(logits, axis=1) == labels
         if not clean.any():
             raise InputError(
-                'no image is classified correctly, so there is nothing to attack: are the labels those of these '
-                'images, and do the pixels have the range and order that the network was trained on?'
+                'no image is classified correctly, so there is nothing to attack: are the labels those of '
+                'these images, and do the pixels have the range and order that the network was trained on?'
             )
         identity = {
             **program.identity(),
