@@ -100,11 +100,10 @@ def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     what float32 holds.
     """
     found = {}
-    for key in measured:
-        if not key.startswith('zero_'):
+    for stage in ('attack', 'cross-entropy', 'scaled', 'logits', 'features'):
+        if f'zero_{stage}' not in measured:
             continue
-        stage = key.removeprefix('zero_')
-        zero, largest = measured[key], measured[f'largest_{stage}']
+        zero, largest = measured[f'zero_{stage}'], measured[f'largest_{stage}']
         floor = np.full(len(zero), FLOOR)
         if stage in ('attack', 'cross-entropy', 'scaled'):
             floor = np.maximum(floor, TINY * measured['largest_logits'])

@@ -17,7 +17,7 @@ from si_jax.auditing.verdicts import Check
 from si_jax.auditing.work import Work
 from si_jax.environment import environment
 from si_jax.errors import InputError
-from si_jax.evaluation import checks
+from si_jax.evaluation import checks, sanity
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import data_digest
@@ -166,7 +166,7 @@ def audit(
 
         found = behaviour(program, eot_samples)
         if verdicts.overall(found) == verdicts.FAIL:
-            names = ('gradients', 'loss', 'iterates', 'eps', 'steps', 'restarts', 'black-box')
+            names = ('outputs', 'gradients', 'loss', 'iterates', 'eps', 'steps', 'restarts', 'black-box')
             words = 'not run: this classifier is no function of the image'
             skipped = (*names, 'transfer', 'binarization')
             return report(found + [Check(name, verdicts.SKIP, words) for name in skipped], None, None)
@@ -192,7 +192,7 @@ def audit(
         if transfer_from:
             moved = others.transferred(program, transfer_from, threat, work.settings(steps), seed)
             moved = {name: flags & clean for name, flags in moved.items()}
-        found += measured
+        found += [verdicts.outputs(sanity.outputs(logits)), *measured]
         found.insert(-1, verdicts.transfer(work.white, moved))
         return report(found, float(np.mean(clean)), accuracy)
 

@@ -88,6 +88,13 @@ def batch(difference: str) -> Check:
     return Check('batch', PASS, 'the logits of an image do not depend on the rest of its batch', evidence)
 
 
+def outputs(findings: Sequence[str]) -> Check:
+    """From what `sanity.outputs` says of the logits of the originals."""
+    if findings:
+        return Check('outputs', FAIL, '; '.join(findings))
+    return Check('outputs', PASS, 'they look like logits, and differ from image to image')
+
+
 def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: int) -> Check:
     """From `gradients.summary` and the share of the images whose logits noise of size eps changes."""
     evidence = {'stages': {name: dict(one) for name, one in stages.items()}, 'moves': moves}
@@ -136,10 +143,13 @@ def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray]) -> Check:
     whose loss is scaled anew in each step cannot compare its own.
     """
     before, after = margins
-    rises = float(np.mean(after > before))
+    # A random start may raise it by chance, where no step does anything.
+    stuck = np.ptp(losses, axis=1) == 0
+    rises = float(np.mean((after > before) & ~stuck))
     steps = np.diff(losses, axis=1)
     evidence = {
         'margin_rises': rises,
+        'stuck': float(np.mean(stuck)),
         'loss_rises': float(np.mean(losses[:, -1] > losses[:, 0])),
         'steps_up': float(np.mean(steps > 0)) if steps.size else 0.0,
         'steps_flat': float(np.mean(steps == 0)) if steps.size else 0.0,
@@ -148,10 +158,11 @@ def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray]) -> Check:
     }
     words = (
         f'the attack raises the margin of {_percent(rises)} of the images; '
-        f'{_percent(evidence["steps_up"])} of its steps go up'
+        f'{_percent(evidence["steps_up"])} of its steps raise the loss'
     )
     if rises < RISING and (1 - rises) * len(before) > 1.5:
-        return Check('loss', FAIL, f'{words}: on the others it goes nowhere', evidence)
+        words += f', which stays what it was at the start on {_percent(evidence["stuck"])}'
+        return Check('loss', FAIL, words, evidence)
     return Check('loss', PASS, words, evidence)
 
 
@@ -179,7 +190,7 @@ def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: 
             return Check(
                 'eps',
                 FAIL,
-                f'{words}, where hardly any image can be recognised: the attack is stuck',
+                f'{words}, more than chance: the attack is stuck (or the radii end too early)',
                 evidence,
             )
         return Check('eps', WARN, f'{words}: it should be about 0', evidence)

@@ -117,7 +117,7 @@ class Result:
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
         """Wilson's 95 % interval of each accuracy: how far another sample of as many images might be off."""
-        return {name: _wilson(flags) for name, flags in self.correct.items()}
+        return {name: wilson(int(np.sum(flags)), len(flags)) for name, flags in self.correct.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The result in JSON's types, without the flags."""
@@ -243,8 +243,9 @@ def check_output(path: str | os.PathLike) -> Path:
     return path
 
 
-def _wilson(flags: np.ndarray) -> tuple[float, float]:
-    interval = stats.binomtest(int(np.sum(flags)), len(flags)).proportion_ci(0.95, method='wilson')
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share count / total."""
+    interval = stats.binomtest(count, total).proportion_ci(0.95, method='wilson')
     return float(interval.low), float(interval.high)
 
 
