@@ -38,29 +38,16 @@ def black_box(program: Program, threat: Threat, queries: int, rows: np.ndarray) 
     return {'broken': outcome.broken, 'queries': outcome.queries}
 
 
-def transferred(
-    program: Program, sources: Mapping[str, Any], threat: Threat, settings: Settings, seed: int
-) -> dict[str, np.ndarray]:
-    """Images made by PGD on other classifiers, tried on this one.
-
-    Args:
-        program: The audited classifier with its data.
-        sources: Other classifiers, by name.
-        threat: The ball.
-        settings: Of PGD.
-        seed: Of the random starts.
-
-    Returns:
-        [N] bool by name, whether the audited classifier is right on the image that PGD made on that one.
+def sources(program: Program, classifiers: Mapping[str, Any], seed: int) -> dict[str, Program]:
+    """Other classifiers by name, on the images of the audited one.
 
     Raises:
-        InputError: A source has another number of classes.
+        InputError: One has another number of classes.
     """
-    classes = program.outputs.logits.shape[1]
-    correct = {}
-    for name, source in sources.items():
-        other = Program(
-            classifier_of(source),
+    classes, programs = program.outputs.logits.shape[1], {}
+    for name, classifier in classifiers.items():
+        programs[name] = Program(
+            classifier_of(classifier),
             program.images,
             program.labels,
             program.indices,
@@ -68,12 +55,26 @@ def transferred(
             program.chunk,
             program.devices,
         )
-        if (there := other.outputs.logits.shape[1]) != classes:
+        if (there := programs[name].outputs.logits.shape[1]) != classes:
             raise InputError(
                 f'the transfer source {name!r} has {there} classes, the audited classifier has {classes}: '
                 'give one of the same classes'
             )
-        rows, keys = np.arange(len(program.images)), program.keys(0)
-        found = Follower(other, 'pgd', threat.norm, settings.steps).run(settings, rows, 0).last
-        correct[name], _ = program.confirm(rows, found, keys, threat, f'pgd on {name}')
-    return correct
+    return programs
+
+
+def transferred(
+    program: Program, source: Program, name: str, threat: Threat, settings: Settings, rows: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Whether the audited classifier is right on what PGD makes of these rows [M] on another one.
+
+    Args:
+        program: The audited classifier with its data.
+        source: The other one.
+        name: Of the other one, for messages.
+        threat: The ball.
+        settings: Of PGD.
+        rows: [M], which images.
+    """
+    found = Follower(source, 'pgd', threat.norm, settings.steps).run(settings, rows, 0).last
+    return {'correct': program.confirm(rows, found, program.keys(0)[rows], threat, f'pgd on {name}')[0]}

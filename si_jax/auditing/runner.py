@@ -128,6 +128,7 @@ def audit(
         'queries': queries,
         'planted': planted,
         'points': points,
+        'transfer_from': list(transfer_from or {}),
     }
 
     with jax.default_matmul_precision('highest'):
@@ -164,6 +165,7 @@ def audit(
                 timing={'seconds': time.perf_counter() - began},
             )
 
+        sources = others.sources(program, transfer_from or {}, seed)
         found = behaviour(program, eot_samples)
         if verdicts.overall(found) == verdicts.FAIL:
             names = ('outputs', 'gradients', 'loss', 'iterates', 'eps', 'steps', 'restarts', 'black-box')
@@ -180,20 +182,16 @@ def audit(
         identity = {
             **program.identity(),
             'audit': about,
+            'transfer sources': {name: source.identity()['weights'] for name, source in sources.items()},
             'seed': seed,
             'threat model': [threat.norm, threat.eps],
         }
         saved = Saved(state_path, identity, logits)
-        work = Work(program, about, threat, saved, logits, clean)
+        work = Work(program, about, threat, saved, logits, clean, sources)
         with metrics.progress(work.cost(), 'audit', 'pass') if progress else tqdm(disable=True) as bar:
             work.bar = bar
             measured, accuracy = work.checks()
-        moved: dict[str, np.ndarray] = {}
-        if transfer_from:
-            moved = others.transferred(program, transfer_from, threat, work.settings(steps), seed)
-            moved = {name: flags & clean for name, flags in moved.items()}
         found += [verdicts.outputs(sanity.outputs(logits)), *measured]
-        found.insert(-1, verdicts.transfer(work.white, moved))
         return report(found, float(np.mean(clean)), accuracy)
 
 

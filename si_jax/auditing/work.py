@@ -30,10 +30,10 @@ class Work:
         saved: What is finished already.
         logits: [N, K], of the originals.
         clean: [N] bool, which are classified correctly: one at least.
+        sources: Other classifiers, by name.
 
     Attributes:
         bar: Is told of the forward passes.
-        white: [N] bool, what the attack left after all restarts, once `checks` has run.
     """
 
     def __init__(
@@ -44,9 +44,10 @@ class Work:
         saved: Saved,
         logits: np.ndarray,
         clean: np.ndarray,
+        sources: dict[str, Program],
     ):
         self.bar: metrics.Progress = tqdm(disable=True)
-        self.white = clean
+        self._sources = sources
         self._program, self._about, self._threat, self._saved = program, about, threat, saved
         self._logits, self._clean = logits, clean
         self._rows = np.flatnonzero(clean)
@@ -66,6 +67,7 @@ class Work:
         steps = about['steps_grid'][-1] + runs * about['steps']
         planted = 2 * about['points'] + each * about['steps'] * about['restarts']
         passes = each * steps + 2 * GRADIENT + about['queries']
+        passes += GRADIENT * about['steps'] * len(self._sources)
         return len(self._rows) * passes + len(self._planted) * planted
 
     def checks(self) -> tuple[list[Check], float]:
@@ -104,8 +106,9 @@ class Work:
             left = left & follow(f'restart-{restart}', self.settings(standard), restart)['marked']
             accuracies.append(self._accuracy(left))
         found.append(verdicts.restarts(accuracies, count))
-        self.white = self._everywhere(left)
-        return [*found, self._black_box(), self._binarization()], accuracies[-1]
+        white = self._everywhere(left)
+        found += [self._black_box(white), self._transfer(white), self._binarization()]
+        return found, accuracies[-1]
 
     def _gradients(self) -> Check:
         name = self._about['name']
@@ -124,7 +127,7 @@ class Work:
         losses = long['losses'][:, : self._about['steps'] + 1]
         return verdicts.loss(losses, (before, long['margin']))
 
-    def _black_box(self) -> Check:
+    def _black_box(self, white: np.ndarray) -> Check:
         queries = self._about['queries']
         box = self._unit(
             'square',
@@ -133,7 +136,17 @@ class Work:
             queries,
         )
         black = self._everywhere(~box['broken'])
-        return verdicts.black_box(self.white, black, queries, float(np.mean(box['queries'])))
+        return verdicts.black_box(white, black, queries, float(np.mean(box['queries'])))
+
+    def _transfer(self, white: np.ndarray) -> Check:
+        settings, moved = self.settings(self._about['steps']), {}
+        for number, (name, source) in enumerate(self._sources.items()):
+            attack = functools.partial(
+                others.transferred, self._program, source, name, self._threat, settings
+            )
+            done = self._unit(f'transfer-{number}', self._rows, attack, GRADIENT * settings.steps)
+            moved[name] = self._everywhere(done['correct'])
+        return verdicts.transfer(white, moved)
 
     def _binarization(self) -> Check:
         about, rows = self._about, self._planted
