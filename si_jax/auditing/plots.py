@@ -89,6 +89,8 @@ def _gradients(audit: 'Audit', axis: Any) -> None:
     axis.barh(y, zero, color=OTHER, label='exactly zero')
     axis.barh(y, tiny, left=zero, color='#f4a582', label='vanishing')
     axis.set_yticks(y, list(found), fontsize=8)
+    if not np.any(zero + tiny):
+        axis.text(50, (len(found) - 1) / 2, 'lost on no image', ha='center', va='center', fontsize=9)
     axis.set_xlim(0, 103)
     axis.set_xlabel('images in %')
     axis.set_title('gradient by stage: must not be lost', fontsize=10)
@@ -96,14 +98,18 @@ def _gradients(audit: 'Audit', axis: Any) -> None:
 
 
 def _others(audit: 'Audit', axis: Any) -> None:
-    """Bars that need a gradient and bars that do not."""
+    """Attacks on the classifier's own gradient, and what needs none of it."""
     box, moved = _evidence(audit, 'black-box'), _evidence(audit, 'transfer')
-    heights = {audit.attack['name']: box['white_box'], f'square-{box["budget"]}': box['black_box']}
+    heights = {audit.attack['name']: box['white_box']}
+    if 'pgd-gap' in (scale := _evidence(audit, 'scale')):
+        heights['pgd-gap, one run'] = scale['pgd-gap']
+    white = len(heights)
+    heights[f'square-{box["budget"]}'] = box['black_box']
     heights |= {f'from {name}': value for name, value in moved.get('accuracy', {}).items()}
     bars = axis.bar(
         np.arange(len(heights)),
         [100 * value for value in heights.values()],
-        color=[COLOUR] + [OTHER] * (len(heights) - 1),
+        color=[COLOUR] * white + [OTHER] * (len(heights) - white),
     )
     axis.bar_label(bars, fmt='%.1f', fontsize=8)
     axis.set_xticks(np.arange(len(heights)), list(heights), fontsize=8)

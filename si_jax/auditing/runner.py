@@ -168,7 +168,17 @@ def audit(
         sources = others.sources(program, transfer_from or {}, seed)
         found = behaviour(program, eot_samples)
         if verdicts.overall(found) == verdicts.FAIL:
-            names = ('outputs', 'gradients', 'loss', 'iterates', 'eps', 'steps', 'restarts', 'black-box')
+            names = (
+                'outputs',
+                'gradients',
+                'loss',
+                'scale',
+                'iterates',
+                'eps',
+                'steps',
+                'restarts',
+                'black-box',
+            )
             words = 'not run: this classifier is no function of the image'
             skipped = (*names, 'transfer', 'binarization')
             return report(found + [Check(name, verdicts.SKIP, words) for name in skipped], None, None)

@@ -22,6 +22,8 @@ from si_jax.threat import Threat
 
 Array = jax.Array
 
+# Attacks that give the same images for logits of any scale.
+BLIND_TO_SCALE = ('sipgd', 'pgd-gap', 'pgd-mifpe')
 AUDITED = tuple(name for name, attack in ATTACKS.items() if attack.steps is None)
 
 
@@ -47,12 +49,14 @@ class Trace(NamedTuple):
     Attributes:
         losses: [N, T + 1], the attack's loss before each of the T steps and after the last.
         fooled: [N, T + 1] bool, whether that iterate was misclassified.
+        start: [N, H, W, C], where it began.
         marked: [N, H, W, C], the iterate after the marked step.
         last: [N, H, W, C], the iterate after the last step.
     """
 
     losses: Any
     fooled: Any
+    start: Any
     marked: Any
     last: Any
 
@@ -136,7 +140,11 @@ def trace(
 
     batch = len(labels)
     empty = Trace(
-        jnp.zeros((batch, length + 1), images.dtype), jnp.zeros((batch, length + 1), bool), start, start
+        jnp.zeros((batch, length + 1), images.dtype),
+        jnp.zeros((batch, length + 1), bool),
+        start,
+        start,
+        start,
     )
     seen, _ = jax.lax.fori_loop(0, steps, body, (empty, rule.init(start)))
     return record(jnp.asarray(steps), seen)[0]
@@ -192,7 +200,8 @@ class Follower:
         Returns:
             `losses` and `fooled` [M, T + 1] as in `Trace`; `marked` and `last` [M] bool, whether the image is
             still classified correctly after the marked step and after the last one; `margin` [M], the margin
-            max_{k != y} g_k - g_y after the marked step.
+            max_{k != y} g_k - g_y after the marked step; `moved` [M] bool, whether that step's iterate is
+            another image than the start.
         """
         done, threat = self.run(settings, rows, restart), Threat(self._norm, settings.eps)
         keys = self._program.keys(restart)[rows]
@@ -209,6 +218,7 @@ class Follower:
             'marked': marked,
             'last': last,
             'margin': np.asarray(margins),
+            'moved': np.any(done.marked != done.start, axis=(1, 2, 3)),
         }
 
 

@@ -102,13 +102,10 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
     def lost(stage: str) -> float:
         return stages[stage]['zero'] + stages[stage]['tiny']
 
-    def enough(share: float) -> bool:
-        return share > BLIND and share * count > 1.5
-
     attack = stages['attack']
-    if not enough(lost('attack')):
-        words = f'the loss has a gradient on {_percent(1 - attack["zero"])} of the images'
-        if enough(lost('cross-entropy')):
+    if not _over(lost('attack'), BLIND, count):
+        words = f'the loss has a gradient on {_percent(1 - lost("attack"))} of the images'
+        if _over(lost('cross-entropy'), BLIND, count):
             words += (
                 f'; plain cross-entropy has lost it on {_percent(lost("cross-entropy"))}, where this attack '
                 'has not'
@@ -116,7 +113,7 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
         return Check('gradients', PASS, words, evidence)
     kinds = [f'{word} on {_percent(attack[key])}' for key, word in _KINDS if attack[key] > 0]
     words = f'the gradient of the loss is {" and ".join(kinds)} of the images. '
-    if not enough(lost('logits')):
+    if not _over(lost('logits'), BLIND, count):
         words += (
             f'It is lost after the logits (their margin has it on {_percent(1 - lost("logits"))}): they are '
             'too large for softmax. Use pgd-gap, cw, dlr or apgd-t, which do not depend on their scale'
@@ -124,32 +121,32 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
     else:
         where = 'before the logits'
         if 'features' in stages:
-            where = 'before the features' if enough(lost('features')) else 'in the last layer'
+            where = 'before the features' if _over(lost('features'), BLIND, count) else 'in the last layer'
         words += (
             f'It is lost {where}, though noise of size eps changes the logits of {_percent(moves)}: a step '
             'without a gradient (rounding, quantisation, argmax) hides the way. Use a gradient that goes '
             'around it (BPDA, gradient_of) or attacks without gradients (square, spsa, rays)'
         )
-    return Check('gradients', FAIL, words, evidence)
+    # Sign steps still follow a gradient that is nearly lost, but badly.
+    return Check('gradients', FAIL if _over(attack['zero'], BLIND, count) else WARN, words, evidence)
 
 
 _KINDS = (('zero', 'exactly zero'), ('tiny', 'vanishing'))
 
 
-def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray]) -> Check:
-    """From the loss [N, T + 1] along the attack, and the margins [N] of the originals and after it.
+def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray], moved: np.ndarray) -> Check:
+    """From the loss [N, T + 1] along the attack, the margins [N] before and after, and what left its start.
 
     The verdict rests on the margin max_{k != y} g_k - g_y: it decides, no softmax saturates it, and an attack
     whose loss is scaled anew in each step cannot compare its own.
     """
     before, after = margins
     # A random start may raise it by chance, where no step does anything.
-    stuck = np.ptp(losses, axis=1) == 0
-    rises = float(np.mean((after > before) & ~stuck))
+    rises = float(np.mean((after > before) & moved))
     steps = np.diff(losses, axis=1)
     evidence = {
         'margin_rises': rises,
-        'stuck': float(np.mean(stuck)),
+        'stuck': float(np.mean(~moved)),
         'loss_rises': float(np.mean(losses[:, -1] > losses[:, 0])),
         'steps_up': float(np.mean(steps > 0)) if steps.size else 0.0,
         'steps_flat': float(np.mean(steps == 0)) if steps.size else 0.0,
@@ -160,10 +157,24 @@ def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray]) -> Check:
         f'the attack raises the margin of {_percent(rises)} of the images; '
         f'{_percent(evidence["steps_up"])} of its steps raise the loss'
     )
-    if rises < RISING and (1 - rises) * len(before) > 1.5:
-        words += f', which stays what it was at the start on {_percent(evidence["stuck"])}'
+    if _over(1 - rises, 1 - RISING, len(before)):
+        words += f'; {_percent(evidence["stuck"])} of the images never leave the start'
         return Check('loss', FAIL, words, evidence)
     return Check('loss', PASS, words, evidence)
+
+
+def scale(name: str, accuracy: float, free: float | None, count: int) -> Check:
+    """From the accuracy under the attack, and under one that does not see the scale of the logits."""
+    if free is None:
+        return Check('scale', SKIP, f'{name} is blind to the scale of the logits itself')
+    evidence = {'accuracy': accuracy, 'pgd-gap': free}
+    gap = accuracy - free
+    words = f'pgd-gap, which does not see the scale of the logits, is lower by {_points(gap)} at equal steps'
+    if gap < 0:
+        words = f'pgd-gap, which does not see the scale of the logits, is higher by {_points(-gap)}'
+    if _over(gap, POINTS, count):
+        return Check('scale', WARN, f'{words}: the number is too high by at least that', evidence)
+    return Check('scale', PASS, words, evidence)
 
 
 def iterates(
@@ -174,7 +185,7 @@ def iterates(
     missed = last[place] - any_iterate[place]
     evidence = {'steps': list(steps), 'last': list(last), 'any': list(any_iterate), 'missed': missed}
     words = f'{_percent(missed)} of the images were misclassified on the way, but not by iterate {at}'
-    if missed > MISSED and missed * count > 1.5:
+    if _over(missed, MISSED, count):
         return Check('iterates', WARN, f'{words}: count any iterate (apgd-ce, autoattack)', evidence)
     return Check('iterates', PASS, words, evidence)
 
@@ -185,7 +196,7 @@ def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: 
     left, largest = accuracy[-1], radii[-1]
     words = f'{_percent(left)} is left at eps = {largest:.4g}'
     rises = [b - a for a, b in itertools.pairwise(accuracy)]
-    if left > LEFT and left * count > 1.5:
+    if _over(left, LEFT, count):
         if left > 1 / classes:
             return Check(
                 'eps',
@@ -194,7 +205,7 @@ def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: 
                 evidence,
             )
         return Check('eps', WARN, f'{words}: it should be about 0', evidence)
-    if rises and max(rises) > POINTS and max(rises) * count > 1.5:
+    if _over(max(rises, default=0.0), POINTS, count):
         worse = radii[rises.index(max(rises)) + 1]
         return Check(
             'eps',
@@ -211,7 +222,7 @@ def steps(numbers: Sequence[int], accuracy: Sequence[float], at: int, count: int
     evidence = {'steps': list(numbers), 'accuracy': list(accuracy), 'standard': at}
     change = accuracy[-1] - accuracy[list(numbers).index(at)]
     words = f'{numbers[-1]} steps instead of {at} change the accuracy by {_points(change, sign=True)}'
-    if abs(change) > POINTS and abs(change) * count > 1.5:
+    if _over(abs(change), POINTS, count):
         remedy = 'use more steps' if change < 0 else 'the last iterate is no good one; use apgd-ce'
         return Check('steps', WARN, f'{words}: {remedy}', evidence)
     return Check('steps', PASS, words, evidence)
@@ -224,7 +235,7 @@ def restarts(accuracy: Sequence[float], count: int) -> Check:
         return Check('restarts', SKIP, 'one run only', evidence)
     gain = accuracy[0] - accuracy[-1]
     words = f'{len(accuracy)} runs instead of one take off {_points(gain)}'
-    if gain > POINTS and gain * count > 1.5:
+    if _over(gain, POINTS, count):
         return Check('restarts', WARN, f'{words}: one run is not enough here', evidence)
     return Check('restarts', PASS, words, evidence)
 
@@ -297,11 +308,16 @@ def binarization(found: np.ndarray, random: np.ndarray, tried: int, points: int)
         f'the attack finds {_percent(success)} of {len(found)} planted adversarial examples, a random point '
         f'{_percent(evidence["random_point"])}'
     )
-    if success < FOUND and (1 - success) * len(found) > 1.5:
+    if _over(1 - success, 1 - FOUND, len(found)):
         return Check('binarization', FAIL, f'{words}: it would miss real ones too', evidence)
     if evidence['random_point'] > CHANCE:
         return Check('binarization', WARN, f'{words}, too many for the test to tell', evidence)
     return Check('binarization', PASS, words, evidence)
+
+
+def _over(share: float, limit: float, count: int) -> bool:
+    """Whether a share of `count` images is above its limit, and more than one of them."""
+    return share > limit + 1e-9 and share * count > 1.5
 
 
 def _percent(share: float) -> str:

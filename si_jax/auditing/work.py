@@ -68,23 +68,17 @@ class Work:
         planted = 2 * about['points'] + each * about['steps'] * about['restarts']
         passes = each * steps + 2 * GRADIENT + about['queries']
         passes += GRADIENT * about['steps'] * len(self._sources)
+        passes += each * about['steps'] * (about['name'] not in traces.BLIND_TO_SCALE)
         return len(self._rows) * passes + len(self._planted) * planted
 
     def checks(self) -> tuple[list[Check], float]:
         """All of them in order, and the accuracy under the attack after all restarts."""
         about, count = self._about, len(self._clean)
         standard, numbers = about['steps'], about['steps_grid']
-        follower = traces.Follower(
-            self._program, about['name'], self._threat.norm, numbers[-1], about['eot_samples']
-        )
-
-        def follow(name: str, settings: Settings, restart: int = 0) -> Arrays:
-            each = GRADIENT * about['eot_samples'] * settings.steps
-            return self._unit(name, self._rows, lambda rows: follower.follow(settings, rows, restart), each)
-
+        follow = self._follower(about['name'], numbers[-1])
         found = [self._gradients()]
         long = follow('long', self.settings(numbers[-1]))
-        found.append(self._loss(long))
+        found += [self._loss(long), self._scale(long)]
 
         last = {number: self._accuracy(~long['fooled'][:, number]) for number in numbers}
         last[numbers[-1]] = self._accuracy(long['last'])
@@ -110,6 +104,24 @@ class Work:
         found += [self._black_box(white), self._transfer(white), self._binarization()]
         return found, accuracies[-1]
 
+    def _follower(self, attack: str, length: int) -> Callable[..., Arrays]:
+        """(unit's name, settings, restart) -> what `Follower.follow` says of all rows."""
+        samples = self._about['eot_samples']
+        follower = traces.Follower(self._program, attack, self._threat.norm, length, samples)
+
+        def follow(name: str, settings: Settings, restart: int = 0) -> Arrays:
+            each = GRADIENT * samples * settings.steps
+            return self._unit(name, self._rows, lambda rows: follower.follow(settings, rows, restart), each)
+
+        return follow
+
+    def _scale(self, long: Arrays) -> Check:
+        name, steps, free = self._about['name'], self._about['steps'], None
+        if name not in traces.BLIND_TO_SCALE:
+            run = self._follower('pgd-gap', steps)('scale', self.settings(steps))
+            free = self._accuracy(run['marked'])
+        return verdicts.scale(name, self._accuracy(long['marked']), free, len(self._clean))
+
     def _gradients(self) -> Check:
         name = self._about['name']
         measured = self._unit(
@@ -125,7 +137,7 @@ class Work:
         labels = jnp.asarray(self._program.labels[self._rows])
         before = np.asarray(margin(jnp.asarray(self._logits[self._rows]), labels))
         losses = long['losses'][:, : self._about['steps'] + 1]
-        return verdicts.loss(losses, (before, long['margin']))
+        return verdicts.loss(losses, (before, long['margin']), long['moved'])
 
     def _black_box(self, white: np.ndarray) -> Check:
         queries = self._about['queries']
