@@ -5,7 +5,6 @@ difference of one image is never a finding.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,6 @@ from si_jax.evaluation.sanity import BLIND, MASKED
 
 PASS, WARN, FAIL, SKIP = 'pass', 'warn', 'fail', 'skip'
 
-LEFT = 0.02  # the accuracy that may be left at the largest radius
 POINTS = 0.02  # an accuracy that moves by more has not settled
 MISSED = 0.01  # images that the last iterate, or the white-box attack, may miss although another point exists
 RISING = 0.95  # of the images whose loss must rise
@@ -103,32 +101,32 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
         return stages[stage]['zero'] + stages[stage]['tiny']
 
     attack = stages['attack']
-    if not _over(lost('attack'), BLIND, count):
-        words = f'the loss has a gradient on {_percent(1 - lost("attack"))} of the images'
-        if _over(lost('cross-entropy'), BLIND, count):
+    if not over(lost('attack'), BLIND, count):
+        words = f'the loss has a gradient on {percent(1 - lost("attack"))} of the images'
+        if over(lost('cross-entropy'), BLIND, count):
             words += (
-                f'; plain cross-entropy has lost it on {_percent(lost("cross-entropy"))}, where this attack '
+                f'; plain cross-entropy has lost it on {percent(lost("cross-entropy"))}, where this attack '
                 'has not'
             )
         return Check('gradients', PASS, words, evidence)
-    kinds = [f'{word} on {_percent(attack[key])}' for key, word in _KINDS if attack[key] > 0]
+    kinds = [f'{word} on {percent(attack[key])}' for key, word in _KINDS if attack[key] > 0]
     words = f'the gradient of the loss is {" and ".join(kinds)} of the images. '
-    if not _over(lost('logits'), BLIND, count):
+    if not over(lost('logits'), BLIND, count):
         words += (
-            f'It is lost after the logits (their margin has it on {_percent(1 - lost("logits"))}): they are '
+            f'It is lost after the logits (their margin has it on {percent(1 - lost("logits"))}): they are '
             'too large for softmax. Use pgd-gap, cw, dlr or apgd-t, which do not depend on their scale'
         )
     else:
         where = 'before the logits'
         if 'features' in stages:
-            where = 'before the features' if _over(lost('features'), BLIND, count) else 'in the last layer'
+            where = 'before the features' if over(lost('features'), BLIND, count) else 'in the last layer'
         words += (
-            f'It is lost {where}, though noise of size eps changes the logits of {_percent(moves)}: a step '
+            f'It is lost {where}, though noise of size eps changes the logits of {percent(moves)}: a step '
             'without a gradient (rounding, quantisation, argmax) hides the way. Use a gradient that goes '
             'around it (BPDA, gradient_of) or attacks without gradients (square, spsa, rays)'
         )
     # Sign steps still follow a gradient that is nearly lost, but badly.
-    return Check('gradients', FAIL if _over(attack['zero'], BLIND, count) else WARN, words, evidence)
+    return Check('gradients', FAIL if over(attack['zero'], BLIND, count) else WARN, words, evidence)
 
 
 _KINDS = (('zero', 'exactly zero'), ('tiny', 'vanishing'))
@@ -154,11 +152,11 @@ def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray], moved: np.n
         'median': [float(value) for value in np.median(losses, axis=0)],
     }
     words = (
-        f'the attack raises the margin of {_percent(rises)} of the images; '
-        f'{_percent(evidence["steps_up"])} of its steps raise the loss'
+        f'the attack raises the margin of {percent(rises)} of the images; '
+        f'{percent(evidence["steps_up"])} of its steps raise the loss'
     )
-    if _over(1 - rises, 1 - RISING, len(before)):
-        words += f'; {_percent(evidence["stuck"])} of the images never leave the start'
+    if over(1 - rises, 1 - RISING, len(before)):
+        words += f'; {percent(evidence["stuck"])} of the images never leave the start'
         return Check('loss', FAIL, words, evidence)
     return Check('loss', PASS, words, evidence)
 
@@ -169,75 +167,12 @@ def scale(name: str, accuracy: float, free: float | None, count: int) -> Check:
         return Check('scale', SKIP, f'{name} is blind to the scale of the logits itself')
     evidence = {'accuracy': accuracy, 'pgd-gap': free}
     gap = accuracy - free
-    words = f'pgd-gap, which does not see the scale of the logits, is lower by {_points(gap)} at equal steps'
+    words = f'pgd-gap, which does not see the scale of the logits, is lower by {points(gap)} at equal steps'
     if gap < 0:
-        words = f'pgd-gap, which does not see the scale of the logits, is higher by {_points(-gap)}'
-    if _over(gap, POINTS, count):
+        words = f'pgd-gap, which does not see the scale of the logits, is higher by {points(-gap)}'
+    if over(gap, POINTS, count):
         return Check('scale', WARN, f'{words}: the number is too high by at least that', evidence)
     return Check('scale', PASS, words, evidence)
-
-
-def iterates(
-    steps: Sequence[int], last: Sequence[float], any_iterate: Sequence[float], at: int, count: int
-) -> Check:
-    """From the accuracies if the last iterate counts, and if any does, after some numbers of steps."""
-    place = list(steps).index(at)
-    missed = last[place] - any_iterate[place]
-    evidence = {'steps': list(steps), 'last': list(last), 'any': list(any_iterate), 'missed': missed}
-    words = f'{_percent(missed)} of the images were misclassified on the way, but not by iterate {at}'
-    if _over(missed, MISSED, count):
-        return Check('iterates', WARN, f'{words}: count any iterate (apgd-ce, autoattack)', evidence)
-    return Check('iterates', PASS, words, evidence)
-
-
-def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: int) -> Check:
-    """From the accuracy over radii, in rising order."""
-    evidence = {'eps': list(radii), 'accuracy': list(accuracy)}
-    left, largest = accuracy[-1], radii[-1]
-    words = f'{_percent(left)} is left at eps = {largest:.4g}'
-    rises = [b - a for a, b in itertools.pairwise(accuracy)]
-    if _over(left, LEFT, count):
-        if left > 1 / classes:
-            return Check(
-                'eps',
-                FAIL,
-                f'{words}, more than chance: the attack is stuck (or the radii end too early)',
-                evidence,
-            )
-        return Check('eps', WARN, f'{words}: it should be about 0', evidence)
-    if _over(max(rises, default=0.0), POINTS, count):
-        worse = radii[rises.index(max(rises)) + 1]
-        return Check(
-            'eps',
-            WARN,
-            f'the accuracy rises by {_points(max(rises))} up to eps = {worse:.4g}, though the ball holds the '
-            'smaller one: the attack searches badly there',
-            evidence,
-        )
-    return Check('eps', PASS, words, evidence)
-
-
-def steps(numbers: Sequence[int], accuracy: Sequence[float], at: int, count: int) -> Check:
-    """From the accuracy after some numbers of steps, in rising order, one of them the standard one."""
-    evidence = {'steps': list(numbers), 'accuracy': list(accuracy), 'standard': at}
-    change = accuracy[-1] - accuracy[list(numbers).index(at)]
-    words = f'{numbers[-1]} steps instead of {at} change the accuracy by {_points(change, sign=True)}'
-    if _over(abs(change), POINTS, count):
-        remedy = 'use more steps' if change < 0 else 'the last iterate is no good one; use apgd-ce'
-        return Check('steps', WARN, f'{words}: {remedy}', evidence)
-    return Check('steps', PASS, words, evidence)
-
-
-def restarts(accuracy: Sequence[float], count: int) -> Check:
-    """From the accuracy after 1, 2, ... restarts."""
-    evidence = {'accuracy': list(accuracy)}
-    if len(accuracy) == 1:
-        return Check('restarts', SKIP, 'one run only', evidence)
-    gain = accuracy[0] - accuracy[-1]
-    words = f'{len(accuracy)} runs instead of one take off {_points(gain)}'
-    if _over(gain, POINTS, count):
-        return Check('restarts', WARN, f'{words}: one run is not enough here', evidence)
-    return Check('restarts', PASS, words, evidence)
 
 
 def black_box(white: np.ndarray, black: np.ndarray, budget: int, mean_queries: float) -> Check:
@@ -253,7 +188,7 @@ def black_box(white: np.ndarray, black: np.ndarray, budget: int, mean_queries: f
         'only_white_box': only_white,
     }
     words = (
-        f'{_percent(evidence["white_box"])} is left by the attack, {_percent(evidence["black_box"])} by '
+        f'{percent(evidence["white_box"])} is left by the attack, {percent(evidence["black_box"])} by '
         f'Square with {budget} queries, which alone breaks {only} images'
     )
     return _weaker('black-box', words, only, only_white, count, evidence, 'gradients are masked')
@@ -271,7 +206,7 @@ def transfer(white: np.ndarray, moved: Mapping[str, np.ndarray]) -> Check:
     only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
     evidence |= {'only_transfer': only, 'only_white_box': only_white}
     words = (
-        f'{_percent(evidence["white_box"])} is left by the attack, {_percent(np.mean(black))} by images made '
+        f'{percent(evidence["white_box"])} is left by the attack, {percent(np.mean(black))} by images made '
         f'on {", ".join(moved)}, which alone break {only} images'
     )
     return _weaker('transfer', words, only, only_white, len(white), evidence, 'gradients are masked')
@@ -305,24 +240,26 @@ def binarization(found: np.ndarray, random: np.ndarray, tried: int, points: int)
     chance = float(np.mean(1 - (1 - random) ** points))
     evidence |= {'found': success, 'random_point': float(np.mean(random)), 'random_search': chance}
     words = (
-        f'the attack finds {_percent(success)} of {len(found)} planted adversarial examples, a random point '
-        f'{_percent(evidence["random_point"])}'
+        f'the attack finds {percent(success)} of {len(found)} planted adversarial examples, a random point '
+        f'{percent(evidence["random_point"])}'
     )
-    if _over(1 - success, 1 - FOUND, len(found)):
+    if over(1 - success, 1 - FOUND, len(found)):
         return Check('binarization', FAIL, f'{words}: it would miss real ones too', evidence)
     if evidence['random_point'] > CHANCE:
         return Check('binarization', WARN, f'{words}, too many for the test to tell', evidence)
     return Check('binarization', PASS, words, evidence)
 
 
-def _over(share: float, limit: float, count: int) -> bool:
+def over(share: float, limit: float, count: int) -> bool:
     """Whether a share of `count` images is above its limit, and more than one of them."""
     return share > limit + 1e-9 and share * count > 1.5
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """The share in words."""
     return f'{100 * share:.1f} %'
 
 
-def _points(share: float, sign: bool = False) -> str:
+def points(share: float, sign: bool = False) -> str:
+    """A difference of shares in words."""
     return f'{100 * share:{"+" if sign else ""}.1f} points'

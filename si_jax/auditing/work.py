@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from si_jax import metrics
-from si_jax.auditing import binarization, gradients, others, traces, verdicts
+from si_jax.auditing import binarization, curves, gradients, others, traces, verdicts
 from si_jax.auditing.traces import Settings
 from si_jax.auditing.verdicts import Check
 from si_jax.evaluation.program import Program
@@ -85,21 +85,21 @@ class Work:
         last[standard] = self._accuracy(long['marked'])
         fooled = np.logical_or.accumulate(long['fooled'], axis=1)
         survived = [self._accuracy(~fooled[:, number]) for number in numbers]
-        found.append(verdicts.iterates(numbers, list(last.values()), survived, standard, count))
+        found.append(curves.iterates(numbers, list(last.values()), survived, standard, count))
 
         curve = []
         for eps in about['eps_grid']:
             settings = self.settings(standard, eps)
             run = long if eps == self._threat.eps else follow(f'eps-{eps:.9g}', settings)
             curve.append(self._accuracy(run['marked']))
-        found.append(verdicts.eps(about['eps_grid'], curve, self._logits.shape[1], count))
-        found.append(verdicts.steps(numbers, list(last.values()), standard, count))
+        found.append(curves.eps(about['eps_grid'], curve, self._logits.shape[1], count))
+        found.append(curves.steps(numbers, list(last.values()), standard, count))
 
         left, accuracies = long['marked'].astype(bool), [last[standard]]
         for restart in range(1, about['restarts']):
             left = left & follow(f'restart-{restart}', self.settings(standard), restart)['marked']
             accuracies.append(self._accuracy(left))
-        found.append(verdicts.restarts(accuracies, count))
+        found.append(curves.restarts(accuracies, count))
         white = self._everywhere(left)
         found += [self._black_box(white), self._transfer(white), self._binarization()]
         return found, accuracies[-1]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from si_jax import InputError, Randomised, audit, evaluate
-from si_jax.auditing import binarization, gradients, traces, verdicts
+from si_jax.auditing import binarization, curves, gradients, traces, verdicts
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.program import Program
 from si_jax.threat import Threat
@@ -199,21 +199,21 @@ def test_wrong_arguments(changes, message):
 
 def test_the_verdicts_of_curves():
     """Each limit from both sides; a single image is never a finding."""
-    assert verdicts.eps([0.1, 0.2], [0.5, 0.0], 10, 100).outcome == 'pass'
-    assert verdicts.eps([0.1, 0.2], [0.5, 0.05], 10, 100).outcome == 'warn'
-    assert verdicts.eps([0.1, 0.2], [0.5, 0.2], 10, 100).outcome == 'fail'
-    assert verdicts.eps([0.1, 0.2], [0.5, 0.1], 10, 10).outcome == 'pass'
-    rising = verdicts.eps([0.1, 0.2, 0.4], [0.3, 0.4, 0.0], 10, 100)
+    assert curves.eps([0.1, 0.2], [0.5, 0.0], 10, 100).outcome == 'pass'
+    assert curves.eps([0.1, 0.2], [0.5, 0.05], 10, 100).outcome == 'warn'
+    assert curves.eps([0.1, 0.2], [0.5, 0.2], 10, 100).outcome == 'fail'
+    assert curves.eps([0.1, 0.2], [0.5, 0.1], 10, 10).outcome == 'pass'
+    rising = curves.eps([0.1, 0.2, 0.4], [0.3, 0.4, 0.0], 10, 100)
     assert rising.outcome == 'warn' and 'rises by 10.0 points up to eps = 0.2' in rising.words
-    assert verdicts.steps([10, 20, 100], [0.4, 0.35, 0.34], 20, 200).outcome == 'pass'
-    more = verdicts.steps([10, 20, 100], [0.4, 0.35, 0.3], 20, 200)
+    assert curves.steps([10, 20, 100], [0.4, 0.35, 0.34], 20, 200).outcome == 'pass'
+    more = curves.steps([10, 20, 100], [0.4, 0.35, 0.3], 20, 200)
     assert more.outcome == 'warn' and 'by -5.0 points: use more steps' in more.words
-    assert 'use apgd-ce' in verdicts.steps([20, 100], [0.3, 0.4], 20, 200).words
-    assert verdicts.restarts([0.27, 0.25], 200).outcome == 'pass'
-    assert verdicts.restarts([0.4, 0.39, 0.3], 200).outcome == 'warn'
-    missed = verdicts.iterates([10, 20], [0.4, 0.4], [0.4, 0.3], 20, 200)
+    assert 'use apgd-ce' in curves.steps([20, 100], [0.3, 0.4], 20, 200).words
+    assert curves.restarts([0.27, 0.25], 200).outcome == 'pass'
+    assert curves.restarts([0.4, 0.39, 0.3], 200).outcome == 'warn'
+    missed = curves.iterates([10, 20], [0.4, 0.4], [0.4, 0.3], 20, 200)
     assert missed.outcome == 'warn' and missed.words.startswith('10.0 %')
-    assert verdicts.iterates([10, 20], [0.4, 0.4], [0.3, 0.4], 20, 200).outcome == 'pass'
+    assert curves.iterates([10, 20], [0.4, 0.4], [0.3, 0.4], 20, 200).outcome == 'pass'
 
 
 def test_the_verdicts_of_attacks_without_gradients():
