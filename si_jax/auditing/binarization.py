@@ -123,9 +123,9 @@ def heads(
 
     compiled = parallel.compile_rows(read, program.devices)
     keys, half = program.keys(0), count // 2
-    width = (program.outputs.features if featured else program.outputs.logits).shape[1]
+    shape = program.outputs.logits if program.outputs.features is None else program.outputs.features
     usable, random = np.zeros(len(rows), bool), np.zeros(len(rows))
-    directions, offsets = np.zeros((len(rows), width)), np.zeros(len(rows))
+    directions, offsets = np.zeros((len(rows), shape.shape[1])), np.zeros(len(rows))
     for i, row in enumerate(rows):
         image, inside = program.images[row], SHRINK * threat.eps
         rng = np.random.default_rng((seed, int(program.indices[row])))

@@ -255,7 +255,7 @@ def over(share: float, limit: float, count: int) -> bool:
     return share > limit + 1e-9 and share * count > 1.5
 
 
-def percent(share: float) -> str:
+def percent(share: Any) -> str:
     """The share in words."""
     return f'{100 * share:.1f} %'
 
