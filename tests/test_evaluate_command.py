@@ -1,5 +1,6 @@
 """evaluate.py from the command line to its files."""
 
+import hashlib
 import json
 
 import jax.numpy as jnp
@@ -73,6 +74,7 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
         'warnings environment timing'
     )
     assert result['schema'] == 1 and result['seed'] == 3 and result['warnings'] == []
+    digest = result['dataset'].pop('digest')
     assert result['dataset'] == {'name': 'digits', 'split': 'test', 'examples': 60, 'classes': 10}
     assert result['model'] == {'model': 'net.py:build'}
     assert result['threat_model'] == {'norm': 'linf', 'eps': 0.05}
@@ -83,6 +85,9 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
     flags = np.load(tmp_path / 'out/result.npz')
     images = np.load(tmp_path / 'out/result_images.npz')
     test = data.load('digits', 'test')
+    pixels = (test.images[:60] / np.float32(test.scale)).astype('<f4')
+    content = str(pixels.shape).encode() + pixels.tobytes() + test.labels[:60].astype('<i8').tobytes()
+    assert digest == hashlib.sha256(content).hexdigest()
     assert_array_equal(flags['labels'], test.labels[:60])
     assert_array_equal(flags['indices'], np.arange(60))
     for name in ('clean', 'worst_case'):

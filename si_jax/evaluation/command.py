@@ -8,7 +8,7 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +25,32 @@ from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_
 from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.load import load_model
 from si_jax.threat import Threat
+
+
+class Loaded(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+        classifier: The network.
+        images: [N, H, W, C], in [0, 1].
+        labels: [N].
+        dataset: The name of the data set; these are the first images of its test split.
+        threat: The ball that was asked for, or that of the run.
+        about: Where the network came from, in JSON's types.
+        stem: How the files of its results begin.
+        folder: Where they go, unless said otherwise.
+        hint: What to try if it classifies clean images badly; '' if nothing can be said.
+    """
+
+    classifier: Any
+    images: np.ndarray
+    labels: np.ndarray
+    dataset: str
+    threat: Threat
+    about: dict[str, Any]
+    stem: str
+    folder: Path
+    hint: str
 
 
 def fraction(text: str) -> float:
@@ -90,6 +116,87 @@ def run(
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
+    given = [_own_attack(name) if '.py:' in name else name for name in attacks.split(',')]
+    names, _ = own.parse(given)
+    if output is not None:
+        check_output(output)
+    loaded = load(
+        workdir=workdir,
+        checkpoint=checkpoint,
+        model=model,
+        torch_checkpoint=torch_checkpoint,
+        arch=arch,
+        variant=variant,
+        normalise=normalise,
+        stated_clean=stated_clean,
+        dataset=dataset,
+        data_dir=data_dir,
+        num_examples=num_examples,
+        eps=eps,
+        norm=norm,
+    )
+    shape = loaded.images.shape[1:]
+    others: dict[str, Any] = {}
+    if gradient_of is not None:
+        others['gradient_of'] = _classifier(gradient_of, shape, 'gradient_of')
+    if transfer_from is not None:
+        others['transfer_from'] = sources(transfer_from, shape)
+    threat: dict[str, Any] = {'eps': loaded.threat.eps, 'norm': loaded.threat.norm}
+    choice = {'dataset': loaded.dataset, 'count': len(loaded.labels), **threat, **settings}
+    choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
+    digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
+    path = Path(output) if output else loaded.folder / f'{loaded.stem}-{"-".join(names)}-{digest}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
+
+    state = path.with_suffix('.partial')
+    result = evaluate(
+        loaded.classifier,
+        loaded.images,
+        loaded.labels,
+        attacks=given,
+        **threat,
+        return_images=save_images,
+        progress=True,
+        state_path=state,
+        **others,
+        **settings,
+    )
+    if result.gradient_of is not None:
+        result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
+    if loaded.hint:
+        clean = result.accuracy['clean'], result.ci95['clean'][1]
+        found = sanity.clean(*clean, result.dataset['classes'], stated_clean, loaded.hint)
+        result = dataclasses.replace(result, warnings=found + result.warnings)
+    described = {'name': loaded.dataset, 'split': 'test', **result.dataset}
+    result = dataclasses.replace(result, dataset=described, model=loaded.about)
+    result.save(path)
+    saved.remove(state)
+    print(result.table())
+    print(f'written to {path}')
+    return result
+
+
+def load(
+    *,
+    workdir: str | None,
+    checkpoint: str,
+    model: str | None,
+    torch_checkpoint: str | None,
+    arch: str | None,
+    variant: str | None,
+    normalise: str | None,
+    stated_clean: float | None,
+    dataset: str | None,
+    data_dir: str | None,
+    num_examples: int | None,
+    eps: float | None,
+    norm: str | None,
+) -> Loaded:
+    """The network and the images that the flags of `run` speak of.
+
+    Raises:
+        InputError: A value is wrong.
+    """
     if sum(given is not None for given in (workdir, model, torch_checkpoint)) != 1:
         raise InputError(
             'give either --workdir=FOLDER or --model=FILE.py:FUNCTION or --torch_checkpoint=FILE --arch=NAME'
@@ -100,10 +207,6 @@ def run(
     if stated_clean is not None and not 0 < stated_clean <= 1:
         advice = f': did you mean {stated_clean / 100:g}?' if 1 < stated_clean <= 100 else ''
         raise InputError(f'stated_clean={stated_clean:g} is not a fraction in (0, 1]{advice}')
-    given = [_own_attack(name) if '.py:' in name else name for name in attacks.split(',')]
-    names, _ = own.parse(given)
-    if output is not None:
-        check_output(output)
     classifier: Any
     about: dict[str, Any]
     hint = ''
@@ -149,49 +252,22 @@ def run(
     assert dataset is not None
 
     test = data.load(dataset, 'test', data_dir)
-    Threat(norm, eps).check(test.images.shape[1:])
+    threat = Threat(norm, eps)
+    threat.check(test.images.shape[1:])
     count = len(test.labels) if num_examples is None else checks.check_count('num_examples', num_examples)
     if count > len(test.labels):
         raise InputError(f'num_examples={count} is more than the {len(test.labels)} images of {dataset}')
-    shape = test.images.shape[1:]
-    others: dict[str, Any] = {}
-    if gradient_of is not None:
-        others['gradient_of'] = _classifier(gradient_of, shape, 'gradient_of')
-    if transfer_from is not None:
-        others['transfer_from'] = _sources(transfer_from, shape)
-    choice = {'dataset': dataset, 'count': count, 'eps': eps, 'norm': norm, **settings}
-    choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
-    digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
-    path = Path(output) if output else folder / f'{stem}-{"-".join(names)}-{digest}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
-
-    state = path.with_suffix('.partial')
-    result = evaluate(
+    return Loaded(
         classifier,
         np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale)),
         test.labels[:count],
-        attacks=given,
-        eps=eps,
-        norm=norm,
-        return_images=save_images,
-        progress=True,
-        state_path=state,
-        **others,
-        **settings,
+        dataset,
+        threat,
+        about,
+        stem,
+        folder,
+        hint,
     )
-    if result.gradient_of is not None:
-        result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
-    if hint:
-        clean = result.accuracy['clean'], result.ci95['clean'][1]
-        found = sanity.clean(*clean, result.dataset['classes'], stated_clean, hint)
-        result = dataclasses.replace(result, warnings=found + result.warnings)
-    described = {'name': dataset, 'split': 'test', **result.dataset}
-    result = dataclasses.replace(result, dataset=described, model=about)
-    result.save(path)
-    saved.remove(state)
-    print(result.table())
-    print(f'written to {path}')
-    return result
 
 
 def run_compare(*, a: str, b: str, output: str | None, resamples: int, seed: int) -> Comparison:
@@ -225,19 +301,19 @@ def _classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model') -
     return load_torch_module(classifier, image_shape) if is_torch_module(classifier) else classifier
 
 
-def _sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
+def sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """The classifiers of --transfer_from, named after their files or folders."""
-    sources: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for model in models.split(','):
         path = Path(model.rpartition(':')[0] if '.py:' in model else model)
         name = path.stem if '.py:' in model else '-'.join(path.parts[-2:])
-        if name in sources:
-            name = f'{name}-{len(sources)}'
+        if name in found:
+            name = f'{name}-{len(found)}'
         if '.py:' in model:
-            sources[name] = _classifier(model, image_shape, 'transfer_from')
+            found[name] = _classifier(model, image_shape, 'transfer_from')
         else:
-            sources[name] = load_model(model)
-    return sources
+            found[name] = load_model(model)
+    return found
 
 
 def _own_attack(name: str) -> Any:

@@ -71,6 +71,7 @@ class Program:
         self.classifier, self.devices, self.chunk = classifier, devices, chunk
         self.images, self.labels, self.indices = images, labels.astype(np.int32), indices
         self.sizes = packing.sizes(chunk, len(devices))
+        self.seed = seed
         self._key = jax.random.key(seed)
         self.key_impl = jax.random.key_impl(self._key)
         each = chunk // len(devices)
@@ -99,7 +100,7 @@ class Program:
             self._digest = functools.partial(digest, *lifted.weights, *stand_in.weights)
 
         def classify(weights: Any, images: Array, keys: Array) -> dict[str, Array]:
-            outputs = lifted.apply(weights, images, self._verification_keys(keys))
+            outputs = lifted.apply(weights, images, self.verification_keys(keys))
             products = jnp.zeros_like(outputs.logits)
             if outputs.features is not None:
                 products = outputs.features @ outputs.kernel
@@ -120,10 +121,10 @@ class Program:
         clean = self._map(self._classify, (self.images, keys))
         checks.check_finite(clean['logits'], self.indices, 'image')
         rows = np.arange(checks.PROBE) % len(self.images)
-        probed = checks.probe(self.classifier, self.images[rows], self._verification_keys(keys[rows]))
+        probed = checks.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
         if self.gradient_of is not None:
             try:
-                checks.probe(self.gradient_of, self.images[rows], self._verification_keys(keys[rows]))
+                checks.probe(self.gradient_of, self.images[rows], self.verification_keys(keys[rows]))
             except InputError as error:
                 raise InputError(f'gradient_of: {error}') from error
         checks.check_compiled(clean['logits'][rows], probed.logits[: checks.PROBE])
@@ -136,6 +137,10 @@ class Program:
                 *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
             )
         return clean['logits']
+
+    def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""
+        return self._map(self._classify, (images, keys))['logits']
 
     def keys(self, run: int, name: str | None = None) -> np.ndarray:
         """The data of the key of each image, [N, ...].
@@ -215,7 +220,7 @@ class Program:
         target = self.attacked()
 
         def zero(shared: Any, images: Array, labels: Array, keys: Array) -> Array:
-            keys = self._verification_keys(keys)
+            keys = self.verification_keys(keys)
 
             def loss(x: Array) -> Array:
                 return jnp.sum(losses.cross_entropy(target.apply(shared, x, keys).logits, labels))
@@ -243,7 +248,7 @@ class Program:
     def _map(self, function: Callable[..., Any], rows: tuple[np.ndarray, ...]) -> Any:
         return parallel.map_rows(function, self.weights, rows, self.sizes, self.devices)
 
-    def _verification_keys(self, keys: Array | np.ndarray) -> Array:
+    def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""
         typed = jax.random.wrap_key_data(jnp.asarray(keys), impl=self.key_impl)
         return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(typed)

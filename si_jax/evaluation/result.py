@@ -1,6 +1,7 @@
 """The result of an evaluation: accuracies, flags per image, and the files that hold them."""
 
 import dataclasses
+import hashlib
 import io
 import os
 import textwrap
@@ -122,7 +123,7 @@ class Result:
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
         """Wilson's 95 % interval of each accuracy: how far another sample of as many images might be off."""
-        return {name: _wilson(flags) for name, flags in self.correct.items()}
+        return {name: wilson(int(np.sum(flags)), len(flags)) for name, flags in self.correct.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The result in JSON's types, without the flags."""
@@ -237,6 +238,17 @@ class Result:
         return '\n'.join(lines + [f'warning: {warning}' for warning in self.warnings])
 
 
+def data_digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """The SHA-256 of what was evaluated: shape, pixels as float32 and labels as int64, little-endian.
+
+    Float32, so that an evaluation in float64 of the same images has the same.
+    """
+    total = hashlib.sha256(f'{images.shape}'.encode())
+    total.update(np.asarray(images, '<f4').tobytes())
+    total.update(np.asarray(labels, '<i8').tobytes())
+    return total.hexdigest()
+
+
 def check_output(path: str | os.PathLike) -> Path:
     """The path of a result, which must end in `.json`.
 
@@ -249,8 +261,9 @@ def check_output(path: str | os.PathLike) -> Path:
     return path
 
 
-def _wilson(flags: np.ndarray) -> tuple[float, float]:
-    interval = stats.binomtest(int(np.sum(flags)), len(flags)).proportion_ci(0.95, method='wilson')
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share count / total."""
+    interval = stats.binomtest(count, total).proportion_ci(0.95, method='wilson')
     return float(interval.low), float(interval.high)
 
 

@@ -18,7 +18,7 @@ from si_jax.evaluation import checks, dispatch, own, sanity, transfer
 from si_jax.evaluation.attacked import calibrate
 from si_jax.evaluation.classifier import PRECISIONS, classifier_of
 from si_jax.evaluation.program import Program
-from si_jax.evaluation.result import AttackRecord, Result
+from si_jax.evaluation.result import AttackRecord, Result, data_digest
 from si_jax.evaluation.saved import Saved
 from si_jax.threat import Threat
 
@@ -124,7 +124,7 @@ def evaluate(
     step_size = threat.eps / 4 if step_size is None else step_size
     step_size = checks.check_step_size(step_size, norm, images.shape[1:])
     devices = list(devices or jax.local_devices())
-    chunk = _chunk(batch_size, len(images), devices)
+    chunk = images_at_once(batch_size, len(images), devices)
     precision = _precision(search_precision, images.dtype, devices[0].platform)
 
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
@@ -214,7 +214,11 @@ def evaluate(
         threat=threat,
         seed=seed,
         precision={'search': precision or dtype, 'verification': dtype, 'matmul': 'highest'},
-        dataset={'examples': len(images), 'classes': logits.shape[1]},
+        dataset={
+            'examples': len(images),
+            'classes': logits.shape[1],
+            'digest': data_digest(images, labels),
+        },
         warnings=warnings + sanity.masking(clean, records),
         environment=environment(),
         timing={'seconds': time.perf_counter() - began, 'parts': seconds},
@@ -241,7 +245,7 @@ def _precision(wanted: str | None, dtype: np.dtype, platform: str) -> str | None
     return wanted
 
 
-def _chunk(batch_size: int | None, count: int, devices: list[jax.Device]) -> int:
+def images_at_once(batch_size: int | None, count: int, devices: list[jax.Device]) -> int:
     """Images at once on all devices together: a multiple of their number, and no more than there are."""
     if batch_size is None:
         batch_size = CHUNK.get(devices[0].platform, CHUNK_ACCELERATOR) * len(devices)
