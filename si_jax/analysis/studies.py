@@ -1,0 +1,26 @@
+"""Studies of ours that a CPU can pay for, as tables: the paper has no such numbers, and they say nothing of its own.
+
+They show that methods train, that attacks work and that reports are made from runs; their networks and data are
+far too small for more.
+"""
+
+from si_jax.analysis.cells import Column, Evaluation, Row, Table, Training
+from si_jax.analysis.paper_tables import AA, CW, NATURAL, PAIRS, PGD, SIPGD
+
+COLUMNS = (NATURAL, PGD, CW, Column('PGDLR', 'dlr'), SIPGD, AA)
+ATTACKS = tuple(column.attack for column in COLUMNS if column.attack)
+NONE = (None,) * len(COLUMNS)
+
+DIGITS = Table(
+    'digits',
+    "A study, not the paper's scale: 8 x 8 pixel digits with a small CNN, Linf, eps 0.2",
+    COLUMNS,
+    tuple(Row((method,), Training('digits', method.replace('-', '').lower()), NONE) for method in PAIRS),
+    (Evaluation(ATTACKS),),
+    (
+        'Trained on 1,200 images for 40 epochs; the checkpoint is the best on 200 held-out ones, and 397 are '
+        'for testing.',
+    ),
+)
+
+STUDIES = {table.name: table for table in (DIGITS,)}
