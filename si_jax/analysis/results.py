@@ -1,10 +1,11 @@
 """The runs and results of a folder, found by what they are and not by what their folders are called.
 
-A run is a folder with the `config.json` of train.py; the results of evaluate.py below it belong to it. Copies of
-these files serve as well as the run itself, and checkpoints are not read.
+A run is a folder with the `config.json` of train.py; the results of evaluate.py below it belong to it. Copies
+of these files serve as well as the run itself, and checkpoints are not read.
 """
 
 import importlib
+import itertools
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -128,7 +129,7 @@ def _owner(path: Path, folders: set[Path]) -> Path | None:
 
 def _largest_fall(accuracies: list[float | None]) -> float | None:
     known = [value for value in accuracies if value is not None]
-    return max((a - b for a, b in zip(known, known[1:], strict=False)), default=0.0 if known else None)
+    return max((a - b for a, b in itertools.pairwise(known)), default=0.0 if known else None)
 
 
 def config_of(source: Training, overrides: Mapping[str, Any]) -> ConfigDict:

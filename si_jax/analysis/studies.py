@@ -1,7 +1,7 @@
-"""Studies of ours that a CPU can pay for, as tables: the paper has no such numbers, and they say nothing of its own.
+"""Studies of ours that a CPU can pay for, as tables: not the paper's scale, so not beside its numbers.
 
-They show that methods train, that attacks work and that reports are made from runs; their networks and data are
-far too small for more.
+They show that methods train, that attacks work and that reports are made from runs; networks and data are far
+too small for more.
 """
 
 from si_jax.analysis.cells import Column, Evaluation, Row, Table, Training

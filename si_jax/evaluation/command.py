@@ -17,6 +17,7 @@ from si_jax import attacks as catalogue
 from si_jax import data, models
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import checks, sanity, saved
+from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.compare import Comparison, compare
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.runner import evaluate
@@ -57,6 +58,7 @@ def run(
     attacks: str,
     output: str | None,
     save_images: bool,
+    logit_scale: float = 1.0,
     **settings: Any,
 ) -> Result:
     """Evaluates a network from a run, a Python file or a PyTorch checkpoint; prints and writes the result.
@@ -80,6 +82,7 @@ def run(
         attacks: Names, with commas between.
         output: The JSON file; None for one in `<workdir>/evaluation`, or in `evaluation` without a workdir.
         save_images: Whether to write the adversarial images beside it.
+        logit_scale: A factor on the logits, which changes no decision.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
@@ -96,6 +99,10 @@ def run(
     if stated_clean is not None and not 0 < stated_clean <= 1:
         advice = f': did you mean {stated_clean / 100:g}?' if 1 < stated_clean <= 100 else ''
         raise InputError(f'stated_clean={stated_clean:g} is not a fraction in (0, 1]{advice}')
+    if not 0 < logit_scale < float('inf'):
+        raise InputError(
+            f'logit_scale={logit_scale:g} must be positive and finite; 1 leaves the logits alone'
+        )
     names = catalogue.parse(attacks)
     if output is not None:
         check_output(output)
@@ -145,12 +152,18 @@ def run(
             hint = accuracy_hint(arch, variant, normalise)
     assert dataset is not None
 
+    if logit_scale != 1:
+        classifier = with_logit_scale(classifier, logit_scale)
+        about['logit_scale'] = logit_scale
+
     test = data.load(dataset, 'test', data_dir)
     Threat(norm, eps).check(test.images.shape[1:])
     count = len(test.labels) if num_examples is None else checks.check_count('num_examples', num_examples)
     if count > len(test.labels):
         raise InputError(f'num_examples={count} is more than the {len(test.labels)} images of {dataset}')
     choice = {'dataset': dataset, 'count': count, 'eps': eps, 'norm': norm, **settings}
+    if logit_scale != 1:
+        choice['logit_scale'] = logit_scale
     digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
     path = Path(output) if output else folder / f'{stem}-{"-".join(names)}-{digest}.json'
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
