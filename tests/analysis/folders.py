@@ -13,7 +13,7 @@ from si_jax.threat import Threat
 
 
 def write_run(folder, source=None, *, epochs=None, pgd=(0.4, 0.5), pgd5=None, **overrides):
-    """A run with a line for each accuracy under PGD on held-out images, the last of them of its last epoch."""
+    """A run with a line for each accuracy under PGD on held-out images, the last one of its last epoch."""
     source = source or Training('digits', 'trades')
     config = results.plain(results.config_of(source, {**source.overrides, **overrides}))
     folder.mkdir(parents=True)

@@ -68,7 +68,7 @@ def test_the_same_run_serves_every_table_that_has_it(tmp_path):
         '2': 'TRADES-SI, s = 15', '3': 'TRADES-SI, m = 0.2', '4': 'TRADES-SI, beta = 0.2',
         '10': 'CIFAR-10, TRADES-SI',
     }.items():  # fmt: skip
-        made, rows = cells(tmp_path, table)
+        _, rows = cells(tmp_path, table)
         assert [name for name, row in rows.items() if row['AA']['ours']] == [row]
         assert rows[row]['AA']['ours']['mean'] == 50.0
 
@@ -247,8 +247,9 @@ def test_table_8_has_autoattack_and_the_share_of_collapsed_seeds(tmp_path):
     held_out = {0: (0.4, 0.45), 1: (0.45, 0.1), 2: (0.4, 0.25)}
     for seed, pgd in held_out.items():
         folder = write_run(tmp_path / f'{seed}', source, pgd=pgd, seed=seed)
+        best = {'checkpoint': 'best', 'step': 10 * (1 + int(np.argmax(pgd)))}
         write_result(folder / 'evaluation' / 'a.json', WHITE_BOX, images=10_000, dataset='cifar10',
-                     eps=8 / 255, model={'checkpoint': 'best', 'step': 10 * (1 + int(np.argmax(pgd)))})  # fmt: skip
+                     eps=8 / 255, model=best)  # fmt: skip
     _, rows = cells(tmp_path, '8', seeds='0,1,2')
     row = rows['PARN-18, RFGSM-AT']
     assert row['AA']['paper'] is None and row['AA']['ours']['mean'] == 50.0
