@@ -43,12 +43,14 @@ class Filled:
         row: The row.
         folders: Seed to the folder of its run: where it is, or where the commands put it.
         trained: The seeds whose run came to its end.
+        evaluated: Seeds with the evaluations that are there in full.
         values: [column] of seed to value.
     """
 
     row: Row
     folders: dict[int, str]
     trained: set[int]
+    evaluated: set[tuple[int, Evaluation]]
     values: list[dict[int, Value]]
 
 
@@ -128,6 +130,7 @@ def _trained_row(
             f'{", ".join(row.labels)}: seeds {", ".join(map(str, others))} are there too; --seeds shows them'
         )
     folders, trained = {}, set()
+    evaluated: set[tuple[int, Evaluation]] = set()
     values: list[dict[int, Value]] = [{} for _ in table.columns]
     for seed in choice.seeds:
         runs = by_seed.get(seed, [])
@@ -153,16 +156,18 @@ def _trained_row(
         )
         mine = [result for result in folder.results if result.run == run.path]
         usable = _usable(mine, protocol, notes, run, choice.checkpoint)
+        evaluated |= {(seed, e) for e in table.evaluations if _is_there(e, usable)}
         for column, by in zip(table.columns, values, strict=True):
             if value := _value(table, column, usable, run, notes):
                 by[seed] = value
-    return Filled(row, folders, trained, values)
+    return Filled(row, folders, trained, evaluated, values)
 
 
 def _downloaded_row(
     table: Table, row: Row, source: Download, choice: Choice, folder: Folder, notes: list[str]
 ) -> Filled:
     where = f'{choice.runs}/{Path(source.file).stem}'
+    evaluated: set[tuple[int, Evaluation]] = set()
     values: list[dict[int, Value]] = [{} for _ in table.columns]
     mine = [result for result in folder.results if _is_of(result, source)]
     seeds = {result.about['seed'] for result in mine}
@@ -174,10 +179,11 @@ def _downloaded_row(
     for seed in choice.seeds:
         protocol = Protocol(source.dataset, fraction(source.eps), 'linf', examples, seed)
         usable = _usable([r for r in mine if r.about['seed'] == seed], protocol, notes)
+        evaluated |= {(seed, e) for e in table.evaluations if _is_there(e, usable)}
         for column, by in zip(table.columns, values, strict=True):
             if value := _value(table, column, usable, None, notes):
                 by[seed] = value
-    return Filled(row, dict.fromkeys(choice.seeds, where), set(choice.seeds), values)
+    return Filled(row, dict.fromkeys(choice.seeds, where), set(choice.seeds), evaluated, values)
 
 
 def _is_of(result: Measured, source: Download) -> bool:
@@ -273,6 +279,12 @@ def _best_scale(table: Table, column: Column, usable: list[Measured], notes: lis
             return None
         values.append(value)
     return min(values, key=lambda value: value.value)
+
+
+def _is_there(evaluation: Evaluation, usable: list[Measured]) -> bool:
+    """Whether every attack of an evaluation was made."""
+    columns = [Column('', attack) for attack in evaluation.attacks]
+    return all(any(True for _ in _candidates(column, evaluation, usable)) for column in columns)
 
 
 def _candidates(column: Column, wanted: Evaluation, usable: list[Measured]) -> Iterator[Value]:

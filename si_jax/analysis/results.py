@@ -145,10 +145,15 @@ def config_of(source: Training, overrides: Mapping[str, Any]) -> ConfigDict:
     argument = (source.argument,) if source.argument else ()
     config = importlib.import_module(f'configs.{source.config}').get_config(*argument)
     for field, value in overrides.items():
+        section, names = config, field.split('.')
         try:
-            config.update_from_flattened_dict({field: value})
+            for name in names[:-1]:
+                section = section[name]
+            if names[-1] not in section or isinstance(section[names[-1]], ConfigDict):
+                raise KeyError('no such field')
+            section[names[-1]] = value
         except (KeyError, AttributeError, TypeError, ValueError) as error:
-            reason = ' '.join(str(error.args[0] if error.args else error).split())
+            reason = ' '.join(str(error.args[0]).split())
             raise InputError(
                 f'override {field}={value!r} does not fit configs/{source.config}.py: {reason}'
             ) from error

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 from si_jax.analysis import commands
-from si_jax.analysis.cells import Column, Evaluation, Row, Table, Training
+from si_jax.analysis.cells import Column, Row, Table, Training
 from si_jax.analysis.commands import Choice
 from si_jax.analysis.matching import Filled, Value
 
@@ -110,8 +110,7 @@ class Report:
         lines: list[str] = []
         for filled in self.filled:
             for seed in self.choice.seeds:
-                if not missing or any(seed not in values for values in filled.values):
-                    lines += self._commands(filled, seed, missing)
+                lines += self._commands(filled, seed, missing)
         return list(dict.fromkeys(lines))
 
     def _commands(self, filled: Filled, seed: int, missing: bool) -> list[str]:
@@ -120,19 +119,9 @@ class Report:
         if isinstance(row.source, Training) and not (missing and seed in filled.trained):
             lines.append(commands.train(row.source, self.choice, seed, folder))
         for evaluation in self.table.evaluations:
-            if not missing or self._is_missing(filled, evaluation, seed):
+            if not (missing and (seed, evaluation) in filled.evaluated):
                 lines.append(commands.evaluate(row, evaluation, self.choice, seed, folder))
         return lines
-
-    def _is_missing(self, filled: Filled, evaluation: Evaluation, seed: int) -> bool:
-        """Whether a cell that this evaluation fills has no value."""
-        return any(
-            seed not in values
-            and column.statistic != 'collapsed'
-            and (column.attack in evaluation.attacks or not column.attack)
-            and (evaluation.logit_scale == 1 or column.statistic == 'best_scale')
-            for column, values in zip(self.table.columns, filled.values, strict=True)
-        )
 
     @property
     def heading(self) -> str:

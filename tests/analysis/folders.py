@@ -12,13 +12,13 @@ from si_jax.files import write_json
 from si_jax.threat import Threat
 
 
-def write_run(folder, source=None, *, epochs=None, pgd=(0.4, 0.5), pgd5=None, **overrides):
+def write_run(folder, source=None, *, at=None, pgd=(0.4, 0.5), pgd5=None, **overrides):
     """A run with a line for each accuracy under PGD on held-out images, the last one of its last epoch."""
     source = source or Training('digits', 'trades')
     config = results.plain(results.config_of(source, {**source.overrides, **overrides}))
     folder.mkdir(parents=True)
     write_json(folder / 'config.json', config)
-    last = config['epochs'] if epochs is None else epochs
+    last = config['epochs'] if at is None else at
     lines = []
     for i, accuracy in enumerate(pgd):
         line = {'step': 10 * (i + 1), 'epoch': last - len(pgd) + 1 + i}
