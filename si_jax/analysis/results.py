@@ -53,7 +53,8 @@ class Run(NamedTuple):
         done = self.lines[-1]['epoch'] if self.lines else 0
         if done >= self.config['epochs'] or self.guarded:
             return None
-        return f'epoch {done:g} of {self.config["epochs"]}'
+        missing = '' if self.lines else ' (metrics.jsonl is missing or empty)'
+        return f'epoch {done:g} of {self.config["epochs"]}{missing}'
 
     @property
     def collapsed(self) -> bool | None:

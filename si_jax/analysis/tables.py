@@ -10,7 +10,8 @@ from scipy import stats
 from si_jax.analysis import commands
 from si_jax.analysis.cells import Column, Row, Table, Training
 from si_jax.analysis.commands import Choice
-from si_jax.analysis.matching import Filled, Value
+from si_jax.analysis.fitting import Value
+from si_jax.analysis.matching import Filled
 
 WIDTH = 100
 
