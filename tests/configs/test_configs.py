@@ -297,7 +297,7 @@ def test_a_row_on_the_digits_differs_from_the_quickstart_in_its_defense_alone():
 def test_a_narrow_row_differs_from_that_of_table_6_in_its_scale_alone():
     scale = {'model.width', 'data.limit', 'data.validation', 'epochs', 'batch_size', 'attack.steps',
              'schedule.peak'}  # fmt: skip
-    assert narrow.get_config().defense == load('tradessi_cifar10').defense
+    assert narrow.get_config().to_dict() == narrow.get_config('tradessi').to_dict()
     for row in digits.ROWS:
         assert set(changes(load('narrow', row), load(f'{row}_cifar10'))) == scale
     with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
