@@ -53,7 +53,8 @@ class Cell:
         """The 95 % interval of the mean.
 
         For one seed Wilson's, of another sample of as many test images; for several Student's, of other
-        seeds; for a share of seeds Wilson's, of other seeds. None where it is not defined.
+        seeds, cut to the range of the column; for a share of seeds Wilson's, of other seeds. None where it
+        is not defined: for one distance, and for several seeds that are all equal.
         """
         values = list(self.values.values())
         if not values or self.mean is None:
@@ -64,9 +65,9 @@ class Cell:
             images = values[0].images
             return None if images is None else self._wilson(values[0].value * images, images)
         if not self.sd:
-            return self.mean, self.mean
+            return None
         half = float(stats.t.ppf(0.975, len(values) - 1)) * self.sd / len(values) ** 0.5
-        return self.mean - half, self.mean + half
+        return max(self.mean - half, 0.0), min(self.mean + half, self.unit)
 
     def _wilson(self, count: float, of: int) -> tuple[float, float]:
         interval = stats.binomtest(round(count), of).proportion_ci(0.95, method='wilson')
@@ -137,7 +138,8 @@ class Report:
         remarks = [
             f'Ours: runs in {self.choice.runs}, checkpoint {self.choice.checkpoint}, '
             f'{"seeds" if several else "seed"} {seeds}. '
-            + ("Student's 95 % interval over the seeds." if several else "Wilson's 95 % interval, by images.")
+            + ("Student's 95 % interval over the seeds; " if several else '')
+            + f"Wilson's 95 % interval, by images{', where there is one seed' if several else ''}."
         ]
         if self.choice.overrides:
             changed = ', '.join(f'{field}={value}' for field, value in self.choice.overrides.items())
