@@ -46,7 +46,9 @@ class Cell:
         """The standard deviation over seeds; None for fewer than two, and for shares of seeds."""
         shown = [self.unit * value.value for value in self.values.values()]
         several = len(shown) > 1 and self.column.statistic != 'collapsed'
-        return float(np.std(shown, ddof=1)) if several else None
+        if not several:
+            return None
+        return float(np.std(shown, ddof=1)) if np.ptp(shown) else 0.0  # and not what rounding leaves
 
     @property
     def ci95(self) -> tuple[float, float] | None:
