@@ -111,7 +111,9 @@ def scan(folder: str | os.PathLike) -> Folder:
 def _json_files(folder: Path) -> Iterator[Path]:
     for place, below, names in os.walk(folder):
         below[:] = sorted(n for n in below if n not in PRUNED and not n.endswith('.partial'))
-        yield from (Path(place, name) for name in sorted(names) if name.endswith('.json'))
+        for path in (Path(place, name) for name in sorted(names) if name.endswith('.json')):
+            if path.stat().st_size:  # as `report.py --json > FILE` has made it in the same folder
+                yield path
 
 
 def _read(path: Path) -> dict[str, Any]:

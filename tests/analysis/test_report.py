@@ -234,6 +234,7 @@ def test_another_schema_is_refused_and_other_files_are_left_alone(tmp_path):
     folder = write_run(tmp_path / 'run')
     (folder / 'environment.json').write_text('{"python": "3.12"}')
     (folder / 'numbers.json').write_text('[1, 2]')
+    (folder / 'being-written.json').touch()
     (folder / 'checkpoints').mkdir()
     (folder / 'checkpoints' / 'half.json').write_text('{')
     (folder / 'a.partial').mkdir()
