@@ -95,6 +95,13 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         '--search_precision', help='float32, tf32 or bfloat16, of the search alone (default: by device)'
     )
+    flags.add_argument(
+        '--logit_scale',
+        type=fraction,
+        default=1.0,
+        metavar='FACTOR',
+        help='multiply the logits: the decision stays, what PGD climbs does not (default: 1)',
+    )
     flags.add_argument('--output', metavar='FILE.json', help='default: a new file in <workdir>/evaluation')
     flags.add_argument('--save_images', action='store_true', help='write the adversarial images too')
     audit = flags.add_argument_group('audit', 'by default on the first 200 images')

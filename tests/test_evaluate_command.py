@@ -109,6 +109,26 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
     assert_array_equal(flags['worst_case'], expected)
 
 
+def test_a_scale_on_the_logits_changes_pgd_and_nothing_that_is_blind_to_it(model, tmp_path, capsys):
+    flags = [model, '--dataset=digits', '--num_examples=60', '--eps=1/10', '--attacks=pgd,sipgd', '--steps=4']
+    results = {}
+    for scale in (1, 1000):
+        assert evaluate.main([*flags, f'--logit_scale={scale}', f'--output=s{scale}.json']) == 0
+        results[scale] = json.loads((tmp_path / f's{scale}.json').read_text())
+    assert results[1]['model'] == {'model': 'net.py:build'}
+    assert results[1000]['model'] == {'model': 'net.py:build', 'logit_scale': 1000.0}
+    plain, scaled = np.load(tmp_path / 's1.npz'), np.load(tmp_path / 's1000.npz')
+    for name in ('clean', 'sipgd'):
+        assert_array_equal(plain[name], scaled[name])
+    # Where the softmax is exactly one, the gradient is zero and the random start is all there is.
+    assert results[1000]['attacks']['pgd']['accuracy'] > results[1]['attacks']['pgd']['accuracy'] + 0.2
+    assert evaluate.main([*flags, '--logit_scale=1000']) == evaluate.main(flags) == 0
+    assert len(list((tmp_path / 'evaluation').glob('*.json'))) == 2
+    capsys.readouterr()
+    for wrong in ('0', '-2'):
+        assert 'must be positive and finite' in refused(capsys, *flags, f'--logit_scale={wrong}')
+
+
 def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tmp_path):
     flags = ['--dataset=digits', '--num_examples=20', '--attacks=cw', '--steps=2']
     assert evaluate.main(['--model=net.py:build_logits', *flags, '--eps=0.1']) == 0

@@ -26,6 +26,7 @@ def run_audit(
     stated_clean: float | None,
     settings: dict[str, Any],
     transfer_from: str | None = None,
+    logit_scale: float = 1.0,
     **source: Any,
 ) -> Audit:
     """Audits a network from a run, a Python file or a PyTorch checkpoint; prints and writes the report.
@@ -37,6 +38,7 @@ def run_audit(
         stated_clean: The clean accuracy that the authors state.
         settings: steps, step_size, restarts and so on of `si_jax.audit`; what is None has its default.
         transfer_from: Other models, as for `si_jax.evaluation.command.run`.
+        logit_scale: Likewise, a factor on the logits.
         source: The other flags of `si_jax.evaluation.command.load`.
 
     Raises:
@@ -48,13 +50,14 @@ def run_audit(
     check_attack(name)
     if output is not None:
         check_output(output)
-    loaded = load(num_examples=num_examples, stated_clean=stated_clean, **source)
+    loaded = load(num_examples=num_examples, stated_clean=stated_clean, logit_scale=logit_scale, **source)
     count = min(EXAMPLES, len(loaded.labels)) if num_examples is None else num_examples
     settings = {key: value for key, value in settings.items() if value is not None}
     settings |= {'attack': name, 'eps': loaded.threat.eps, 'norm': loaded.threat.norm}
     others = None if transfer_from is None else sources(transfer_from, loaded.images.shape[1:])
     choice = {'dataset': loaded.dataset, 'count': count, **settings}
     choice |= {'transfer_from': transfer_from} if others else {}
+    choice |= {'logit_scale': logit_scale} if logit_scale != 1 else {}
     digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
     path = Path(output) if output else loaded.folder / f'{loaded.stem}-audit-{name}-{digest}.json'
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks

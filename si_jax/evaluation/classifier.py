@@ -67,6 +67,29 @@ def classifier_of(value: Any) -> Classifier:
     return Classifier(lambda images, keys: _outputs(value(images), images), randomised=False)
 
 
+def with_logit_scale(value: Any, factor: float) -> Randomised | Callable[[Array], Outputs]:
+    """The classifier with its logits multiplied by a factor: every decision stays, and so do the cosines.
+
+    Source: Xu et al., Fig. 1 and eq. 12.
+
+    Args:
+        value: As for `classifier_of`.
+        factor: Positive.
+
+    Raises:
+        InputError: It cannot be called.
+    """
+    classifier_of(value)
+
+    def scaled(outputs: Any) -> Outputs:
+        outputs = as_outputs(outputs)
+        return outputs._replace(logits=factor * outputs.logits)
+
+    if isinstance(value, Randomised):
+        return Randomised(lambda images, keys: scaled(value.function(images, keys)))
+    return lambda images: scaled(value(images))
+
+
 def _outputs(value: Any, images: Array) -> Outputs:
     # Whatever the network computes in, losses are computed in what the images are given in.
     return jax.tree.map(lambda array: jnp.asarray(array, images.dtype), as_outputs(value))

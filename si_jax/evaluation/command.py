@@ -17,6 +17,7 @@ from si_jax import data, models
 from si_jax.attacks.gradient import Attack
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import checks, own, sanity, saved
+from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.compare import Comparison, compare
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.runner import evaluate
@@ -85,6 +86,7 @@ def run(
     save_images: bool,
     gradient_of: str | None = None,
     transfer_from: str | None = None,
+    logit_scale: float = 1.0,
     **settings: Any,
 ) -> Result:
     """Evaluates a network from a run, a Python file or a PyTorch checkpoint; prints and writes the result.
@@ -110,6 +112,7 @@ def run(
         save_images: Whether to write the adversarial images beside it.
         gradient_of: 'path/to/file.py:build', the classifier whose derivative attacks take (BPDA).
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
+        logit_scale: A factor on the logits, which changes no decision.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
@@ -134,6 +137,7 @@ def run(
         num_examples=num_examples,
         eps=eps,
         norm=norm,
+        logit_scale=logit_scale,
     )
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
@@ -144,6 +148,7 @@ def run(
     threat: dict[str, Any] = {'eps': loaded.threat.eps, 'norm': loaded.threat.norm}
     choice = {'dataset': loaded.dataset, 'count': len(loaded.labels), **threat, **settings}
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
+    choice |= {'logit_scale': logit_scale} if logit_scale != 1 else {}
     digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
     path = Path(output) if output else loaded.folder / f'{loaded.stem}-{"-".join(names)}-{digest}.json'
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
@@ -191,6 +196,7 @@ def load(
     num_examples: int | None,
     eps: float | None,
     norm: str | None,
+    logit_scale: float = 1.0,
 ) -> Loaded:
     """The network and the images that the flags of `run` speak of.
 
@@ -207,6 +213,10 @@ def load(
     if stated_clean is not None and not 0 < stated_clean <= 1:
         advice = f': did you mean {stated_clean / 100:g}?' if 1 < stated_clean <= 100 else ''
         raise InputError(f'stated_clean={stated_clean:g} is not a fraction in (0, 1]{advice}')
+    if not 0 < logit_scale < float('inf'):
+        raise InputError(
+            f'logit_scale={logit_scale:g} must be positive and finite; 1 leaves the logits alone'
+        )
     classifier: Any
     about: dict[str, Any]
     hint = ''
@@ -250,6 +260,10 @@ def load(
             stem = Path(torch_checkpoint).stem
             hint = accuracy_hint(arch, variant, normalise)
     assert dataset is not None
+
+    if logit_scale != 1:
+        classifier = with_logit_scale(classifier, logit_scale)
+        about['logit_scale'] = logit_scale
 
     test = data.load(dataset, 'test', data_dir)
     threat = Threat(norm, eps)

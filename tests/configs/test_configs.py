@@ -11,7 +11,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from configs import base, quickstart
+from configs import base, digits, narrow, quickstart
 from si_jax import defenses, models, workdir
 from si_jax.errors import InputError
 from si_jax.training.schedules import schedule_and_optimiser
@@ -90,7 +90,13 @@ def schedule(config, steps_per_epoch: int) -> optax.Schedule:
 
 
 def test_the_files_are_every_defense_on_every_data_set():
-    files = {path.stem for path in FOLDER.glob('*.py')} - {'__init__', 'base', 'quickstart'}
+    files = {path.stem for path in FOLDER.glob('*.py')} - {
+        '__init__',
+        'base',
+        'digits',
+        'narrow',
+        'quickstart',
+    }
     assert files == set(EVERY)
 
 
@@ -209,7 +215,7 @@ def test_the_default_is_resnet18(run):
     assert config.to_dict() == load(run, 'resnet18').to_dict()
 
 
-@pytest.mark.parametrize('run', [*EVERY, 'quickstart'])
+@pytest.mark.parametrize('run', [*EVERY, 'digits', 'narrow', 'quickstart'])
 def test_the_docstring_names_its_own_command(run):
     text = importlib.import_module(f'configs.{run}').__doc__
     assert f'python train.py --config=configs/{run}.py\n' in text
@@ -275,6 +281,27 @@ def test_quickstart_is_trades_si_on_digits():
     assert config.threat.eps == 0.2
     assert config.attack.step_size == config.evaluation.step_size == 0.05
     assert 0 < config.data.validation < 1400
+
+
+def test_a_row_on_the_digits_differs_from_the_quickstart_in_its_defense_alone():
+    assert digits.get_config().to_dict() == quickstart.get_config().to_dict()
+    for row in digits.ROWS:
+        config = load('digits', row)
+        changed = changes(config, quickstart.get_config())
+        assert all(field.startswith('defense.') for field in changed)
+        assert config.defense.to_dict() == load(f'{row}_cifar10').defense.to_dict()
+    with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
+        digits.get_config('tradesi')
+
+
+def test_a_narrow_row_differs_from_that_of_table_6_in_its_scale_alone():
+    scale = {'model.width', 'data.limit', 'data.validation', 'epochs', 'batch_size', 'attack.steps',
+             'schedule.peak'}  # fmt: skip
+    assert narrow.get_config().to_dict() == narrow.get_config('tradessi').to_dict()
+    for row in digits.ROWS:
+        assert set(changes(load('narrow', row), load(f'{row}_cifar10'))) == scale
+    with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
+        narrow.get_config('tradesi')
 
 
 def test_a_field_can_be_set_on_the_command_line_and_steps_follow_eps():

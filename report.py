@@ -1,0 +1,78 @@
+"""Shows what runs measured beside what the paper reports, and the commands that measure it.
+
+    python report.py --table=6 --runs=runs
+    python report.py --table=6 --commands
+    python report.py --figure=1 --help
+
+A table finds its runs in a folder by their configs, and their results beside them, whatever the folders are
+called. Exit status: 0 shown, 2 a wrong flag or value, or results that cannot be told apart.
+"""
+
+import argparse
+import importlib
+import sys
+
+from si_jax.analysis import report
+from si_jax.errors import InputError
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument(
+        '--table', required=True, help=f'one of {", ".join(report.TABLES)}: of the paper, and studies of ours'
+    )
+    flags.add_argument('--runs', default='runs', metavar='FOLDER', help='of all runs (default: %(default)s)')
+    flags.add_argument('--seeds', default='0', help='with commas between (default: %(default)s)')
+    flags.add_argument(
+        '--rows',
+        metavar='LABELS',
+        help="only rows that bear each of these labels, as in 'ResNet18,CIFAR-10'",
+    )
+    flags.add_argument(
+        '--override',
+        action='append',
+        metavar='FIELD=VALUE',
+        help='a field of every config, as in epochs=30: the rows of another recipe; can be repeated',
+    )
+    flags.add_argument(
+        '--checkpoint', default='best', help='best or last, of each run (default: %(default)s)'
+    )
+    flags.add_argument(
+        '--num_examples', type=int, metavar='N', help="the first N test images (default: the table's)"
+    )
+    flags.add_argument('--data_dir', metavar='FOLDER', help='goes into the commands')
+    flags.add_argument(
+        '--torch_checkpoints',
+        default='checkpoints',
+        metavar='FOLDER',
+        help="of Table 5's files, for the commands (default: %(default)s)",
+    )
+    shown = flags.add_mutually_exclusive_group()
+    shown.add_argument(
+        '--commands',
+        nargs='?',
+        const='all',
+        choices=('all', 'missing'),
+        help='the commands alone, one a line in order: all of the table, or what is missing',
+    )
+    shown.add_argument('--json', action='store_true', help='the table as JSON')
+    shown.add_argument('--markdown', action='store_true', help='the table as Markdown')
+    return flags
+
+
+def main(argv: list[str] | None = None) -> int:
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        if any(flag.split('=')[0] == '--figure' for flag in argv):
+            figures = importlib.import_module('si_jax.analysis.figures')  # imports matplotlib
+            figures.run(**vars(figures.parser().parse_args(argv)))
+        else:
+            print(report.run(**vars(parser().parse_args(argv))))
+    except InputError as error:
+        print(f'report.py: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""The runs and results of a folder, found by what they are and not by what their folders are called.
+
+A run is a folder with the `config.json` of train.py; the results of evaluate.py below it belong to it. Copies
+of these files serve as well as the run itself, and checkpoints are not read.
+"""
+
+import importlib
+import itertools
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from si_jax.analysis.cells import Training
+from si_jax.errors import InputError
+from si_jax.evaluation.result import SCHEMA
+from si_jax.metrics import read_metrics
+from si_jax.workdir import MAY_CHANGE, differences
+
+# Folders that hold no results, some of them many files.
+PRUNED = ('checkpoints', 'tensorboard')
+# What does not change what a run measures; everything else, the epochs too, makes it another run.
+IRRELEVANT = (*(name for name in MAY_CHANGE if name != 'epochs'), 'evaluation.batch_size')
+COLLAPSE = 0.2  # a fall of accuracy under PGD between two epochs, as in configs of RFGSM-AT
+
+
+class Run(NamedTuple):
+    """A run of train.py.
+
+    Attributes:
+        path: Its folder.
+        config: Its config, nested dictionaries.
+        lines: Its metrics, a dictionary for each epoch.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the guard against catastrophic overfitting ended it."""
+        falls = _largest_fall([line.get('pgd5_accuracy') for line in self.lines[-2:]])
+        drop = self.config.get('overfitting', {}).get('drop', 0.0)
+        return bool(drop) and falls is not None and falls > drop
+
+    @property
+    def unfinished(self) -> str | None:
+        """How far it is, None if it came to its end."""
+        done = self.lines[-1]['epoch'] if self.lines else 0
+        if done >= self.config['epochs'] or self.guarded:
+            return None
+        missing = '' if self.lines else ' (metrics.jsonl is missing or empty)'
+        return f'epoch {done:g} of {self.config["epochs"]}{missing}'
+
+    @property
+    def collapsed(self) -> bool | None:
+        """Whether its robustness collapsed during training; None if nothing was held out."""
+        fall = _largest_fall([line.get('validation/pgd_accuracy') for line in self.lines])
+        return True if self.guarded else None if fall is None else fall > COLLAPSE
+
+
+class Measured(NamedTuple):
+    """A result of evaluate.py.
+
+    Attributes:
+        path: The JSON file.
+        about: Its content.
+        run: The folder of the run that it belongs to, None for other networks.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    run: Path | None
+
+
+class Folder(NamedTuple):
+    """The runs and results below a folder."""
+
+    runs: list[Run]
+    results: list[Measured]
+
+
+def scan(folder: str | os.PathLike) -> Folder:
+    """Reads all runs and results below a folder; one that does not exist has none.
+
+    Raises:
+        InputError: A config or a result is damaged, or of another schema.
+    """
+    runs: list[Run] = []
+    results: list[Measured] = []
+    for path in _json_files(Path(folder)):
+        about = _read(path)
+        if path.name == 'config.json' and {'data', 'defense', 'epochs'} <= about.keys():
+            metrics = path.with_name('metrics.jsonl')
+            runs.append(Run(path.parent, about, list(read_metrics(metrics)) if metrics.exists() else []))
+        elif {'attacks', 'clean', 'threat_model'} <= about.keys():
+            if about.get('schema') != SCHEMA:
+                raise InputError(
+                    f'{path} has schema {about.get("schema")!r}, known is {SCHEMA}: evaluate again with this '
+                    'version, or move it out of the folder'
+                )
+            results.append(Measured(path, about, None))
+    folders = {run.path for run in runs}
+    return Folder(runs, [result._replace(run=_owner(result.path, folders)) for result in results])
+
+
+def _json_files(folder: Path) -> Iterator[Path]:
+    for place, below, names in os.walk(folder):
+        below[:] = sorted(n for n in below if n not in PRUNED and not n.endswith('.partial'))
+        for path in (Path(place, name) for name in sorted(names) if name.endswith('.json')):
+            if path.stat().st_size:  # as `report.py --json > FILE` has made it in the same folder
+                yield path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f'{path} is damaged ({error}): evaluate or train again, or move it out of the folder'
+        ) from error
+    return about if isinstance(about, dict) else {}
+
+
+def _owner(path: Path, folders: set[Path]) -> Path | None:
+    return next((parent for parent in path.parents if parent in folders), None)
+
+
+def _largest_fall(accuracies: list[float | None]) -> float | None:
+    known = [value for value in accuracies if value is not None]
+    return max((a - b for a, b in itertools.pairwise(known)), default=0.0 if known else None)
+
+
+def config_of(source: Training, overrides: Mapping[str, Any]) -> ConfigDict:
+    """The config that `python train.py --config=... --config.FIELD=VALUE` has.
+
+    Args:
+        source: The config and what follows its name.
+        overrides: Dotted field to value.
+
+    Raises:
+        InputError: A field does not exist, or a value is of the wrong type.
+    """
+    argument = (source.argument,) if source.argument else ()
+    config = importlib.import_module(f'configs.{source.config}').get_config(*argument)
+    for field, value in overrides.items():
+        section, names = config, field.split('.')
+        try:
+            for name in names[:-1]:
+                section = section[name]
+            if names[-1] not in section or isinstance(section[names[-1]], ConfigDict):
+                raise KeyError('no such field')
+            section[names[-1]] = value
+        except (KeyError, AttributeError, TypeError, ValueError) as error:
+            reason = ' '.join(str(error.args[0]).split())
+            raise InputError(
+                f'override {field}={value!r} does not fit configs/{source.config}.py: {reason}'
+            ) from error
+    return config
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """A config as config.json holds it."""
+    resolved = config.copy_and_resolve_references().to_dict()
+    wanted: dict[str, Any] = json.loads(json.dumps(resolved))
+    return wanted
+
+
+def differences_from(run: Run, wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Dotted field to (wanted, run), for the fields in which a run differs, less those that do not matter."""
+    return {
+        name: pair
+        for name, pair in differences(wanted, run.config).items()
+        if not any(name == one or name.startswith(f'{one}.') for one in IRRELEVANT)
+    }
