@@ -15,7 +15,7 @@ os.environ['XLA_FLAGS'] = ' '.join(
 )
 os.environ.setdefault('NPROC', '16')
 
-# What one worker, one command or the last run of the suite compiled need not be compiled again.
+# What one test, worker or command compiled need not be compiled again.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.abspath('.pytest_cache/compiled'))
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
@@ -35,6 +35,13 @@ jax.config.update('jax_enable_x64', True)
 jax.config.update('jax_threefry_partitionable', True)
 
 pytest_plugins = ['tests.fixtures_data']
+
+
+@pytest.fixture(scope='module', autouse=True)
+def forget_compiled_programs():
+    """Thousands of live programs exhaust the memory mappings that a process may have, and it crashes."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture(scope='session')
