@@ -1,5 +1,6 @@
 """What figures are measured on: networks of finished runs, and test images."""
 
+import itertools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation import checks
 from si_jax.load import LoadedModel, load_model, read_config
 from si_jax.threat import Threat
-from si_jax.workdir import differences
+from si_jax.workdir import MAY_CHANGE, differences
 
 TITLES = {
     'standard': 'plain training',
@@ -26,8 +27,8 @@ TITLES = {
     'gradalign': 'GradAlign',
 }
 
-# What two runs of one method may differ in besides their seed: it changes nothing that is measured.
-NO_METHOD = ('seed', 'data.dir', 'logging', 'checkpoint')
+# Fields and sections of a config that do not make another run of it.
+NO_METHOD = (*(name for name in MAY_CHANGE if name != 'epochs'), 'evaluation.batch_size')
 
 
 class Network(NamedTuple):
@@ -105,12 +106,15 @@ def labels_of(configs: dict[str, ConfigDict]) -> dict[str, str]:
         alike = [configs[other].to_dict() for other in titles if titles[other] == title and other != folder]
         own = configs[folder].to_dict()
         fields = {name: new for other in alike for name, (_, new) in differences(other, own).items()}
-        told = [f'{name.removeprefix("defense.")}={value}' for name, value in fields.items() if _counts(name)]
+        told = [f'{name.removeprefix("defense.")}={value}' for name, value in fields.items() if counts(name)]
         if told:
             labels[folder] = f'{title} ({", ".join(told)})'
-        elif alike:
-            labels[folder] = f'{title} ({folder})'
     return labels
+
+
+def unlike(config: ConfigDict, other: ConfigDict) -> list[str]:
+    """The fields, by their dotted names, that make two configs different runs."""
+    return [name for name in differences(config.to_dict(), other.to_dict()) if counts(name)]
 
 
 def _title(defense: Any) -> str:
@@ -118,15 +122,17 @@ def _title(defense: Any) -> str:
     return title + ('-SI' if defense.si else '') + ('-HE' if defense.get('he', False) else '')
 
 
-def _counts(field: str) -> bool:
-    return field == 'seed' or not any(field == name or field.startswith(f'{name}.') for name in NO_METHOD)
+def counts(field: str) -> bool:
+    """Whether runs with different values of a field, by its dotted name, are different runs."""
+    return not any(field == name or field.startswith(f'{name}.') for name in NO_METHOD)
 
 
 def read_configs(workdirs: str) -> dict[str, ConfigDict]:
     """The config of each workdir in a comma string.
 
     Raises:
-        InputError: A folder holds no run, is given twice, or was trained on other data or in another ball.
+        InputError: A folder holds no run, is given twice, was trained on other data or in another ball, or
+            two of them hold the same run.
     """
     configs = {folder: read_config(folder) for folder in split_workdirs(workdirs)}
     first, config = next(iter(configs.items()))
@@ -137,6 +143,9 @@ def read_configs(workdirs: str) -> dict[str, ConfigDict]:
                     f'{first} has {section}.{name}={config[section][name]!r}, {folder} '
                     f'{other[section][name]!r}: one figure shows runs on the same data and threat model'
                 )
+    for (folder, config), (twin, other) in itertools.combinations(configs.items(), 2):
+        if not unlike(config, other):
+            raise InputError(f'{folder} and {twin} are the same run twice: give one of them')
     return configs
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Picture
 from ml_collections import ConfigDict
 
 from si_jax.analysis.figures import style
-from si_jax.analysis.figures.inputs import labels_of, of_config, read_configs
+from si_jax.analysis.figures.inputs import labels_of, of_config, read_configs, unlike
 from si_jax.errors import InputError
 from si_jax.metrics import read_metrics
 
@@ -107,25 +107,11 @@ def _groups(configs: dict[str, ConfigDict]) -> list[list[str]]:
     """Workdirs of runs that differ in nothing but their seed."""
     groups: list[list[str]] = []
     for folder, config in configs.items():
-        alike = next((group for group in groups if _method(configs[group[0]]) == _method(config)), None)
-        if alike is None:
-            groups.append([folder])
-            continue
-        for other in alike:
-            if configs[other].seed == config.seed:
-                raise InputError(
-                    f'{other} and {folder} are the same run twice, with seed {config.seed}: give one of them'
-                )
-        alike.append(folder)
+        group = next((row for row in groups if unlike(configs[row[0]], config) == ['seed']), None)
+        if group is None:
+            groups.append(group := [])
+        group.append(folder)
     return groups
-
-
-def _method(config: ConfigDict) -> dict[str, Any]:
-    """The config without what changes nothing of the method."""
-    method = config.to_dict()
-    for name in ('seed', 'logging', 'checkpoint'):
-        method.pop(name, None)
-    return method | {'data': {key: value for key, value in method['data'].items() if key != 'dir'}}
 
 
 def _span(epochs: list[int]) -> str:

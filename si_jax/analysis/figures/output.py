@@ -3,7 +3,7 @@
 import io
 import json
 import re
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,31 +42,37 @@ def write(path: Path, numbers: dict[str, Any], draw: Callable[[dict[str, Any]], 
     text = json.dumps({'schema': SCHEMA} | plain(numbers), indent=2, allow_nan=False)
     # A list of numbers on one line: a surface has thousands.
     text = re.sub(r'\[[^\[\]{}"]*\]', lambda match: re.sub(r'\s+', ' ', match[0]), text)
-    picture = draw(json.loads(text))
-    for suffix, settings in (('.png', {'dpi': 150}), ('.pdf', {'metadata': {'CreationDate': None}})):
-        buffer = io.BytesIO()
-        picture.savefig(buffer, format=suffix[1:], **settings)  # type: ignore[arg-type]
-        write_atomic(path.with_suffix(suffix), buffer.getvalue())
+    write_pictures(path, json.loads(text), draw)
     write_atomic(path, text + '\n')
 
 
-def read_numbers(path: str, figures: Container[str]) -> dict[str, Any]:
-    """The numbers in a file that `write` wrote.
+def write_pictures(path: Path, numbers: dict[str, Any], draw: Callable[[dict[str, Any]], Picture]) -> None:
+    """Draws the numbers of FILE.json into FILE.png and FILE.pdf."""
+    picture = draw(numbers)
+    settings: dict[str, dict[str, Any]] = {'png': {'dpi': 150}, 'pdf': {'metadata': {'CreationDate': None}}}
+    for kind, options in settings.items():
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format=kind, **options)
+        write_atomic(path.with_suffix(f'.{kind}'), buffer.getvalue())
+
+
+def read_numbers(path: str, figure: str) -> dict[str, Any]:
+    """The numbers of a figure in a file that `write` wrote.
 
     Raises:
         InputError: There is no such file, or it holds something else.
     """
+    file = check_output(path)
     try:
-        numbers = json.loads(check_output(path).read_text())
+        numbers = json.loads(file.read_text())
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+        raise InputError(f'{path} cannot be read ({error}): give a file that --figure wrote') from error
+    schema, found = (
+        (numbers.get('schema'), numbers.get('figure')) if isinstance(numbers, dict) else (None, None)
+    )
+    if schema != SCHEMA or found != figure:
         raise InputError(
-            f'{path} cannot be read as JSON ({error}): give a file of report.py --figure'
-        ) from error
-    schema = numbers.get('schema') if isinstance(numbers, dict) else None
-    if schema != SCHEMA or numbers.get('figure') not in figures:
-        raise InputError(
-            f'{path} has schema {schema} and no numbers of a figure: give a file of report.py --figure'
+            f'{path} holds schema {schema}, figure {found}, not schema {SCHEMA}, figure {figure}: give a file '
+            f'that --figure={figure} wrote'
         )
     return numbers
