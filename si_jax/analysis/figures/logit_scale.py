@@ -72,7 +72,7 @@ def scaled(model: LoadedModel, factor: float) -> Any:
 
 
 def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[str, int]) -> dict[str, Any]:
-    vanishing = on_all_devices(_vanishing(network.model))
+    vanishing = compile_vanishing(network.model.module)
     results, blind = [], []
     for factor in factors:
         results.append(
@@ -108,18 +108,19 @@ def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[s
     }
 
 
-def _vanishing(model: LoadedModel) -> Any:
-    """((variables, factor), images, labels) -> whether the gradient of the cross-entropy is exactly zero."""
+def compile_vanishing(module: Any) -> Any:
+    """((variables, factor), images, labels) -> whether the gradient of the cross-entropy of the logits times
+    the factor is exactly zero, [N]; `module.apply(variables, images)` returns `Outputs`."""
 
     def vanishing(shared: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
         variables, factor = shared
 
         def loss(x: jax.Array) -> jax.Array:
-            return jnp.sum(losses.cross_entropy(factor * model.module.apply(variables, x).logits, labels))
+            return jnp.sum(losses.cross_entropy(factor * module.apply(variables, x).logits, labels))
 
         return jnp.all(jax.grad(loss)(images) == 0, axis=(1, 2, 3))
 
-    return vanishing
+    return on_all_devices(vanishing)
 
 
 def _median_gap(model: LoadedModel, images: np.ndarray) -> float:

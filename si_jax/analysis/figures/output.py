@@ -67,12 +67,10 @@ def read_numbers(path: str, figure: str) -> dict[str, Any]:
         numbers = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise InputError(f'{path} cannot be read ({error}): give a file that --figure wrote') from error
-    schema, found = (
-        (numbers.get('schema'), numbers.get('figure')) if isinstance(numbers, dict) else (None, None)
-    )
-    if schema != SCHEMA or found != figure:
+    found = numbers if isinstance(numbers, dict) else {}
+    if found.get('schema') != SCHEMA or found.get('figure') != figure:
         raise InputError(
-            f'{path} holds schema {schema}, figure {found}, not schema {SCHEMA}, figure {figure}: give a file '
-            f'that --figure={figure} wrote'
+            f'{path} holds schema {found.get("schema")}, figure {found.get("figure")}, not schema {SCHEMA}, '
+            f'figure {figure}: give a file that --figure={figure} wrote'
         )
-    return numbers
+    return found
