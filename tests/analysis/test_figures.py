@@ -116,11 +116,11 @@ def test_only_si_pgd_and_calibrated_pgd_are_blind_to_the_scale(folder, test_set)
 
 
 class Linear:
-    """Logits [B, 2] = (sum of the pixels, 0) times the variables."""
+    """Logits [B, 2] = (1/2, -1/2) times the sum of the pixels, times the variables."""
 
     def apply(self, variables, images):
         total = images.sum(axis=(1, 2, 3))
-        return si_jax.Outputs(variables * jnp.stack([total, jnp.zeros_like(total)], axis=1))
+        return si_jax.Outputs(variables * jnp.stack([total, -total], axis=1) / 2)
 
 
 def test_the_gradient_vanishes_where_the_probability_rounds_to_one():
