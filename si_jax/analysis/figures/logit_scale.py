@@ -18,10 +18,11 @@ from si_jax.analysis.figures.inputs import Network, Subject, subject
 from si_jax.analysis.figures.rows import on_all_devices
 from si_jax.errors import InputError
 from si_jax.evaluation import checks
+from si_jax.evaluation.classifier import with_logit_scale
+from si_jax.evaluation.result import Result
 from si_jax.evaluation.runner import evaluate
-from si_jax.load import LoadedModel
-from si_jax.outputs import Outputs
 
+CALIBRATED_GAP = 2.0  # median natural gap of the two highest logits, after calibration
 TITLES = {'pgd': 'PGD', 'pgd-cal': 'calibrated PGD', 'sipgd': 'SI-PGD'}
 
 
@@ -59,37 +60,27 @@ def measure(
     return on.about | {'seed': seed, 'steps': steps, 'factors': factors, 'curves': curves}
 
 
-def scaled(model: LoadedModel, factor: float) -> Any:
-    """The classifier with its logits times a factor."""
-    # An array, which the compiled program takes as an argument: one program serves all factors.
-    factor = jnp.asarray(factor, jnp.float32)  # type: ignore[assignment]
-
-    def classifier(images: jax.Array) -> Outputs:
-        outputs = model(images)
-        return outputs._replace(logits=factor * outputs.logits)
-
-    return classifier
-
-
 def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[str, int]) -> dict[str, Any]:
     vanishing = compile_vanishing(network.model.module)
-    results, blind = [], []
+    logits = on_all_devices(lambda variables, x: network.model.module.apply(variables, x).logits)
+    natural = logits(network.model.variables, on.images)
+    results: dict[str, list[Result]] = {name: [] for name in TITLES}
+    blind = []
     for factor in factors:
-        results.append(
-            evaluate(
-                scaled(network.model, factor),
-                on.images,
-                on.labels,
-                attacks=tuple(TITLES),
-                eps=on.threat.eps,
-                norm=on.threat.norm,
-                **settings,
-            )
-        )
-        shared = network.model.variables, np.float32(factor)
-        blind.append(np.mean(vanishing(shared, on.images, on.labels)))
-    accuracy = {name: [result.accuracy[name] for result in results] for name in ('clean', *TITLES)}
-    flags = np.stack([result.correct['sipgd'] for result in results])
+        # Arrays, which a compiled program takes as arguments: one program serves all factors.
+        scaled = with_logit_scale(network.model, jnp.asarray(factor, jnp.float32))
+        gap = median_gap(np.float32(factor) * natural)
+        calibrated = with_logit_scale(scaled, jnp.asarray(CALIBRATED_GAP / max(gap, 1e-12), jnp.float32))
+        arguments = {'eps': on.threat.eps, 'norm': on.threat.norm, **settings}
+        result = evaluate(scaled, on.images, on.labels, attacks='pgd,sipgd', **arguments)
+        results['pgd'].append(result)
+        results['sipgd'].append(result)
+        results['pgd-cal'].append(evaluate(calibrated, on.images, on.labels, attacks='pgd', **arguments))
+        blind.append(np.mean(vanishing((network.model.variables, np.float32(factor)), on.images, on.labels)))
+    attack_of = {name: 'pgd' if name == 'pgd-cal' else name for name in TITLES}
+    accuracy = {name: [r.accuracy[attack_of[name]] for r in rows] for name, rows in results.items()}
+    accuracy['clean'] = [result.accuracy['clean'] for result in results['pgd']]
+    flags = np.stack([result.correct['sipgd'] for result in results['sipgd']])
     unsteady = int(np.sum(flags.any(axis=0) != flags.all(axis=0)))
     assert not unsteady or jax.default_backend() != 'cpu', (
         f'{network.label}: SI-PGD ends differently on {unsteady} of {flags.shape[1]} images when the logits '
@@ -99,10 +90,10 @@ def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[s
     return {
         'label': network.label,
         'accuracy': accuracy,
-        'ci95': {name: [result.ci95[name] for result in results] for name in TITLES},
+        'ci95': {name: [r.ci95[attack_of[name]] for r in rows] for name, rows in results.items()},
         'vanishing_gradient': blind,
         'best_pgd': {'factor': factors[best], 'accuracy': accuracy['pgd'][best]},
-        'median_gap': _median_gap(network.model, on.images),
+        'median_gap': median_gap(natural),
         'sipgd_spread_points': 100 * (max(accuracy['sipgd']) - min(accuracy['sipgd'])),
         'sipgd_images_that_change': unsteady,
     }
@@ -123,10 +114,9 @@ def compile_vanishing(module: Any) -> Any:
     return on_all_devices(vanishing)
 
 
-def _median_gap(model: LoadedModel, images: np.ndarray) -> float:
-    """The median difference between the two highest logits of the natural images, at factor 1."""
-    logits = on_all_devices(lambda variables, x: model.module.apply(variables, x).logits)
-    top = np.sort(logits(model.variables, images), axis=1)
+def median_gap(logits: np.ndarray) -> float:
+    """The median over the images of the difference between the two highest logits, from logits [N, K]."""
+    top = np.sort(logits, axis=1)
     return float(np.median(top[:, -1] - top[:, -2]))
 
 
