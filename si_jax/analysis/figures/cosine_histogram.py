@@ -19,8 +19,8 @@ from si_jax.evaluation.runner import evaluate
 from si_jax.outputs import cosine
 
 TITLES = {
-    'true': 'true class, cos θ_y',
-    'other': 'highest other class, max cos θ_k',
+    'true': r'true class, $\cos\,\theta_y$',
+    'other': r'highest other class, $\max_{k \neq y} \cos\,\theta_k$',
     'lead': 'true class less highest other',
 }
 

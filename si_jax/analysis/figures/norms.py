@@ -18,8 +18,8 @@ from si_jax.errors import InputError
 from si_jax.metrics import read_metrics
 
 QUANTITIES = {
-    'weight_norm': 'norm of the weight vectors, mean |W_k|',
-    'feature_norm': 'norm of the features, mean |z|',
+    'weight_norm': 'norm of the weight vectors, mean $|W_k|$',
+    'feature_norm': 'norm of the features, mean $|z|$',
     'median_gap': 'gap of the two highest logits, median',
     'true_cosine': 'cosine of the true class, mean',
     'natural_accuracy': 'natural accuracy',
@@ -144,7 +144,8 @@ def draw(numbers: dict[str, Any]) -> Picture:
             )
         axis.set_title(QUANTITIES[name], fontsize=9)
         style.tidy(axis)
-        axis.set_ylim(bottom=0)
+        if name != 'true_cosine':
+            axis.set_ylim(bottom=0)
     for axis in picture.axes[2:]:
         axis.set_xlabel('epoch')
     picture.axes[0].legend(fontsize=8)

@@ -32,8 +32,9 @@ def look(number: int) -> Look:
 def new(width: float, height: float, title: str, subtitle: str) -> Picture:
     """An empty picture (inches) with its title, and below it in small print what it was measured on."""
     picture = Picture(figsize=(width, height), layout='constrained')
-    picture.suptitle(f'{title}\n', fontsize=11)
-    picture.text(0.5, 0.985 - 0.25 / height, subtitle, ha='center', va='top', fontsize=8, color='#333333')
+    # The layout keeps room for the lines of the title; the empty ones are the subtitle's.
+    picture.suptitle(f'{title}\n\n', fontsize=11)
+    picture.text(0.5, 1 - 0.28 / height, subtitle, ha='center', va='top', fontsize=8, color='#333333')
     return picture
 
 

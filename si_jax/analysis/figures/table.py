@@ -70,7 +70,7 @@ def make(name: str, output: str | None = None, **options: Any) -> Path:
 
     Args:
         name: A row of `FIGURES`.
-        output: FILE.json; None for `runs/figures/figure<name>.json`.
+        output: FILE.json; None for `runs/figures/figure<number>.json` or `runs/figures/norms.json`.
         options: Those of the figure; None stands for its default.
 
     Returns:
@@ -93,7 +93,7 @@ def make(name: str, output: str | None = None, **options: Any) -> Path:
             )
     if figure.options.get('workdirs') is inspect.Parameter.empty and 'workdirs' not in given:
         raise InputError(f'figure {name} is measured on trained networks: give --workdirs=FOLDER,FOLDER')
-    path = check_output(output or f'runs/figures/figure{name}.json')
+    path = check_output(output or f'runs/figures/{f"figure{name}" if name.isdigit() else name}.json')
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
     began = time.perf_counter()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.

@@ -32,10 +32,10 @@ THREAT = Threat('linf', 0.06)
 IMAGES, BATCH, STEPS = 256, 64, 10  # of each class; of the data; of the attack
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 PANELS = {
-    'weight_norm': '|W_k|, mean of the two',
-    'angle': 'angle between z and W_y (degrees)',
-    'weight_gradient_along': 'gradient of the loss along W_k (norm)',
-    'weight_gradient_across': 'gradient of the loss across W_k (norm)',
+    'weight_norm': '$|W_k|$, mean of the two',
+    'angle': 'angle between $z$ and $W_y$ (degrees)',
+    'weight_gradient_along': 'gradient of the loss along $W_k$ (norm)',
+    'weight_gradient_across': 'gradient of the loss across $W_k$ (norm)',
     'image_gradient': 'gradient of the cross-entropy\nwith respect to the input (norm)',
     'robust_accuracy': 'accuracy under PGD (%)',
 }
@@ -205,7 +205,7 @@ def draw(numbers: dict[str, Any]) -> Picture:
         f'{count} points of two overlapping normal clouds in the plane, Linf eps = {eps:g}, MLP with two '
         f'features; {runs} runs of each method. The paper has a sketch'
     )
-    picture = style.new(10, 8.6, 'Two classes, two features: what training does to W_k', subtitle)
+    picture = style.new(10, 8.6, 'Two classes, two features: what training does to $W_k$', subtitle)
     above, below = picture.subfigures(2, 1, height_ratios=(1, 1.35))
     for axis, curve in zip(above.subplots(1, len(curves)), curves, strict=True):
         _draw_plane(axis, curve)
@@ -247,18 +247,18 @@ def _draw_plane(axis: Any, curve: dict[str, Any]) -> None:
     for number, marker in enumerate(('o', '^')):
         look, own = style.look(number), features[labels == number]
         axis.plot(
-            *own.T, marker, color=look.color, markersize=2.5, alpha=0.7, label=f'z of class {number + 1}'
+            *own.T, marker, color=look.color, markersize=2.5, alpha=0.7, label=f'$z$ of class {number + 1}'
         )
         axis.annotate(
             '', kernel[:, number], (0, 0), arrowprops={'arrowstyle': '-|>', 'color': 'black', 'linewidth': 2}
         )
-        axis.annotate(f'W_{number + 1}', kernel[:, number], fontsize=10, fontweight='bold')
+        axis.annotate(f'$W_{number + 1}$', kernel[:, number], fontsize=10, fontweight='bold')
     axis.set_xlim(-half, half)
     axis.set_ylim(-half, half)
     axis.set_aspect('equal')
     axis.set_title(
         f'{curve["label"]}: adversarial features, and the side that each class decides', fontsize=9
     )
-    axis.set_xlabel('z_1')
-    axis.set_ylabel('z_2')
+    axis.set_xlabel('$z_1$')
+    axis.set_ylabel('$z_2$')
     axis.legend(fontsize=8, loc='lower right')
