@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
+import report
 import si_jax
 from si_jax import InputError, Threat, data, defenses, load_model
 from si_jax.analysis import figures
@@ -354,11 +355,20 @@ def test_pictures_can_be_drawn_again_from_the_file(folder, both):
     assert path.with_suffix('.png').read_bytes() == png and path.read_bytes() == before
     with pytest.raises(InputError, match='holds schema 1, figure norms, not schema 1, figure 5'):
         figures.redraw('5', str(path))
-    with pytest.raises(InputError, match='--seed changes what is measured'):
+    with pytest.raises(InputError, match='--seed does not go with --redraw'):
         figures.run(figure='norms', redraw_file=str(path), seed=1)
     path.write_text('[1]')
     with pytest.raises(InputError, match='holds schema None'):
         figures.redraw('norms', str(path))
+
+
+def test_the_command(folder, both, capsys):
+    output = f'--output={folder / "command.json"}'
+    assert report.main(['--figure=norms', f'--workdirs={both}', output]) == 0
+    assert 'command.json, command.png and command.pdf' in capsys.readouterr().out
+    assert json.loads((folder / 'command.json').read_text())['figure'] == 'norms'
+    assert report.main(['--figure=5', f'--workdirs={folder / "none"}', output]) == 2
+    assert capsys.readouterr().err.startswith('report.py: ')
 
 
 def test_help_names_every_figure_and_option():

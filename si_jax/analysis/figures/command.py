@@ -58,6 +58,8 @@ def run(*, figure: str, redraw_file: str | None = None, **options: Any) -> None:
     else:
         given = [name for name, value in options.items() if value is not None]
         if given:
-            raise InputError(f'--{given[0]} changes what is measured, and --redraw measures nothing')
+            raise InputError(
+                f'--{given[0]} does not go with --redraw, which measures nothing and draws beside its file'
+            )
         path = redraw(figure, redraw_file)
     print(f'written to {path}, {path.with_suffix(".png").name} and {path.with_suffix(".pdf").name}')
