@@ -98,7 +98,7 @@ def measure(*, epochs: int = 200, runs: int = 5, seed: int = 0) -> dict[str, Any
 
 def _train(defense: Defense, epochs: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What was measured before training and after each epoch; and the plane of features at the end."""
-    images, labels = clouds(seed)
+    images, labels = map(jnp.asarray, clouds(seed))
     model, optimiser = Plane(), optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
     state = create_state(model, optimiser, metric_names(defense), seed=seed, image_shape=images.shape[1:])
     step = make_train_step(
