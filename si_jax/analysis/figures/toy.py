@@ -237,7 +237,7 @@ def _draw_plane(axis: Any, curve: dict[str, Any]) -> None:
     """Features of attacked points, the regions of the two classes, and the weight vectors as arrows."""
     plane = curve['plane']
     features, labels, kernel = (np.asarray(plane[name]) for name in ('features', 'labels', 'kernel'))
-    half = 1.05 * max(float(np.quantile(np.abs(features), 0.995)), float(np.abs(kernel).max()))
+    half = 1.2 * max(float(np.quantile(np.abs(features), 0.995)), float(np.abs(kernel).max()))
     ticks = np.linspace(-half, half, 201)
     points = np.stack(np.meshgrid(ticks, ticks), axis=-1)
     logits = points @ kernel + np.asarray(plane['bias'])
@@ -252,7 +252,9 @@ def _draw_plane(axis: Any, curve: dict[str, Any]) -> None:
         axis.annotate(
             '', kernel[:, number], (0, 0), arrowprops={'arrowstyle': '-|>', 'color': 'black', 'linewidth': 2}
         )
-        axis.annotate(f'$W_{number + 1}$', kernel[:, number], fontsize=10, fontweight='bold')
+        length = np.linalg.norm(kernel[:, number])
+        beyond = kernel[:, number] * (1 + 0.09 * half / length)
+        axis.annotate(f'$W_{number + 1}$', beyond, ha='center', va='center', fontsize=11)
     axis.set_xlim(-half, half)
     axis.set_ylim(-half, half)
     axis.set_aspect('equal')
