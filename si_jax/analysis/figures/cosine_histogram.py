@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Picture
 
 from si_jax.analysis.figures import style
@@ -20,7 +21,7 @@ from si_jax.outputs import cosine
 
 TITLES = {
     'true': r'true class, $\cos\,\theta_y$',
-    'other': r'highest other class, $\max_{k \neq y} \cos\,\theta_k$',
+    'other': r'highest other class, $\cos\,\theta_k$ with $k \neq y$',
     'lead': 'true class less highest other',
 }
 
@@ -109,22 +110,22 @@ def draw(numbers: dict[str, Any]) -> Picture:
     axes = picture.subplots(1, 3)
     for axis, (name, title) in zip(axes, TITLES.items(), strict=True):
         edges = np.asarray(numbers['edges'][name])
-        for number, histogram in enumerate(numbers['histograms']):
-            look, counts = style.look(number), np.asarray(histogram['counts'][name])
-            share, mean = 100 * counts / counts.sum(), histogram['mean'][name]
-            axis.stairs(share, edges, fill=True, color=look.color, alpha=0.25, hatch=look.hatch)
-            axis.stairs(
-                share,
-                edges,
-                color=look.color,
-                linewidth=1.5,
-                linestyle=look.line,
-                label=f'{histogram["label"]}, mean {mean:.2f}',
-            )
+        counts = np.asarray([histogram['counts'][name] for histogram in numbers['histograms']])
+        shares = 100 * counts / counts.sum(axis=1, keepdims=True)
+        for number, (histogram, share) in enumerate(zip(numbers['histograms'], shares, strict=True)):
+            look, mean = style.look(number), histogram['mean'][name]
+            paint = {'facecolor': to_rgba(look.color, 0.2), 'edgecolor': look.color, 'hatch': look.hatch}
+            axis.stairs(share, edges, fill=True, linewidth=0, **paint)
+            label = f'{histogram["label"]}, mean {mean:.2f}'
+            axis.stairs(share, edges, color=look.color, linewidth=1.5, linestyle=look.line, label=label)
             axis.axvline(mean, color=look.color, linestyle=look.line, linewidth=1)
+        filled = np.flatnonzero(counts.sum(axis=0))
+        width = edges[1] - edges[0]
+        axis.set_xlim(edges[filled[0]] - width, edges[filled[-1] + 1] + width)
+        axis.set_ylim(0, 1.3 * shares.max())  # room for the legend
         axis.set_title(title, fontsize=9)
         axis.set_xlabel('cosine' if name != 'lead' else 'difference of cosines')
         style.tidy(axis)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc='upper left')
     axes[0].set_ylabel('% of the images')
     return picture
