@@ -105,10 +105,10 @@ def test_only_si_pgd_and_calibrated_pgd_are_blind_to_the_scale(folder, test_set)
     model = load_model(workdir)
     settings = {'eps': 0.2, 'steps': STEPS}
     direct = si_jax.evaluate(model, images, labels, attacks='pgd,sipgd', **settings)
-    assert_allclose(curve['accuracy']['pgd'][1], direct.accuracy['pgd'], atol=1e-6)
-    assert_allclose(curve['accuracy']['sipgd'][1], direct.accuracy['sipgd'], atol=1e-6)
+    assert_allclose(curve['accuracy']['pgd'][1], direct.accuracy['pgd'], rtol=1e-4)
+    assert_allclose(curve['accuracy']['sipgd'][1], direct.accuracy['sipgd'], rtol=1e-4)
     top = np.sort(np.asarray(model(images).logits), axis=1)
-    assert_allclose(curve['median_gap'], np.median(top[:, -1] - top[:, -2]), rtol=1e-5)
+    assert_allclose(curve['median_gap'], np.median(top[:, -1] - top[:, -2]), rtol=1e-4)
     best = int(np.argmin(curve['accuracy']['pgd']))
     assert curve['best_pgd'] == {
         'factor': numbers['factors'][best],
@@ -147,22 +147,23 @@ def test_the_plane_is_trained_with_and_without_si(folder):
     assert np.shape(si['plane']['features']) == (2 * toy.IMAGES, 2)
 
 
-def test_the_gradient_of_the_weights_is_split_along_and_across(test_set):
+def test_the_gradient_of_the_weights_is_split_along_and_across(monkeypatch):
+    monkeypatch.setattr(toy, 'attacked', lambda model, params, images, labels, key: images)
     model = toy.Plane()
     images, labels = toy.clouds(0)
     images, labels = images[::16].astype(np.float64), labels[::16]
     params = model.init(jax.random.key(0), images)['params']
     params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
     key, si = jax.random.key(1), defenses.with_si(defenses.DEFENSES['at'])
-    measured = toy.quantities(si, model, params, images, labels, key)
-    outputs = model.apply({'params': params}, toy.attacked(model, params, images, labels, key))
+    measured, plane = toy.quantities(si, model, params, images, labels, key)
+    outputs = model.apply({'params': params}, images)
+    assert_array_equal(plane['features'], outputs.features)
     z, kernel = np.asarray(outputs.features), np.asarray(outputs.kernel)
 
     def loss(kernel):
         cosines = z @ kernel / np.linalg.norm(z, axis=1)[:, None] / np.linalg.norm(kernel, axis=0)
         shifted = 15 * (cosines - 0.2 * np.eye(2)[labels])
-        logits = z @ kernel + params['linear']['bias']
-        return np.mean(cross_entropy(logits, labels)) + 0.2 * np.mean(cross_entropy(shifted, labels))
+        return np.mean(cross_entropy(z @ kernel, labels)) + 0.2 * np.mean(cross_entropy(shifted, labels))
 
     def slope(direction):
         return (loss(kernel + 1e-6 * direction) - loss(kernel - 1e-6 * direction)) / 2e-6
@@ -178,7 +179,7 @@ def test_the_gradient_of_the_weights_is_split_along_and_across(test_set):
     assert_allclose(measured['angle'], np.degrees(np.arccos(cosines)).mean())
     # The regulariser alone turns the weights and does not lengthen them.
     regulariser = si._replace(outer={'si': si.outer[defenses.SI_TERM]})
-    alone = toy.quantities(regulariser, model, params, images, labels, key)
+    alone, _ = toy.quantities(regulariser, model, params, images, labels, key)
     assert alone['weight_gradient_along'] < 1e-12 < alone['weight_gradient_across']
 
 
@@ -247,8 +248,8 @@ def test_the_weight_surface_attacks_anew(folder, both, test_set):
             classifier, images, labels, attacks='pgd', eps=0.2, steps=STEPS, seed=5, return_images=True
         )
         expected = cross_entropy(classifier(result.images['pgd']).logits, labels).mean()
-        assert_allclose(loss[1, column], expected, rtol=1e-5)
-        assert_allclose(accuracy[1, column], result.accuracy['pgd'], atol=1e-6)
+        assert_allclose(loss[1, column], expected, rtol=1e-4)
+        assert_allclose(accuracy[1, column], result.accuracy['pgd'], rtol=1e-4)
 
 
 # Fig. 5
@@ -261,7 +262,7 @@ def test_histograms_count_every_image(folder, both):
             assert sum(row['counts'][name]) == COUNT
         low, _, high = row['quantiles_5_50_95']['true']
         assert -1 <= low <= row['mean']['true'] <= high <= 1
-        assert_allclose(row['mean']['lead'], row['mean']['true'] - row['mean']['other'], atol=1e-5)
+        assert_allclose(row['mean']['lead'], row['mean']['true'] - row['mean']['other'], atol=1e-4)
 
 
 def test_the_true_class_and_the_highest_other():

@@ -30,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument('--directions', type=int, metavar='N', help='random directions of the weights')
     flags.add_argument('--epochs', type=int, metavar='N', help='of the training that figure 2 does')
     flags.add_argument('--runs', type=int, metavar='N', help='of that training, with different seeds')
+    flags.add_argument('--rate', type=float, help='its learning rate')
     flags.add_argument('--seed', type=int, help='of everything random')
     flags.add_argument('--output', metavar='FILE.json', help='default: runs/figures/figure1.json and so on')
     flags.add_argument(

@@ -80,7 +80,7 @@ def _of_network(
         return_images=True,
     )
     assert result.images is not None
-    module = network.model.module
+    module: Any = network.model.module
 
     def both(variables: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         outputs = module.apply(variables, images)

@@ -61,8 +61,9 @@ def measure(
 
 
 def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[str, int]) -> dict[str, Any]:
-    vanishing = compile_vanishing(network.model.module)
-    logits = on_all_devices(lambda variables, x: network.model.module.apply(variables, x).logits)
+    module: Any = network.model.module
+    vanishing = compile_vanishing(module)
+    logits = on_all_devices(lambda variables, x: module.apply(variables, x).logits)
     natural = logits(network.model.variables, on.images)
     results: dict[str, list[Result]] = {name: [] for name in TITLES}
     blind = []
@@ -71,7 +72,7 @@ def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[s
         scaled = with_logit_scale(network.model, jnp.asarray(factor, jnp.float32))
         gap = median_gap(np.float32(factor) * natural)
         calibrated = with_logit_scale(scaled, jnp.asarray(CALIBRATED_GAP / max(gap, 1e-12), jnp.float32))
-        arguments = {'eps': on.threat.eps, 'norm': on.threat.norm, **settings}
+        arguments: dict[str, Any] = {'eps': on.threat.eps, 'norm': on.threat.norm, **settings}
         result = evaluate(scaled, on.images, on.labels, attacks='pgd,sipgd', **arguments)
         results['pgd'].append(result)
         results['sipgd'].append(result)

@@ -130,20 +130,20 @@ def second_difference(surface: np.ndarray) -> np.ndarray:
 
 
 def draw(numbers: dict[str, Any]) -> Picture:
-    """A row of contour maps for five images of each network, of one scale within the network."""
+    """A contour map for each image and network, from white, the lowest loss on the map, to black."""
     surfaces, grid = numbers['surfaces'], numbers['grid']
     count, columns = len(numbers['labels']), 5
     rows = -(-count // columns)
-    title = f'Cross-entropy around test images, PGD-{numbers["steps"]} and random direction'
-    height = 0.8 + len(surfaces) * (0.5 + 1.75 * rows)
-    picture = style.new(10.5, height, title, style.measured_on(numbers))
+    title = (
+        f'Cross-entropy around test images, along the perturbation of PGD-{numbers["steps"]} and at random'
+    )
+    picture = style.new(10.5, 0.9 + len(surfaces) * (0.6 + 2.1 * rows), title, style.measured_on(numbers))
     parts = picture.subfigures(len(surfaces), 1, squeeze=False)[:, 0]
     for part, surface in zip(parts, surfaces, strict=True):
-        loss = np.asarray(surface['loss'])
-        levels = np.linspace(0, max(float(loss.max()), 1e-6), 13)
         part.suptitle(
-            f'{surface["label"]}: largest second difference {max(surface["second_difference"]):.3g}, '
-            f'{100 * max(surface["relative_second_difference"]):.1f} % of the range of its surface',
+            f'{surface["label"]}: second differences up to {max(surface["second_difference"]):.2g} nats, '
+            f'{100 * max(surface["relative_second_difference"]):.1f} % of the range on a map. '
+            'Circle: the image; triangle: what PGD made of it',
             fontsize=9,
         )
         axes = part.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -151,15 +151,24 @@ def draw(numbers: dict[str, Any]) -> Picture:
             if number >= count:
                 axis.set_visible(False)
                 continue
-            # The first axis of the surface is v, drawn to the right.
-            shades = axis.contourf(grid, grid, loss[number].T, levels=levels, cmap='Greys')
-            axis.contour(grid, grid, loss[number].T, levels=levels, colors='#0b3c8c', linewidths=0.6)
-            axis.plot(0, 0, 'o', color='#e08a00', markersize=4)
-            axis.plot(1, 0, '^', color='#e08a00', markersize=5, clip_on=False)
-            axis.set_title(f'image {number} (class {numbers["labels"][number]})', fontsize=8)
-            axis.set_aspect('equal')
-            axis.tick_params(labelsize=7)
-        part.colorbar(shades, ax=axes, label='cross-entropy (nats)', pad=0.01)
-        part.supxlabel('multiple of the PGD perturbation v', fontsize=8)
+            _draw_map(axis, grid, np.asarray(surface['loss'][number]))
+            fooled = '' if surface['correct_under_pgd'][number] else ', fooled'
+            low, high = np.min(surface['loss'][number]), np.max(surface['loss'][number])
+            axis.set_title(
+                f'image {number}, class {numbers["labels"][number]}{fooled}\n{low:.2g} to {high:.2g} nats',
+                fontsize=8,
+            )
+        part.supxlabel('multiple of the perturbation v of PGD', fontsize=8)
         part.supylabel('multiple of the random r', fontsize=8)
     return picture
+
+
+def _draw_map(axis: Any, grid: list[float], loss: np.ndarray) -> None:
+    levels = np.linspace(loss.min(), max(loss.max(), loss.min() + 1e-9), 11)
+    # The first axis of the surface is v, drawn to the right.
+    axis.contourf(grid, grid, loss.T, levels=levels, cmap='Greys')
+    axis.contour(grid, grid, loss.T, levels=levels, colors='#0b3c8c', linewidths=0.6)
+    axis.plot(0, 0, 'o', color='#e08a00', markersize=5, markeredgecolor='white')
+    axis.plot(1, 0, '^', color='#e08a00', markersize=7, markeredgecolor='white', clip_on=False)
+    axis.set_aspect('equal')
+    axis.tick_params(labelsize=7)

@@ -15,7 +15,7 @@ from si_jax.evaluation.result import check_output
 from si_jax.files import write_atomic
 
 SCHEMA = 1
-DIGITS = 6  # significant ones, of what is written
+DIGITS = 5  # significant ones, of what is written
 
 
 def plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ the weights splits into the part along W_k, which makes it longer, and the part 
 regulariser has no part along W_k.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -18,8 +19,9 @@ from matplotlib.figure import Figure as Picture
 from si_jax import attacks, data, defenses, losses
 from si_jax.analysis.figures import style
 from si_jax.defenses import Defense
+from si_jax.errors import InputError
 from si_jax.evaluation import checks
-from si_jax.models.layers import Linear, outputs_of
+from si_jax.models.layers import Linear, torch_uniform
 from si_jax.outputs import Outputs, cosine
 from si_jax.threat import Threat
 from si_jax.training.state import Batch, create_state
@@ -30,7 +32,7 @@ METHODS = {'AT': defenses.DEFENSES['at'], 'AT-SI': defenses.with_si(defenses.DEF
 CENTRES, SPREAD = ((0.35, 0.4), (0.65, 0.6)), 0.1
 THREAT = Threat('linf', 0.06)
 IMAGES, BATCH, STEPS = 256, 64, 10  # of each class; of the data; of the attack
-RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
+MOMENTUM, DECAY = 0.9, 5e-4
 PANELS = {
     'weight_norm': '$|W_k|$, mean of the two',
     'angle': 'angle between $z$ and $W_y$ (degrees)',
@@ -42,7 +44,7 @@ PANELS = {
 
 
 class Plane(nn.Module):
-    """[B, 1, 2, 1] -> `Outputs` of two classes with two features."""
+    """[B, 1, 2, 1] -> `Outputs` of two classes, two features and no last bias, as sec. 4.3."""
 
     width: int = 16
 
@@ -52,7 +54,9 @@ class Plane(nn.Module):
         x = images.reshape(len(images), -1) - 0.5
         for i in range(2):
             x = nn.relu(Linear(self.width, name=f'hidden{i}')(x))
-        return outputs_of(Linear(2, name='features')(x), Linear(2, name='linear'))
+        features = Linear(2, name='features')(x)
+        kernel = self.param('kernel', torch_uniform, (2, 2))
+        return Outputs(features @ kernel, features, kernel)
 
 
 def clouds(seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -62,12 +66,13 @@ def clouds(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return points.astype(np.float32), np.repeat(np.arange(2, dtype=np.int32), IMAGES)
 
 
-def measure(*, epochs: int = 200, runs: int = 5, seed: int = 0) -> dict[str, Any]:
+def measure(*, epochs: int = 200, runs: int = 5, rate: float = 0.01, seed: int = 0) -> dict[str, Any]:
     """Trains both methods from the same weights on the same data and measures after each epoch.
 
     Args:
         epochs: Of 8 steps.
         runs: Of each method, with new data, weights and random starts.
+        rate: Learning rate; the default is the paper's for ResNet-18.
         seed: Of the first run; the others follow.
 
     Raises:
@@ -75,32 +80,34 @@ def measure(*, epochs: int = 200, runs: int = 5, seed: int = 0) -> dict[str, Any
     """
     checks.check_count('epochs', epochs)
     checks.check_count('runs', runs)
+    if not 0 < rate <= 1:
+        raise InputError(f'rate={rate:g} is not in (0, 1]: the default is 0.01')
     seeds = list(range(seed, seed + runs))
     curves = []
     for label, defense in METHODS.items():
-        trained = [_train(defense, epochs, one) for one in seeds]
-        planes = {name: value for name, value in trained[0][1].items()}
+        trained = _train(defense, epochs, rate, seeds)
         curves.append(
             {
                 'label': label,
                 **{name: [history[name] for history, _ in trained] for name in trained[0][0]},
-                'plane': planes,
+                'plane': trained[0][1],
             }
         )
     return {
         'dataset': {'name': 'two normal clouds', 'examples': 2 * IMAGES, 'classes': 2},
         'threat_model': {'norm': THREAT.norm, 'eps': THREAT.eps},
         'seeds': seeds,
+        'rate': rate,
         'epoch': np.arange(epochs + 1),
         'curves': curves,
     }
 
 
-def _train(defense: Defense, epochs: int, seed: int) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """What was measured before training and after each epoch; and the plane of features at the end."""
-    images, labels = map(jnp.asarray, clouds(seed))
-    model, optimiser = Plane(), optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(RATE, MOMENTUM))
-    state = create_state(model, optimiser, metric_names(defense), seed=seed, image_shape=images.shape[1:])
+def _train(
+    defense: Defense, epochs: int, rate: float, seeds: list[int]
+) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
+    """For each seed what was measured before training and after each epoch, and the plane at the end."""
+    model, optimiser = Plane(), optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, MOMENTUM))
     step = make_train_step(
         defense,
         model,
@@ -112,27 +119,31 @@ def _train(defense: Defense, epochs: int, seed: int) -> tuple[dict[str, np.ndarr
     )
 
     @jax.jit
-    def epoch(state: Any, batches: jax.Array, key: jax.Array) -> Any:
+    def epoch(state: Any, images: jax.Array, labels: jax.Array, batches: jax.Array, key: jax.Array) -> Any:
         def one(state: Any, row: Any) -> Any:
             indices, key = row
             keys = jax.random.split(key, len(indices))
             batch = Batch(images[indices], labels[indices], jnp.ones(len(indices), bool), keys)
-            state, _, _ = step(state, (), batch)
-            return state, None
+            return step(state, (), batch)[0], None
 
         return jax.lax.scan(one, state, (batches, jax.random.split(key, len(batches))))[0]
 
-    measured = jax.jit(lambda params, key: quantities(defense, model, params, images, labels, key))
-    history = []
-    for number in range(epochs + 1):
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        # The attack that measures has one noise for all epochs and both methods.
-        history.append(jax.device_get(measured(state.params, jax.random.key(seed))))
-        if number < epochs:
-            batches, _ = data.epoch_batches(data.epoch_order(seed, number, len(labels)), BATCH)
-            state = epoch(state, batches, key)
-    end = jax.device_get(_plane(model, state.params, images, labels, jax.random.key(seed)))
-    return {name: np.stack([row[name] for row in history]) for name in history[0]}, end
+    measured = jax.jit(functools.partial(quantities, defense, model))
+    runs = []
+    for seed in seeds:
+        images, labels = clouds(seed)
+        state = create_state(model, optimiser, metric_names(defense), seed=seed, image_shape=images.shape[1:])
+        history = []
+        for number in range(epochs + 1):
+            # The attack that measures has one noise for all epochs and both methods.
+            figures, plane = jax.device_get(measured(state.params, images, labels, jax.random.key(seed)))
+            history.append(figures)
+            if number < epochs:
+                batches, _ = data.epoch_batches(data.epoch_order(seed, number, len(labels)), BATCH)
+                key = jax.random.fold_in(jax.random.key(seed), number)
+                state = epoch(state, images, labels, batches, key)
+        runs.append(({name: np.stack([row[name] for row in history]) for name in history[0]}, plane))
+    return runs
 
 
 def attacked(model: nn.Module, params: Any, images: Any, labels: Any, key: jax.Array) -> jax.Array:
@@ -151,15 +162,15 @@ def attacked(model: nn.Module, params: Any, images: Any, labels: Any, key: jax.A
 
 def quantities(
     defense: Defense, model: nn.Module, params: Any, images: Any, labels: Any, key: jax.Array
-) -> dict[str, jax.Array]:
-    """The rows of `PANELS`, and |z| and the gap of the logits, on the attacked points."""
+) -> tuple[dict[str, jax.Array], dict[str, jax.Array]]:
+    """The rows of `PANELS`, |z| and gap of the logits on the attacked points; and the plane of features."""
     points = attacked(model, params, images, labels, key)
     outputs: Any = model.apply({'params': params}, points)
     kernel = outputs.kernel
 
     def objective(kernel: jax.Array) -> jax.Array:
         # The whole loss that training minimises, as a function of the last kernel.
-        seen = Outputs(outputs.features @ kernel + params['linear']['bias'], outputs.features, kernel)
+        seen = Outputs(outputs.features @ kernel, outputs.features, kernel)
         terms = defense.outer.values()
         return sum(  # type: ignore[return-value]
             term.weight * jnp.mean(term.objective(term.score(seen), None, labels)) for term in terms
@@ -173,7 +184,7 @@ def quantities(
     along = jnp.sum(gradient * kernel, axis=0) / norms
     across = gradient - along * kernel / norms
     angle = jnp.arccos(jnp.clip(jnp.take_along_axis(cosine(outputs), labels[:, None], 1), -1, 1))
-    return {
+    figures = {
         'weight_norm': jnp.mean(norms),
         'feature_norm': jnp.mean(jnp.linalg.norm(outputs.features, axis=1)),
         'gap': jnp.median(jnp.abs(outputs.logits[:, 0] - outputs.logits[:, 1])),
@@ -185,16 +196,7 @@ def quantities(
         ),
         'robust_accuracy': 100 * jnp.mean(jnp.argmax(outputs.logits, axis=1) == labels),
     }
-
-
-def _plane(model: nn.Module, params: Any, images: Any, labels: Any, key: jax.Array) -> dict[str, Any]:
-    outputs: Any = model.apply({'params': params}, attacked(model, params, images, labels, key))
-    return {
-        'features': outputs.features,
-        'labels': labels,
-        'kernel': outputs.kernel,
-        'bias': params['linear']['bias'],
-    }
+    return figures, {'features': outputs.features, 'labels': labels, 'kernel': kernel}
 
 
 def draw(numbers: dict[str, Any]) -> Picture:
@@ -203,10 +205,10 @@ def draw(numbers: dict[str, Any]) -> Picture:
     eps, count = numbers['threat_model']['eps'], numbers['dataset']['examples']
     subtitle = (
         f'{count} points of two overlapping normal clouds in the plane, Linf eps = {eps:g}, MLP with two '
-        f'features; {runs} runs of each method. The paper has a sketch'
+        f'features, learning rate {numbers["rate"]:g}; {runs} runs of each method. The paper has a sketch'
     )
     picture = style.new(10, 8.6, 'Two classes, two features: what training does to $W_k$', subtitle)
-    above, below = picture.subfigures(2, 1, height_ratios=(1, 1.35))
+    above, below = picture.subfigures(2, 1, height_ratios=(1, 1.35))  # type: ignore[misc]
     for axis, curve in zip(above.subplots(1, len(curves)), curves, strict=True):
         _draw_plane(axis, curve)
     for axis, (name, title) in zip(below.subplots(2, 3, sharex=True).flat, PANELS.items(), strict=True):
@@ -226,10 +228,13 @@ def draw(numbers: dict[str, Any]) -> Picture:
             )
         axis.set_title(title, fontsize=9)
         style.tidy(axis)
-        axis.set_ylim(bottom=0)
+        if 'gradient' in name:
+            axis.set_yscale('log')
+        else:
+            axis.set_ylim(bottom=0)
     for axis in below.axes[3:]:
         axis.set_xlabel('epoch')
-    below.axes[0].legend(fontsize=8, title='mean and range of the runs', title_fontsize=7)
+    below.axes[5].legend(fontsize=8, loc='lower right', title='mean and range of the runs', title_fontsize=7)
     return picture
 
 
@@ -240,7 +245,7 @@ def _draw_plane(axis: Any, curve: dict[str, Any]) -> None:
     half = 1.2 * max(float(np.quantile(np.abs(features), 0.995)), float(np.abs(kernel).max()))
     ticks = np.linspace(-half, half, 201)
     points = np.stack(np.meshgrid(ticks, ticks), axis=-1)
-    logits = points @ kernel + np.asarray(plane['bias'])
+    logits = points @ kernel
     axis.contourf(
         ticks, ticks, logits[..., 0] - logits[..., 1], levels=[-1e9, 0, 1e9], colors=['#f3e3c3', '#d5dff0']
     )
