@@ -61,6 +61,7 @@ def measure(
     return on.about | about
 
 
+@jax.jit
 def filter_normalised(key: jax.Array, params: Any) -> Any:
     """A random direction in which each filter has the norm of the filter [..., j] of the parameters.
 
