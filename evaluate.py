@@ -58,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         '--eps', type=fraction, help="radius in the pixel range [0, 1] (default: the run's, or 8/255)"
     )
-    flags.add_argument('--norm', help="linf or l2 (default: the run's, or linf)")
+    flags.add_argument('--norm', help="linf or l2, not l1 (default: the run's, or linf)")
     flags.add_argument('--attacks', default='pgd,cw,dlr,sipgd', help='default: %(default)s')
     flags.add_argument('--steps', type=int, default=20, help='of the PGD family (default: %(default)s)')
     flags.add_argument('--step_size', type=fraction, help='of the PGD family (default: eps / 4)')

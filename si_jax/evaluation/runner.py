@@ -67,7 +67,7 @@ def evaluate(
         labels: [N], integer, in [0, K).
         attacks: Names in the tables of `si_jax.attacks.catalogue`, as a sequence or a comma string.
         eps: Radius of the ball, as a fraction of the pixel range.
-        norm: 'linf' or 'l2'.
+        norm: 'linf' or 'l2'; 'l1' is not implemented.
         steps: Steps of the PGD family.
         step_size: Of the PGD family, as a fraction of the pixel range; eps / 4 if None.
         restarts: Runs of the PGD family from new random points; an image must withstand all.
