@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from si_jax.errors import InputError
 from si_jax.files import write_atomic, write_json
@@ -232,6 +231,8 @@ def check_output(path: str | os.PathLike) -> Path:
 
 
 def _wilson(flags: np.ndarray) -> tuple[float, float]:
+    from scipy import stats  # takes a second, which a resumed evaluation need not wait for
+
     interval = stats.binomtest(int(np.sum(flags)), len(flags)).proportion_ci(0.95, method='wilson')
     return float(interval.low), float(interval.high)
 
