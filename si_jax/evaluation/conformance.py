@@ -125,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     # The command line would say where on this machine it ran.
     made_with = {key: value for key, value in environment().items() if key != 'command'}
     content: dict[str, Any] = {'images': IMAGES, 'environment': made_with, 'networks': {}}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.networks.split(','):
         began = time.perf_counter()
         report = compare(arguments.shared, name)
@@ -135,9 +136,11 @@ def main(argv: list[str] | None = None) -> int:
             agreement = f'{row["flags_percent"]:.1f} % of flags' if 'flags_percent' in row else ''
             figures = f'{100 * row["accuracy"]:>7.2f}{100 * row["reference"]:>8.2f}'
             print(f'  {attack:<12}{figures}   {agreement:<18}{mark}')
-    content['holds'] = all(row['holds'] for report in content['networks'].values() for row in report.values())
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.output, content)
+        # Written after each network: the next one may take an hour.
+        content['holds'] = all(
+            row['holds'] for report in content['networks'].values() for row in report.values()
+        )
+        write_json(arguments.output, content)
     return 0 if content['holds'] else 1
 
 
