@@ -143,6 +143,25 @@ def test_tasks_go_side_by_side_on_the_cores_and_come_back_in_order(monkeypatch):
     assert done == [(number, 'highest') for number in range(6)]
 
 
+def test_one_device_runs_programs_of_several_threads_side_by_side(monkeypatch):
+    monkeypatch.setattr(parallel, 'cores', lambda: 2)
+    together, one, compiling = threading.Barrier(2), jax.local_devices()[:1], [True]
+
+    def meet(rows):
+        if not compiling:
+            together.wait(timeout=60)  # breaks unless both programs are running
+        return rows
+
+    def function(shared, rows):
+        return shared + jax.pure_callback(meet, jax.ShapeDtypeStruct(rows.shape, rows.dtype), rows)
+
+    rows, compiled = np.arange(4.0), parallel.compile_rows(function, one)
+    parallel.map_rows(compiled, np.float64(1), (rows[:2],), 2, one)
+    compiling.clear()
+    result = parallel.map_rows(compiled, np.float64(1), (rows,), 2, one)
+    np.testing.assert_array_equal(result, rows + 1)
+
+
 def test_a_task_that_fails_fails_the_call(monkeypatch):
     monkeypatch.setattr(parallel, 'cores', lambda: 2)
     with pytest.raises(ZeroDivisionError):
