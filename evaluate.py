@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
     flags.add_argument(
         '--eps', type=fraction, help="radius in the pixel range [0, 1] (default: the run's, or 8/255)"
     )
-    flags.add_argument('--norm', help="linf or l2 (default: the run's, or linf)")
+    flags.add_argument('--norm', help="linf or l2, not l1 (default: the run's, or linf)")
     flags.add_argument(
         '--attacks',
         help=f'names, and FILE.py:FUNCTION for attacks of your own (default: {ATTACKS}); with --audit one of '

@@ -184,6 +184,7 @@ def test_other_models_and_attacks_of_ones_own(model, tmp_path):
             'eps=8 is not in (0, 1] for linf: did you mean 8/255?',
         ),
         (['--model=net.py:build', '--dataset=digits', '--norm=l3'], "unknown norm 'l3'"),
+        (['--model=net.py:build', '--dataset=digits', '--norm=l1'], "norm 'l1' is not implemented"),
         (
             ['--model=net.py:build', '--dataset=digits', '--attacks=pgd,cww'],
             "unknown attack 'cww': did you mean cw",

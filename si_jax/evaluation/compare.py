@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from si_jax.errors import InputError
 from si_jax.evaluation.checks import check_count
@@ -190,6 +189,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
     Source: McNemar (1947); exact: the smaller count is binomial(only_a + only_b, 1/2) under the hypothesis.
     """
+    from scipy import stats  # takes a second: see `result`
+
     total = only_a + only_b
     return float(stats.binomtest(only_a, total, 0.5).pvalue) if total else 1.0
 
@@ -208,6 +209,8 @@ def bootstrap(values: np.ndarray, resamples: int, rng: np.random.Generator) -> t
 
 def _difference(a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Generator) -> Difference:
     """From the flags [S, N] of both."""
+    from scipy import stats
+
     accuracy_a, accuracy_b = a.mean(axis=1), b.mean(axis=1)
     only_a, only_b = (a & ~b).sum(axis=1), (b & ~a).sum(axis=1)
     by_seed = (only_b - only_a) / a.shape[1]

@@ -28,8 +28,9 @@ Array = jax.Array
 
 # Folded into an image's key for the forward pass that decides; its split has taken the numbers 0 and 1.
 _VERIFICATION = 2
-# Images in a unit of work that is saved, in chunks.
-GROUP = 8
+# Images in a unit of work that is saved, in whole chunks.
+GROUP = {'cpu': 512}
+GROUP_ACCELERATOR = 4096
 
 
 class Program:
@@ -153,7 +154,8 @@ class Program:
 
     def groups(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows in the groups that are worked on, and saved, together."""
-        size = GROUP * self.chunk
+        wanted = GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
+        size = max(wanted // self.chunk, 1) * self.chunk
         return [rows[first : first + size] for first in range(0, len(rows), size)]
 
     def confirm(

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from si_jax.errors import InputError
 from si_jax.files import write_atomic, write_json
@@ -263,6 +262,8 @@ def check_output(path: str | os.PathLike) -> Path:
 
 def wilson(count: int, total: int) -> tuple[float, float]:
     """Wilson's 95 % interval of the share count / total."""
+    from scipy import stats  # takes a second, which a resumed evaluation need not wait for
+
     interval = stats.binomtest(count, total).proportion_ci(0.95, method='wilson')
     return float(interval.low), float(interval.high)
 
