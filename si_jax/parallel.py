@@ -115,7 +115,7 @@ def side_by_side(
     count = min(cores() // len(devices) if devices[0].platform == 'cpu' else 1, len(tasks))
     if count < 2:
         return [function(task) for task in tasks]
-    precision = jax.config.jax_default_matmul_precision  # each thread has its own
+    precision = jax.config.values['jax_default_matmul_precision']  # each thread has its own
 
     def one(task: Task) -> Done:
         with jax.default_matmul_precision(precision):

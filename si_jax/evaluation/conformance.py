@@ -70,7 +70,7 @@ def compare(shared: Path, name: str) -> dict[str, Any]:
     network, images, labels, eps = problem(shared, name)
     numbers = json.loads((shared / 'reference' / f'{name}.json').read_text())
     flags = np.load(shared / 'reference' / f'{name}.npz')
-    settings = {'eps': eps, 'batch_size': None}
+    settings: dict[str, Any] = {'eps': eps, 'batch_size': None}
 
     family = evaluate(network, images, labels, attacks=FAMILY, restarts=5, **settings)
     report: dict[str, Any] = {
