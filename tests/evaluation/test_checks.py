@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from si_jax import InputError, Outputs, Randomised, evaluate
-from si_jax.evaluation import checks, program
+from si_jax.evaluation import checks, dispatch
 from tests.evaluation.problems import SHAPE, images_and_labels, net
 
 NET = net()
@@ -20,7 +20,7 @@ def no_attack(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError('an attack began')
 
-    monkeypatch.setattr(program.Program, 'attack', fail)
+    monkeypatch.setattr(dispatch, 'run', fail)
 
 
 def refused(match, classifier=NET, images=IMAGES, labels=LABELS, attacks='pgd', **settings):
