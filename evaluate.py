@@ -5,6 +5,8 @@
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255 --output=result.json
     python evaluate.py --torch_checkpoint=trades.pt --arch=wrn_34_10 --normalise=none --dataset=cifar10
     python evaluate.py --workdir=WORKDIR --audit
+    python evaluate.py --model=my_model.py:build --dataset=cifar10 --gradient_of=my_model.py:undefended
+    python evaluate.py --workdir=WORKDIR --attacks=pgd,my_attacks.py:attack --transfer_from=WORKDIR2
     python evaluate.py compare a.json b.json
 
 Prints a table and writes one JSON file with the flags of each image beside it. Exit status: 0 finished, 2 a

@@ -28,6 +28,7 @@ FAMILY = ('pgd', 'cw', 'dlr', 'sipgd', 'pgd-gap', 'pgd-mifpe', 'pgd-pm', 'pgd-ca
 TWICE = ('pgd-md',)
 APGD = ('apgd-ce', 'apgd-dlr', 'apgd-cal', 'apgd-si')
 STRONGEST = ('apgd-t',)
+TITLES = {'pgd': '20 passes', 'apgd': '101 passes', 'for comparison': '909 passes'}
 GROUPS = {'pgd': (*FAMILY, *TWICE), 'apgd': APGD, 'for comparison': STRONGEST}
 
 
@@ -93,10 +94,14 @@ def published(shared: Path, name: str, images: int) -> tuple[Any, Any, Any, floa
 
 
 def page(networks: dict[str, Any]) -> str:
-    """The tables in Markdown: mean accuracy in % over the seeds, and in brackets the images of `only`."""
+    """The tables in Markdown: mean accuracy in % over the seeds, and in brackets the images of `only`.
+
+    The heads say how many images and seeds.
+    """
     lines = []
+    heads = [f'{name}, {one["images"]} × {one["seeds"]}' for name, one in networks.items()]
     for group, names in GROUPS.items():
-        lines += [f'| {group} | ' + ' | '.join(networks) + ' |', '|---' * (len(networks) + 1) + '|']
+        lines += [f'| {TITLES[group]} | ' + ' | '.join(heads) + ' |', '|---' * (len(networks) + 1) + '|']
         for name in names:
             cells = []
             for network in networks.values():

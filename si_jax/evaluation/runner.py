@@ -57,9 +57,10 @@ def evaluate(
     FGSM and the attacks of the PGD family run on every image and their final images count. Their random
     starts come from (seed, image index, restart) alone, so that attacks share their noise. The attacks of
     AutoAttack and the black-box attacks run on the correctly classified images, each by itself; an image is
-    broken by any misclassified point in the ball. Names that begin with `autoattack` are cascades of them:
-    each stage runs on what the ones before left. Whatever counts as broken was classified once more, in the
-    precision of the images, as the clean images were. Nothing depends on the batches or on the devices.
+    broken by any misclassified point in the ball. Names that begin with `autoattack`, and the screen `fast`,
+    are cascades of them: each stage runs on what the ones before left. Whatever counts as broken was
+    classified once more, in the precision of the images, as the clean images were. Nothing depends on the
+    batches or on the devices, but what callables of your own make of them.
 
     Args:
         classifier: images [B, H, W, C] in [0, 1] -> `Outputs`, (logits, features, kernel) or logits [B, K];
@@ -107,8 +108,10 @@ def evaluate(
     Raises:
         InputError: An argument is wrong, the state belongs to another evaluation, or the classifier is unfit:
             random, dependent on the other images of a batch, not finite, or (for SI attacks) with features
-            and kernel that do not explain its logits.
-        AssertionError: An attack left its threat model, which is a fault of this library.
+            and kernel that do not explain its logits. So is an attack of your own that leaves the ball,
+            changes shape or dtype, returns NaN or is not deterministic for its key, and a `gradient_of` or a
+            source of transfer that does not fit.
+        AssertionError: An attack of this library left its threat model.
     """
     began = time.perf_counter()
     names, own_attacks = own.parse(attacks)

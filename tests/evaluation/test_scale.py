@@ -72,7 +72,7 @@ def test_logits_without_a_gap_cannot_be_calibrated():
         return jnp.concatenate([logits, top], axis=1)
 
     with pytest.raises(InputError, match="median gap .* is 0, so they have no scale .*use 'pgd-gap'"):
-        run('apgd-cal', ties)
+        run('fast', ties)
 
 
 def test_an_evaluation_that_goes_on_keeps_its_factor(tmp_path):
@@ -85,20 +85,21 @@ def test_an_evaluation_that_goes_on_keeps_its_factor(tmp_path):
         calibrate(1.01 * logits, Saved(tmp_path, identity, logits))
 
 
-def test_fast_is_a_screen_with_three_targets(monkeypatch):
+def test_fast_is_a_screen_with_two_targets(monkeypatch):
     quicken(monkeypatch)
     result = run('fast,pgd-hybrid-20')
     record = result.attacks['fast']
-    first, targeted = record.stages
-    assert (first['attack'], targeted['attack'], targeted['runs']) == ('pgd-hybrid-20', 'apgd-t', 3)
+    first, second, targeted = record.stages
+    assert (first['attack'], second['attack']) == ('pgd-hybrid-20', 'apgd-cal')
+    assert (targeted['attack'], targeted['runs']) == ('apgd-t', 2)
     assert record.protocol['follows'] is None and record.protocol['screen'].startswith('a screen')
-    assert [stage['targets'] for stage in record.protocol['stages']] == [0, 3]
+    assert [stage['targets'] for stage in record.protocol['stages']] == [0, 0, 2]
     left = result.correct['pgd-hybrid-20']
     assert_array_equal(record.broken_by == 0, result.correct['clean'] & ~left)
-    # They make 20 and 3 x 10 steps and evaluate the last point, on images that withstand them.
+    # They make 20, 10 and 2 x 10 steps and evaluate the last point, on images that withstand them.
     stood = result.correct['fast']
-    assert stood.any() and set(record.queries[stood]) == {21 + 3 * 11}
-    assert record.queries.sum() == first['forward_passes'] + targeted['forward_passes']
+    assert stood.any() and set(record.queries[stood]) == {21 + 11 + 2 * 11}
+    assert record.queries.sum() == sum(stage['forward_passes'] for stage in record.stages)
     total = f'{record.queries.sum():,} forward passes'
     table = result.table()
     assert 'fast: a screen for development' in table and total in ' '.join(table.split())
