@@ -10,6 +10,7 @@ Images are [N, H, W, C] in [0, 1], and eps is a fraction of that range.
 """
 
 from si_jax.attacks import ATTACKS
+from si_jax.auditing import Audit, audit
 from si_jax.errors import InputError
 from si_jax.evaluation import Randomised, Result, evaluate
 from si_jax.evaluation.compare import Comparison, compare
@@ -21,6 +22,7 @@ __version__ = '0.1.0'
 
 __all__ = [
     'ATTACKS',
+    'Audit',
     'Comparison',
     'InputError',
     'LoadedModel',
@@ -29,6 +31,7 @@ __all__ = [
     'Result',
     'Threat',
     '__version__',
+    'audit',
     'compare',
     'evaluate',
     'load_model',

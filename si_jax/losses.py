@@ -57,6 +57,22 @@ def margin(score: Array, labels: Array) -> Array:
     return _others(score, labels).max(axis=1) - _of_label(score, labels)
 
 
+def highest_other(score: Array, labels: Array) -> Array:
+    """max_{k != y} u_k, [B]: the first of the two terms of `margin`.
+
+    Source: margin decomposition, Ma et al. (2020), arXiv 2006.13726: where the gradients of the two terms
+    differ much in size, their sum climbs one of them only.
+    """
+    _check(score, labels)
+    return _others(score, labels).max(axis=1)
+
+
+def minus_label(score: Array, labels: Array) -> Array:
+    """-u_y, [B]: the second of the two terms of `margin` (see `highest_other`)."""
+    _check(score, labels)
+    return -_of_label(score, labels)
+
+
 def dlr(score: Array, labels: Array) -> Array:
     """Difference of logits ratio, (max_{k != y} u_k - u_y) / (u_(1) - u_(3) + 1e-12), [B].
 

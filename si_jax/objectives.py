@@ -45,6 +45,8 @@ def on_natural(loss: Callable[..., Array], **settings: float) -> Objective:
 natural_ce = on_natural(losses.cross_entropy)
 adversarial_ce = on_adversarial(losses.cross_entropy)
 margin = on_adversarial(losses.margin)
+highest_other = on_adversarial(losses.highest_other)
+minus_label = on_adversarial(losses.minus_label)
 dlr = on_adversarial(losses.dlr)
 probability_margin = on_adversarial(losses.probability_margin)
 boosted_ce = on_adversarial(losses.boosted_cross_entropy)
@@ -58,6 +60,15 @@ probability_distance = Objective(
     lambda adv, nat, y, i: losses.probability_distance(adv, nat), frozenset({'adv', 'nat'})
 )
 misalignment = Objective(lambda adv, nat, y, i: losses.misalignment(adv, nat), frozenset({'adv', 'nat'}))
+
+
+def in_turn(first: Objective, then: Objective, change: int) -> Objective:
+    """`first` in the steps before `change`, then `then`."""
+
+    def loss(adv: Array, nat: Array, y: Array, i: Array) -> Array:
+        return jnp.where(i < change, first(adv, nat, y, i), then(adv, nat, y, i))
+
+    return Objective(loss, first.uses | then.uses)
 
 
 def targeted_dlr(targets: Array) -> Objective:

@@ -5,8 +5,11 @@ compiles it for all local devices. State and resident data are replicated once, 
 over on the default device they would be copied at every call, and the step would compile twice.
 """
 
+import contextvars
 import inspect
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -18,6 +21,8 @@ from si_jax.errors import InputError
 
 AXIS = 'devices'
 Tree = TypeVar('Tree')
+Task = TypeVar('Task')
+Done = TypeVar('Done')
 
 
 def mesh(devices: list[jax.Device] | None = None) -> Mesh:
@@ -97,6 +102,35 @@ def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None 
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, *[0] * (parameters - 1)), devices=devices)
 
 
+def side_by_side(
+    function: Callable[[Task], Done], tasks: Sequence[Task], devices: list[jax.Device] | None = None
+) -> list[Done]:
+    """[function(task) for task in tasks], on the CPU several at a time, one for each core that a device has.
+
+    A small program keeps one core busy, however many its device has. JAX runs what one thread hands over in
+    order, but what several do side by side. What `function` returns is waited for on the CPU alone: elsewhere
+    the device works through a queue, which must not run empty.
+    """
+    devices = devices or jax.local_devices()
+    count = min(cores() // len(devices) if devices[0].platform == 'cpu' else 1, len(tasks))
+    if count < 2:
+        return [function(task) for task in tasks]
+    precision = jax.config.values['jax_default_matmul_precision']  # each thread has its own
+
+    def one(task: Task) -> Done:
+        with jax.default_matmul_precision(precision):
+            return jax.block_until_ready(function(task))
+
+    contexts = [contextvars.copy_context() for _ in tasks]
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(lambda context, task: context.run(one, task), contexts, tasks))
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
 def map_rows(
     function: Callable[..., Any],
     shared: Any,
@@ -118,12 +152,14 @@ def map_rows(
     """
     sizes = (chunk,) if isinstance(chunk, int) else chunk
     count = jax.tree.leaves(rows)[0].shape[0]
-    parts = []
-    for first in range(0, count, sizes[0]):
+
+    def part(first: int) -> Any:
         real = min(sizes[0], count - first)
         size = min(size for size in sizes if size >= real)
         indices = np.arange(first, first + size)
         indices[real:] = first
-        part = function(shared, *shard_rows(jax.tree.map(lambda leaf: leaf[indices], rows), devices))  # noqa: B023
-        parts.append(jax.tree.map(lambda leaf: np.asarray(leaf).reshape(size, *leaf.shape[2:])[:real], part))  # noqa: B023
+        done = function(shared, *shard_rows(jax.tree.map(lambda leaf: leaf[indices], rows), devices))
+        return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(size, *leaf.shape[2:])[:real], done)
+
+    parts = side_by_side(part, range(0, count, sizes[0]), devices)
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

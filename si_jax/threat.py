@@ -14,6 +14,11 @@ from si_jax.errors import InputError, unknown
 
 Array = jax.Array
 NORMS = ('linf', 'l2')
+# For L1, APGD and Square are other algorithms: sparse steps, a schedule of radii, another projection.
+NO_L1 = (
+    "norm 'l1' is not implemented, for no attack: evaluate with 'linf' or 'l2', or with the public PyTorch "
+    "implementation (fra31/auto-attack, norm='L1')"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,8 @@ class Threat:
 
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Raises InputError if the norm is unknown or eps cannot be a radius for images [H, W, C]."""
+        if str(self.norm).lower() == 'l1':
+            raise InputError(NO_L1)
         if self.norm not in NORMS:
             raise unknown('norm', self.norm, NORMS)
         limit = 1.0 if self.norm == 'linf' else math.sqrt(math.prod(image_shape))

@@ -1,5 +1,6 @@
 """evaluate.py from the command line to its files."""
 
+import hashlib
 import json
 
 import jax.numpy as jnp
@@ -34,6 +35,12 @@ def build_logits():
 
 def build_cubes():
     return lambda images: build_logits()(images) ** 3
+
+def build_steps():
+    return lambda images: build_logits()(jnp.round(images * 16) / 16)
+
+def shift(classifier, images, labels, threat, key):
+    return threat.project(images + threat.eps, images)
 """
 
 
@@ -67,6 +74,7 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
         'warnings environment timing'
     )
     assert result['schema'] == 1 and result['seed'] == 3 and result['warnings'] == []
+    digest = result['dataset'].pop('digest')
     assert result['dataset'] == {'name': 'digits', 'split': 'test', 'examples': 60, 'classes': 10}
     assert result['model'] == {'model': 'net.py:build'}
     assert result['threat_model'] == {'norm': 'linf', 'eps': 0.05}
@@ -77,6 +85,9 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
     flags = np.load(tmp_path / 'out/result.npz')
     images = np.load(tmp_path / 'out/result_images.npz')
     test = data.load('digits', 'test')
+    pixels = (test.images[:60] / np.float32(test.scale)).astype('<f4')
+    content = str(pixels.shape).encode() + pixels.tobytes() + test.labels[:60].astype('<i8').tobytes()
+    assert digest == hashlib.sha256(content).hexdigest()
     assert_array_equal(flags['labels'], test.labels[:60])
     assert_array_equal(flags['indices'], np.arange(60))
     for name in ('clean', 'worst_case'):
@@ -85,7 +96,7 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
     assert list(result['attacks']) == ['pgd', 'cw', 'sipgd']
     for name, attack in result['attacks'].items():
         assert ' '.join(attack) == (
-            'accuracy single_run ci95 restarts runs steps step_size eot_samples max_perturbation stages'
+            'accuracy single_run ci95 restarts runs steps step_size eot_samples max_perturbation only stages'
         )
         assert attack['accuracy'] == flags[name].mean()
         assert attack['ci95'][0] < attack['accuracy'] < attack['ci95'][1]
@@ -135,6 +146,17 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
     assert again.accuracy['cw'] in stored
 
 
+def test_other_models_and_attacks_of_ones_own(model, tmp_path):
+    flags = ['--dataset=digits', '--num_examples=30', '--eps=1/20', '--steps=3', '--attacks=pgd,net.py:shift']
+    flags += ['--gradient_of=net.py:build', '--transfer_from=net.py:build,net.py:build_logits']
+    assert evaluate.main(['--model=net.py:build_steps', *flags, '--output=result.json']) == 0
+    result = json.loads((tmp_path / 'result.json').read_text())
+    assert list(result['attacks']) == ['pgd', 'shift', 'transfer-net', 'transfer-net-1']
+    assert result['gradient_of']['model'] == 'net.py:build' and result['warnings'] == []
+    accuracy = {name: entry['accuracy'] for name, entry in result['attacks'].items()}
+    assert accuracy['pgd'] < result['clean']['accuracy'] and accuracy['shift'] > accuracy['pgd']
+
+
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
@@ -154,7 +176,7 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
         (['--model=nets.py:build', '--dataset=digits'], 'there is no file nets.py'),
         (
             ['--model=net.py:built', '--dataset=digits'],
-            "no function 'built', only build, build_logits, build_cubes",
+            "no function 'built', only build, build_logits, build_cubes, build_steps, shift",
         ),
         (['--model=net.py:build', '--dataset=digit'], "unknown data set 'digit': did you mean digits"),
         (
@@ -162,6 +184,7 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
             'eps=8 is not in (0, 1] for linf: did you mean 8/255?',
         ),
         (['--model=net.py:build', '--dataset=digits', '--norm=l3'], "unknown norm 'l3'"),
+        (['--model=net.py:build', '--dataset=digits', '--norm=l1'], "norm 'l1' is not implemented"),
         (
             ['--model=net.py:build', '--dataset=digits', '--attacks=pgd,cww'],
             "unknown attack 'cww': did you mean cw",
@@ -176,6 +199,19 @@ def test_logits_are_enough_and_the_default_output_follows_the_settings(model, tm
         (['--model=net.py:build_cubes', '--dataset=digits'], "'sipgd' needs the features"),
         (['--model=net.py:build', '--dataset=cifar10', '--data_dir=nowhere'], 'nowhere'),
         (['--workdir=nowhere'], "'nowhere' is no workdir of train.py"),
+        (
+            ['--model=net.py:build', '--dataset=digits', '--gradient_of=net'],
+            '--gradient_of=net is not of the',
+        ),
+        (
+            ['--model=net.py:build', '--dataset=digits', '--transfer_from=a.py:b'],
+            '--transfer_from=a.py:b: there',
+        ),
+        (['--model=net.py:build', '--dataset=digits', '--transfer_from=a'], "'a' is no workdir of train.py"),
+        (
+            ['--model=net.py:build', '--dataset=digits', '--attacks=net.py:shif'],
+            "net.py has no function 'shif'",
+        ),
     ],
 )
 def test_wrong_flags(model, capsys, flags, message):

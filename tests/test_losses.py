@@ -41,6 +41,21 @@ def test_margin_by_hand():
     np.testing.assert_array_equal(losses.margin(u, labels(1, 0, 3)), [-2.0, 3.0, 7.0])
 
 
+def test_the_two_terms_of_the_margin_by_hand():
+    u = scores([1, 4, 2, -3], [1, 4, 2, -3], [1, 4, 2, -3])
+    np.testing.assert_array_equal(losses.highest_other(u, labels(1, 0, 3)), [2.0, 4.0, 4.0])
+    np.testing.assert_array_equal(losses.minus_label(u, labels(1, 0, 3)), [-4.0, -1.0, 3.0])
+
+
+def test_objectives_in_turn():
+    change = objectives.in_turn(objectives.minus_label, objectives.margin, 3)
+    u, y = scores([1, 4, 2, -3]), labels(1)
+    values = [float(change(u, None, y, i)[0]) for i in range(5)]
+    assert values == [-4.0, -4.0, -4.0, -2.0, -2.0]
+    assert change.uses == {'adv'}
+    assert objectives.in_turn(objectives.kl, objectives.margin, 1).uses == {'adv', 'nat'}
+
+
 def test_probability_margin_by_hand():
     u = jnp.log(jnp.array([[0.5, 0.2, 0.3]]))
     np.testing.assert_allclose(losses.probability_margin(u, labels(0)), [-0.2], rtol=1e-12)
@@ -110,6 +125,8 @@ T = labels(2, 1, 4)
 ALL = {
     'cross_entropy': lambda adv, nat: losses.cross_entropy(adv, Y),
     'margin': lambda adv, nat: losses.margin(adv, Y),
+    'highest_other': lambda adv, nat: losses.highest_other(adv, Y),
+    'minus_label': lambda adv, nat: losses.minus_label(adv, Y),
     'dlr': lambda adv, nat: losses.dlr(adv, Y),
     'probability_margin': lambda adv, nat: losses.probability_margin(adv, Y),
     'targeted_margin': lambda adv, nat: losses.targeted_margin(adv, Y, T),

@@ -1,5 +1,7 @@
 """Rows over devices, copies of the state, and the compiled step, on eight simulated devices."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -126,3 +128,48 @@ def test_map_rows_refuses_a_chunk_that_does_not_divide():
     function = parallel.compile_rows(lambda shared, rows: rows)
     with pytest.raises(InputError, match='batch_size=12 is not divisible by the 8 devices'):
         parallel.map_rows(function, parallel.replicate(np.float64(0.0)), (np.zeros(12),), 12)
+
+
+def test_tasks_go_side_by_side_on_the_cores_and_come_back_in_order(monkeypatch):
+    monkeypatch.setattr(parallel, 'cores', lambda: 3)
+    together = threading.Barrier(3)
+
+    def task(number):
+        together.wait(timeout=60)  # breaks unless three are under way
+        return number, jax.config.jax_default_matmul_precision
+
+    with jax.default_matmul_precision('highest'):
+        done = parallel.side_by_side(task, range(6), jax.local_devices()[:1])
+    assert done == [(number, 'highest') for number in range(6)]
+
+
+def test_one_device_runs_programs_of_several_threads_side_by_side(monkeypatch):
+    monkeypatch.setattr(parallel, 'cores', lambda: 2)
+    together, one, compiling = threading.Barrier(2), jax.local_devices()[:1], [True]
+
+    def meet(rows):
+        if not compiling:
+            together.wait(timeout=60)  # breaks unless both programs are running
+        return rows
+
+    def function(shared, rows):
+        return shared + jax.pure_callback(meet, jax.ShapeDtypeStruct(rows.shape, rows.dtype), rows)
+
+    rows, compiled = np.arange(4.0), parallel.compile_rows(function, one)
+    parallel.map_rows(compiled, np.float64(1), (rows[:2],), 2, one)
+    compiling.clear()
+    result = parallel.map_rows(compiled, np.float64(1), (rows,), 2, one)
+    np.testing.assert_array_equal(result, rows + 1)
+
+
+def test_a_task_that_fails_fails_the_call(monkeypatch):
+    monkeypatch.setattr(parallel, 'cores', lambda: 2)
+    with pytest.raises(ZeroDivisionError):
+        parallel.side_by_side(lambda number: 1 / number, [2, 1, 0], jax.local_devices()[:1])
+
+
+@pytest.mark.parametrize(('cores', 'devices'), [(1, 1), (8, 8), (15, 8)])
+def test_a_device_with_one_core_does_one_task_at_a_time(monkeypatch, cores, devices):
+    monkeypatch.setattr(parallel, 'cores', lambda: cores)
+    threads = parallel.side_by_side(lambda _: threading.get_ident(), range(3), jax.local_devices()[:devices])
+    assert threads == [threading.get_ident()] * 3

@@ -35,7 +35,7 @@ def test_rescaled_logits_mislead_pgd_but_not_si_pgd(finished):
     folder, _ = finished
     model = si_jax.load_model(folder / 'tradessi', 'last')
     test = data.load('digits', 'test')
-    images, labels = np.asarray(data.to_unit(test.images, test.scale)), test.labels
+    images, labels = np.asarray(data.to_unit(test.images[:100], test.scale)), test.labels[:100]
 
     def rescaled(factor):
         def classifier(x):
@@ -44,7 +44,7 @@ def test_rescaled_logits_mislead_pgd_but_not_si_pgd(finished):
 
         return classifier
 
-    factors = (1e-3, 1.0, 1e1, 1e2, 1e3)
+    factors = (1e-3, 1.0, 1e3)
     settings = {'attacks': 'pgd,sipgd', 'eps': 0.2, 'devices': jax.local_devices()[:1]}
     results = [si_jax.evaluate(rescaled(a), images, labels, **settings) for a in factors]
     pgd = [result.accuracy['pgd'] for result in results]

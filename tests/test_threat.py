@@ -139,6 +139,12 @@ def test_unknown_norm_names_the_near_one(norm, near):
         Threat(norm, 0.1).check((4, 4, 3))
 
 
+@pytest.mark.parametrize('norm', ['l1', 'L1'])
+def test_l1_is_said_to_be_missing_and_what_does_it(norm):
+    with pytest.raises(InputError, match="'l1' is not implemented.*'linf' or 'l2'.*fra31/auto-attack"):
+        Threat(norm, 10).check((32, 32, 3))
+
+
 def test_audit_passes_on_the_grid_of_bytes():
     """Every byte moved by exactly 8/255, in float32, where the difference is not exactly 8/255."""
     centre = (np.arange(256, dtype=np.float32) / np.float32(255)).reshape(1, 16, 16, 1)

@@ -9,7 +9,6 @@ parameter-free attacks", algorithm 1; details as in repository fra31/auto-attack
 out: it is another algorithm (sparse steps, a schedule of radii).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -17,18 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Ascent, Climb, Project, Rule, step
-from si_jax.attacks.gradient import KeyedClassifier, value_function
+from si_jax.attacks.ascent import Project, Rule
+from si_jax.attacks.climbing import TargetedObjective, climbing
 from si_jax.attacks.rules import DIRECTIONS
-from si_jax.attacks.search import Problem, Search, SearchState
+from si_jax.attacks.search import Search
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import Objective
 from si_jax.outputs import Score, logits
 from si_jax.threat import Threat
 
 Array = jax.Array
-# target classes [B] -> the objective that aims at them
-TargetedObjective = Callable[[Array], Objective]
 
 MOMENTUM = 0.75  # alpha of the paper: the share of the gradient step
 RHO = 0.75  # the share of a window's steps that must raise the loss
@@ -195,49 +192,11 @@ def apgd(
         The `Search`. A query is one forward and one backward pass.
     """
 
-    def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
-        start_keys, _ = rows.split(problem.keys)
-        start = random_start(threat, start_keys, problem.images)
-        batch = start.shape[:1]
-        return SearchState(
-            found=problem.images,
-            fooled=jnp.zeros(batch, bool),
-            queries=jnp.zeros(batch, jnp.int32),
-            inner=(start, rule(threat, steps).init(start)),
-        )
-
-    def advance(
-        classifier: KeyedClassifier,
-        problem: Problem,
-        threat: Threat,
-        state: SearchState,
-        first: Array,
-        count: int,
-    ) -> SearchState:
-        _, keys = rows.split(problem.keys)
-        goal = objective if isinstance(objective, Objective) else objective(problem.targets)
-        value = value_function(goal, score, classifier, problem.labels, None, keys, eot_samples=eot_samples)
-        how = rule(threat, steps)
-
-        def project(x: Array) -> Array:
-            return threat.project(x, problem.images)
-
-        def body(offset: Array, carry: tuple[Climb, Array]) -> tuple[Climb, Array]:
-            under_way, queries = carry
-            before = under_way.seen
-            under_way = step(value, under_way, first + offset, rule=how, project=project)
-            # The first success is kept, so that it does not matter in which parts the search is made.
-            found = rows.where(before.fooled, before.fooled_image, under_way.seen.fooled_image)
-            spent = jnp.where(before.fooled, 0, eot_samples)
-            return under_way._replace(seen=under_way.seen._replace(fooled_image=found)), queries + spent
-
-        last, rule_state = state.inner
-        # The rule keeps the best point itself, with its gradient: the engine's is not read, so it costs
-        # nothing.
-        seen = Ascent(last, last, jnp.full_like(rule_state.best_loss, -jnp.inf), state.found, state.fooled)
-        (seen, rule_state), queries = jax.lax.fori_loop(
-            0, count, body, (Climb(seen, rule_state), state.queries)
-        )
-        return SearchState(seen.fooled_image, seen.fooled, queries, (seen.last, rule_state))
-
-    return Search(init, advance, iterations=steps + 1, targeted=not isinstance(objective, Objective))
+    return climbing(
+        objective,
+        score,
+        start=random_start,
+        rule=lambda threat: rule(threat, steps),
+        steps=steps,
+        eot_samples=eot_samples,
+    )

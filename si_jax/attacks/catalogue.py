@@ -5,6 +5,12 @@ every image, counts the final iterate, and shares its random starts: run after r
 compared on the same noise. `SEARCHES` are the attacks of AutoAttack and the black-box attacks: their settings
 are fixed, and they look for one misclassified point for each correctly classified image. `PRESETS` run
 several searches one after another, each on what the ones before it left.
+
+Some attacks are blind to the scale of the logits but decide as they do. Sources: LAFEAT (Yu et al., CVPR
+2021) and MIFPE (Yu and Xu, CVPR 2023) divide the logits of each iterate by the gap of the two highest;
+T-MIFPE (2025, arXiv 2507.22428) derives a factor for it from the errors of floating point; PMA (Xie et al.,
+2024, arXiv 2411.15210) climbs the margin of probabilities; MD (Ma et al., 2020, arXiv 2006.13726) climbs one
+term of the margin at a time.
 """
 
 from collections.abc import Callable
@@ -12,6 +18,7 @@ from typing import NamedTuple
 
 from si_jax import objectives
 from si_jax.attacks.apgd import apgd
+from si_jax.attacks.climbing import of_attack
 from si_jax.attacks.fab import fab
 from si_jax.attacks.gradient import Attack, from_original, from_signs
 from si_jax.attacks.rays import rays
@@ -35,6 +42,22 @@ ATTACKS: dict[str, Attack] = {
     # The loss of MIFPE with T = 1, and that of PMA.
     'pgd-mifpe': Attack(adversarial_ce, over_top_gap),
     'pgd-pm': Attack(objectives.probability_margin, logits),
+    # One scale for all images and iterates, so that losses can be compared; LAFEAT and MIFPE scale each.
+    'pgd-cal': Attack(adversarial_ce, logits, calibrated=True),
+    'pgd-hybrid': Attack(
+        adversarial_ce, scaled_by_gap, then=margin, step_size=2.0, cosines=1, any_iterate=True
+    ),
+    # MD of Ma et al. (2020): one term of the margin, which alternates over the restarts, and then the margin;
+    # the step size falls from 2 eps in each half. Two restarts are one attack of theirs.
+    'pgd-md': Attack(
+        objectives.minus_label,
+        logits,
+        then=margin,
+        odd=objectives.highest_other,
+        step_size=2.0,
+        cosines=2,
+        any_iterate=True,
+    ),
     # Sriramanan et al. (2020); settings of repository val-iisc/GAMA-GAT: GAMA-PGD.
     'gama': Attack(
         objectives.gama(),
@@ -63,6 +86,7 @@ class SearchAttack(NamedTuple):
         gradients: Gradients per query, from the number of classes; 0 for black-box attacks.
         dlr_classes: With fewer classes its loss is not defined, and it climbs the margin.
         measures_distance: Whether its state's `distance` is a result in itself.
+        calibrated: As in `Attack`.
     """
 
     make: Callable[[int, int, int], Search]
@@ -70,6 +94,7 @@ class SearchAttack(NamedTuple):
     gradients: Callable[[int], float]
     dlr_classes: int = 2
     measures_distance: bool = False
+    calibrated: bool = False
 
     @property
     def black_box(self) -> bool:
@@ -97,6 +122,12 @@ SEARCHES: dict[str, SearchAttack] = {
         10,
         _one,
         dlr_classes=4,
+    ),
+    # As a stage of `fast`, where images that fall leave.
+    'pgd-hybrid-20': SearchAttack(lambda classes, r, eot: of_attack(ATTACKS['pgd-hybrid'], 20, eot), 7, _one),
+    # APGD compares the losses of iterates, so they need one scale: that of `pgd-cal`.
+    'apgd-cal': SearchAttack(
+        lambda classes, r, eot: apgd(adversarial_ce, eot_samples=eot), 10, _one, calibrated=True
     ),
     # Ablations of the paper's loss: APGD's steps, and targets without a temperature.
     'apgd-si': SearchAttack(
@@ -131,11 +162,13 @@ class Stage(NamedTuple):
         attack: A row of `SEARCHES`.
         restarts: Runs from new random numbers; a targeted search runs once for each target in each of them.
         eot_samples: Gradients averaged in each step.
+        targets: Classes that a targeted search aims at.
     """
 
     attack: str
     restarts: int = 1
     eot_samples: int = 1
+    targets: int = TARGETS
 
 
 # Croce and Hein (2020); restarts and order as in repository fra31/auto-attack, autoattack.py.
@@ -150,6 +183,15 @@ PRESETS: dict[str, tuple[Stage, ...]] = {
         Stage('fab-t'),
     ),
     'autoattack-rand': (Stage('apgd-ce', eot_samples=20), Stage('apgd-dlr', eot_samples=20)),
+    # Ours, a screen (see SCREENS): 324 forward and 324 backward passes for an image that withstands it, where
+    # `autoattack` takes 7,811 and 1,910.
+    'fast': (Stage('pgd-hybrid-20'), Stage('apgd-cal'), Stage('apgd-t', targets=2)),
+}
+
+# Presets that are quick looks, not protocols: their results say so.
+SCREENS = {
+    'fast': "a screen for development, without seven of AutoAttack's targets, FAB and Square: it cannot see "
+    'masked gradients; report autoattack'
 }
 
 

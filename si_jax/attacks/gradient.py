@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from si_jax import objectives
 from si_jax.attacks import rules
 from si_jax.attacks.ascent import Ascent, Rule, Value, ascend
 from si_jax.objectives import Objective, adversarial_ce
@@ -72,6 +73,12 @@ class Attack(NamedTuple):
         drops: Steps from which the step size is a tenth of what it was before.
         reference: What the adversarial images are compared with, where the objective does so: 'natural' for
             the original images, 'start' for the attack's own start.
+        then: What it climbs in the second half of its steps; None for `objective` all along.
+        odd: What it climbs in place of `objective` in the restarts 1, 3, 5 and so on (see `in_restart`).
+        cosines: The step size falls so many times, one after another, along half a cosine; 0: it stays.
+        any_iterate: Whether a misclassified iterate counts, not only the last point.
+        calibrated: Whether the score is computed from logits times 2 / (median gap between the two highest
+            logits of all clean images); who runs the attack brings a classifier with such logits.
     """
 
     objective: Objective = adversarial_ce
@@ -82,6 +89,15 @@ class Attack(NamedTuple):
     step_size: float | None = None
     drops: tuple[int, ...] = ()
     reference: str = 'natural'
+    then: Objective | None = None
+    odd: Objective | None = None
+    cosines: int = 0
+    any_iterate: bool = False
+    calibrated: bool = False
+
+    def in_restart(self, number: int) -> 'Attack':
+        """The attack as it is in the restart of this number, counted from 0."""
+        return self._replace(objective=self.odd) if self.odd is not None and number % 2 else self
 
 
 def starting_points(start: Start, threat: Threat, images: Array, keys: Array) -> Array:
@@ -120,27 +136,41 @@ def run(
         natural: The attack's score of the images it is compared with; None to compute it.
 
     Returns:
-        The `Ascent`; the PGD family counts its `last` point.
+        The `Ascent`; the PGD family counts its `last` point, or with `any_iterate` its `fooled_image`.
     """
+    steps = steps if attack.steps is None else attack.steps
+    objective, rule = objective_and_rule(attack, threat, steps, step_size)
     if start is None:
         start = starting_points(attack.start, threat, images, keys)
     classifier_keys = jax.vmap(jax.random.split)(keys)[:, 1]
-    if natural is None and 'nat' in attack.objective.uses:
+    if natural is None and 'nat' in objective.uses:
         # Constant during the attack: computed once, not in every step.
         reference = start if attack.reference == 'start' else images
         natural = attack.score(classifier(reference, _fold_in(classifier_keys, 0)))
     value = value_function(
-        attack.objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
+        objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
     )
-    size = step_size if attack.step_size is None else attack.step_size * threat.eps
-    rule = attack.rule(size) if attack.rule else rules.steepest_step(threat.norm, size, attack.drops)
     return ascend(
         value,
         start,
         rule=rule,
         project=lambda x: threat.project(x, images),
-        steps=steps if attack.steps is None else attack.steps,
+        steps=steps,
     )
+
+
+def objective_and_rule(
+    attack: Attack, threat: Threat, steps: int, step_size: float
+) -> tuple[Objective, Rule]:
+    """What an attack climbs in its `steps` steps, and how; `step_size` as for `run`."""
+    objective = attack.objective
+    if attack.then is not None:
+        objective = objectives.in_turn(objective, attack.then, steps // 2)
+    size = step_size if attack.step_size is None else attack.step_size * threat.eps
+    if attack.rule is not None:
+        return objective, attack.rule(size)
+    period = -(-steps // attack.cosines) if attack.cosines else 0
+    return objective, rules.steepest_step(threat.norm, size, attack.drops, period)
 
 
 def value_function(

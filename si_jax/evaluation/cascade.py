@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from si_jax.attacks.catalogue import PRESETS, SEARCHES, TARGETS, SearchAttack, Stage
+from si_jax.attacks.catalogue import SCREENS, SEARCHES, SearchAttack, Stage
 from si_jax.attacks.rays import average_distance
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
 from si_jax.evaluation.program import Program
@@ -47,7 +47,7 @@ class Cascade(NamedTuple):
 
 def runs(stage: Stage, classes: int) -> int:
     """How many searches a stage makes one after another: one for each restart, and for each target in it."""
-    return stage.restarts * (min(TARGETS, classes - 1) if _targeted(stage, classes) else 1)
+    return stage.restarts * (min(stage.targets, classes - 1) if _targeted(stage, classes) else 1)
 
 
 def run_stages(
@@ -120,20 +120,20 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
     targets = np.zeros((0, count), np.int32)
     if _targeted(stage, classes):
         # Of equal logits the class with the lower number comes first.
-        ranks = np.argsort(-cascade.logits, axis=1, kind='stable')[:, 1 : TARGETS + 1]
+        ranks = np.argsort(-cascade.logits, axis=1, kind='stable')[:, 1 : stage.targets + 1]
         targets = ranks.T.astype(np.int32)
 
     alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
     images = np.zeros_like(program.images) if cascade.keep else np.zeros((0,))
     forward_passes, refused, largest = 0, 0, 0.0
 
+    seen = program.attacked(row.calibrated)
+
     # Restarts but the first may be searches of their own, but are all alike.
     @functools.cache
     def compiled(again: bool) -> CompiledSearch:
         search = row.make(classes, int(again), stage.eot_samples)
-        return compile_search(
-            search, row.part, program.apply, cascade.threat, program.key_impl, program.devices
-        )
+        return compile_search(search, row.part, seen.apply, cascade.threat, program.key_impl, program.devices)
 
     for run in range(runs(stage, classes)):
         restart, target = divmod(run, max(len(targets), 1))
@@ -143,7 +143,7 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
         cascade.bar.update(count - sum(map(len, groups)))
         for number, rows in enumerate(groups):
             make = functools.partial(compiled, restart > 0)
-            work = functools.partial(_search, cascade, stage.attack, row, make, rows, aims, keys)
+            work = functools.partial(_search, cascade, stage.attack, row, make, seen.shared, rows, aims, keys)
             arrays = cascade.saved.remember(f'{unit}-{run}-{number}', work)
             broken = rows[arrays['broken']]
             alive[broken] = False
@@ -164,6 +164,7 @@ def _search(
     source: str,
     row: SearchAttack,
     compiled: Callable[[], CompiledSearch],
+    shared: Any,
     rows: np.ndarray,
     targets: np.ndarray,
     keys: np.ndarray,
@@ -179,9 +180,7 @@ def _search(
         return ~correct
 
     problem = program.images[rows], program.labels[rows], keys[rows], targets[rows]
-    outcome = run_search(
-        compiled(), program.weights, problem, confirm, program.sizes, final=row.measures_distance
-    )
+    outcome = run_search(compiled(), shared, problem, confirm, program.sizes, final=row.measures_distance)
     final = outcome.final
     return {
         'broken': outcome.broken,
@@ -227,7 +226,7 @@ def _table(stage: Stage, done: _Done, correct: np.ndarray, classes: int) -> dict
 def _iterations(stage: Stage, classes: int) -> int:
     """The iterations of one run: steps, where an attack makes steps, or queries."""
     search = SEARCHES[stage.attack].make(classes, 0, 1)
-    return search.iterations - stage.attack.startswith('apgd')  # whose last one only evaluates
+    return search.iterations - stage.attack.startswith(('apgd', 'pgd'))  # whose last one only evaluates
 
 
 def _protocol(name: str, stages: tuple[Stage, ...], classes: int, individual: bool) -> dict[str, Any]:
@@ -245,5 +244,6 @@ def _protocol(name: str, stages: tuple[Stage, ...], classes: int, individual: bo
             }
             for stage in stages
         ],
-        'follows': REFERENCE if name in PRESETS else None,
+        'follows': REFERENCE if name.startswith('autoattack') else None,
+        **({'screen': SCREENS[name]} if name in SCREENS else {}),
     }

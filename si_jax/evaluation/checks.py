@@ -87,11 +87,16 @@ def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -
 
 
 def check_classes(
-    shape: Outputs, labels: np.ndarray, names: tuple[str, ...], why_no_features: str = ''
+    shape: Outputs,
+    labels: np.ndarray,
+    names: tuple[str, ...],
+    why_no_features: str = '',
+    needs_features: frozenset[str] = NEEDS_FEATURES,
 ) -> None:
     """Whether labels and attacks suit a classifier whose outputs have this shape.
 
-    `why_no_features` says why there are none, if they were looked for.
+    `why_no_features` says why there are none, if they were looked for, `needs_features` which attacks read
+    them.
     """
     classes = shape.logits.shape[1]
     wrong = (labels < 0) | (labels >= classes)
@@ -106,7 +111,7 @@ def check_classes(
                 f'attack {name!r} needs at least {LEAST_CLASSES.get(name, 2)} classes, the classifier has '
                 f"{classes}: use 'pgd' or 'cw'"
             )
-        if name in NEEDS_FEATURES and shape.features is None:
+        if name in needs_features and shape.features is None:
             raise InputError(
                 f'attack {name!r} needs the features and the kernel of the last linear layer'
                 f'{why_no_features and f", and none was found: {why_no_features}"}: let the classifier return'
@@ -129,31 +134,48 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
         InputError: Two calls on the same images disagree, or the logits of an image depend on the other
             images of its batch.
     """
-    count = len(images)
-    both = jnp.asarray(np.concatenate([images, 1 - images]))
-    outputs = classifier.function(both, jnp.concatenate([keys, keys]))
-    again = classifier.function(both, jnp.concatenate([keys, keys]))
-    if difference := disagreement(outputs.logits, again.logits):
-        if classifier.randomised:
-            raise InputError(
-                f'two calls with the same images and keys disagree by {difference}: a Randomised classifier '
-                'must draw everything from its keys'
-            )
+    outputs, difference = repeated(classifier, images, keys)
+    if difference and classifier.randomised:
+        raise InputError(
+            f'two calls with the same images and keys disagree by {difference}: a Randomised classifier '
+            'must draw everything from its keys'
+        )
+    if difference:
         raise InputError(
             f'two calls on the same images disagree by {difference}: switch dropout and other randomness '
             'off, or, if it belongs to the defense, draw it from keys and wrap the function as '
             'si_jax.Randomised(function)'
         )
-    # The same images, last and in reverse, among copies of one image instead of the inverted ones.
-    mixed = jnp.asarray(np.concatenate([np.repeat(images[:1], count, axis=0), images[::-1]]))
-    elsewhere = classifier.function(mixed, jnp.concatenate([keys, keys[::-1]]))
-    if difference := disagreement(outputs.logits[:count], elsewhere.logits[count:][::-1]):
+    if difference := mixed(classifier, images, keys, outputs):
         raise InputError(
             f'the logits of an image change by {difference} with the other images of its batch: put batch '
             'normalisation into evaluation mode (train=False, running averages), and let each row of a '
             'Randomised classifier use its own key only'
         )
     return outputs
+
+
+def repeated(classifier: Classifier, images: np.ndarray, keys: Array) -> tuple[Outputs, str]:
+    """Calls the classifier twice on the images [P, H, W, C], with the inverted ones behind them.
+
+    Returns:
+        The first outputs, and how far the logits of the second are from them, in words; '' if they agree.
+    """
+    both = jnp.asarray(np.concatenate([images, 1 - images]))
+    outputs = classifier.function(both, jnp.concatenate([keys, keys]))
+    again = classifier.function(both, jnp.concatenate([keys, keys]))
+    return outputs, disagreement(outputs.logits, again.logits)
+
+
+def mixed(classifier: Classifier, images: np.ndarray, keys: Array, outputs: Outputs) -> str:
+    """How far the logits move if other images are in the batch than in that of `repeated`, in words or ''.
+
+    The same images come last and in reverse, among copies of one image instead of the inverted ones.
+    """
+    count = len(images)
+    batch = jnp.asarray(np.concatenate([np.repeat(images[:1], count, axis=0), images[::-1]]))
+    elsewhere = classifier.function(batch, jnp.concatenate([keys, keys[::-1]]))
+    return disagreement(outputs.logits[:count], elsewhere.logits[count:][::-1])
 
 
 def disagreement(logits: Any, others: Any) -> str:

@@ -67,14 +67,14 @@ def classifier_of(value: Any) -> Classifier:
     return Classifier(lambda images, keys: _outputs(value(images), images), randomised=False)
 
 
-def with_logit_scale(value: Any, factor: float) -> Randomised | Callable[[Array], Outputs]:
+def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable[[Array], Outputs]:
     """The classifier with its logits multiplied by a factor: every decision stays, and so do the cosines.
 
     Source: Xu et al., Fig. 1 and eq. 12.
 
     Args:
         value: As for `classifier_of`.
-        factor: Positive.
+        factor: Positive. As an array it is lifted like weights: one compiled program serves all factors.
 
     Raises:
         InputError: It cannot be called.

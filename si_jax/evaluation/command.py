@@ -8,15 +8,15 @@ import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import attacks as catalogue
 from si_jax import data, models
+from si_jax.attacks.gradient import Attack
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation import checks, sanity, saved
+from si_jax.evaluation import checks, own, sanity, saved
 from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.compare import Comparison, compare
 from si_jax.evaluation.result import Result, check_output
@@ -26,6 +26,32 @@ from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_
 from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.load import load_model
 from si_jax.threat import Threat
+
+
+class Loaded(NamedTuple):
+    """What is evaluated.
+
+    Attributes:
+        classifier: The network.
+        images: [N, H, W, C], in [0, 1].
+        labels: [N].
+        dataset: The name of the data set; these are the first images of its test split.
+        threat: The ball that was asked for, or that of the run.
+        about: Where the network came from, in JSON's types.
+        stem: How the files of its results begin.
+        folder: Where they go, unless said otherwise.
+        hint: What to try if it classifies clean images badly; '' if nothing can be said.
+    """
+
+    classifier: Any
+    images: np.ndarray
+    labels: np.ndarray
+    dataset: str
+    threat: Threat
+    about: dict[str, Any]
+    stem: str
+    folder: Path
+    hint: str
 
 
 def fraction(text: str) -> float:
@@ -58,6 +84,8 @@ def run(
     attacks: str,
     output: str | None,
     save_images: bool,
+    gradient_of: str | None = None,
+    transfer_from: str | None = None,
     logit_scale: float = 1.0,
     **settings: Any,
 ) -> Result:
@@ -79,15 +107,101 @@ def run(
         num_examples: The first so many images in original order; all if None.
         eps: Radius of the ball, as a fraction of the pixel range.
         norm: 'linf' or 'l2'.
-        attacks: Names, with commas between.
+        attacks: Names, with commas between; 'path/to/file.py:attack' is an attack of the user's own.
         output: The JSON file; None for one in `<workdir>/evaluation`, or in `evaluation` without a workdir.
         save_images: Whether to write the adversarial images beside it.
+        gradient_of: 'path/to/file.py:build', the classifier whose derivative attacks take (BPDA).
+        transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         logit_scale: A factor on the logits, which changes no decision.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
+    """
+    given = [_own_attack(name) if '.py:' in name else name for name in attacks.split(',')]
+    names, _ = own.parse(given)
+    if output is not None:
+        check_output(output)
+    loaded = load(
+        workdir=workdir,
+        checkpoint=checkpoint,
+        model=model,
+        torch_checkpoint=torch_checkpoint,
+        arch=arch,
+        variant=variant,
+        normalise=normalise,
+        stated_clean=stated_clean,
+        dataset=dataset,
+        data_dir=data_dir,
+        num_examples=num_examples,
+        eps=eps,
+        norm=norm,
+        logit_scale=logit_scale,
+    )
+    shape = loaded.images.shape[1:]
+    others: dict[str, Any] = {}
+    if gradient_of is not None:
+        others['gradient_of'] = _classifier(gradient_of, shape, 'gradient_of')
+    if transfer_from is not None:
+        others['transfer_from'] = sources(transfer_from, shape)
+    threat: dict[str, Any] = {'eps': loaded.threat.eps, 'norm': loaded.threat.norm}
+    choice = {'dataset': loaded.dataset, 'count': len(loaded.labels), **threat, **settings}
+    choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
+    choice |= {'logit_scale': logit_scale} if logit_scale != 1 else {}
+    digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
+    path = Path(output) if output else loaded.folder / f'{loaded.stem}-{"-".join(names)}-{digest}.json'
+    path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
+
+    state = path.with_suffix('.partial')
+    result = evaluate(
+        loaded.classifier,
+        loaded.images,
+        loaded.labels,
+        attacks=given,
+        **threat,
+        return_images=save_images,
+        progress=True,
+        state_path=state,
+        **others,
+        **settings,
+    )
+    if result.gradient_of is not None:
+        result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
+    if loaded.hint:
+        clean = result.accuracy['clean'], result.ci95['clean'][1]
+        found = sanity.clean(*clean, result.dataset['classes'], stated_clean, loaded.hint)
+        result = dataclasses.replace(result, warnings=found + result.warnings)
+    described = {'name': loaded.dataset, 'split': 'test', **result.dataset}
+    result = dataclasses.replace(result, dataset=described, model=loaded.about)
+    result.save(path)
+    saved.remove(state)
+    print(result.table())
+    print(f'written to {path}')
+    return result
+
+
+def load(
+    *,
+    workdir: str | None,
+    checkpoint: str,
+    model: str | None,
+    torch_checkpoint: str | None,
+    arch: str | None,
+    variant: str | None,
+    normalise: str | None,
+    stated_clean: float | None,
+    dataset: str | None,
+    data_dir: str | None,
+    num_examples: int | None,
+    eps: float | None,
+    norm: str | None,
+    logit_scale: float = 1.0,
+) -> Loaded:
+    """The network and the images that the flags of `run` speak of.
+
+    Raises:
+        InputError: A value is wrong.
     """
     if sum(given is not None for given in (workdir, model, torch_checkpoint)) != 1:
         raise InputError(
@@ -103,9 +217,6 @@ def run(
         raise InputError(
             f'logit_scale={logit_scale:g} must be positive and finite; 1 leaves the logits alone'
         )
-    names = catalogue.parse(attacks)
-    if output is not None:
-        check_output(output)
     classifier: Any
     about: dict[str, Any]
     hint = ''
@@ -127,9 +238,7 @@ def run(
         source = data.SOURCES[dataset]
         eps, norm, folder = 8 / 255 if eps is None else eps, norm or 'linf', Path('evaluation')
         if model is not None:
-            classifier = _build(model)
-            if is_torch_module(classifier):
-                classifier = load_torch_module(classifier, source.shape)
+            classifier = _classifier(model, source.shape)
             about, stem = {'model': model}, Path(model.rpartition(':')[0]).stem
         else:
             assert torch_checkpoint is not None
@@ -157,41 +266,22 @@ def run(
         about['logit_scale'] = logit_scale
 
     test = data.load(dataset, 'test', data_dir)
-    Threat(norm, eps).check(test.images.shape[1:])
+    threat = Threat(norm, eps)
+    threat.check(test.images.shape[1:])
     count = len(test.labels) if num_examples is None else checks.check_count('num_examples', num_examples)
     if count > len(test.labels):
         raise InputError(f'num_examples={count} is more than the {len(test.labels)} images of {dataset}')
-    choice = {'dataset': dataset, 'count': count, 'eps': eps, 'norm': norm, **settings}
-    if logit_scale != 1:
-        choice['logit_scale'] = logit_scale
-    digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
-    path = Path(output) if output else folder / f'{stem}-{"-".join(names)}-{digest}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
-
-    state = path.with_suffix('.partial')
-    result = evaluate(
+    return Loaded(
         classifier,
         np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale)),
         test.labels[:count],
-        attacks=names,
-        eps=eps,
-        norm=norm,
-        return_images=save_images,
-        progress=True,
-        state_path=state,
-        **settings,
+        dataset,
+        threat,
+        about,
+        stem,
+        folder,
+        hint,
     )
-    if hint:
-        clean = result.accuracy['clean'], result.ci95['clean'][1]
-        found = sanity.clean(*clean, result.dataset['classes'], stated_clean, hint)
-        result = dataclasses.replace(result, warnings=found + result.warnings)
-    described = {'name': dataset, 'split': 'test', **result.dataset}
-    result = dataclasses.replace(result, dataset=described, model=about)
-    result.save(path)
-    saved.remove(state)
-    print(result.table())
-    print(f'written to {path}')
-    return result
 
 
 def run_compare(*, a: str, b: str, output: str | None, resamples: int, seed: int) -> Comparison:
@@ -219,21 +309,48 @@ def run_compare(*, a: str, b: str, output: str | None, resamples: int, seed: int
     return comparison
 
 
-def _build(model: str) -> Any:
-    """What the function `path/to/file.py:function` returns."""
+def _classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model') -> Any:
+    """The classifier that `path/to/file.py:function` returns, whatever it was written in."""
+    classifier = _load(model, flag)()
+    return load_torch_module(classifier, image_shape) if is_torch_module(classifier) else classifier
+
+
+def sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """The classifiers of --transfer_from, named after their files or folders."""
+    found: dict[str, Any] = {}
+    for model in models.split(','):
+        path = Path(model.rpartition(':')[0] if '.py:' in model else model)
+        name = path.stem if '.py:' in model else '-'.join(path.parts[-2:])
+        if name in found:
+            name = f'{name}-{len(found)}'
+        if '.py:' in model:
+            found[name] = _classifier(model, image_shape, 'transfer_from')
+        else:
+            found[name] = load_model(model)
+    return found
+
+
+def _own_attack(name: str) -> Any:
+    """An attack of the user's own, `path/to/file.py:attack`."""
+    return _load(name.strip(), 'attacks')
+
+
+def _load(model: str, flag: str) -> Any:
+    """The attribute of a file, `path/to/file.py:attribute`."""
     file, separator, name = model.rpartition(':')
     if not separator or not file.endswith('.py'):
-        raise InputError(f'--model={model} is not of the form path/to/file.py:function')
+        raise InputError(f'--{flag}={model} is not of the form path/to/file.py:function')
     path = Path(file)
     if not path.is_file():
-        raise InputError(f'--model={model}: there is no file {file}')
+        raise InputError(f'--{flag}={model}: there is no file {file}')
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours, as a script can
     spec.loader.exec_module(module)
-    if not callable(function := getattr(module, name, None)):
-        own = (key for key, value in vars(module).items() if inspect.isfunction(value))
-        functions = [key for key in own if vars(module)[key].__module__ == module.__name__]
-        raise InputError(f'{file} has no function {name!r}, only {", ".join(functions) or "none"}')
-    return function()
+    found = getattr(module, name, None)
+    if not callable(found) and not isinstance(found, Attack):
+        functions = (key for key, value in vars(module).items() if inspect.isfunction(value))
+        theirs = [key for key in functions if vars(module)[key].__module__ == module.__name__]
+        raise InputError(f'{file} has no function {name!r}, only {", ".join(theirs) or "none"}')
+    return found

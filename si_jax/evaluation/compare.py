@@ -5,43 +5,21 @@ that both get right, or both wrong, say nothing about it. Only the others count 
 """
 
 import dataclasses
-import json
 import os
 import textwrap
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from si_jax.errors import InputError
 from si_jax.evaluation.checks import check_count
+from si_jax.evaluation.measured import Measured, check_alike, read
 from si_jax.evaluation.result import SCHEMA
 
 RESAMPLES = 10_000
-# What both must have measured alike, apart from the images: field of the attack in the JSON -> its name.
-PROTOCOL = ('steps', 'step_size', 'restarts', 'eot_samples', 'protocol')
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
-
-
-class Measured(NamedTuple):
-    """A result read back from its files.
-
-    Attributes:
-        path: The JSON file.
-        about: Its content.
-        correct: [N] bool by name: 'clean', each attack and 'worst_case'.
-        labels: [N].
-        indices: [N].
-    """
-
-    path: Path
-    about: dict[str, Any]
-    correct: dict[str, np.ndarray]
-    labels: np.ndarray
-    indices: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,11 +159,11 @@ def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) ->
     """
     resamples = check_count('resamples', resamples)
     seed = check_count('seed', seed, least=0)
-    sides = [[_read(path) for path in _paths(side)] for side in (a, b)]
+    sides = [[read(path) for path in _paths(side)] for side in (a, b)]
     _check_seeds(*sides)
     first = sides[0][0]
     for other in (*sides[0][1:], *sides[1]):
-        _check_alike(first, other)
+        check_alike(first, other)
 
     rng = np.random.default_rng(seed)
     differences = {}
@@ -211,6 +189,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
 
     Source: McNemar (1947); exact: the smaller count is binomial(only_a + only_b, 1/2) under the hypothesis.
     """
+    from scipy import stats  # takes a second: see `result`
+
     total = only_a + only_b
     return float(stats.binomtest(only_a, total, 0.5).pvalue) if total else 1.0
 
@@ -229,6 +209,8 @@ def bootstrap(values: np.ndarray, resamples: int, rng: np.random.Generator) -> t
 
 def _difference(a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Generator) -> Difference:
     """From the flags [S, N] of both."""
+    from scipy import stats
+
     accuracy_a, accuracy_b = a.mean(axis=1), b.mean(axis=1)
     only_a, only_b = (a & ~b).sum(axis=1), (b & ~a).sum(axis=1)
     by_seed = (only_b - only_a) / a.shape[1]
@@ -256,47 +238,6 @@ def _paths(side: Paths) -> list[Path]:
     return paths
 
 
-def _read(path: Path) -> Measured:
-    flags = path.with_suffix('.npz')
-    try:
-        about = json.loads(path.read_text())
-        if about['schema'] != SCHEMA:
-            raise InputError(
-                f'{path} has schema {about["schema"]!r}, known is {SCHEMA}: evaluate again with this version'
-            )
-        names = ['clean', *about['attacks'], 'worst_case']
-        with np.load(flags, allow_pickle=False) as arrays:
-            read = {name: arrays[name] for name in (*names, 'labels', 'indices')}
-    except FileNotFoundError as error:
-        raise InputError(
-            f'there is no file {error.filename}: a comparison needs the JSON file that evaluate.py wrote, '
-            'and the flags of each image beside it as .npz'
-        ) from error
-    except (KeyError, TypeError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(
-            f'{path} and {flags.name} are no result of evaluate.py, or damaged ({error}): evaluate again'
-        ) from error
-    count = len(read['labels'])
-    for name in names:
-        flag = read[name]
-        if (
-            flag.dtype != bool
-            or flag.shape != (count,)
-            or not np.isclose(flag.mean(), _accuracy(about, name))
-        ):
-            raise InputError(
-                f'{name!r} in {flags} does not belong to the accuracy in {path}: the two files come from '
-                'different evaluations; evaluate again'
-            )
-    return Measured(path, about, {name: read[name] for name in names}, read['labels'], read['indices'])
-
-
-def _accuracy(about: dict[str, Any], name: str) -> float:
-    return (about['attacks'] if name in about['attacks'] else about)[name]['accuracy']
-
-
 def _check_seeds(a: list[Measured], b: list[Measured]) -> None:
     seeds = [[one.about['seed'] for one in side] for side in (a, b)]
     if seeds[0] != seeds[1]:
@@ -304,59 +245,6 @@ def _check_seeds(a: list[Measured], b: list[Measured]) -> None:
             f'the seeds differ: {seeds[0]} for a, {seeds[1]} for b. Results are paired in the order given: '
             'give as many for each side, measured with the same seeds in the same order'
         )
-
-
-def _check_alike(first: Measured, other: Measured) -> None:
-    """Raises InputError unless both were measured alike."""
-
-    def refuse(what: str, mine: Any, others: Any, remedy: str) -> None:
-        raise InputError(
-            f'{first.path} and {other.path} cannot be compared, {what}: {mine} and {others}; {remedy}'
-        )
-
-    mine, others = first.about, other.about
-    for key in ('name', 'split', 'classes'):
-        if mine['dataset'].get(key) != others['dataset'].get(key):
-            refuse(
-                f'the data sets differ ({key})',
-                mine['dataset'].get(key),
-                others['dataset'].get(key),
-                'evaluate both on the same data set',
-            )
-    if len(first.indices) != len(other.indices):
-        refuse(
-            'the numbers of images differ',
-            len(first.indices),
-            len(other.indices),
-            'evaluate both with the same --num_examples',
-        )
-    for what, x, y in (
-        ('images', first.indices, other.indices),
-        ('labels', first.labels, other.labels),
-    ):
-        if not np.array_equal(x, y):
-            i = int(np.argmax(x != y))
-            refuse(f'the {what} differ, first in row {i}', x[i], y[i], 'evaluate both on the same images')
-    for key in ('norm', 'eps'):
-        if mine['threat_model'][key] != others['threat_model'][key]:
-            refuse(
-                f'{key} differs',
-                mine['threat_model'][key],
-                others['threat_model'][key],
-                f'evaluate both with the same --{key}',
-            )
-    if list(mine['attacks']) != list(others['attacks']):
-        refuse(
-            'the attacks differ',
-            ','.join(mine['attacks']),
-            ','.join(others['attacks']),
-            'evaluate both with the same --attacks, or their worst cases mean different things',
-        )
-    for name in mine['attacks']:
-        for key in PROTOCOL:
-            x, y = (about['attacks'][name].get(key) for about in (mine, others))
-            if x != y:
-                refuse(f'the protocols of {name} differ in {key}', x, y, 'evaluate both with the same flags')
 
 
 def _notes(results: list[Measured]) -> list[str]:
@@ -367,6 +255,12 @@ def _notes(results: list[Measured]) -> list[str]:
         notes.append(
             f'the attacks searched in different precisions ({", ".join(sorted(map(str, precisions)))}): what '
             'they found was verified alike, but one may have found more'
+        )
+    without = [str(one.path) for one in results if 'digest' not in one.about['dataset']]
+    if without:
+        notes.append(
+            f'{", ".join(without)} came from an older version and without a digest of the images: that the '
+            'pixels are the same was not checked'
         )
     for one in results:
         if one.about['warnings']:

@@ -13,8 +13,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,27 @@ FLAGS_ON = ('cnn_a_adv4', 'kw_base')
 CASCADE_ABOVE, CASCADE_EITHER = 0.2, 0.4
 
 
+class Problem(NamedTuple):
+    """A published network as a classifier, the first test images of CIFAR-10, and the radius for it."""
+
+    network: Callable[[Any], Any]
+    images: np.ndarray
+    labels: np.ndarray
+    eps: float
+
+
+def problem(shared: Path, name: str, count: int = IMAGES) -> Problem:
+    """Loads a network and `count` images from the folder with `checkpoints`, `data` and `reference`."""
+    spec = importlib.util.spec_from_file_location('nets', shared / 'reference' / 'nets.py')
+    assert spec is not None and spec.loader is not None
+    nets = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(nets)
+    network, _ = nets.load(shared / 'checkpoints' / f'{name}.npz', name)
+    data = np.load(shared / 'data' / 'cifar10_test.npz')
+    images = (data['images'][:count] / 255).astype(np.float32)
+    return Problem(network, images, data['labels'][:count].astype(np.int32), nets.EPS[name] / 255)
+
+
 def compare(shared: Path, name: str) -> dict[str, Any]:
     """Measures all attacks on one network.
 
@@ -45,14 +67,10 @@ def compare(shared: Path, name: str) -> dict[str, Any]:
     Returns:
         For each attack our figures, those of the reference, and whether the bounds hold.
     """
-    nets = _module(shared / 'reference' / 'nets.py')
-    network, _ = nets.load(shared / 'checkpoints' / f'{name}.npz', name)
-    data = np.load(shared / 'data' / 'cifar10_test.npz')
-    images = (data['images'][:IMAGES] / 255).astype(np.float32)
-    labels = data['labels'][:IMAGES].astype(np.int32)
+    network, images, labels, eps = problem(shared, name)
     numbers = json.loads((shared / 'reference' / f'{name}.json').read_text())
     flags = np.load(shared / 'reference' / f'{name}.npz')
-    settings = {'eps': nets.EPS[name] / 255, 'batch_size': None}
+    settings: dict[str, Any] = {'eps': eps, 'batch_size': None}
 
     family = evaluate(network, images, labels, attacks=FAMILY, restarts=5, **settings)
     report: dict[str, Any] = {
@@ -125,6 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     # The command line would say where on this machine it ran.
     made_with = {key: value for key, value in environment().items() if key != 'command'}
     content: dict[str, Any] = {'images': IMAGES, 'environment': made_with, 'networks': {}}
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.networks.split(','):
         began = time.perf_counter()
         report = compare(arguments.shared, name)
@@ -135,18 +154,12 @@ def main(argv: list[str] | None = None) -> int:
             agreement = f'{row["flags_percent"]:.1f} % of flags' if 'flags_percent' in row else ''
             figures = f'{100 * row["accuracy"]:>7.2f}{100 * row["reference"]:>8.2f}'
             print(f'  {attack:<12}{figures}   {agreement:<18}{mark}')
-    content['holds'] = all(row['holds'] for report in content['networks'].values() for row in report.values())
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    write_json(arguments.output, content)
+        # Written after each network: the next one may take an hour.
+        content['holds'] = all(
+            row['holds'] for report in content['networks'].values() for row in report.values()
+        )
+        write_json(arguments.output, content)
     return 0 if content['holds'] else 1
-
-
-def _module(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def _points(difference: float) -> float:

@@ -176,15 +176,22 @@ def run_search(
             first += size
         return packs
 
+    def begin(one: _Pack) -> SearchState:
+        return compiled.init(weights, *one.problem)
+
     packs = pack(np.arange(count), ())
-    for one in packs:
-        one.state = compiled.init(weights, *one.problem)
+    for one, state in zip(packs, parallel.side_by_side(begin, packs, devices), strict=True):
+        one.state = state
     for first in range(0, iterations, compiled.part):
         made = min(compiled.part, iterations - first)
         shared = compiled.shared_of(weights, first, made)
-        # All are dispatched before the first is waited for: a device (or a core) need not wait for the host.
-        for one in packs:
-            one.state = compiled.advance(shared, *one.problem, one.state)
+
+        def advance(one: _Pack, shared: Any = shared) -> SearchState:
+            return compiled.advance(shared, *one.problem, one.state)
+
+        # All are dispatched before the first is waited for: a device need not wait for the host.
+        for one, state in zip(packs, parallel.side_by_side(advance, packs, devices), strict=True):
+            one.state = state
         claims = []
         for one in packs:
             fooled, spent = one.host((one.state.fooled, one.state.queries))

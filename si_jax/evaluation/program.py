@@ -14,15 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import attacks as catalogue
 from si_jax import losses, parallel
-from si_jax.attacks.gradient import Start, starting_points
+from si_jax.errors import InputError
 from si_jax.evaluation import checks, packing
-from si_jax.evaluation.classifier import Classifier, lift
+from si_jax.evaluation.attacked import Attacked, backward_of, check_stand_in
+from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
-from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.saved import Arrays, Saved, digest
-from si_jax.metrics import Progress
+from si_jax.evaluation.saved import digest
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
 
@@ -30,8 +28,9 @@ Array = jax.Array
 
 # Folded into an image's key for the forward pass that decides; its split has taken the numbers 0 and 1.
 _VERIFICATION = 2
-# Images in a unit of work that is saved, in chunks.
-GROUP = 8
+# Images in a unit of work that is saved, in whole chunks.
+GROUP = {'cpu': 512}
+GROUP_ACCELERATOR = 4096
 
 
 class Program:
@@ -49,7 +48,13 @@ class Program:
             images.
         needs_features: Whether features and kernel are looked for if the classifier returns logits alone;
             `why_no_features` says why they were not found.
+        gradient_of: Whose derivative the attacks take in place of the classifier's own.
+
+    Attributes:
+        scale: The factor on the logits of calibrated attacks; who runs one sets it.
     """
+
+    scale: float | None = None
 
     def __init__(
         self,
@@ -62,10 +67,12 @@ class Program:
         devices: list[jax.Device],
         precision: str | None = None,
         needs_features: bool = False,
+        gradient_of: Classifier | None = None,
     ):
         self.classifier, self.devices, self.chunk = classifier, devices, chunk
         self.images, self.labels, self.indices = images, labels.astype(np.int32), indices
         self.sizes = packing.sizes(chunk, len(devices))
+        self.seed = seed
         self._key = jax.random.key(seed)
         self.key_impl = jax.random.key_impl(self._key)
         each = chunk // len(devices)
@@ -73,21 +80,28 @@ class Program:
             jax.ShapeDtypeStruct((each, *images.shape[1:]), images.dtype),
             jax.ShapeDtypeStruct((each,), self._key.dtype),
         )
-        lifted = lift(classifier.function, *example)
-        self.why_no_features = ''
-        if needs_features and lifted.shape.features is None:
-            found = with_features(classifier.function, *example)
-            if isinstance(found, str):
-                self.why_no_features = found
-            else:
-                lifted = lift(found, *example)
+        lifted, self.why_no_features = _lifted(classifier, example, needs_features)
         self.outputs: Outputs = lifted.shape
         self.apply = functools.partial(lifted.apply, precision=precision)
         self.weights = parallel.replicate(lifted.weights, devices)
-        self._digest = functools.partial(digest, *lifted.weights)
+        self._lifted, self._digest = lifted, functools.partial(digest, *lifted.weights)
+        self.gradient_of = gradient_of
+        self._stand_in: Callable[..., Outputs] | None = None
+        self._stand_in_weights: list[Array] = []
+        if gradient_of is not None:
+            try:
+                stand_in, _ = _lifted(gradient_of, example, needs_features)
+            except InputError as error:
+                raise InputError(f'gradient_of: {error}') from error
+            except (TypeError, ValueError) as error:
+                raise cannot_take('gradient_of', images.shape, error) from error
+            check_stand_in(stand_in.shape, lifted.shape, needs_features)
+            self._stand_in = functools.partial(stand_in.apply, precision=precision)
+            self._stand_in_weights = stand_in.weights
+            self._digest = functools.partial(digest, *lifted.weights, *stand_in.weights)
 
         def classify(weights: Any, images: Array, keys: Array) -> dict[str, Array]:
-            outputs = lifted.apply(weights, images, self._verification_keys(keys))
+            outputs = lifted.apply(weights, images, self.verification_keys(keys))
             products = jnp.zeros_like(outputs.logits)
             if outputs.features is not None:
                 products = outputs.features @ outputs.kernel
@@ -108,7 +122,12 @@ class Program:
         clean = self._map(self._classify, (self.images, keys))
         checks.check_finite(clean['logits'], self.indices, 'image')
         rows = np.arange(checks.PROBE) % len(self.images)
-        probed = checks.probe(self.classifier, self.images[rows], self._verification_keys(keys[rows]))
+        probed = checks.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
+        if self.gradient_of is not None:
+            try:
+                checks.probe(self.gradient_of, self.images[rows], self.verification_keys(keys[rows]))
+            except InputError as error:
+                raise InputError(f'gradient_of: {error}') from error
         checks.check_compiled(clean['logits'][rows], probed.logits[: checks.PROBE])
         if explain:
             # Inverted images make the fit a test however few images there are.
@@ -119,6 +138,10 @@ class Program:
                 *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
             )
         return clean['logits']
+
+    def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
+        """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""
+        return self._map(self._classify, (images, keys))['logits']
 
     def keys(self, run: int, name: str | None = None) -> np.ndarray:
         """The data of the key of each image, [N, ...].
@@ -131,7 +154,8 @@ class Program:
 
     def groups(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows in the groups that are worked on, and saved, together."""
-        size = GROUP * self.chunk
+        wanted = GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
+        size = max(wanted // self.chunk, 1) * self.chunk
         return [rows[first : first + size] for first in range(0, len(rows), size)]
 
     def confirm(
@@ -156,99 +180,60 @@ class Program:
         checks.check_finite(logits, self.indices[rows], f'what {source} made of image')
         return np.argmax(logits, axis=1) == self.labels[rows], largest
 
-    def attack(
-        self,
-        name: str,
-        threat: Threat,
-        restarts: int,
-        steps: int,
-        step_size: float,
-        eot_samples: int,
-        *,
-        keep: bool,
-        bar: Progress,
-        saved: Saved,
-    ) -> tuple[AttackRecord, np.ndarray]:
-        """Runs an attack of the PGD family on all images; its final images count.
+    def attacked(self, calibrated: bool = False) -> Attacked:
+        """The classifier as attacks see it: with the gradient of `gradient_of`, and with scaled logits."""
+        if self._stand_in is None and not calibrated:
+            return Attacked(self.apply, self.weights)
+        shared = {'own': self._lifted.weights, 'stand in': self._stand_in_weights}
+        if calibrated:
+            assert self.scale is not None
+            shared['scale'] = [jnp.asarray(self.scale, self.images.dtype)]
 
-        Args:
-            name: A row of `catalogue.ATTACKS`.
-            threat: The ball.
-            restarts: Number of runs.
-            steps: Where the attack does not fix it.
-            step_size: Likewise.
-            eot_samples: Gradients averaged in each step.
-            keep: Whether to return the adversarial images; an empty array is returned instead.
-            bar: Is told of each image.
-            saved: What is finished already.
-        """
-        attack = catalogue.ATTACKS[name]
+        def apply(shared: dict[str, list[Array]], images: Array, keys: Array) -> Outputs:
+            outputs = self._function(shared['own'], shared['stand in'])(images, keys)
+            return outputs._replace(logits=shared['scale'][0] * outputs.logits) if calibrated else outputs
 
-        def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Array:
-            ascent = catalogue.run(
-                attack,
-                lambda x, keys: self.apply(weights, x, keys),
-                images,
-                labels,
-                jax.random.wrap_key_data(keys, impl=self.key_impl),
-                threat=threat,
-                steps=steps,
-                step_size=step_size,
-                eot_samples=eot_samples,
-                start=start,
-            )
-            return ascent.last
+        return Attacked(apply, parallel.replicate(shared, self.devices))
 
-        begin = _starting_points(attack.start, threat, self.key_impl, tuple(self.devices))
-        compiled = parallel.compile_rows(search, self.devices)
+    def eager(self) -> Callable[..., Outputs]:
+        """The classifier for callables: images -> `Outputs`, or (images, keys) if it is randomised."""
+        function, key = self._function(self._lifted.weights, self._stand_in_weights), self._key
+        if self.classifier.randomised:
+            return jax.jit(function)
+        return jax.jit(lambda images: function(images, jnp.broadcast_to(key, len(images))))
 
-        def unit(rows: np.ndarray, keys: np.ndarray) -> Arrays:
-            images, labels = self.images[rows], self.labels[rows]
-            # By way of the host, as the images came: arrays laid out otherwise would compile again.
-            start = parallel.map_rows(begin, (), (images, keys), self.chunk, self.devices)
-            found = parallel.map_rows(
-                compiled, self.weights, (images, labels, keys, start), self.chunk, self.devices
-            )
-            correct, largest = self.confirm(rows, found, keys, threat, name)
-            return {'correct': correct, 'largest': np.float64(largest), 'images': found[: len(found) * keep]}
+    def _function(
+        self, weights: list[Array], stand_in_weights: list[Array]
+    ) -> Callable[[Array, Array], Outputs]:
+        """(images, keys) -> `Outputs`, with the gradient that attacks take."""
+        own = functools.partial(self.apply, weights)
+        if self._stand_in is None:
+            return own
+        return backward_of(own, functools.partial(self._stand_in, stand_in_weights))
 
-        runs: list[np.ndarray] = []
-        largest = 0.0
-        kept = np.zeros((0, *self.images.shape[1:]), self.images.dtype)
-        for restart in range(restarts):
-            keys, parts = self.keys(restart), []
-            for number, rows in enumerate(self.groups(np.arange(len(self.images)))):
-                parts.append(
-                    saved.remember(f'{name}-{restart}-{number}', functools.partial(unit, rows, keys[rows]))
-                )
-                bar.update(len(rows))
-            correct, images = (np.concatenate([part[key] for part in parts]) for key in ('correct', 'images'))
-            largest = max(largest, *(float(part['largest']) for part in parts))
-            if keep and not runs:
-                kept = images
-            elif keep:
-                new = np.logical_and.reduce(runs) & ~correct
-                kept[new] = images[new]
-            runs.append(correct)
-        steps = steps if attack.steps is None else attack.steps
-        step_size = step_size if attack.step_size is None else attack.step_size * threat.eps
-        return AttackRecord(np.stack(runs), steps, step_size, eot_samples, largest), kept
+    def batch_key(self, first: int, restart: int, name: str) -> Array:
+        """The key of a batch that begins with image `first`, for attacks that take one key a batch."""
+        key = jax.random.fold_in(self._key, np.uint32(zlib.crc32(name.encode())))
+        return jax.random.fold_in(jax.random.fold_in(key, restart), self.indices[first])
 
     def blind(self, rows: np.ndarray) -> float:
         """The share of these images where the gradient of the cross-entropy is exactly zero."""
 
-        def zero(weights: Any, images: Array, labels: Array, keys: Array) -> Array:
-            keys = self._verification_keys(keys)
+        target = self.attacked()
+
+        def zero(shared: Any, images: Array, labels: Array, keys: Array) -> Array:
+            keys = self.verification_keys(keys)
 
             def loss(x: Array) -> Array:
-                return jnp.sum(losses.cross_entropy(self.apply(weights, x, keys).logits, labels))
+                return jnp.sum(losses.cross_entropy(target.apply(shared, x, keys).logits, labels))
 
             return jnp.all(jax.grad(loss)(images) == 0, axis=(1, 2, 3))
 
         if not len(rows):
             return 0.0
         arrays = self.images[rows], self.labels[rows], self.keys(0)[rows]
-        return float(np.mean(self._map(parallel.compile_rows(zero, self.devices), arrays)))
+        function = parallel.compile_rows(zero, self.devices)
+        return float(np.mean(parallel.map_rows(function, target.shared, arrays, self.sizes, self.devices)))
 
     def identity(self) -> dict[str, Any]:
         """What tells this classifier and this data from others."""
@@ -258,25 +243,36 @@ class Program:
             'images at once': self.chunk,
         }
 
+    def gradient_digest(self) -> dict[str, Any]:
+        """What tells the classifier whose gradient is taken from others."""
+        return {'weights': digest(*self._stand_in_weights)}
+
     def _map(self, function: Callable[..., Any], rows: tuple[np.ndarray, ...]) -> Any:
         return parallel.map_rows(function, self.weights, rows, self.sizes, self.devices)
 
-    def _verification_keys(self, keys: Array | np.ndarray) -> Array:
+    def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""
         typed = jax.random.wrap_key_data(jnp.asarray(keys), impl=self.key_impl)
         return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(typed)
 
 
-@functools.lru_cache(maxsize=16)
-def _starting_points(
-    start: Start, threat: Threat, key_impl: Any, devices: tuple[jax.Device, ...]
-) -> Callable[..., Array]:
-    """Compiles ((), images, keys) -> starts: once for all attacks, as it takes longer than they do."""
+def cannot_take(name: str, shape: tuple[int, ...], error: Exception) -> InputError:
+    """The error for another classifier that cannot be traced with these images [N, H, W, C]."""
+    return InputError(
+        f'{name} cannot take the images [B, {", ".join(map(str, shape[1:]))}] of the classifier: '
+        f'{str(error).splitlines()[0]}'
+    )
 
-    def points(_: Any, images: Array, keys: Array) -> Array:
-        return starting_points(start, threat, images, jax.random.wrap_key_data(keys, impl=key_impl))
 
-    return parallel.compile_rows(points, list(devices))
+def _lifted(
+    classifier: Classifier, example: tuple[jax.ShapeDtypeStruct, ...], needs_features: bool
+) -> tuple[Lifted, str]:
+    """The traced classifier, with features and kernel if they are needed and found, and why they were not."""
+    lifted = lift(classifier.function, *example)
+    if not needs_features or lifted.shape.features is not None:
+        return lifted, ''
+    found = with_features(classifier.function, *example)
+    return (lifted, found) if isinstance(found, str) else (lift(found, *example), '')
 
 
 @jax.jit

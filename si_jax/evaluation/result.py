@@ -1,13 +1,14 @@
 """The result of an evaluation: accuracies, flags per image, and the files that hold them."""
 
 import dataclasses
+import hashlib
 import io
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from si_jax.errors import InputError
 from si_jax.files import write_atomic, write_json
@@ -64,6 +65,9 @@ class Result:
         environment: Versions and devices.
         timing: Seconds; the only part that two runs of the same evaluation need not share.
         model: Where the classifier came from, if known.
+        calibration: `scale`, the factor on the logits of calibrated attacks, and `median_gap`, which it comes
+            from; None if there were none.
+        gradient_of: What is known of the classifier whose gradient the attacks took; None for its own.
         images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
             classifier, else of the first. None unless asked for.
     """
@@ -80,6 +84,8 @@ class Result:
     environment: dict[str, Any]
     timing: dict[str, Any]
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    calibration: dict[str, float] | None = None
+    gradient_of: dict[str, Any] | None = None
     images: dict[str, np.ndarray] | None = None
 
     @property
@@ -116,7 +122,7 @@ class Result:
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
         """Wilson's 95 % interval of each accuracy: how far another sample of as many images might be off."""
-        return {name: _wilson(flags) for name, flags in self.correct.items()}
+        return {name: wilson(int(np.sum(flags)), len(flags)) for name, flags in self.correct.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The result in JSON's types, without the flags."""
@@ -150,6 +156,8 @@ class Result:
             'attacks': {name: attack(name, record) for name, record in self.attacks.items()},
             'worst_case': {'accuracy': accuracy['worst_case'], 'ci95': ci95['worst_case']},
             **({} if gap is None else {'overestimation_gap': gap}),
+            **({} if self.calibration is None else {'calibration': self.calibration}),
+            **({} if self.gradient_of is None else {'gradient_of': self.gradient_of}),
             **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
             'environment': self.environment,
@@ -164,6 +172,15 @@ class Result:
             'eps': self.threat.eps,
             'norm': self.threat.norm.capitalize(),
         }
+
+    def _screens(self) -> str:
+        """What is said of presets that are no protocols."""
+        found = [(name, one) for name, one in self.attacks.items() if (one.protocol or {}).get('screen')]
+        return ' '.join(
+            f'{name}: {one.protocol["screen"]} '  # type: ignore[index]
+            f'({sum(stage["forward_passes"] for stage in one.stages):,} forward passes).'
+            for name, one in found
+        )
 
     def save(self, path: str | os.PathLike) -> None:
         """Writes `<stem>.json`, the flags of each image as `<stem>.npz`, and images that were kept.
@@ -216,7 +233,19 @@ class Result:
                 )
         if gap is not None:
             lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
+        lines += textwrap.wrap(self._screens(), 80) if self._screens() else []
         return '\n'.join(lines + [f'warning: {warning}' for warning in self.warnings])
+
+
+def data_digest(images: np.ndarray, labels: np.ndarray) -> str:
+    """The SHA-256 of what was evaluated: shape, pixels as float32 and labels as int64, little-endian.
+
+    Float32, so that an evaluation in float64 of the same images has the same.
+    """
+    total = hashlib.sha256(f'{images.shape}'.encode())
+    total.update(np.asarray(images, '<f4').tobytes())
+    total.update(np.asarray(labels, '<i8').tobytes())
+    return total.hexdigest()
 
 
 def check_output(path: str | os.PathLike) -> Path:
@@ -231,8 +260,11 @@ def check_output(path: str | os.PathLike) -> Path:
     return path
 
 
-def _wilson(flags: np.ndarray) -> tuple[float, float]:
-    interval = stats.binomtest(int(np.sum(flags)), len(flags)).proportion_ci(0.95, method='wilson')
+def wilson(count: int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share count / total."""
+    from scipy import stats  # takes a second, which a resumed evaluation need not wait for
+
+    interval = stats.binomtest(count, total).proportion_ci(0.95, method='wilson')
     return float(interval.low), float(interval.high)
 
 

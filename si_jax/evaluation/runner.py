@@ -10,20 +10,21 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from si_jax import attacks as catalogue
 from si_jax import metrics
-from si_jax.attacks.catalogue import ATTACKS, NEEDS_FEATURES
+from si_jax.attacks.catalogue import NEEDS_FEATURES
 from si_jax.environment import environment
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation import cascade, checks, sanity
+from si_jax.evaluation import checks, dispatch, own, sanity, transfer
+from si_jax.evaluation.attacked import calibrate
 from si_jax.evaluation.classifier import PRECISIONS, classifier_of
 from si_jax.evaluation.program import Program
-from si_jax.evaluation.result import AttackRecord, Result
+from si_jax.evaluation.result import AttackRecord, Result, data_digest
 from si_jax.evaluation.saved import Saved
 from si_jax.threat import Threat
 
-# Images at once on each device. On the CPU gradient steps are fastest on small batches.
-CHUNK = {'cpu': 64}
+# Images at once on each device. On the CPU small batches are fastest: they stay in a core's cache, each core
+# has one of its own, and few rows are filling.
+CHUNK = {'cpu': 16}
 CHUNK_ACCELERATOR = 512
 
 
@@ -32,7 +33,7 @@ def evaluate(
     images: Any,
     labels: Any,
     *,
-    attacks: str | Sequence[str],
+    attacks: Any,
     eps: float = 8 / 255,
     norm: str = 'linf',
     steps: int = 20,
@@ -43,6 +44,8 @@ def evaluate(
     indices: Any = None,
     eot_samples: int = 1,
     individual: bool = False,
+    gradient_of: Any = None,
+    transfer_from: Any = None,
     search_precision: str | None = None,
     state_path: str | os.PathLike | None = None,
     return_images: bool = False,
@@ -54,9 +57,10 @@ def evaluate(
     FGSM and the attacks of the PGD family run on every image and their final images count. Their random
     starts come from (seed, image index, restart) alone, so that attacks share their noise. The attacks of
     AutoAttack and the black-box attacks run on the correctly classified images, each by itself; an image is
-    broken by any misclassified point in the ball. Names that begin with `autoattack` are cascades of them:
-    each stage runs on what the ones before left. Whatever counts as broken was classified once more, in the
-    precision of the images, as the clean images were. Nothing depends on the batches or on the devices.
+    broken by any misclassified point in the ball. Names that begin with `autoattack`, and the screen `fast`,
+    are cascades of them: each stage runs on what the ones before left. Whatever counts as broken was
+    classified once more, in the precision of the images, as the clean images were. Nothing depends on the
+    batches or on the devices, but what callables of your own make of them.
 
     Args:
         classifier: images [B, H, W, C] in [0, 1] -> `Outputs`, (logits, features, kernel) or logits [B, K];
@@ -65,9 +69,12 @@ def evaluate(
         images: [N, H, W, C], floating, in [0, 1]. Evaluated in float32, or in float64 if they are and JAX has
             it enabled.
         labels: [N], integer, in [0, K).
-        attacks: Names in the tables of `si_jax.attacks.catalogue`, as a sequence or a comma string.
+        attacks: Names in the tables of `si_jax.attacks.catalogue`, as a sequence or a comma string. A
+            sequence may also hold attacks of your own: `Attack` records and callables (classifier, images,
+            labels, threat, key) -> images, or pairs (name, one of these); see `docs/attacks.md`. They run on
+            all images in `restarts` runs, and their final images count, audited and verified like all others.
         eps: Radius of the ball, as a fraction of the pixel range.
-        norm: 'linf' or 'l2'.
+        norm: 'linf' or 'l2'; 'l1' is not implemented.
         steps: Steps of the PGD family.
         step_size: Of the PGD family, as a fraction of the pixel range; eps / 4 if None.
         restarts: Runs of the PGD family from new random points; an image must withstand all.
@@ -79,6 +86,12 @@ def evaluate(
         eot_samples: Gradients averaged in each step, for randomised classifiers; cascades set it themselves.
         individual: Run each stage of a cascade on all correctly classified images: the same accuracy, and
             that of each stage alone.
+        gradient_of: Another classifier, of the same shapes, whose derivative the attacks take in place of the
+            classifier's own (BPDA): for defenses with a step that has no useful gradient, the same network
+            without it. Losses and decisions stay the classifier's.
+        transfer_from: Other classifiers of the same classes, a mapping of names or a sequence. For each, a
+            row `transfer-NAME` says what adversarial images made on it do to the classifier, as they are and
+            as starting points of the same attack on the classifier.
         search_precision: 'float32', 'tf32' (GPUs only) or 'bfloat16', what the classifier's convolutions and
             matrix products are computed in while an attack searches; if None 'tf32' on GPUs, as in PyTorch's
             convolutions, and 'float32' elsewhere. For float64 images leave it out. The reported accuracy is
@@ -95,11 +108,14 @@ def evaluate(
     Raises:
         InputError: An argument is wrong, the state belongs to another evaluation, or the classifier is unfit:
             random, dependent on the other images of a batch, not finite, or (for SI attacks) with features
-            and kernel that do not explain its logits.
-        AssertionError: An attack left its threat model, which is a fault of this library.
+            and kernel that do not explain its logits. So is an attack of your own that leaves the ball,
+            changes shape or dtype, returns NaN or is not deterministic for its key, and a `gradient_of` or a
+            source of transfer that does not fit.
+        AssertionError: An attack of this library left its threat model.
     """
     began = time.perf_counter()
-    names = catalogue.parse(tuple(attacks) if not isinstance(attacks, str) else attacks)
+    names, own_attacks = own.parse(attacks)
+    sources = transfer.parse(transfer_from)
     images = checks.check_images(images)
     labels = checks.check_labels(labels, len(images))
     indices = checks.check_indices(indices, len(images))
@@ -112,12 +128,15 @@ def evaluate(
     step_size = threat.eps / 4 if step_size is None else step_size
     step_size = checks.check_step_size(step_size, norm, images.shape[1:])
     devices = list(devices or jax.local_devices())
-    chunk = _chunk(batch_size, len(images), devices)
+    chunk = images_at_once(batch_size, len(images), devices)
     precision = _precision(search_precision, images.dtype, devices[0].platform)
 
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with jax.default_matmul_precision('highest'):
-        needs_features = bool(NEEDS_FEATURES & set(names))
+        reads_features = NEEDS_FEATURES | {
+            name for name, one in own_attacks.items() if own.needs_features(one)
+        }
+        needs_features = bool(reads_features & set(names))
         program = Program(
             classifier_of(classifier),
             images,
@@ -128,10 +147,12 @@ def evaluate(
             devices,
             precision=precision,
             needs_features=needs_features,
+            gradient_of=None if gradient_of is None else classifier_of(gradient_of),
         )
-        checks.check_classes(program.outputs, labels, names, program.why_no_features)
+        checks.check_classes(program.outputs, labels, names, program.why_no_features, reads_features)
         logits = program.check_and_classify(explain=needs_features)
         clean = np.argmax(logits, axis=1) == labels
+        others = {name: transfer.prepare(name, one, program, seed) for name, one in sources.items()}
         warnings = sanity.outputs(logits) + sanity.classes(logits.shape[1], names)
         if program.classifier.randomised:
             warnings += sanity.randomised(eot_samples, names)
@@ -152,39 +173,40 @@ def evaluate(
             },
             'search precision': precision,
         }
+        if own_attacks:
+            identity['own attacks'] = {name: own.fingerprint(one) for name, one in own_attacks.items()}
+        if others:
+            identity['transfer from'] = {name: one.identity()['weights'] for name, one in others.items()}
         saved = Saved(state_path, identity, logits)
+        calibration = None
+        if own.any_calibrated(names, own_attacks):
+            calibration = calibrate(logits, saved)
+            program.scale = calibration['scale']
         seconds = {'checks and clean images': time.perf_counter() - began}
+        plan = dispatch.Plan(
+            program,
+            logits,
+            own_attacks,
+            others,
+            threat,
+            steps,
+            step_size,
+            restarts,
+            eot_samples,
+            individual,
+            return_images,
+            saved,
+        )
         records: dict[str, AttackRecord] = {}
         kept: dict[str, np.ndarray] = {}
-        stages = {name: catalogue.stages(name, eot_samples) for name in names if name not in ATTACKS}
-        runs = {name: restarts if ATTACKS[name].steps is None else 1 for name in names if name in ATTACKS}
-        total = sum(runs.values()) + sum(
-            cascade.runs(stage, logits.shape[1]) for name in stages for stage in stages[name]
-        )
-        total *= len(images)
+        total = sum(dispatch.passes(plan, name) for name in (*names, *others)) * len(images)
         with metrics.progress(total, 'attacks', 'image') if progress else tqdm(disable=True) as bar:
-            for name in names:
+            for name in (*names, *others):
                 began_attack = time.perf_counter()
                 bar.set_postfix(attack=name)
-                if name in ATTACKS:
-                    records[name], kept[name] = program.attack(
-                        name,
-                        threat,
-                        runs[name],
-                        steps,
-                        step_size,
-                        eot_samples,
-                        keep=return_images,
-                        bar=bar,
-                        saved=saved,
-                    )
-                else:
-                    common = cascade.Cascade(program, logits, threat, saved, return_images, bar)
-                    records[name], kept[name], parts = cascade.run_stages(
-                        common, name, stages[name], individual=individual
-                    )
-                    if len(parts) > 1:
-                        seconds |= {f'{name}, {stage}': part for stage, part in parts.items()}
+                records[name], kept[name], parts = dispatch.run(plan, name, bar)
+                if len(parts) > 1:
+                    seconds |= {f'{name}, {stage}': part for stage, part in parts.items()}
                 seconds[name] = time.perf_counter() - began_attack
 
     dtype = str(images.dtype)
@@ -196,10 +218,16 @@ def evaluate(
         threat=threat,
         seed=seed,
         precision={'search': precision or dtype, 'verification': dtype, 'matmul': 'highest'},
-        dataset={'examples': len(images), 'classes': logits.shape[1]},
-        warnings=warnings + sanity.masking(clean, records, names),
+        dataset={
+            'examples': len(images),
+            'classes': logits.shape[1],
+            'digest': data_digest(images, labels),
+        },
+        warnings=warnings + sanity.masking(clean, records),
         environment=environment(),
         timing={'seconds': time.perf_counter() - began, 'parts': seconds},
+        calibration=calibration,
+        gradient_of=None if gradient_of is None else program.gradient_digest(),
         images=kept if return_images else None,
     )
 
@@ -221,7 +249,7 @@ def _precision(wanted: str | None, dtype: np.dtype, platform: str) -> str | None
     return wanted
 
 
-def _chunk(batch_size: int | None, count: int, devices: list[jax.Device]) -> int:
+def images_at_once(batch_size: int | None, count: int, devices: list[jax.Device]) -> int:
     """Images at once on all devices together: a multiple of their number, and no more than there are."""
     if batch_size is None:
         batch_size = CHUNK.get(devices[0].platform, CHUNK_ACCELERATOR) * len(devices)

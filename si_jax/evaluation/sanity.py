@@ -1,12 +1,16 @@
 """Sanity checks: what makes the numbers of an evaluation doubtful. They become warnings in the result."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from si_jax.attacks.catalogue import ATTACKS, PRESETS, SEARCHES, stages
 from si_jax.evaluation.result import AttackRecord
 
 # The attacks that climb the cross-entropy of the logits, alone or as a stage.
-CLIMBS_CROSS_ENTROPY = frozenset({'fgsm', 'pgd', 'apgd-ce', *PRESETS})
+CLIMBS_CROSS_ENTROPY = frozenset(
+    {'fgsm', 'pgd', 'apgd-ce', *(name for name in PRESETS if name.startswith('autoattack'))}
+)
 BLIND = 0.01  # the share of images without a gradient that is worth a warning
 SHORT = 0.01  # how far a clean accuracy may be below the stated one
 MASKED = 0.002  # the accuracy that black-box attacks may take off after the others
@@ -21,7 +25,7 @@ def randomised(eot_samples: int, names: tuple[str, ...]) -> list[str]:
             'the classifier is randomised and the attacks follow single draws of it, so these accuracies are '
             'too high: set eot_samples (20 is usual)'
         )
-    for name in ('autoattack', 'autoattack-plus'):
+    for name in ('autoattack', 'autoattack-plus', 'fast'):
         if name in names:
             found.append(
                 f'the classifier is randomised and {name} follows single draws of it, so its accuracy is too '
@@ -78,7 +82,8 @@ def gradients(share: float, names: tuple[str, ...]) -> list[str]:
 
 def classes(count: int, names: tuple[str, ...]) -> list[str]:
     """For the number of classes: what an attack had to leave out."""
-    used = dict.fromkeys(stage.attack for name in names if name not in ATTACKS for stage in stages(name, 1))
+    searches = (name for name in names if name in SEARCHES or name in PRESETS)
+    used = dict.fromkeys(stage.attack for name in searches for stage in stages(name, 1))
     margin = [name for name in used if count < SEARCHES[name].dlr_classes]
     if not margin:
         return []
@@ -87,28 +92,23 @@ def classes(count: int, names: tuple[str, ...]) -> list[str]:
     ]
 
 
-def masking(clean: np.ndarray, records: dict[str, AttackRecord], names: tuple[str, ...]) -> list[str]:
-    """Whether black-box attacks broke what the attacks with gradients had left.
+def masking(clean: np.ndarray, records: dict[str, AttackRecord]) -> list[str]:
+    """Whether attacks that do not see the classifier's gradient broke what those that do had left.
 
     Args:
         clean: [N] bool.
-        records: What each attack did.
-        names: The attacks, in order.
+        records: What each attack did, in order.
     """
     left, breaking, white = clean.copy(), np.zeros(len(clean), bool), False
     culprits = []
-    for name in names:
-        record = records[name]
-        if record.broken_by is None:
-            left, white = left & np.logical_and.reduce(record.runs), True
-            continue
-        for number, stage in enumerate(stages(name, 1)):
-            broken = record.broken_by == number
-            if SEARCHES[stage.attack].black_box:
+    for name, record in records.items():
+        for blind, what, broken in _parts(name, record):
+            if blind:
                 breaking |= broken
-                culprits += [stage.attack] * (stage.attack not in culprits)
+                culprits += [what] * (what not in culprits)
             else:
-                left, white = left & ~broken, True
+                left = left & ~broken
+                white = white or blind is False
     share = float(np.mean(left & breaking))
     if not white or share <= MASKED:
         return []
@@ -116,3 +116,17 @@ def masking(clean: np.ndarray, records: dict[str, AttackRecord], names: tuple[st
         f'{", ".join(culprits)} broke {100 * share:.2f} % of the images after the attacks with gradients had '
         'failed on them: gradients are masked, and the true robust accuracy may be lower still'
     ]
+
+
+def _parts(name: str, record: AttackRecord) -> Iterator[tuple[bool | None, str, np.ndarray]]:
+    """The parts of an attack: whether it is blind to the gradient (None: unknown), its name, who fell."""
+    protocol = record.protocol or {}
+    if record.broken_by is None:
+        callable_ = protocol.get('own') == 'callable'
+        yield None if callable_ else False, name, ~np.logical_and.reduce(record.runs)
+    elif name in SEARCHES or name in PRESETS:
+        for number, stage in enumerate(stages(name, 1)):
+            yield SEARCHES[stage.attack].black_box, stage.attack, record.broken_by == number
+    else:  # a transfer: images made elsewhere, and then an attack from there
+        yield True, name, record.broken_by == 0
+        yield False, name, record.broken_by == 1

@@ -3,12 +3,12 @@
 import pytest
 
 from si_jax import InputError
-from si_jax.attacks.catalogue import ATTACKS, PRESETS, SEARCHES, TARGETS, Stage, parse, stages
+from si_jax.attacks.catalogue import ATTACKS, PRESETS, SCREENS, SEARCHES, TARGETS, Stage, parse, stages
 
 
 def test_parse():
     assert parse('pgd, autoattack') == parse(['pgd', 'autoattack']) == ('pgd', 'autoattack')
-    assert parse(','.join((*ATTACKS, *SEARCHES, *PRESETS)))[-1] == 'autoattack-rand'
+    assert parse(','.join((*ATTACKS, *SEARCHES, *PRESETS)))[-1] == 'fast'
     with pytest.raises(InputError, match="unknown attack 'auto-attack': did you mean autoattack"):
         parse('auto-attack')
     with pytest.raises(InputError, match="'square' is given 2 times"):
@@ -20,8 +20,8 @@ def test_parse():
 def test_no_name_means_two_things():
     names = (*ATTACKS, *SEARCHES, *PRESETS)
     assert len(set(names)) == len(names)
-    # A cascade says so in its name.
-    assert all(name.startswith('autoattack') for name in PRESETS)
+    # A cascade says so in its name, or in its result.
+    assert all(name.startswith('autoattack') != (name in SCREENS) for name in PRESETS)
     assert not any(name.startswith('autoattack') for name in (*ATTACKS, *SEARCHES))
 
 
@@ -32,6 +32,8 @@ def test_the_published_protocols():
         'apgd-ce': 101,
         'apgd-dlr': 101,
         'apgd-t': 101,
+        'pgd-hybrid-20': 21,
+        'apgd-cal': 101,
         'apgd-si': 101,
         'apgd-si-t': 101,
         'fab': 100,

@@ -60,3 +60,12 @@ def test_the_step_size_drops_to_a_tenth_at_the_given_steps(norm):
     for i, size in ((0, 0.1), (59, 0.1), (60, 0.01), (84, 0.01), (85, 0.001), (99, 0.001)):
         moved, _ = rule.update(jnp.asarray(i), x, jnp.zeros(1), batch([2.0, 0.0]), (), lambda x: x)
         np.testing.assert_allclose(np.asarray(moved).ravel(), [0.5 + size, 0.5], rtol=1e-12)
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_the_step_size_falls_along_half_a_cosine_in_each_period(norm):
+    rule, x = steepest_step(norm, 0.2, period=4), batch([0.5, 0.5])
+    # 0.2 (1 + cos(pi i / 4)) / 2 for i = 0..3, and again.
+    for i, size in ((0, 0.2), (1, 0.1707106781), (2, 0.1), (3, 0.0292893219), (4, 0.2), (6, 0.1)):
+        moved, _ = rule.update(jnp.asarray(i), x, jnp.zeros(1), batch([1.0, 0.0]), (), lambda x: x)
+        np.testing.assert_allclose(np.asarray(moved).ravel(), [0.5 + size, 0.5], atol=1e-9)

@@ -17,6 +17,7 @@ from si_jax.objectives import adversarial_ce, dlr, margin, targeted_dlr, targete
 
 QUICK = {
     'apgd-ce': lambda k, r, eot: apgd(adversarial_ce, steps=10, eot_samples=eot),
+    'apgd-cal': lambda k, r, eot: apgd(adversarial_ce, steps=10, eot_samples=eot),
     'apgd-dlr': lambda k, r, eot: apgd(dlr if k > 2 else margin, steps=10, eot_samples=eot),
     'apgd-t': lambda k, r, eot: apgd(targeted_dlr if k > 3 else targeted_margin, steps=10, eot_samples=eot),
     'fab': lambda k, r, eot: fab(targeted=False, random_start=r > 0, iterations=10),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from si_jax import InputError, Outputs, Randomised, evaluate
-from si_jax.evaluation import checks, program
+from si_jax.evaluation import checks, dispatch
 from tests.evaluation.problems import SHAPE, images_and_labels, net
 
 NET = net()
@@ -20,7 +20,7 @@ def no_attack(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError('an attack began')
 
-    monkeypatch.setattr(program.Program, 'attack', fail)
+    monkeypatch.setattr(dispatch, 'run', fail)
 
 
 def refused(match, classifier=NET, images=IMAGES, labels=LABELS, attacks='pgd', **settings):
@@ -35,7 +35,7 @@ def refused(match, classifier=NET, images=IMAGES, labels=LABELS, attacks='pgd', 
         ({'eps': 0.0}, 'eps=0 is not in'),
         ({'eps': float('nan')}, 'eps=nan is not in'),
         ({'eps': 9.0, 'norm': 'l2'}, r'eps=9 is not in \(0, 8.48528\] for l2'),
-        ({'norm': 'l1'}, "unknown norm 'l1'.*linf"),
+        ({'norm': 'l1'}, "norm 'l1' is not implemented.*linf"),
         ({'attacks': 'pdg'}, "unknown attack 'pdg': did you mean pgd"),
         ({'attacks': []}, 'no attack given'),
         ({'attacks': ['pgd', 'pgd']}, "'pgd' is given 2 times"),

@@ -29,7 +29,7 @@ def result(seed: int = 0, robust: float = 0.5, draw: int = 0, **changes) -> Resu
         'threat': Threat('linf', 0.2),
         'seed': seed,
         'precision': {'search': 'float32'},
-        'dataset': {'name': 'digits', 'split': 'test', 'examples': COUNT, 'classes': 3},
+        'dataset': {'name': 'digits', 'split': 'test', 'examples': COUNT, 'classes': 3, 'digest': 'a' * 64},
         'warnings': [],
         'environment': {},
         'timing': {},
@@ -134,6 +134,10 @@ def test_command(write, capsys):
     assert [int(row[6]), int(row[7])] == [*pgd['only_a'], *pgd['only_b']]
     assert written['bootstrap'] == {'resamples': 10000, 'seed': 0, 'method': 'percentile'}
     assert len(written['notes']) == 2 and 'b.json carries warnings' in written['notes'][1]
+    # Nor is it hidden that the images of an older result could not be compared.
+    write('old.json', dataset={'name': 'digits', 'split': 'test', 'examples': COUNT, 'classes': 3})
+    (note,) = compare('a.json', 'old.json').notes
+    assert note.startswith('old.json came from an older version') and 'not checked' in note
     assert evaluate.main(['compare', 'a.json', 'b.json', '--output=a.json']) == 2
     assert 'one of the results compared' in capsys.readouterr().err
     assert evaluate.main(['compare', 'a.json', 'b.json', '--output=a.txt']) == 2
@@ -153,9 +157,13 @@ def attacks(**changes) -> dict:
             {'indices': np.arange(COUNT) + (np.arange(COUNT) > 7)},
             'the images differ, first in row 8: 8 and 9',
         ),
+        (
+            {'dataset': result().dataset | {'digest': 'b' * 64}},
+            r'the images differ, though .* equal \(SHA-256\): aaaaaaaaaaaa and bbbbbbbbbbbb; .*same pixels',
+        ),
         ({'threat': Threat('linf', 0.1)}, 'eps differs: 0.2 and 0.1; evaluate both with the same --eps'),
         ({'threat': Threat('l2', 0.2)}, 'norm differs: linf and l2'),
-        ({'dataset': {'name': 'svhn', 'split': 'test', 'classes': 3}}, 'data sets differ .*digits and svhn'),
+        ({'dataset': result().dataset | {'name': 'svhn'}}, 'data sets differ .*digits and svhn'),
         ({'seed': 1}, r'the seeds differ: \[0\] for a, \[1\] for b'),
         (attacks(steps=40), 'the protocols of pgd differ in steps: 20 and 40'),
         (attacks(step_size=0.1), 'the protocols of pgd differ in step_size'),
@@ -180,6 +188,7 @@ def test_another_number_of_images(write):
         attacks={name: dataclasses.replace(one, runs=one.runs[:, :60]) for name, one in half.attacks.items()},
         labels=half.labels[:60],
         indices=half.indices[:60],
+        dataset=half.dataset | {'examples': 60},
     ).save('b.json')
     with pytest.raises(InputError, match='the numbers of images differ: 120 and 60; .*--num_examples'):
         compare('a.json', 'b.json')
@@ -195,16 +204,47 @@ def test_files_that_are_no_results(write, tmp_path, capsys):
     ):
         with pytest.raises(InputError, match=message):
             compare(*sides)
+    flags = (tmp_path / 'b.npz').read_bytes()
     (tmp_path / 'b.npz').unlink()
     with pytest.raises(InputError, match=r'no file b.npz: .*flags of each image beside it as .npz'):
         compare('a.json', 'b.json')
-    (tmp_path / 'b.npz').write_bytes(b'PK damaged')
-    with pytest.raises(InputError, match='b.npz are no result of evaluate.py, or damaged'):
-        compare('a.json', 'b.json')
-    for text, message in (('[]', 'no result'), ('{"schema": 9}', 'schema 9, known is 1'), ('{', 'damaged')):
-        (tmp_path / 'b.json').write_text(text)
+    # Cut off, with a byte flipped in the flags, or something else altogether.
+    flipped = bytearray(flags)
+    flipped[flags.index(b'NUMPY') + 150] ^= 1
+    np.save(tmp_path / 'array.npy', np.arange(3))
+    for content in (
+        b'PK damaged',
+        b'',
+        flags[: len(flags) // 2],
+        bytes(flipped),
+        (tmp_path / 'array.npy').read_bytes(),
+    ):
+        (tmp_path / 'b.npz').write_bytes(content)
+        with pytest.raises(InputError, match='b.npz does not hold the flags of b.json, or is damaged'):
+            compare('a.json', 'b.json')
+    whole = json.loads((tmp_path / 'b.json').read_text())
+    comparison = {'schema': 1, 'a': ['x.json'], 'b': ['y.json'], 'differences': {}}
+    for content, message in (
+        (b'{', 'b.json is not JSON, or damaged'),
+        (flags, 'b.json is not JSON, or damaged'),
+        (b'[]', 'b.json is no result of evaluate.py: it has no schema'),
+        (b'{"schema": 9}', 'b.json has schema 9, known is 1'),
+        (json.dumps(comparison).encode(), "no result of evaluate.py .'dataset' is missing.*a comparison"),
+        (json.dumps(whole | {'attacks': ['pgd']}).encode(), 'b.json is JSON, but no result'),
+        (json.dumps(whole | {'warnings': 1, 'clean': {}}).encode(), "'accuracy' is missing"),
+    ):
+        (tmp_path / 'b.json').write_bytes(content)
         with pytest.raises(InputError, match=message):
             compare('a.json', 'b.json')
+    (tmp_path / 'b.json').unlink()
+    (tmp_path / 'b.json').mkdir()
+    with pytest.raises(InputError, match='b.json cannot be read .*directory'):
+        compare('a.json', 'b.json')
+    (tmp_path / 'b.json').rmdir()
+    # Flags of more images than the JSON speaks of.
+    write('b.json', dataset=result().dataset | {'examples': COUNT - 1})
+    with pytest.raises(InputError, match=r"'labels' in b.npz is int64 \(120,\), where b.json .* 119 images"):
+        compare('a.json', 'b.json')
     # The flags of another evaluation beside the JSON.
     write('b.json', draw=5)
     (tmp_path / 'a.npz').rename(tmp_path / 'b.npz')

@@ -33,11 +33,17 @@ def first_and_second(x, kernel, stride, padding):
     return first, jax.grad(gradient_size, argnums=(0, 1))(x, kernel)
 
 
-@pytest.mark.parametrize('kernel', [1, 3, 4])
-@pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('padding', [0, 1])
-def test_both_forms_have_the_same_derivatives(kernel, stride, padding):
-    x, weights = inputs((5, 6), kernel)  # An odd and an even size.
+CASES = [(kernel, stride, padding, 5) for kernel in (1, 3, 4) for stride in (1, 2) for padding in (0, 1)]
+# With few channels and a stride: a product of patches.
+CASES += [(kernel, 2, padding, 3) for kernel in (1, 3, 4) for padding in (0, 1)] + [
+    (5, 3, 2, 3),
+    (2, 3, 0, 1),
+]
+
+
+@pytest.mark.parametrize(('kernel', 'stride', 'padding', 'channels'), CASES)
+def test_both_forms_have_the_same_derivatives(kernel, stride, padding, channels):
+    x, weights = inputs((5, 6), kernel, (channels, 4))  # An odd and an even size.
     results = [
         in_form(kind, lambda x, w: first_and_second(x, w, stride, padding), x, weights)
         for kind in ('fast', 'lax')
@@ -45,9 +51,10 @@ def test_both_forms_have_the_same_derivatives(kernel, stride, padding):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), *results)
 
 
-def test_forward_is_that_of_torch():
+@pytest.mark.parametrize('channels', [3, 5])
+def test_forward_is_that_of_torch(channels):
     torch = pytest.importorskip('torch', reason='the reference convolution is torch.nn.functional.conv2d')
-    x, kernel = inputs((7, 6), 3)
+    x, kernel = inputs((7, 6), 3, (channels, 4))
     expected = torch.nn.functional.conv2d(
         torch.tensor(np.array(x).transpose(0, 3, 1, 2)),
         torch.tensor(np.array(kernel).transpose(3, 2, 0, 1)),
@@ -60,7 +67,7 @@ def test_forward_is_that_of_torch():
 
 
 def test_input_gradient_of_the_fast_form_is_an_ordinary_convolution():
-    x, kernel = inputs((8, 8), 3)
+    x, kernel = inputs((8, 8), 3, (5, 4))
 
     def convolutions(kind):
         with use_convolution(kind):

@@ -1,0 +1,28 @@
+"""Functions of each image by itself, on all devices."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from si_jax import parallel
+from si_jax.evaluation.runner import CHUNK, CHUNK_ACCELERATOR
+
+
+def on_all_devices(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles (shared, *rows) -> rows: the result takes and returns all N rows as host arrays.
+
+    Args:
+        function: Of one shard of the rows; see `si_jax.parallel.compile_rows`.
+
+    Returns:
+        (shared, *rows) -> rows, which takes as many rows at once as evaluation does.
+    """
+    compiled, devices = parallel.compile_rows(function), jax.local_device_count()
+
+    def all_rows(shared: Any, *rows: Any) -> Any:
+        count = jax.tree.leaves(rows)[0].shape[0]
+        chunk = devices * min(CHUNK.get(jax.default_backend(), CHUNK_ACCELERATOR), -(-count // devices))
+        return parallel.map_rows(compiled, parallel.replicate(shared), rows, chunk)
+
+    return all_rows

@@ -1,0 +1,225 @@
+"""The binarization test: an attack that is sound finds the adversarial examples that were put there.
+
+For each image, the classifier's last layer is replaced by one of two classes, 'inside' and 'found', which
+puts random points around the image inside and one point on the boundary of the ball outside. So every image
+has an adversarial example for certain, and an attack that does not find it would not find another one
+either. If random points find it too, the test says nothing.
+
+Source: Zimmermann, Brendel, Tramer and Carlini (2022), "Increasing Confidence in Adversarial Robustness
+Evaluations", NeurIPS. Decided here: half of the inner points are corners of a slightly smaller ball, so that
+the outer point, a corner too, is no outlier among them; and the new logits have the gap that the old ones had
+between their two largest, so that what the scale of the logits does to a loss stays as it was.
+"""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from si_jax import parallel
+from si_jax.attacks.gradient import Attack
+from si_jax.auditing.traces import Settings, Trace, scalars, trace
+from si_jax.evaluation.program import Program
+from si_jax.outputs import Outputs
+from si_jax.threat import Threat
+
+Array = jax.Array
+
+SHRINK = 0.95  # the radius of the inner points, as a multiple of eps
+CLOSENESS = (
+    0.9  # the boundary between the classes: from the outermost inner point, on the way to the outer one
+)
+HARDNESS = 1e6  # the penalty on an inner point on the wrong side: no point may be
+
+
+class Heads(NamedTuple):
+    """A layer of two classes for each of M images: score = z . direction + offset, positive for 'found'.
+
+    Attributes:
+        usable: [M] bool, whether a plane has the inner points on one side and the outer point on the other.
+        directions: [M, F].
+        offsets: [M].
+        random: [M], the share of further random points that are 'found'.
+    """
+
+    usable: np.ndarray
+    directions: np.ndarray
+    offsets: np.ndarray
+    random: np.ndarray
+
+
+def points(
+    rng: np.random.Generator, image: np.ndarray, threat: Threat, radius: float, count: int, *, corners: bool
+) -> np.ndarray:
+    """Random points around an image [H, W, C], within [0, 1]: [count, H, W, C].
+
+    Args:
+        rng: Of the points.
+        image: The centre.
+        threat: Its norm counts.
+        radius: The largest distance.
+        count: How many.
+        corners: At this distance (Linf: in every pixel), else anywhere within.
+    """
+    shape = (count, *image.shape)
+    if threat.norm == 'linf':
+        delta = rng.choice((-radius, radius), shape) if corners else rng.uniform(-radius, radius, shape)
+    else:
+        delta = rng.normal(size=shape)
+        delta *= radius / np.sqrt((delta**2).sum(axis=(1, 2, 3), keepdims=True))
+        if not corners:
+            delta *= rng.uniform(size=(count, 1, 1, 1)) ** (1 / image.size)
+    return np.clip(image + delta, 0, 1).astype(image.dtype)
+
+
+def separate(inner: np.ndarray, outer: np.ndarray) -> tuple[np.ndarray, float] | None:
+    """The plane (direction [F], offset) between inner points [M, F] and one outer point [F].
+
+    Of greatest margin among features of unit variance; moved towards the outer point (`CLOSENESS`). None if
+    there is no such plane.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import SVC
+
+    features = np.concatenate([inner, outer[None]]).astype(np.float64)
+    mean, sd = features.mean(axis=0), features.std(axis=0)
+    sd = np.where(sd > 0, sd, 1.0)
+    if not np.ptp(features, axis=0).any():
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', ConvergenceWarning)  # whether it separates is checked below
+        machine = SVC(kernel='linear', C=HARDNESS, max_iter=100_000).fit(
+            (features - mean) / sd, np.arange(len(features)) == len(inner)
+        )
+    direction = machine.coef_[0] / sd
+    scores = features @ direction
+    inside, outside = scores[:-1].max(), scores[-1]
+    # Float32 scores are off by about 1e-6 of their size.
+    if not outside - inside > 1e-4 * np.abs(scores - scores.mean()).max():
+        return None
+    return direction, -(inside + CLOSENESS * (outside - inside))
+
+
+def heads(
+    program: Program, threat: Threat, rows: np.ndarray, count: int, gaps: np.ndarray, seed: int
+) -> Heads:
+    """Trains the layers.
+
+    Args:
+        program: The classifier with its data.
+        threat: The ball.
+        rows: [M], which images.
+        count: Inner points for each; as many further points measure what random search finds.
+        gaps: [M], between the two largest logits of each image: that of the new logits, too.
+        seed: Of the points.
+    """
+    featured = program.outputs.features is not None
+
+    def read(weights: Any, images: Array, keys: Array) -> Array:
+        outputs = program.apply(weights, images, jax.random.wrap_key_data(keys, impl=program.key_impl))
+        return outputs.features if featured else outputs.logits
+
+    compiled = parallel.compile_rows(read, program.devices)
+    keys, half = program.keys(0), count // 2
+    shape = program.outputs.logits if program.outputs.features is None else program.outputs.features
+    usable, random = np.zeros(len(rows), bool), np.zeros(len(rows))
+    directions, offsets = np.zeros((len(rows), shape.shape[1])), np.zeros(len(rows))
+    for i, row in enumerate(rows):
+        image, inside = program.images[row], SHRINK * threat.eps
+        rng = np.random.default_rng((seed, int(program.indices[row])))
+        cloud = np.concatenate(
+            [
+                image[None],
+                points(rng, image, threat, inside, count - half - 1, corners=False),
+                points(rng, image, threat, inside, half, corners=True),
+                points(rng, image, threat, threat.eps, 1, corners=True),
+                points(rng, image, threat, threat.eps, count - half, corners=False),
+                points(rng, image, threat, threat.eps, half, corners=True),
+            ]
+        )
+        z = parallel.map_rows(
+            compiled,
+            program.weights,
+            (cloud, np.repeat(keys[row][None], len(cloud), axis=0)),
+            program.sizes,
+            program.devices,
+        )
+        plane = separate(z[:count], z[count])
+        if plane is None or gaps[i] <= 0:
+            continue
+        direction, offset = plane
+        scores = z.astype(np.float64) @ direction + offset
+        scale = gaps[i] / -scores[0]
+        usable[i], directions[i], offsets[i] = True, scale * direction, scale * offset
+        random[i] = np.mean(scores[count + 1 :] > 0)
+    return Heads(usable, directions, offsets, random)
+
+
+def attack(
+    program: Program,
+    row: Attack,
+    found: Heads,
+    threat: Threat,
+    settings: Settings,
+    rows: np.ndarray,
+    restarts: int,
+    eot_samples: int,
+) -> np.ndarray:
+    """Whether the attack finds a point of the class 'found' [M], with its final iterate in any of its runs.
+
+    Args:
+        program: The classifier with its data.
+        row: The attack, for two classes.
+        found: The layers.
+        threat: The ball.
+        settings: Of the attack.
+        rows: [M], which images.
+        restarts: Number of runs.
+        eot_samples: Gradients averaged in each step.
+    """
+    featured = program.outputs.features is not None
+
+    def search(
+        shared: Any, images: Array, labels: Array, keys: Array, directions: Array, offsets: Array
+    ) -> Trace:
+        weights, scalar = shared
+
+        def binary(x: Array, keys: Array) -> Outputs:
+            outputs = program.apply(weights, x, keys)
+            z = outputs.features if featured else outputs.logits
+            score = jnp.sum(z * directions, axis=1) + offsets
+            return Outputs(jnp.stack([-score / 2, score / 2], axis=1))
+
+        return trace(
+            row,
+            binary,
+            images,
+            labels,
+            jax.random.wrap_key_data(keys, impl=program.key_impl),
+            norm=threat.norm,
+            settings=Settings(*scalar),
+            length=settings.steps,
+            eot_samples=eot_samples,
+        )
+
+    compiled = parallel.compile_rows(search, program.devices)
+    dtype, success = program.images.dtype, np.zeros(len(rows), bool)
+    for restart in range(restarts):
+        done: Trace = parallel.map_rows(
+            compiled,
+            (program.weights, scalars(settings, dtype)),
+            (
+                program.images[rows],
+                np.zeros(len(rows), np.int32),
+                program.keys(restart)[rows],
+                found.directions.astype(dtype),
+                found.offsets.astype(dtype),
+            ),
+            program.chunk,
+            program.devices,
+        )
+        threat.audit(done.last, program.images[rows], source='the attack', indices=program.indices[rows])
+        success |= done.fooled[:, -1]
+    return success

@@ -1,0 +1,71 @@
+"""What the curves of an audit say: accuracy over radii, steps and restarts."""
+
+import itertools
+from collections.abc import Sequence
+
+from si_jax.auditing.verdicts import FAIL, MISSED, PASS, POINTS, SKIP, WARN, Check, over, percent, points
+
+LEFT = 0.02  # the accuracy that may be left at the largest radius
+
+
+def iterates(
+    steps: Sequence[int], last: Sequence[float], any_iterate: Sequence[float], at: int, count: int
+) -> Check:
+    """From the accuracies if the last iterate counts, and if any does, after some numbers of steps."""
+    place = list(steps).index(at)
+    missed = last[place] - any_iterate[place]
+    evidence = {'steps': list(steps), 'last': list(last), 'any': list(any_iterate), 'missed': missed}
+    words = f'{percent(missed)} of the images were misclassified on the way, but not by iterate {at}'
+    if over(missed, MISSED, count):
+        return Check('iterates', WARN, f'{words}: count any iterate (apgd-ce, autoattack)', evidence)
+    return Check('iterates', PASS, words, evidence)
+
+
+def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: int) -> Check:
+    """From the accuracy over radii, in rising order."""
+    evidence = {'eps': list(radii), 'accuracy': list(accuracy)}
+    left, largest = accuracy[-1], radii[-1]
+    words = f'{percent(left)} is left at eps = {largest:.4g}'
+    rises = [b - a for a, b in itertools.pairwise(accuracy)]
+    if over(left, LEFT, count):
+        if left > 1 / classes:
+            return Check(
+                'eps',
+                FAIL,
+                f'{words}, more than chance: the attack is stuck (or the radii end too early)',
+                evidence,
+            )
+        return Check('eps', WARN, f'{words}: it should be about 0', evidence)
+    if over(max(rises, default=0.0), POINTS, count):
+        worse = radii[rises.index(max(rises)) + 1]
+        return Check(
+            'eps',
+            WARN,
+            f'the accuracy rises by {points(max(rises))} up to eps = {worse:.4g}, though the ball holds the '
+            'smaller one: the attack searches badly there',
+            evidence,
+        )
+    return Check('eps', PASS, words, evidence)
+
+
+def steps(numbers: Sequence[int], accuracy: Sequence[float], at: int, count: int) -> Check:
+    """From the accuracy after some numbers of steps, in rising order, one of them the standard one."""
+    evidence = {'steps': list(numbers), 'accuracy': list(accuracy), 'standard': at}
+    change = accuracy[-1] - accuracy[list(numbers).index(at)]
+    words = f'{numbers[-1]} steps instead of {at} change the accuracy by {points(change, sign=True)}'
+    if over(abs(change), POINTS, count):
+        remedy = 'use more steps' if change < 0 else 'the last iterate is no good one; use apgd-ce'
+        return Check('steps', WARN, f'{words}: {remedy}', evidence)
+    return Check('steps', PASS, words, evidence)
+
+
+def restarts(accuracy: Sequence[float], count: int) -> Check:
+    """From the accuracy after 1, 2, ... restarts."""
+    evidence = {'accuracy': list(accuracy)}
+    if len(accuracy) == 1:
+        return Check('restarts', SKIP, 'one run only', evidence)
+    gain = accuracy[0] - accuracy[-1]
+    words = f'{len(accuracy)} runs instead of one take off {points(gain)}'
+    if over(gain, POINTS, count):
+        return Check('restarts', WARN, f'{words}: one run is not enough here', evidence)
+    return Check('restarts', PASS, words, evidence)

@@ -1,0 +1,115 @@
+"""Where the gradient gets lost: input gradients of the stages between the features and the loss."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from si_jax import losses, parallel
+from si_jax.attacks.catalogue import ATTACKS
+from si_jax.evaluation.program import Program
+from si_jax.outputs import Outputs, scaled_by_gap
+from si_jax.threat import Threat
+
+Array = jax.Array
+
+# Beside the margin's gradient, a smaller one is below what float32 resolves of 1 - p: it lost its direction.
+TINY = 1e-6
+# What float32 still holds, with room for the products on the way back to the image.
+FLOOR = 1e-30
+
+
+def stages(name: str) -> dict[str, Callable[[Outputs, Array], Array]]:
+    """(outputs, labels) -> [B] for each stage, in the order in which a gradient passes on its way back.
+
+    'attack' is the loss of the audited attack, 'cross-entropy' that of the logits, 'scaled' that of logits
+    brought to a fixed scale, 'logits' their margin, and 'features' a random projection of the features.
+    """
+    attack = ATTACKS[name]
+    table: dict[str, Callable[[Outputs, Array], Array]] = {
+        'attack': lambda outputs, y: attack.objective(attack.score(outputs), None, y),
+        'cross-entropy': lambda outputs, y: losses.cross_entropy(outputs.logits, y),
+        'scaled': lambda outputs, y: losses.cross_entropy(scaled_by_gap(outputs), y),
+        'logits': lambda outputs, y: losses.margin(outputs.logits, y),
+    }
+
+    def features(outputs: Outputs, y: Array) -> Array:
+        z = outputs.features
+        assert z is not None
+        return z @ jax.random.normal(jax.random.key(0), z.shape[1:], z.dtype)
+
+    return table | {'features': features}
+
+
+def measure(program: Program, name: str, threat: Threat, rows: np.ndarray) -> dict[str, np.ndarray]:
+    """The gradients at the original images, by stage.
+
+    Args:
+        program: The classifier with its data.
+        name: The audited attack.
+        threat: The ball.
+        rows: [M], which images.
+
+    Returns:
+        `zero_STAGE` [M] bool, whether all entries of the gradient are exactly 0; `largest_STAGE` [M], its
+        largest entry; and `moves` [M] bool, whether the logits change when every pixel goes to one of the two
+        ends of the ball.
+    """
+    table = stages(name)
+    if program.outputs.features is None:
+        del table['features']
+
+    def gradients(weights: Any, images: Array, labels: Array, keys: Array) -> dict[str, Array]:
+        typed = jax.random.wrap_key_data(keys, impl=program.key_impl)
+
+        def network(x: Array) -> tuple[tuple[Array, Array | None], Array | None]:
+            outputs = program.apply(weights, x, typed)
+            return (outputs.logits, outputs.features), outputs.kernel
+
+        (logits, features), pull, kernel = jax.vjp(network, images, has_aux=True)
+
+        def cotangent(stage: Callable[[Outputs, Array], Array]) -> tuple[Array, Array | None]:
+            def total(logits: Array, features: Array | None) -> Array:
+                return jnp.sum(stage(Outputs(logits, features, kernel), labels))
+
+            if features is None:
+                return jax.grad(lambda g: total(g, None))(logits), None
+            return jax.grad(total, argnums=(0, 1))(logits, features)
+
+        # One pass back for all stages, vectorised: a pass for each would compile as many copies of it.
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(cotangent, table.values()))
+        (gradient,) = jax.vmap(pull)(stacked)
+        largest = jnp.max(jnp.abs(gradient), axis=(2, 3, 4))
+        signs = jax.vmap(lambda key: jax.random.rademacher(key, images.shape[1:], images.dtype))(typed)
+        moved = program.apply(weights, threat.project(images + threat.eps * signs, images), typed).logits
+        found = {f'zero_{stage}': largest[i] == 0 for i, stage in enumerate(table)}
+        found |= {f'largest_{stage}': largest[i] for i, stage in enumerate(table)}
+        return found | {'moves': jnp.any(moved != logits, axis=1)}
+
+    compiled = parallel.compile_rows(gradients, program.devices)
+    arrays = program.images[rows], program.labels[rows], program.keys(0)[rows]
+    return parallel.map_rows(compiled, program.weights, arrays, program.chunk, program.devices)
+
+
+def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+    """By stage: the shares of images with a zero and with a tiny gradient, and the median largest entry.
+
+    Tiny, but not zero: below `TINY` of the margin's where the loss is a function of the logits, else below
+    what float32 holds.
+    """
+    found = {}
+    for stage in ('attack', 'cross-entropy', 'scaled', 'logits', 'features'):
+        if f'zero_{stage}' not in measured:
+            continue
+        zero, largest = measured[f'zero_{stage}'], measured[f'largest_{stage}']
+        floor = np.full(len(zero), FLOOR)
+        if stage in ('attack', 'cross-entropy', 'scaled'):
+            floor = np.maximum(floor, TINY * measured['largest_logits'])
+        found[stage] = {
+            'zero': float(np.mean(zero)),
+            'tiny': float(np.mean(~zero & (largest < floor))),
+            'median_largest_entry': float(np.median(largest)),
+        }
+    return found

@@ -1,0 +1,150 @@
+"""The report of an audit: its verdict, the files that hold it, and the table."""
+
+import dataclasses
+import os
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from si_jax.auditing import plots
+from si_jax.auditing.verdicts import FAIL, PASS, SKIP, WARN, Check, overall
+from si_jax.evaluation.result import SCHEMA, check_output
+from si_jax.files import write_json
+from si_jax.threat import Threat
+
+WIDTH = 80
+# Outcome -> how a reader is to take it.
+MEANING = {
+    PASS: 'nothing speaks against the accuracy that {attack} measures. That is no proof: use the worst of '
+    'several attacks for the number',
+    WARN: 'the accuracy that {attack} measures is too high, or has not settled: read the warnings',
+    FAIL: 'do not trust the accuracy that {attack} measures on this classifier',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Audit:
+    """Whether the robust accuracy that an attack measures on a classifier may be trusted.
+
+    Attributes:
+        checks: One a line of the checklist, in order.
+        attack: The audited attack and its settings, in JSON's types.
+        threat: The ball that the accuracy is claimed for.
+        clean: The clean accuracy; None if the classifier was found unfit before.
+        accuracy: That under the attack, after all restarts; likewise.
+        examples: The number of images.
+        seed: Of everything random.
+        precision: Of the classifier in all checks.
+        dataset: What is known of the data.
+        environment: Versions, devices, command and commit.
+        timing: Seconds.
+        model: Where the classifier came from, if known.
+    """
+
+    checks: tuple[Check, ...]
+    attack: dict[str, Any]
+    threat: Threat
+    clean: float | None
+    accuracy: float | None
+    examples: int
+    seed: int
+    precision: dict[str, str]
+    dataset: dict[str, Any]
+    environment: dict[str, Any]
+    timing: dict[str, Any]
+    model: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """'fail' if any check failed, else 'warn' if any warns, else 'pass'."""
+        return overall(self.checks)
+
+    @property
+    def words(self) -> str:
+        """The verdict as a sentence, with the checks that it rests on."""
+        named = [check.name for check in self.checks if check.outcome == self.verdict]
+        reasons = f' ({", ".join(named)})' if self.verdict != PASS else ''
+        return MEANING[self.verdict].format(attack=self.attack['name']) + reasons
+
+    def check(self, name: str) -> Check:
+        """The line of this name."""
+        return next(check for check in self.checks if check.name == name)
+
+    def to_json(self) -> dict[str, Any]:
+        """The audit in JSON's types."""
+        return {
+            'schema': SCHEMA,
+            'kind': 'audit',
+            'dataset': self.dataset,
+            'model': self.model,
+            'threat_model': dataclasses.asdict(self.threat),
+            'seed': self.seed,
+            'precision': self.precision,
+            'attack': self.attack,
+            'clean': self.clean,
+            'accuracy': self.accuracy,
+            'verdict': self.verdict,
+            'words': self.words,
+            'checks': {
+                check.name: {'outcome': check.outcome, 'words': check.words, 'evidence': check.evidence}
+                for check in self.checks
+            },
+            'environment': self.environment,
+            'timing': self.timing,
+        }
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes `<stem>.json`, and `<stem>.png` with the curves unless nothing could be measured.
+
+        Raises:
+            InputError: The path does not end in `.json`.
+            OSError: A file cannot be written.
+        """
+        path = check_output(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if self.picture(path) is not None:
+            plots.draw(self, path.with_suffix('.png'))
+        write_json(path, self.to_json())
+
+    def picture(self, path: str | os.PathLike) -> Path | None:
+        """Where `save(path)` puts the picture; None if there is nothing to draw."""
+        return Path(path).with_suffix('.png') if self.accuracy is not None else None
+
+    def table(self) -> str:
+        """Verdicts and curves for a terminal of 80 columns."""
+        lines = [
+            f'audit of {self.attack["name"]}, {self.threat.norm} eps={self.threat.eps:.6g}, '
+            f'{self.examples} images, seed {self.seed}'
+        ]
+        if self.clean is not None and self.accuracy is not None:
+            lines.append(
+                f'accuracy in %: clean {100 * self.clean:.2f}, {self.attack["name"]} '
+                f'{100 * self.accuracy:.2f} (steps {self.attack["steps"]}, restarts '
+                f'{self.attack["restarts"]})'
+            )
+            lines += self._curves()
+        lines.append('')
+        for check in self.checks:
+            outcome = check.outcome.upper() if check.outcome == FAIL else check.outcome
+            head = f'{outcome:<5}{check.name:<14}'
+            lines += textwrap.wrap(head + check.words, WIDTH, subsequent_indent=' ' * len(head))
+        lines.append('')
+        return '\n'.join(lines + textwrap.wrap(f'verdict: {self.verdict.upper()}: {self.words}', WIDTH))
+
+    def _curves(self) -> list[str]:
+        evidence = {check.name: check.evidence for check in self.checks if check.outcome != SKIP}
+        runs = self.check('restarts').evidence['accuracy']
+        rows = {
+            'eps': ([f'{value:.4g}' for value in evidence['eps']['eps']], evidence['eps']['accuracy']),
+            'steps': (list(map(str, evidence['steps']['steps'])), evidence['steps']['accuracy']),
+            'restarts': ([str(1 + i) for i in range(len(runs))], runs),
+        }
+        lines = []
+        for name, (heads, values) in rows.items():
+            shown = (WIDTH - 14) // 8  # a row of more has the middle ones left out
+            pick = list(range(len(heads)))
+            if len(pick) > shown:
+                pick = pick[: shown - 1] + pick[-1:]
+            lines.append(f'  {name:<12}' + ''.join(f'{heads[i]:>8}' for i in pick))
+            lines.append(f'  {"accuracy %":<12}' + ''.join(f'{100 * values[i]:>8.2f}' for i in pick))
+        return lines

@@ -1,0 +1,231 @@
+"""`audit`: the field's checklist on one classifier and one attack."""
+
+import math
+import os
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from si_jax import metrics
+from si_jax.auditing import others, traces, verdicts
+from si_jax.auditing.report import Audit
+from si_jax.auditing.verdicts import Check
+from si_jax.auditing.work import Work
+from si_jax.environment import environment
+from si_jax.errors import InputError
+from si_jax.evaluation import checks, sanity
+from si_jax.evaluation.classifier import classifier_of
+from si_jax.evaluation.program import Program
+from si_jax.evaluation.result import data_digest
+from si_jax.evaluation.runner import images_at_once
+from si_jax.evaluation.saved import Saved
+from si_jax.threat import Threat
+
+STEPS = (10, 20, 50, 100, 500)
+MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of eps; for 8/255 up to 64/255
+
+
+def audit(
+    classifier: Any,
+    images: Any,
+    labels: Any,
+    *,
+    attack: str = 'pgd',
+    eps: float = 8 / 255,
+    norm: str = 'linf',
+    steps: int = 20,
+    step_size: float | None = None,
+    restarts: int = 5,
+    eps_grid: Sequence[float] | None = None,
+    steps_grid: Sequence[int] = STEPS,
+    queries: int = 1000,
+    planted: int = 50,
+    points: int = 200,
+    transfer_from: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    indices: Any = None,
+    eot_samples: int = 1,
+    state_path: str | os.PathLike | None = None,
+    progress: bool = False,
+    devices: Sequence[jax.Device] | None = None,
+) -> Audit:
+    """Checks whether the robust accuracy that an attack measures on a classifier may be trusted.
+
+    The attack is one of the PGD family, run as `evaluate` runs it, on the same random starts. A classifier
+    that is secretly random or depends on the batch fails at once, and the other checks are left out: they
+    would measure nothing. All is computed in the precision of the images.
+
+    Args:
+        classifier: As in `evaluate`.
+        images: [N, H, W, C], floating, in [0, 1].
+        labels: [N], integer.
+        attack: A row of the PGD family whose number of steps is the caller's.
+        eps: Radius of the ball, as a fraction of the pixel range.
+        norm: 'linf' or 'l2'.
+        steps: The standard number of steps, by which the accuracy is claimed.
+        step_size: At `eps`, as a fraction of the pixel range; eps / 4 if None. It grows with eps.
+        restarts: Number of runs.
+        eps_grid: Radii; if None a quarter to eight times eps, as far as there are such.
+        steps_grid: Numbers of steps; one run of the largest holds all.
+        queries: Of Square.
+        planted: The images of the binarization test, the first correctly classified ones.
+        points: Inner points of each, at least 10.
+        transfer_from: Other classifiers of the same classes by name, on which PGD makes images.
+        seed: Of everything random.
+        batch_size: As in `evaluate`, as are the following.
+        indices: [N].
+        eot_samples: Gradients averaged in each step.
+        state_path: A folder for what is finished.
+        progress: Show progress on stderr.
+        devices: Local devices.
+
+    Returns:
+        The `Audit`.
+
+    Raises:
+        InputError: An argument is wrong, or the classifier is not finite or gives features and kernel that do
+            not explain its logits.
+        AssertionError: An attack left its threat model, which is a fault of this library.
+    """
+    began = time.perf_counter()
+    traces.check_attack(attack)
+    images = checks.check_images(images)
+    labels = checks.check_labels(labels, len(images))
+    indices = checks.check_indices(indices, len(images))
+    threat = Threat(norm, float(eps))
+    threat.check(images.shape[1:])
+    steps, restarts, eot_samples, queries, planted = (
+        checks.check_count(name, value)
+        for name, value in (
+            ('steps', steps),
+            ('restarts', restarts),
+            ('eot_samples', eot_samples),
+            ('queries', queries),
+            ('planted', planted),
+        )
+    )
+    points = checks.check_count('points', points, least=10)
+    seed = checks.check_count('seed', seed, least=0)
+    step_size = checks.check_step_size(
+        threat.eps / 4 if step_size is None else step_size, norm, images.shape[1:]
+    )
+    radii = _radii(eps_grid, threat, images.shape[1:])
+    numbers = sorted({checks.check_count('steps_grid', number) for number in steps_grid} | {steps})
+    devices = list(devices or jax.local_devices())
+    about = {
+        'name': attack,
+        'steps': steps,
+        'step_size': step_size,
+        'restarts': restarts,
+        'eot_samples': eot_samples,
+        'eps_grid': radii,
+        'steps_grid': numbers,
+        'queries': queries,
+        'planted': planted,
+        'points': points,
+        'transfer_from': list(transfer_from or {}),
+    }
+
+    with jax.default_matmul_precision('highest'):
+        needs_features = attack in traces.NEEDS_FEATURES
+        # Features are looked for in any case: the binarization test replaces the layer behind them.
+        program = Program(
+            classifier_of(classifier),
+            images,
+            labels,
+            indices,
+            seed,
+            images_at_once(batch_size, len(images), devices),
+            devices,
+            needs_features=True,
+        )
+        checks.check_classes(program.outputs, labels, (attack,), program.why_no_features)
+
+        def report(found: list[Check], clean: float | None, accuracy: float | None) -> Audit:
+            return Audit(
+                checks=tuple(found),
+                attack=about,
+                threat=threat,
+                clean=clean,
+                accuracy=accuracy,
+                examples=len(images),
+                seed=seed,
+                precision={'all': str(images.dtype), 'matmul': 'highest'},
+                dataset={
+                    'examples': len(images),
+                    'classes': program.outputs.logits.shape[1],
+                    'digest': data_digest(images, labels),
+                },
+                environment=environment(),
+                timing={'seconds': time.perf_counter() - began},
+            )
+
+        sources = others.sources(program, transfer_from or {}, seed)
+        found = behaviour(program, eot_samples)
+        if verdicts.overall(found) == verdicts.FAIL:
+            names = (
+                'outputs',
+                'gradients',
+                'loss',
+                'scale',
+                'iterates',
+                'eps',
+                'steps',
+                'restarts',
+                'black-box',
+            )
+            words = 'not run: this classifier is no function of the image'
+            skipped = (*names, 'transfer', 'binarization')
+            return report(found + [Check(name, verdicts.SKIP, words) for name in skipped], None, None)
+        logits = program.check_and_classify(explain=needs_features)
+        clean = np.argmax(logits, axis=1) == labels
+        if not clean.any():
+            raise InputError(
+                'no image is classified correctly, so there is nothing to attack: are the labels those of '
+                'these images, and do the pixels have the range and order that the network was trained on?'
+            )
+        identity = {
+            **program.identity(),
+            'audit': about,
+            'transfer sources': {name: source.identity()['weights'] for name, source in sources.items()},
+            'seed': seed,
+            'threat model': [threat.norm, threat.eps],
+        }
+        saved = Saved(state_path, identity, logits)
+        work = Work(program, about, threat, saved, logits, clean, sources)
+        with metrics.progress(work.cost(), 'audit', 'pass') if progress else tqdm(disable=True) as bar:
+            work.bar = bar
+            measured, accuracy = work.checks()
+        found += [verdicts.outputs(sanity.outputs(logits)), *measured]
+        return report(found, float(np.mean(clean)), accuracy)
+
+
+def behaviour(program: Program, eot_samples: int) -> list[Check]:
+    """Whether the classifier is a function of the image: called as given, not compiled."""
+    rows = np.arange(checks.PROBE) % len(program.images)
+    images, keys = program.images[rows], program.verification_keys(program.keys(0)[rows])
+    randomised = program.classifier.randomised
+    outputs, difference = checks.repeated(program.classifier, images, keys)
+    found = [verdicts.randomness(difference, randomised, eot_samples)]
+    if difference:
+        words = 'not run: two calls on the same images disagree already'
+        return [*found, Check('batch', verdicts.SKIP, words)]
+    return [*found, verdicts.batch(checks.mixed(program.classifier, images, keys, outputs))]
+
+
+def _radii(grid: Sequence[float] | None, threat: Threat, image_shape: tuple[int, ...]) -> list[float]:
+    """The radii in rising order."""
+    if grid is None:
+        limit = 1.0 if threat.norm == 'linf' else math.sqrt(math.prod(image_shape))
+        return sorted({min(multiple * threat.eps, limit) for multiple in MULTIPLES})
+    radii = sorted({float(eps) for eps in grid})
+    if not radii:
+        raise InputError('eps_grid is empty: give radii up to where no image can be recognised, or None')
+    for eps in radii:
+        Threat(threat.norm, eps).check(image_shape)
+    return radii

@@ -1,0 +1,265 @@
+"""What the measurements of an audit say, in words.
+
+Every function here turns numbers into one `Check`. The limits are constants with the reason beside them; a
+difference of one image is never a finding.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from si_jax.evaluation.sanity import BLIND, MASKED
+
+PASS, WARN, FAIL, SKIP = 'pass', 'warn', 'fail', 'skip'
+
+POINTS = 0.02  # an accuracy that moves by more has not settled
+MISSED = 0.01  # images that the last iterate, or the white-box attack, may miss although another point exists
+RISING = 0.95  # of the images whose loss must rise
+FOUND = 0.95  # of the planted adversarial examples: the paper's limit
+CHANCE = 0.5  # of them that random points may find, if the test is to say anything
+FEW = 10  # images with a planted example below which the test says nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One line of the audit.
+
+    Attributes:
+        name: What was checked.
+        outcome: 'pass', 'warn' (the number is too high, or not settled), 'fail' (the attack or the classifier
+            is unfit: the number means nothing) or 'skip' (not checked).
+        words: The verdict, with the numbers it rests on.
+        evidence: The measurements, in JSON's types.
+    """
+
+    name: str
+    outcome: str
+    words: str
+    evidence: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def overall(checks: Sequence[Check]) -> str:
+    """The worst outcome of all that were made."""
+    return next((worst for worst in (FAIL, WARN) if any(check.outcome == worst for check in checks)), PASS)
+
+
+def randomness(difference: str, randomised: bool, eot_samples: int) -> Check:
+    """From how far two calls on the same images are apart, in words; '' if they agree."""
+    evidence = {'difference': difference, 'randomised': randomised, 'eot_samples': eot_samples}
+    if difference:
+        remedy = (
+            'a Randomised classifier must draw everything from its keys'
+            if randomised
+            else 'switch dropout off, or wrap a random defense as si_jax.Randomised'
+        )
+        return Check(
+            'randomness',
+            FAIL,
+            f'two calls on the same images disagree by {difference}: no number is reproducible; {remedy}',
+            evidence,
+        )
+    if randomised and eot_samples == 1:
+        return Check(
+            'randomness',
+            WARN,
+            'the classifier is random and each step followed one draw of it: average over draws '
+            '(eot_samples, 20 is usual)',
+            evidence,
+        )
+    words = 'two calls on the same images agree' + (' for the same keys' if randomised else '')
+    return Check('randomness', PASS, words, evidence)
+
+
+def batch(difference: str) -> Check:
+    """From how far the logits move with the other images of the batch, in words; '' if they do not."""
+    evidence = {'difference': difference}
+    if difference:
+        return Check(
+            'batch',
+            FAIL,
+            f'the logits of an image change by {difference} with the other images of its batch: put batch '
+            'normalisation into evaluation mode (train=False, running averages)',
+            evidence,
+        )
+    return Check('batch', PASS, 'the logits of an image do not depend on the rest of its batch', evidence)
+
+
+def outputs(findings: Sequence[str]) -> Check:
+    """From what `sanity.outputs` says of the logits of the originals."""
+    if findings:
+        return Check('outputs', FAIL, '; '.join(findings))
+    return Check('outputs', PASS, 'they look like logits, and differ from image to image')
+
+
+def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: int) -> Check:
+    """From `gradients.summary` and the share of the images whose logits noise of size eps changes."""
+    evidence = {'stages': {name: dict(one) for name, one in stages.items()}, 'moves': moves}
+
+    def lost(stage: str) -> float:
+        return stages[stage]['zero'] + stages[stage]['tiny']
+
+    attack = stages['attack']
+    if not over(lost('attack'), BLIND, count):
+        words = f'the loss has a gradient on {percent(1 - lost("attack"))} of the images'
+        if over(lost('cross-entropy'), BLIND, count):
+            words += (
+                f'; plain cross-entropy has lost it on {percent(lost("cross-entropy"))}, where this attack '
+                'has not'
+            )
+        return Check('gradients', PASS, words, evidence)
+    kinds = [f'{word} on {percent(attack[key])}' for key, word in _KINDS if attack[key] > 0]
+    words = f'the gradient of the loss is {" and ".join(kinds)} of the images. '
+    if not over(lost('logits'), BLIND, count):
+        words += (
+            f'It is lost after the logits (their margin has it on {percent(1 - lost("logits"))}): they are '
+            'too large for softmax. Use pgd-gap, cw, dlr or apgd-t, which do not depend on their scale'
+        )
+    else:
+        where = 'before the logits'
+        if 'features' in stages:
+            where = 'before the features' if over(lost('features'), BLIND, count) else 'in the last layer'
+        words += (
+            f'It is lost {where}, though noise of size eps changes the logits of {percent(moves)}: a step '
+            'without a gradient (rounding, quantisation, argmax) hides the way. Use a gradient that goes '
+            'around it (BPDA, gradient_of) or attacks without gradients (square, spsa, rays)'
+        )
+    # Sign steps still follow a gradient that is nearly lost, but badly.
+    return Check('gradients', FAIL if over(attack['zero'], BLIND, count) else WARN, words, evidence)
+
+
+_KINDS = (('zero', 'exactly zero'), ('tiny', 'vanishing'))
+
+
+def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray], moved: np.ndarray) -> Check:
+    """From the loss [N, T + 1] along the attack, the margins [N] before and after, and what left its start.
+
+    The verdict rests on the margin max_{k != y} g_k - g_y: it decides, no softmax saturates it, and an attack
+    whose loss is scaled anew in each step cannot compare its own.
+    """
+    before, after = margins
+    # A random start may raise it by chance, where no step does anything.
+    rises = float(np.mean((after > before) & moved))
+    steps = np.diff(losses, axis=1)
+    evidence = {
+        'margin_rises': rises,
+        'stuck': float(np.mean(~moved)),
+        'loss_rises': float(np.mean(losses[:, -1] > losses[:, 0])),
+        'steps_up': float(np.mean(steps > 0)) if steps.size else 0.0,
+        'steps_flat': float(np.mean(steps == 0)) if steps.size else 0.0,
+        'mean': [float(value) for value in losses.mean(axis=0)],
+        'median': [float(value) for value in np.median(losses, axis=0)],
+    }
+    words = (
+        f'the attack raises the margin of {percent(rises)} of the images; '
+        f'{percent(evidence["steps_up"])} of its steps raise the loss'
+    )
+    if over(1 - rises, 1 - RISING, len(before)):
+        words += f'; {percent(evidence["stuck"])} of the images never leave the start'
+        return Check('loss', FAIL, words, evidence)
+    return Check('loss', PASS, words, evidence)
+
+
+def scale(name: str, accuracy: float, free: float | None, count: int) -> Check:
+    """From the accuracy under the attack, and under one that does not see the scale of the logits."""
+    if free is None:
+        return Check('scale', SKIP, f'{name} is blind to the scale of the logits itself')
+    evidence = {'accuracy': accuracy, 'pgd-gap': free}
+    gap = accuracy - free
+    words = f'pgd-gap, which does not see the scale of the logits, is lower by {points(gap)} at equal steps'
+    if gap < 0:
+        words = f'pgd-gap, which does not see the scale of the logits, is higher by {points(-gap)}'
+    if over(gap, POINTS, count):
+        return Check('scale', WARN, f'{words}: the number is too high by at least that', evidence)
+    return Check('scale', PASS, words, evidence)
+
+
+def black_box(white: np.ndarray, black: np.ndarray, budget: int, mean_queries: float) -> Check:
+    """From the flags [N] 'still classified correctly' under the audited attack and under Square alone."""
+    count = len(white)
+    only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
+    evidence = {
+        'white_box': float(np.mean(white)),
+        'black_box': float(np.mean(black)),
+        'budget': budget,
+        'mean_queries': mean_queries,
+        'only_black_box': only,
+        'only_white_box': only_white,
+    }
+    words = (
+        f'{percent(evidence["white_box"])} is left by the attack, {percent(evidence["black_box"])} by '
+        f'Square with {budget} queries, which alone breaks {only} images'
+    )
+    return _weaker('black-box', words, only, only_white, count, evidence, 'gradients are masked')
+
+
+def transfer(white: np.ndarray, moved: Mapping[str, np.ndarray]) -> Check:
+    """From the flags under the audited attack and under images made on other classifiers."""
+    if not moved:
+        return Check('transfer', SKIP, 'no other classifier to make images on was given')
+    evidence = {
+        'white_box': float(np.mean(white)),
+        'accuracy': {name: float(np.mean(flags)) for name, flags in moved.items()},
+    }
+    black = np.logical_and.reduce(list(moved.values()))
+    only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
+    evidence |= {'only_transfer': only, 'only_white_box': only_white}
+    words = (
+        f'{percent(evidence["white_box"])} is left by the attack, {percent(np.mean(black))} by images made '
+        f'on {", ".join(moved)}, which alone break {only} images'
+    )
+    return _weaker('transfer', words, only, only_white, len(white), evidence, 'gradients are masked')
+
+
+def _weaker(
+    name: str, words: str, only: int, only_white: int, count: int, evidence: dict[str, Any], why: str
+) -> Check:
+    if only - only_white > max(MASKED * count, 1.5):
+        return Check(name, FAIL, f'{words}: {why}', evidence)
+    if only > max(MISSED * count, 1.5):
+        return Check(
+            name, WARN, f'{words}: the attack misses what is there; use autoattack for the number', evidence
+        )
+    return Check(name, PASS, words, evidence)
+
+
+def binarization(found: np.ndarray, random: np.ndarray, tried: int, points: int) -> Check:
+    """From whether the attack found each planted example [M], and the share of random points that did."""
+    evidence: dict[str, Any] = {'images': tried, 'usable': len(found), 'points': points}
+    if len(found) < FEW:
+        return Check(
+            'binarization',
+            SKIP,
+            f'only {len(found)} of {tried} images allow for a planted adversarial example (too few features '
+            f'for {points} points, or equal logits)',
+            evidence,
+        )
+    success = float(np.mean(found))
+    # What as many random points as there are find, at least one of them.
+    chance = float(np.mean(1 - (1 - random) ** points))
+    evidence |= {'found': success, 'random_point': float(np.mean(random)), 'random_search': chance}
+    words = (
+        f'the attack finds {percent(success)} of {len(found)} planted adversarial examples, a random point '
+        f'{percent(evidence["random_point"])}'
+    )
+    if over(1 - success, 1 - FOUND, len(found)):
+        return Check('binarization', FAIL, f'{words}: it would miss real ones too', evidence)
+    if evidence['random_point'] > CHANCE:
+        return Check('binarization', WARN, f'{words}, too many for the test to tell', evidence)
+    return Check('binarization', PASS, words, evidence)
+
+
+def over(share: float, limit: float, count: int) -> bool:
+    """Whether a share of `count` images is above its limit, and more than one of them."""
+    return share > limit + 1e-9 and share * count > 1.5
+
+
+def percent(share: Any) -> str:
+    """The share in words."""
+    return f'{100 * share:.1f} %'
+
+
+def points(share: float, sign: bool = False) -> str:
+    """A difference of shares in words."""
+    return f'{100 * share:{"+" if sign else ""}.1f} points'

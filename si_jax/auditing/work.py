@@ -1,0 +1,211 @@
+"""The checks of an audit that attack the classifier, one unit of work after another."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from si_jax import metrics
+from si_jax.auditing import binarization, curves, gradients, others, traces, verdicts
+from si_jax.auditing.traces import Settings
+from si_jax.auditing.verdicts import Check
+from si_jax.evaluation.program import Program
+from si_jax.evaluation.saved import Arrays, Saved
+from si_jax.losses import margin
+from si_jax.threat import Threat
+
+GRADIENT = 3  # the cost of a gradient in forward passes, for the progress
+
+
+class Work:
+    """The checks on the correctly classified images of a classifier that is a function of the image.
+
+    Args:
+        program: The classifier with its data.
+        about: The attack and its settings, as the report holds them.
+        threat: The ball.
+        saved: What is finished already.
+        logits: [N, K], of the originals.
+        clean: [N] bool, which are classified correctly: one at least.
+        sources: Other classifiers, by name.
+
+    Attributes:
+        bar: Is told of the forward passes.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        about: dict[str, Any],
+        threat: Threat,
+        saved: Saved,
+        logits: np.ndarray,
+        clean: np.ndarray,
+        sources: dict[str, Program],
+    ):
+        self.bar: metrics.Progress = tqdm(disable=True)
+        self._sources = sources
+        self._program, self._about, self._threat, self._saved = program, about, threat, saved
+        self._logits, self._clean = logits, clean
+        self._rows = np.flatnonzero(clean)
+        self._planted = self._rows[: about['planted']]
+        self._share = len(self._rows) / len(clean)
+
+    def settings(self, steps: int, eps: float | None = None) -> Settings:
+        """The attack at a radius, that of the audit if None, with the step size in proportion."""
+        eps = self._threat.eps if eps is None else eps
+        step_size = self._about['step_size'] * eps / self._threat.eps
+        return Settings(eps, step_size, steps, min(steps, self._about['steps']))
+
+    def cost(self) -> int:
+        """Forward passes in all, roughly: what the progress is measured in."""
+        about, each = self._about, GRADIENT * self._about['eot_samples']
+        runs = len(set(about['eps_grid']) - {self._threat.eps}) + about['restarts'] - 1
+        steps = about['steps_grid'][-1] + runs * about['steps']
+        planted = 2 * about['points'] + each * about['steps'] * about['restarts']
+        passes = each * steps + 2 * GRADIENT + about['queries']
+        passes += GRADIENT * about['steps'] * len(self._sources)
+        passes += each * about['steps'] * (about['name'] not in traces.BLIND_TO_SCALE)
+        return len(self._rows) * passes + len(self._planted) * planted
+
+    def checks(self) -> tuple[list[Check], float]:
+        """All of them in order, and the accuracy under the attack after all restarts."""
+        about, count = self._about, len(self._clean)
+        standard, numbers = about['steps'], about['steps_grid']
+        follow = self._follower(about['name'], numbers[-1])
+        found = [self._gradients()]
+        long = follow('long', self.settings(numbers[-1]))
+        found += [self._loss(long), self._scale(long)]
+
+        last = {number: self._accuracy(~long['fooled'][:, number]) for number in numbers}
+        last[numbers[-1]] = self._accuracy(long['last'])
+        last[standard] = self._accuracy(long['marked'])
+        fooled = np.logical_or.accumulate(long['fooled'], axis=1)
+        survived = [self._accuracy(~fooled[:, number]) for number in numbers]
+        found.append(curves.iterates(numbers, list(last.values()), survived, standard, count))
+
+        curve = []
+        for eps in about['eps_grid']:
+            settings = self.settings(standard, eps)
+            run = long if eps == self._threat.eps else follow(f'eps-{eps:.9g}', settings)
+            curve.append(self._accuracy(run['marked']))
+        found.append(curves.eps(about['eps_grid'], curve, self._logits.shape[1], count))
+        found.append(curves.steps(numbers, list(last.values()), standard, count))
+
+        left, accuracies = long['marked'].astype(bool), [last[standard]]
+        for restart in range(1, about['restarts']):
+            left = left & follow(f'restart-{restart}', self.settings(standard), restart)['marked']
+            accuracies.append(self._accuracy(left))
+        found.append(curves.restarts(accuracies, count))
+        white = self._everywhere(left)
+        found += [self._black_box(white), self._transfer(white), self._binarization()]
+        return found, accuracies[-1]
+
+    def _follower(self, attack: str, length: int) -> Callable[..., Arrays]:
+        """(unit's name, settings, restart) -> what `Follower.follow` says of all rows."""
+        samples = self._about['eot_samples']
+        follower = traces.Follower(self._program, attack, self._threat.norm, length, samples)
+
+        def follow(name: str, settings: Settings, restart: int = 0) -> Arrays:
+            each = GRADIENT * samples * settings.steps
+            return self._unit(name, self._rows, lambda rows: follower.follow(settings, rows, restart), each)
+
+        return follow
+
+    def _scale(self, long: Arrays) -> Check:
+        name, steps, free = self._about['name'], self._about['steps'], None
+        if name not in traces.BLIND_TO_SCALE:
+            run = self._follower('pgd-gap', steps)('scale', self.settings(steps))
+            free = self._accuracy(run['marked'])
+        return verdicts.scale(name, self._accuracy(long['marked']), free, len(self._clean))
+
+    def _gradients(self) -> Check:
+        name = self._about['name']
+        measured = self._unit(
+            'gradients',
+            self._rows,
+            lambda rows: gradients.measure(self._program, name, self._threat, rows),
+            2 * GRADIENT,
+        )
+        moves = float(np.mean(measured['moves']))
+        return verdicts.gradients(gradients.summary(measured), moves, len(self._rows))
+
+    def _loss(self, long: Arrays) -> Check:
+        labels = jnp.asarray(self._program.labels[self._rows])
+        before = np.asarray(margin(jnp.asarray(self._logits[self._rows]), labels))
+        losses = long['losses'][:, : self._about['steps'] + 1]
+        return verdicts.loss(losses, (before, long['margin']), long['moved'])
+
+    def _black_box(self, white: np.ndarray) -> Check:
+        queries = self._about['queries']
+        box = self._unit(
+            'square',
+            self._rows,
+            lambda rows: others.black_box(self._program, self._threat, queries, rows),
+            queries,
+        )
+        black = self._everywhere(~box['broken'])
+        return verdicts.black_box(white, black, queries, float(np.mean(box['queries'])))
+
+    def _transfer(self, white: np.ndarray) -> Check:
+        settings, moved = self.settings(self._about['steps']), {}
+        for number, (name, source) in enumerate(self._sources.items()):
+            attack = functools.partial(
+                others.transferred, self._program, source, name, self._threat, settings
+            )
+            done = self._unit(f'transfer-{number}', self._rows, attack, GRADIENT * settings.steps)
+            moved[name] = self._everywhere(done['correct'])
+        return verdicts.transfer(white, moved)
+
+    def _binarization(self) -> Check:
+        about, rows = self._about, self._planted
+        top = np.sort(self._logits, axis=1)
+        gaps = (top[:, -1] - top[:, -2]).astype(np.float64)
+        seed = int(self._program.seed)
+
+        def test(rows: np.ndarray) -> Arrays:
+            heads = binarization.heads(self._program, self._threat, rows, about['points'], gaps[rows], seed)
+            success = np.zeros(len(rows), bool)
+            usable = np.flatnonzero(heads.usable)
+            if len(usable):
+                success[usable] = binarization.attack(
+                    self._program,
+                    traces.for_two_classes(about['name']),
+                    binarization.Heads(*(array[usable] for array in heads)),
+                    self._threat,
+                    self.settings(about['steps']),
+                    rows[usable],
+                    about['restarts'],
+                    about['eot_samples'],
+                )
+            return {'usable': heads.usable, 'random': heads.random, 'found': success}
+
+        each = 2 * about['points'] + GRADIENT * about['eot_samples'] * about['steps'] * about['restarts']
+        done = self._unit('planted', rows, test, each)
+        usable = done['usable']
+        return verdicts.binarization(
+            done['found'][usable], done['random'][usable], len(rows), about['points']
+        )
+
+    def _unit(
+        self, name: str, rows: np.ndarray, compute: Callable[[np.ndarray], Arrays], passes: int
+    ) -> Arrays:
+        """What `compute` says of the rows, in groups that are saved one by one."""
+        self.bar.set_postfix(check=name)
+        parts = []
+        for number, group in enumerate(self._program.groups(rows)):
+            parts.append(self._saved.remember(f'{name}-{number}', functools.partial(compute, group)))
+            self.bar.update(passes * len(group))
+        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+
+    def _accuracy(self, correct: np.ndarray) -> float:
+        """Over all images, from the flags of those that are classified correctly without an attack."""
+        return self._share * float(np.mean(correct))
+
+    def _everywhere(self, correct: np.ndarray) -> np.ndarray:
+        flags = self._clean.copy()
+        flags[self._rows] = correct
+        return flags
