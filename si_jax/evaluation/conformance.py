@@ -3,8 +3,8 @@
     python -m si_jax.evaluation.conformance --shared=../shared --output=results/conformance.json
 
 The folder holds networks, images and, for each network, one flag per image from PyTorch implementations: the
-PGD family with five seeds, and each stage of AutoAttack alone and the cascade from fra31/auto-attack. Exit
-status: 0 all bounds hold, 1 one does not.
+PGD family with five seeds, and each stage of AutoAttack alone and the cascade from fra31/auto-attack. With
+`--networks` the others keep what the output says of them. Exit status: 0 all bounds hold, 1 one does not.
 """
 
 import argparse
@@ -142,12 +142,15 @@ def main(argv: list[str] | None = None) -> int:
 
     # The command line would say where on this machine it ran.
     made_with = {key: value for key, value in environment().items() if key != 'command'}
-    content: dict[str, Any] = {'images': IMAGES, 'environment': made_with, 'networks': {}}
+    content: dict[str, Any] = {'images': IMAGES, 'environments': {}, 'networks': {}}
+    if arguments.output.exists():
+        before = json.loads(arguments.output.read_text())
+        content |= {key: before.get(key, {}) for key in ('environments', 'networks')}
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     for name in arguments.networks.split(','):
         began = time.perf_counter()
         report = compare(arguments.shared, name)
-        content['networks'][name] = report
+        content['networks'][name], content['environments'][name] = report, made_with
         print(f'{name} ({time.perf_counter() - began:.0f} s)')
         for attack, row in report.items():
             mark = 'ok' if row['holds'] else 'OUTSIDE ITS BOUND'
