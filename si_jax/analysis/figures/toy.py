@@ -268,4 +268,4 @@ def _draw_plane(axis: Any, curve: dict[str, Any]) -> None:
     )
     axis.set_xlabel('$z_1$')
     axis.set_ylabel('$z_2$')
-    axis.legend(fontsize=8, loc='lower right')
+    axis.legend(fontsize=8, loc='lower left')
