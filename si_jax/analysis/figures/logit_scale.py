@@ -19,10 +19,8 @@ from si_jax.analysis.figures.rows import on_all_devices
 from si_jax.errors import InputError
 from si_jax.evaluation import checks
 from si_jax.evaluation.classifier import with_logit_scale
-from si_jax.evaluation.result import Result
 from si_jax.evaluation.runner import evaluate
 
-CALIBRATED_GAP = 2.0  # median natural gap of the two highest logits, after calibration
 TITLES = {'pgd': 'PGD', 'pgd-cal': 'calibrated PGD', 'sipgd': 'SI-PGD'}
 
 
@@ -65,23 +63,22 @@ def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[s
     vanishing = compile_vanishing(module)
     logits = on_all_devices(lambda variables, x: module.apply(variables, x).logits)
     natural = logits(network.model.variables, on.images)
-    results: dict[str, list[Result]] = {name: [] for name in TITLES}
-    blind = []
+    results, blind = [], []
     for factor in factors:
-        # Arrays, which a compiled program takes as arguments: one program serves all factors.
-        scaled = with_logit_scale(network.model, jnp.asarray(factor, jnp.float32))
-        gap = median_gap(np.float32(factor) * natural)
-        calibrated = with_logit_scale(scaled, jnp.asarray(CALIBRATED_GAP / max(gap, 1e-12), jnp.float32))
-        arguments: dict[str, Any] = {'eps': on.threat.eps, 'norm': on.threat.norm, **settings}
-        result = evaluate(scaled, on.images, on.labels, attacks='pgd,sipgd', **arguments)
-        results['pgd'].append(result)
-        results['sipgd'].append(result)
-        results['pgd-cal'].append(evaluate(calibrated, on.images, on.labels, attacks='pgd', **arguments))
+        result = evaluate(
+            # An array, which the compiled program takes as an argument: one program serves all factors.
+            with_logit_scale(network.model, jnp.asarray(factor, jnp.float32)),
+            on.images,
+            on.labels,
+            attacks=tuple(TITLES),
+            eps=on.threat.eps,
+            norm=on.threat.norm,
+            **settings,
+        )
+        results.append(result)
         blind.append(np.mean(vanishing((network.model.variables, np.float32(factor)), on.images, on.labels)))
-    attack_of = {name: 'pgd' if name == 'pgd-cal' else name for name in TITLES}
-    accuracy = {name: [r.accuracy[attack_of[name]] for r in rows] for name, rows in results.items()}
-    accuracy['clean'] = [result.accuracy['clean'] for result in results['pgd']]
-    flags = np.stack([result.correct['sipgd'] for result in results['sipgd']])
+    accuracy = {name: [result.accuracy[name] for result in results] for name in ('clean', *TITLES)}
+    flags = np.stack([result.correct['sipgd'] for result in results])
     unsteady = int(np.sum(flags.any(axis=0) != flags.all(axis=0)))
     assert not unsteady or jax.default_backend() != 'cpu', (
         f'{network.label}: SI-PGD ends differently on {unsteady} of {flags.shape[1]} images when the logits '
@@ -91,7 +88,7 @@ def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[s
     return {
         'label': network.label,
         'accuracy': accuracy,
-        'ci95': {name: [r.ci95[attack_of[name]] for r in rows] for name, rows in results.items()},
+        'ci95': {name: [result.ci95[name] for result in results] for name in TITLES},
         'vanishing_gradient': blind,
         'best_pgd': {'factor': factors[best], 'accuracy': accuracy['pgd'][best]},
         'median_gap': median_gap(natural),
