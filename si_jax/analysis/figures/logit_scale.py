@@ -58,7 +58,7 @@ def measure(
     return on.about | {'seed': seed, 'steps': steps, 'factors': factors, 'curves': curves}
 
 
-def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[str, int]) -> dict[str, Any]:
+def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
     module: Any = network.model.module
     vanishing = compile_vanishing(module)
     logits = on_all_devices(lambda variables, x: module.apply(variables, x).logits)
