@@ -8,7 +8,7 @@ import pytest
 from tests.processes import optimised
 
 
-def train_and_evaluate(data_dir, workdir, images, examples, attacks):
+def train_and_evaluate(data_dir, workdir, images, examples, *overrides):
     optimised(
         'train.py',
         '--config=configs/tradessi_cifar10.py',
@@ -20,13 +20,14 @@ def train_and_evaluate(data_dir, workdir, images, examples, attacks):
         '--config.batch_size=32',
         '--config.schedule.peak=0.1',
         '--config.model.width=8',
+        *overrides,
     )
     output = workdir / 'result.json'
     out = optimised(
         'evaluate.py',
         f'--workdir={workdir}',
         '--checkpoint=last',
-        f'--attacks={attacks}',
+        '--attacks=pgd',
         f'--num_examples={examples}',
         f'--output={output}',
     )
@@ -35,7 +36,7 @@ def train_and_evaluate(data_dir, workdir, images, examples, attacks):
 
 
 def test_one_epoch_on_5000_images_learns_something_robust(shared, tmp_path):
-    result = train_and_evaluate(shared / 'data', tmp_path / 'run', 5000, 500, 'pgd')
+    result = train_and_evaluate(shared / 'data', tmp_path / 'run', 5000, 500, '--config.attack.steps=4')
     assert result['dataset']['name'] == 'cifar10' and result['dataset']['examples'] == 500
     assert result['threat_model'] == {'norm': 'linf', 'eps': pytest.approx(8 / 255)}
     assert result['clean']['accuracy'] >= 0.25
@@ -48,6 +49,6 @@ def test_one_epoch_on_5000_images_learns_something_robust(shared, tmp_path):
 
 def test_data_prepared_by_tensorflow_datasets_trains_and_evaluates_too(tfds_cifar10, tmp_path):
     # That TFDS gives the very arrays of the npz files is tested in tests/data; so this needs few steps.
-    result = train_and_evaluate(tfds_cifar10, tmp_path / 'run', 160, 64, 'pgd')
+    result = train_and_evaluate(tfds_cifar10, tmp_path / 'run', 160, 64, '--config.model.arch=small_cnn')
     assert result['dataset']['examples'] == 64
     assert 0 <= result['attacks']['pgd']['accuracy'] <= result['clean']['accuracy'] <= 1
