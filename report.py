@@ -3,6 +3,7 @@
     python report.py --table=6 --runs=runs
     python report.py --table=6 --commands
     python report.py --figure=1 --help
+    python report.py --workdirs=A,B --out=report        # one page of these runs: report/index.html
 
 A table finds its runs in a folder by their configs, and their results beside them, whatever the folders are
 called. Exit status: 0 shown, 2 a wrong flag or value, or results that cannot be told apart.
@@ -63,9 +64,13 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     try:
-        if any(flag.split('=')[0] == '--figure' for flag in argv):
+        given = {flag.split('=')[0] for flag in argv}
+        if '--figure' in given:
             figures = importlib.import_module('si_jax.analysis.figures')  # imports matplotlib
             figures.run(**vars(figures.parser().parse_args(argv)))
+        elif '--table' not in given and given & {'--workdirs', '--out'}:
+            page = importlib.import_module('si_jax.analysis.page.command')
+            page.run(**vars(page.parser().parse_args(argv)))
         else:
             print(report.run(**vars(parser().parse_args(argv))))
     except InputError as error:

@@ -5,7 +5,7 @@
 The digits are the 8 x 8 pixel images that scikit-learn ships, so nothing is downloaded. Both networks are
 the same; one is trained with TRADES-SI, the other without an attack. Then PGD, PGD-CW, PGD-DLR and SI-PGD
 with 20 steps attack the 397 test images of each at eps = 0.2. The folder gets the two runs, a JSON file for
-each result and the picture `quickstart.png`.
+each result, the picture `quickstart.png` and a page that shows all of it, `report/index.html`.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 import si_jax
 from configs import base, quickstart
 from si_jax import data
+from si_jax.analysis import page
 from si_jax.evaluation.result import Result
 from si_jax.training.run import run
 
@@ -58,13 +59,17 @@ def main(out: str) -> dict[str, Result]:
             model, images, labels, attacks=list(ATTACKS), eps=config.threat.eps, return_images=True
         )
         results[name] = dataclasses.replace(
-            results[name], dataset={'name': 'digits', 'split': 'test', **results[name].dataset}
+            results[name],
+            dataset={'name': 'digits', 'split': 'test', **results[name].dataset},
+            model={'workdir': str(folder / name), 'checkpoint': 'last', 'step': model.step},
         )
         results[name].save(folder / f'{name}.json')
     print(f'\nAccuracy in % on {len(labels)} test images at eps = 0.2, with 95 % intervals:\n')
     print(table(results))
     draw(results, images, labels, folder / 'quickstart.png')
     print(f'\nPicture: {folder / "quickstart.png"}')
+    report, _ = page.write([str(folder / name) for name in results], str(folder / 'report'))
+    print(f'Report: {report} (open it in a browser)')
     print(f'Measured in {time.monotonic() - began:.0f} s on {os.cpu_count()} cores.')
     return results
 

@@ -47,7 +47,7 @@ def usable_results(
     """The results of the protocol; of the others a note says why they are none."""
     usable = []
     for result in found:
-        if why := _unfit(result.about, protocol) or (run and _stale(result.about, run, checkpoint)):
+        if why := _unfit(result.about, protocol) or (run and stale(result.about, run, checkpoint)):
             notes.append(f'{result.path} is not used: {why}')
             continue
         usable.append(result)
@@ -73,7 +73,7 @@ def _unfit(about: dict[str, Any], protocol: Protocol) -> str | None:
     return None
 
 
-def _stale(about: dict[str, Any], run: Run, checkpoint: str | None) -> str | None:
+def stale(about: dict[str, Any], run: Run, checkpoint: str | None) -> str | None:
     """Why a result is not of the checkpoint that the run has now."""
     model = about.get('model', {})
     if model.get('checkpoint') != checkpoint:

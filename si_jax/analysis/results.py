@@ -50,7 +50,7 @@ class Run(NamedTuple):
     @property
     def unfinished(self) -> str | None:
         """How far it is, None if it came to its end."""
-        done = self.lines[-1]['epoch'] if self.lines else 0
+        done = self.lines[-1].get('epoch') or 0 if self.lines else 0
         if done >= self.config['epochs'] or self.guarded:
             return None
         missing = '' if self.lines else ' (metrics.jsonl is missing or empty)'
@@ -84,31 +84,47 @@ class Folder(NamedTuple):
     results: list[Measured]
 
 
-def scan(folder: str | os.PathLike) -> Folder:
+def scan(folder: str | os.PathLike, problems: list[str] | None = None) -> Folder:
     """Reads all runs and results below a folder; one that does not exist has none.
+
+    Args:
+        folder: The folder, or a single JSON file.
+        problems: Gets what is wrong with a file, which is then passed over; None to raise it.
 
     Raises:
         InputError: A config or a result is damaged, or of another schema.
     """
     runs: list[Run] = []
     results: list[Measured] = []
-    for path in _json_files(Path(folder)):
-        about = _read(path)
-        if path.name == 'config.json' and {'data', 'defense', 'epochs'} <= about.keys():
-            metrics = path.with_name('metrics.jsonl')
-            runs.append(Run(path.parent, about, list(read_metrics(metrics)) if metrics.exists() else []))
-        elif {'attacks', 'clean', 'threat_model'} <= about.keys():
-            if about.get('schema') != SCHEMA:
-                raise InputError(
-                    f'{path} has schema {about.get("schema")!r}, known is {SCHEMA}: evaluate again with this '
-                    'version, or move it out of the folder'
-                )
-            results.append(Measured(path, about, None))
+    for path in json_files(Path(folder)):
+        try:
+            _sort_in(path, read_json(path), runs, results)
+        except InputError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
     folders = {run.path for run in runs}
     return Folder(runs, [result._replace(run=_owner(result.path, folders)) for result in results])
 
 
-def _json_files(folder: Path) -> Iterator[Path]:
+def _sort_in(path: Path, about: dict[str, Any], runs: list[Run], results: list[Measured]) -> None:
+    """Adds a file to the runs or the results, if it is one of them."""
+    if path.name == 'config.json' and {'data', 'defense', 'epochs'} <= about.keys():
+        metrics = path.with_name('metrics.jsonl')
+        runs.append(Run(path.parent, about, list(read_metrics(metrics)) if metrics.exists() else []))
+    elif {'attacks', 'clean', 'threat_model'} <= about.keys():
+        if about.get('schema') != SCHEMA:
+            raise InputError(
+                f'{path} has schema {about.get("schema")!r}, known is {SCHEMA}: evaluate again with this '
+                'version, or move it out of the folder'
+            )
+        results.append(Measured(path, about, None))
+
+
+def json_files(folder: Path) -> Iterator[Path]:
+    """The JSON files below a folder that are not empty, in order; a file is the only one of itself."""
+    if folder.is_file():
+        yield folder
     for place, below, names in os.walk(folder):
         below[:] = sorted(n for n in below if n not in PRUNED and not n.endswith('.partial'))
         for path in (Path(place, name) for name in sorted(names) if name.endswith('.json')):
@@ -116,10 +132,15 @@ def _json_files(folder: Path) -> Iterator[Path]:
                 yield path
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if it holds something else.
+
+    Raises:
+        InputError: It is damaged.
+    """
     try:
         about = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(
             f'{path} is damaged ({error}): evaluate or train again, or move it out of the folder'
         ) from error

@@ -41,7 +41,7 @@ def read(path: Path) -> Measured:
         InputError: A file is missing, cannot be read, is damaged or something else than a result, or the two
             do not belong together.
     """
-    about = _read_json(path)
+    about = read_json(path)
     flags = path.with_suffix('.npz')
     names = ['clean', *about['attacks'], 'worst_case']
     arrays = _read_flags(path, flags, (*names, 'labels', 'indices'))
@@ -63,8 +63,12 @@ def read(path: Path) -> Measured:
     return Measured(path, about, arrays, labels, indices)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """The content of a result's JSON file, with everything in it that a comparison needs."""
+def read_json(path: Path) -> dict[str, Any]:
+    """The content of a result's JSON file, with everything in it that a comparison needs.
+
+    Raises:
+        InputError: It is missing, damaged, or something else than a result.
+    """
     try:
         about = json.loads(_bytes(path))
     except ValueError as error:

@@ -1,0 +1,96 @@
+"""The command line of the report page: `report.py --workdirs=A,B --out=FOLDER`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from si_jax import compilation_cache
+from si_jax.analysis.figures.inputs import split_workdirs
+from si_jax.analysis.page.collect import collect
+from si_jax.analysis.page.render import render
+from si_jax.errors import InputError
+from si_jax.evaluation import checks
+from si_jax.files import write_atomic
+
+GALLERY = 10
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags."""
+    flags = argparse.ArgumentParser(
+        prog='report.py',
+        description='Writes one page that shows runs and what was measured on them: FOLDER/index.html, which '
+        'needs no network and no other file.',
+        epilog='exit status: 0 written, though the page may name files that it could not use; 2 a wrong '
+        'flag, or nothing that could be shown',
+    )
+    flags.add_argument(
+        '--workdirs',
+        required=True,
+        metavar='A,B',
+        help='folders of runs of train.py, folders above them, or JSON files of evaluate.py',
+    )
+    flags.add_argument(
+        '--out', default='report', metavar='FOLDER', help='gets index.html (default: %(default)s)'
+    )
+    flags.add_argument(
+        '--gallery',
+        type=int,
+        default=GALLERY,
+        metavar='N',
+        help='test images shown before and after an attack; 0 reads no checkpoint (default: %(default)s)',
+    )
+    flags.add_argument('--data_dir', metavar='FOLDER', help="of these images (default: the runs')")
+    flags.add_argument(
+        '--figures',
+        default='runs/figures',
+        metavar='FOLDER',
+        help='of --figure, whose figures of these runs are shown too (default: %(default)s)',
+    )
+    return flags
+
+
+def run(*, workdirs: str, out: str, gallery: int, data_dir: str | None, figures: str) -> None:
+    """Writes the page, says where it lies, and on stderr what could not be shown.
+
+    Raises:
+        InputError: See `write`.
+    """
+    compilation_cache.enable()
+    path, problems = write(split_workdirs(workdirs), out, gallery=gallery, data_dir=data_dir, figures=figures)
+    for problem in problems:
+        print(f'report.py: not shown: {problem}', file=sys.stderr)
+    print(f'written to {path}')
+
+
+def write(
+    workdirs: list[str],
+    out: str,
+    *,
+    gallery: int = GALLERY,
+    data_dir: str | None = None,
+    figures: str = 'runs/figures',
+) -> tuple[Path, list[str]]:
+    """Writes the report page of runs.
+
+    Args:
+        workdirs: Folders of runs, folders above them, or JSON files of results.
+        out: The folder that gets `index.html`; made if it does not exist.
+        gallery: How many test images are shown before and after an attack; 0 reads no checkpoint.
+        data_dir: Where their data set lies; None for where the runs had it.
+        figures: Where `report.py --figure` puts its files: those of these runs are shown.
+
+    Returns:
+        The page, and what could not be shown, each with the remedy. The page says this too.
+
+    Raises:
+        InputError: A value is wrong, or nothing can be shown.
+    """
+    checks.check_count('gallery', gallery, least=0)
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f'--out={out} is a file: give the folder that gets index.html')
+    page, problems = render(collect(workdirs), workdirs, gallery=gallery, data_dir=data_dir, figures=figures)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / 'index.html', page)
+    return folder / 'index.html', problems
