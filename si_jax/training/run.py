@@ -25,7 +25,8 @@ from si_jax.checkpoints import Checkpoints
 from si_jax.data import Dataset
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
-from si_jax.metrics import MetricsWriter, Progress, progress
+from si_jax.metrics import MetricsWriter
+from si_jax.progress import Progress, progress
 from si_jax.signals import InterruptGuard
 from si_jax.threat import Threat
 from si_jax.training import schedules
