@@ -1,4 +1,4 @@
-"""How far a long computation is, and how long it will still take: on standard error, never on standard output."""
+"""How far a long computation is, and how long it will still take; all of it on standard error."""
 
 import contextlib
 import sys
@@ -69,8 +69,8 @@ def silent() -> Progress:
 def part(bar: Progress, units: int) -> Iterator['Part']:
     """A part of the work of so many units; those that were not done in it at its end, it skips.
 
-        with part(bar, 300) as done:
-            done.to(0.5)
+    with part(bar, 300) as done:
+        done.to(0.5)
     """
     done = Part(bar, units)
     yield done

@@ -1,13 +1,15 @@
 """Manners that all commands share: exit status, what to type after an interruption, and sparing colours."""
 
+import argparse
 import contextlib
 import os
 import re
 import shlex
 import signal
 import sys
+import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from si_jax.errors import InputError
@@ -24,7 +26,7 @@ _COLOURS = (
 
 
 class Stopped(SystemExit):
-    """A signal ended the command, and what was finished is kept. Its exit status is 128 + the signal's number.
+    """A signal ended the command, whose exit status is 128 + its number; what was finished is kept.
 
     Attributes:
         name: `'SIGINT'` or `'SIGTERM'`.
@@ -35,20 +37,21 @@ class Stopped(SystemExit):
         self.name = name
 
 
-def exit_status(failed: str, stopped: str = 'what was finished is kept: the same command goes on') -> str:
+def exit_status(failed: str, stopped: str = 'the same command goes on from what was finished') -> str:
     """The lines about exit status for --help.
 
     Args:
         failed: When it is 1.
         stopped: What a signal leaves behind.
     """
-    return (
-        'exit status:\n'
-        f'  0    done\n'
-        f'  1    {failed}\n'
-        f'  2    bad input: a wrong flag, value or file; the message names the remedy\n'
-        f'  130  stopped by Ctrl-C, and 143 by SIGTERM: {stopped}'
-    )
+    meaning = {
+        '0': 'done',
+        '1': failed,
+        '2': 'bad input: a wrong flag, value or file; the message names the remedy',
+        '130, 143': f'stopped by Ctrl-C, by SIGTERM; {stopped}',
+    }
+    lines = [line for number, words in meaning.items() for line in wrapped(f'  {number:<10}', words)]
+    return '\n'.join(['exit status:', *lines])
 
 
 def command_line() -> str:
@@ -98,10 +101,59 @@ def run(name: str, command: Callable[[], int | None]) -> int:
         raise stopped('SIGINT', 'stopped at once') from None
 
 
+def wrapped(start: str, text: str) -> list[str]:
+    """The text in lines of 80 columns, indented below what it starts with."""
+    return textwrap.wrap(start + text, WIDTH, subsequent_indent=' ' * len(start), break_on_hyphens=False)
+
+
+def listed(title: str, names: Iterable[str]) -> str:
+    """A title and names, for --help."""
+    return '\n'.join(wrapped(f'  {title:<12}', ', '.join(names)))
+
+
+def parser(prog: str, usage: str, about: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser whose --help shows these texts as they are.
+
+    Args:
+        prog: Stands before its messages.
+        usage: Without `usage:`.
+        about: What the command does, and examples.
+        epilog: What follows the flags.
+    """
+    return argparse.ArgumentParser(
+        prog=prog,
+        usage=usage,
+        description=about.strip(),
+        epilog=epilog.strip(),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=24, width=WIDTH
+        ),
+    )
+
+
+def named(name: str, columns: str, width: int) -> list[str]:
+    """A row of a table: a name that is too long for its column stands on a line of its own."""
+    if len(name) < width:
+        return [f'{name:<{width}}{columns}']
+    return [*textwrap.wrap(name, WIDTH), f'{"":<{width}}{columns}']
+
+
+def shell_lines(command: str) -> list[str]:
+    """A command in lines of 80 columns that a shell reads as one, broken before flags."""
+    lines = ['']
+    for word in re.split(r' (?=--)', command):
+        if lines[-1] and len(f'{lines[-1]} {word}') > WIDTH - 2:
+            lines[-1] += ' \\'
+            lines.append(f'    {word}')
+        else:
+            lines[-1] += f' {word}' if lines[-1] else word
+    return lines
+
+
 def show(text: str, file: TextIO | None = None) -> None:
     """Prints a table; on a terminal, unless NO_COLOR is set, with what must not be missed in colour."""
     file = file or sys.stdout
     if file.isatty() and not os.environ.get('NO_COLOR') and os.environ.get('TERM') != 'dumb':
         for pattern, colour in _COLOURS:
-            text = re.sub(pattern, rf'\x1b[{colour}m\g<0>\x1b[0m', text, flags=re.MULTILINE)
+            text = re.sub(pattern, f'\x1b[{colour}m\\g<0>\x1b[0m', text, flags=re.MULTILINE)
     print(text, file=file)

@@ -22,8 +22,8 @@ from si_jax.evaluation.family import restarts_of
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Arrays, Saved
-from si_jax.progress import GRADIENT, Part, Progress
 from si_jax.outputs import Outputs
+from si_jax.progress import GRADIENT, Part, Progress
 from si_jax.threat import Threat
 
 Array = jax.Array
