@@ -1,112 +1,183 @@
-"""Measures the accuracy of a classifier on clean images and under attacks.
-
-    python evaluate.py --workdir=WORKDIR --attacks=pgd,cw,dlr,sipgd
-    python evaluate.py --workdir=WORKDIR --attacks=autoattack
-    python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255 --output=result.json
-    python evaluate.py --torch_checkpoint=trades.pt --arch=wrn_34_10 --normalise=none --dataset=cifar10
-    python evaluate.py --workdir=WORKDIR --audit
-    python evaluate.py --model=my_model.py:build --dataset=cifar10 --gradient_of=my_model.py:undefended
-    python evaluate.py --workdir=WORKDIR --attacks=pgd,my_attacks.py:attack --transfer_from=WORKDIR2
-    python evaluate.py compare a.json b.json
-
-Prints a table and writes one JSON file with the flags of each image beside it. Exit status: 0 finished, 2 a
-wrong flag or value, or a classifier that cannot be judged; with --audit 1 if a check failed. The same command
-after an interruption goes on where it was. Compiled programs are kept for the next command
-(SI_JAX_COMPILATION_CACHE=FOLDER, or off). `--audit` checks whether the accuracy under one attack can be
-trusted: a verdict in words for each check, a JSON file and a picture of the curves. `compare` holds two
-results against each other, image by image (compare --help).
-"""
+"""Measures the accuracy of a classifier on clean images and under attacks."""
 
 import argparse
 import sys
 from typing import Any
 
-from si_jax import compilation_cache
+from si_jax import compilation_cache, terminal
+from si_jax.attacks.catalogue import ATTACKS, PRESETS, SEARCHES
 from si_jax.auditing.command import run_audit
 from si_jax.errors import InputError
 from si_jax.evaluation.command import fraction, run, run_compare
 from si_jax.evaluation.compare import RESAMPLES
 
-ATTACKS = 'pgd,cw,dlr,sipgd'
+DEFAULT_ATTACKS = 'pgd,cw,dlr,sipgd'
+USAGE = """
+  evaluate.py --workdir=FOLDER [flags]
+  evaluate.py --model=FILE.py:FUNCTION --dataset=NAME [flags]
+  evaluate.py --torch_checkpoint=FILE --arch=NAME --dataset=NAME [flags]
+  evaluate.py compare A.json B.json [flags]"""
+ABOUT = """
+Measures the accuracy of a classifier on clean images and under attacks: prints
+a table, and writes one JSON file with the flags of each image beside it.
+`compare` holds two such results against each other, image by image
+(compare --help).
+
+examples:
+  a run of train.py, under four attacks of 20 steps
+    python evaluate.py --workdir=runs/quickstart/44136fa3
+  the same under AutoAttack, on the first 100 images
+    python evaluate.py --workdir=WORKDIR --attacks=autoattack --num_examples=100
+  your own network: build() in my_model.py returns a function of images
+    python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255
+  weights of PyTorch
+    python evaluate.py --torch_checkpoint=trades.pt --arch=wrn_34_10 \\
+        --normalise=none --dataset=cifar10
+  whether the accuracy under PGD can be trusted: a verdict for each check
+    python evaluate.py --workdir=WORKDIR --audit
+  a defense without a gradient, attacked by way of the network inside it
+    python evaluate.py --model=my_model.py:build --dataset=cifar10 \\
+        --gradient_of=my_model.py:undefended
+  an attack of your own, and what breaks another run
+    python evaluate.py --workdir=WORKDIR --attacks=pgd,my_attacks.py:attack \\
+        --transfer_from=WORKDIR2
+  which of two networks is better, and whether the difference is luck
+    python evaluate.py compare a.json b.json
+"""
+EPILOG = f"""
+attacks (docs/attacks.md says what they do):
+{terminal.listed('PGD family', ATTACKS)}
+{terminal.listed('searches', SEARCHES)}
+{terminal.listed('presets', PRESETS)}
+
+The same command, run again after an interruption, goes on where it was.
+Compiled programs are kept for the next command (SI_JAX_COMPILATION_CACHE=FOLDER
+moves them, off keeps none).
+
+{terminal.exit_status('a check of --audit failed; or an attack left its ball, a fault here')}
+"""
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument('--workdir', help='folder of a run of train.py')
-    flags.add_argument(
-        '--checkpoint', default='best', help='best, last or a step of that run (default: best)'
+    flags = terminal.parser('evaluate.py', USAGE, ABOUT, EPILOG)
+    what = flags.add_argument_group('what is evaluated: one of the first three')
+    what.add_argument('--workdir', metavar='FOLDER', help='of a run of train.py')
+    what.add_argument(
+        '--model', metavar='FILE.py:FUNCTION', help='a function that returns a classifier or nn.Module'
     )
-    flags.add_argument(
-        '--model',
-        metavar='FILE.py:FUNCTION',
-        help='a function that returns a classifier or nn.Module, instead',
+    what.add_argument(
+        '--torch_checkpoint', metavar='FILE', help='PyTorch weights, of torch.save or safetensors'
     )
-    flags.add_argument(
-        '--torch_checkpoint', metavar='FILE', help='PyTorch weights (torch.save or safetensors), instead'
+    what.add_argument(
+        '--checkpoint',
+        default='best',
+        metavar='WHICH',
+        help='of --workdir: best, last or a step (default: %(default)s)',
     )
-    flags.add_argument(
-        '--arch', help='of that file: resnet18, resnet50, preact_resnet18, wrn_<depth>_<widen>, small_cnn'
+    what.add_argument(
+        '--arch',
+        metavar='NAME',
+        help='of --torch_checkpoint: resnet18, resnet50, preact_resnet18, wrn_<depth>_<width>, small_cnn',
     )
-    flags.add_argument(
-        '--variant', help='of that architecture, where two have the same names (the error lists them)'
+    what.add_argument(
+        '--variant', metavar='NAME', help='of --arch, where two have the same names (the error lists them)'
     )
-    flags.add_argument(
-        '--normalise', help='what its authors do to images: none, cifar10 or 2x-1 (default: none)'
+    what.add_argument(
+        '--normalise',
+        metavar='NAME',
+        help='what the authors of the checkpoint do to images: none, cifar10 or 2x-1 (default: none)',
     )
-    flags.add_argument(
+    what.add_argument(
         '--stated_clean',
         type=fraction,
         metavar='FRACTION',
-        help='the clean accuracy that its authors state: the result warns if this one is far below',
+        help='the clean accuracy that they state: the result warns if this one is far below',
     )
-    flags.add_argument(
-        '--dataset', help="cifar10, cifar100, svhn or digits (default: the run's); the test split"
-    )
-    flags.add_argument('--data_dir', help='folder with <name>_test.npz, or data_dir of tensorflow-datasets')
-    flags.add_argument('--num_examples', type=int, metavar='N', help='only the first N images')
-    flags.add_argument(
-        '--eps', type=fraction, help="radius in the pixel range [0, 1] (default: the run's, or 8/255)"
-    )
-    flags.add_argument('--norm', help="linf or l2, not l1 (default: the run's, or linf)")
-    flags.add_argument(
-        '--attacks',
-        help=f'names, and FILE.py:FUNCTION for attacks of your own (default: {ATTACKS}); with --audit one of '
-        'the PGD family: pgd',
-    )
-    flags.add_argument(
-        '--gradient_of',
-        metavar='FILE.py:FUNCTION',
-        help='a function that returns the classifier whose derivative attacks take (BPDA)',
-    )
-    flags.add_argument(
-        '--transfer_from',
-        metavar='A,B',
-        help='other models, FILE.py:FUNCTION or folders of runs: what breaks them, tried on this one',
-    )
-    flags.add_argument('--steps', type=int, default=20, help='of the PGD family (default: %(default)s)')
-    flags.add_argument('--step_size', type=fraction, help='of the PGD family (default: eps / 4)')
-    flags.add_argument('--restarts', type=int, help='of the PGD family (default: 1, with --audit 5)')
-    flags.add_argument('--seed', type=int, default=0)
-    flags.add_argument('--batch_size', type=int, metavar='N', help='images at once (default: by device)')
-    flags.add_argument(
-        '--eot_samples', type=int, default=1, metavar='N', help='gradients averaged in each step'
-    )
-    flags.add_argument(
-        '--individual', action='store_true', help='each stage of a cascade on all correct images'
-    )
-    flags.add_argument(
-        '--search_precision', help='float32, tf32 or bfloat16, of the search alone (default: by device)'
-    )
-    flags.add_argument(
+    what.add_argument(
         '--logit_scale',
         type=fraction,
         default=1.0,
         metavar='FACTOR',
         help='multiply the logits: the decision stays, what PGD climbs does not (default: 1)',
     )
-    flags.add_argument('--output', metavar='FILE.json', help='default: a new file in <workdir>/evaluation')
-    flags.add_argument('--save_images', action='store_true', help='write the adversarial images too')
-    audit = flags.add_argument_group('audit', 'by default on the first 200 images')
+
+    images = flags.add_argument_group('images and threat model')
+    images.add_argument(
+        '--dataset',
+        metavar='NAME',
+        help="the test split of cifar10, cifar100, svhn or digits (default: the run's)",
+    )
+    images.add_argument(
+        '--data_dir',
+        metavar='FOLDER',
+        help='with <name>_test.npz, or data_dir of tensorflow-datasets (default: its own)',
+    )
+    images.add_argument(
+        '--num_examples',
+        type=int,
+        metavar='N',
+        help='only the first N images (default: all, 200 with --audit)',
+    )
+    images.add_argument(
+        '--eps', type=fraction, help="radius in the pixel range [0, 1] (default: the run's, or 8/255)"
+    )
+    images.add_argument('--norm', help="linf or l2, not l1 (default: the run's, or linf)")
+
+    attacks = flags.add_argument_group('attacks')
+    attacks.add_argument(
+        '--attacks',
+        metavar='A,B,...',
+        help='names from the list below, and FILE.py:FUNCTION for attacks of your own '
+        f'(default: {DEFAULT_ATTACKS}; with --audit one of the PGD family: pgd)',
+    )
+    attacks.add_argument(
+        '--steps', type=int, default=20, metavar='N', help='of the PGD family (default: %(default)s)'
+    )
+    attacks.add_argument(
+        '--step_size', type=fraction, metavar='SIZE', help='of the PGD family (default: eps / 4)'
+    )
+    attacks.add_argument(
+        '--restarts', type=int, metavar='N', help='of the PGD family (default: 1, with --audit 5)'
+    )
+    attacks.add_argument(
+        '--eot_samples',
+        type=int,
+        default=1,
+        metavar='N',
+        help='gradients averaged in each step, for random defenses (default: %(default)s)',
+    )
+    attacks.add_argument(
+        '--gradient_of',
+        metavar='FILE.py:FUNCTION',
+        help='a function that returns the classifier whose derivative attacks take (BPDA)',
+    )
+    attacks.add_argument(
+        '--transfer_from',
+        metavar='A,B',
+        help='other models, FILE.py:FUNCTION or folders of runs: what breaks them, tried on this one',
+    )
+    attacks.add_argument(
+        '--individual', action='store_true', help='each stage of a cascade on all correct images'
+    )
+    attacks.add_argument(
+        '--search_precision',
+        metavar='NAME',
+        help='float32, tf32 or bfloat16, of the search alone (default: by device)',
+    )
+    attacks.add_argument(
+        '--seed', type=int, default=0, metavar='N', help='of everything random (default: %(default)s)'
+    )
+    attacks.add_argument(
+        '--batch_size', type=int, metavar='N', help='images at once (default: by device); changes no result'
+    )
+
+    written = flags.add_argument_group('what is written')
+    written.add_argument(
+        '--output', metavar='FILE.json', help='default: a new file in <workdir>/evaluation, or evaluation'
+    )
+    written.add_argument('--save_images', action='store_true', help='the adversarial images too')
+
+    audit = flags.add_argument_group('audit')
     audit.add_argument('--audit', action='store_true', help='check whether the accuracy can be trusted')
     audit.add_argument(
         '--audit_eps', type=fractions, metavar='EPS,...', help='radii (default: 1/4 to 8 times eps)'
@@ -130,10 +201,23 @@ def numbers(text: str) -> list[int]:
 
 
 def compare_parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        prog='evaluate.py compare',
-        description='Paired difference between two results of evaluate.py: McNemar and bootstrap by image, '
-        'and the spread over seeds. Refuses results that were not measured alike.',
+    flags = terminal.parser(
+        'evaluate.py compare',
+        'evaluate.py compare A.json B.json [flags]',
+        """
+Compares two results of evaluate.py, image by image: McNemar's test, the
+bootstrap interval of each difference, and the spread over seeds. Refuses
+results that were not measured alike.
+
+examples:
+  two networks, or two attacks on one
+    python evaluate.py compare at.json atsi.json
+  several seeds of each: as many, in the same order
+    python evaluate.py compare at0.json,at1.json si0.json,si1.json
+  the comparison as a file
+    python evaluate.py compare at.json atsi.json --output=difference.json
+""",
+        terminal.exit_status('a fault of this library, with a traceback', 'nothing is kept'),
     )
     flags.add_argument('a', metavar='A.json', help='a result; several, one a seed, with commas between')
     flags.add_argument('b', metavar='B.json', help='the other one; as many, with the same seeds')
@@ -145,38 +229,40 @@ def compare_parser() -> argparse.ArgumentParser:
         metavar='N',
         help='of the bootstrap (default: %(default)s)',
     )
-    flags.add_argument('--seed', type=int, default=0, help='of the bootstrap')
+    flags.add_argument(
+        '--seed', type=int, default=0, metavar='N', help='of the bootstrap (default: %(default)s)'
+    )
     return flags
 
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        if argv[:1] == ['compare']:
-            run_compare(**vars(compare_parser().parse_args(argv[1:])))
-            return 0
-        arguments = vars(parser().parse_args(argv))
-        audited = arguments.pop('audit')
-        settings = {name: arguments.pop(f'audit_{name}') for name in ('eps', 'steps', 'queries', 'planted')}
-        if audited:
-            return _audit(arguments, settings)
-        for name, value in settings.items():
-            if value is not None:
-                raise InputError(f'--audit_{name} belongs to --audit: leave it out, or give that one')
-        compilation_cache.enable()
-        attacks, restarts = arguments.pop('attacks'), arguments.pop('restarts')
-        run(
-            attacks=ATTACKS if attacks is None else attacks,
-            restarts=1 if restarts is None else restarts,
-            **arguments,
-        )
-    except InputError as error:
-        print(f'evaluate.py: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return terminal.run('evaluate.py', lambda: evaluate(argv))
 
 
-def _audit(arguments: dict[str, Any], settings: dict[str, Any]) -> int:
+def evaluate(argv: list[str]) -> int:
+    if argv[:1] == ['compare']:
+        run_compare(**vars(compare_parser().parse_args(argv[1:])))
+        return terminal.OK
+    arguments = vars(parser().parse_args(argv))
+    audited = arguments.pop('audit')
+    settings = {name: arguments.pop(f'audit_{name}') for name in ('eps', 'steps', 'queries', 'planted')}
+    if audited:
+        return audit(arguments, settings)
+    for name, value in settings.items():
+        if value is not None:
+            raise InputError(f'--audit_{name} belongs to --audit: leave it out, or give that one')
+    compilation_cache.enable()
+    attacks, restarts = arguments.pop('attacks'), arguments.pop('restarts')
+    run(
+        attacks=DEFAULT_ATTACKS if attacks is None else attacks,
+        restarts=1 if restarts is None else restarts,
+        **arguments,
+    )
+    return terminal.OK
+
+
+def audit(arguments: dict[str, Any], settings: dict[str, Any]) -> int:
     for name in ('individual', 'search_precision', 'save_images', 'gradient_of'):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
@@ -189,7 +275,8 @@ def _audit(arguments: dict[str, Any], settings: dict[str, Any]) -> int:
     for name in ('steps', 'step_size', 'restarts', 'seed', 'batch_size', 'eot_samples'):
         settings[name] = arguments.pop(name)
     compilation_cache.enable()
-    return int(run_audit(settings=settings, **arguments).verdict == 'fail')
+    failed = run_audit(settings=settings, **arguments).verdict == 'fail'
+    return terminal.FAILED if failed else terminal.OK
 
 
 if __name__ == '__main__':

@@ -1,26 +1,47 @@
-"""Shows what runs measured beside what the paper reports, and the commands that measure it.
-
-    python report.py --table=6 --runs=runs
-    python report.py --table=6 --commands
-    python report.py --figure=1 --help
-    python report.py --workdirs=A,B --out=report        # one page of these runs: report/index.html
-
-A table finds its runs in a folder by their configs, and their results beside them, whatever the folders are
-called. Exit status: 0 shown, 2 a wrong flag or value, or results that cannot be told apart.
-"""
+"""Shows what runs measured beside what the paper reports, and the commands that measure it."""
 
 import argparse
 import importlib
 import sys
 
+from si_jax import terminal
 from si_jax.analysis import report
-from si_jax.errors import InputError
+
+USAGE = """
+  report.py --table=NAME [flags]
+  report.py --figure=NAME [flags]
+  report.py --workdirs=A,B --out=FOLDER [flags]"""
+ABOUT = """
+Shows what runs measured beside what the paper reports, and the commands that
+measure it. A table finds its runs in a folder by their configs, and their
+results beside them, whatever the folders are called.
+
+examples:
+  a table of the paper, and what is missing of ours
+    python report.py --table=6
+  over three seeds, from another folder, the rows of one network
+    python report.py --table=6 --seeds=0,1,2 --runs=FOLDER --rows=ResNet18
+  all commands of the table in order, one a line; those that are missing, run
+    python report.py --table=6 --commands
+    python report.py --table=6 --commands=missing | sh
+  a shorter recipe than the paper's, as a grid for a page
+    python report.py --table=6 --override=epochs=30 --markdown
+  a figure of two runs, and the flags of figures
+    python report.py --figure=1 --workdirs=A,B
+    python report.py --figure=1 --help
+  one page of runs, to be read in a browser: report/index.html
+    python report.py --workdirs=A,B --out=report
+"""
+EXIT = terminal.exit_status('a fault of this library, with a traceback', 'nothing is kept')
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = terminal.parser('report.py', USAGE, ABOUT, EXIT)
     flags.add_argument(
-        '--table', required=True, help=f'one of {", ".join(report.TABLES)}: of the paper, and studies of ours'
+        '--table',
+        required=True,
+        metavar='NAME',
+        help=f'one of {", ".join(report.TABLES)}: of the paper, and studies of ours',
     )
     flags.add_argument('--runs', default='runs', metavar='FOLDER', help='of all runs (default: %(default)s)')
     flags.add_argument('--seeds', default='0', help='with commas between (default: %(default)s)')
@@ -63,20 +84,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    try:
-        given = {flag.split('=')[0] for flag in argv}
-        if '--figure' in given:
-            figures = importlib.import_module('si_jax.analysis.figures')  # imports matplotlib
-            figures.run(**vars(figures.parser().parse_args(argv)))
-        elif '--table' not in given and given & {'--workdirs', '--out'}:
-            page = importlib.import_module('si_jax.analysis.page.command')
-            page.run(**vars(page.parser().parse_args(argv)))
-        else:
-            print(report.run(**vars(parser().parse_args(argv))))
-    except InputError as error:
-        print(f'report.py: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return terminal.run('report.py', lambda: show(argv))
+
+
+def show(argv: list[str]) -> None:
+    given = {flag.split('=')[0] for flag in argv}
+    if '--figure' in given:
+        figures = importlib.import_module('si_jax.analysis.figures')  # imports matplotlib
+        figures.run(**vars(figures.parser().parse_args(argv)))
+    elif '--table' not in given and given & {'--workdirs', '--out'}:
+        page = importlib.import_module('si_jax.analysis.page.command')
+        page.run(**vars(page.parser().parse_args(argv)))
+    else:
+        print(report.run(**vars(parser().parse_args(argv))))
 
 
 if __name__ == '__main__':

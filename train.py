@@ -1,63 +1,125 @@
-"""Trains a robust classifier.
+"""Trains a robust classifier; measures it on held-out images after each epoch.
 
+usage: python train.py --config=FILE[:ARCHITECTURE] [--config.FIELD=VALUE ...]
+                       [--workdir=FOLDER]
+
+examples:
+  handwritten digits: nothing to download, a minute on a CPU
+    python train.py --config=configs/quickstart.py
+  the paper's TRADES-SI on CIFAR-10, which is downloaded on the first run
     python train.py --config=configs/tradessi_cifar10.py
-    python train.py --config=configs/tradessi_cifar10.py:wrn_34_10 --config.data.dir=FOLDER --workdir=DIR
+  another architecture, with images from a folder of npz files
+    python train.py --config=configs/tradessi_cifar10.py:wrn_34_10 \\
+        --config.data.dir=FOLDER
+  a short run of another radius and seed, in a folder of your choice
+    python train.py --config=configs/at_cifar10.py --config.epochs=30 \\
+        --config.threat.eps=4/255 --config.seed=1 --workdir=runs/small
+  the fields of a config and their values
+    python train.py --config=configs/mart_svhn.py --help
 
-The same command, run again, goes on from the last checkpoint. Compiled programs are kept for the next command
-(SI_JAX_COMPILATION_CACHE=FOLDER, or off). Exit status: 0 finished, or stopped by a signal
-and saved; 1 a wrong flag; 2 a wrong value or field; 3 the loss or a gradient was not finite.
+flags:
+  --config=FILE[:ARCHITECTURE]
+                        a file of configs/, and resnet18, resnet50,
+                        preact_resnet18, wrn_<depth>_<width> or small_cnn
+                        (default: that of the file)
+  --config.FIELD=VALUE  any field of the config, as listed below
+  --workdir=FOLDER      of checkpoints and metrics (default:
+                        runs/<config>[-<architecture>]/<hash of overrides>)
+  --helpfull            all flags, those of absl too
+
+The same command, run again, goes on from the last checkpoint. Ctrl-C and
+SIGTERM save first; a second Ctrl-C does not wait for that. Compiled programs
+are kept for the next command (SI_JAX_COMPILATION_CACHE=FOLDER moves them, off
+keeps none).
 """
 
+import re
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from si_jax.errors import InputError
+from si_jax import terminal
+from si_jax.errors import unknown
 from si_jax.workdir import default_workdir
 
 CONFIG = config_flags.DEFINE_config_file('config', None, 'A file of configs/, an architecture after a colon.')
 WORKDIR = flags.DEFINE_string(
     'workdir', None, 'Checkpoints and metrics; default runs/<config>[-<architecture>]/<hash of overrides>.'
 )
+EXIT = terminal.exit_status(
+    'the loss or a gradient was not finite; the state before it is saved', 'saved; the same command goes on'
+)
+EXAMPLE = 'configs/tradessi_cifar10.py'
+FRACTION = re.compile(r'^(--config\.[\w.]*(?:eps|step_size)=)(\d+)/([1-9]\d*)$')
 
 
 def parse(argv: list[str]) -> list[str]:
+    """The arguments that are no flags; a wrong flag ends the process with one line, --help with a page."""
+    if asked := {'--help', '-help', '-h', '--helpshort'} & set(argv[1:]):
+        argv = [argument for argument in argv if argument not in asked]
+        if not any(argument.startswith('--config') for argument in argv):
+            argv.append(f'--config={EXAMPLE}')
+    argv = [FRACTION.sub(lambda found: f'{found[1]}{int(found[2]) / int(found[3])}', one) for one in argv]
+    for file in (one.split('=', 1)[1].partition(':')[0] for one in argv if one.startswith('--config=')):
+        if not Path(file).is_file():
+            files = set(Path('configs').glob('[a-z]*.py')) - {
+                Path('configs/base.py'),
+                Path('configs/fields.py'),
+            }
+            refuse(unknown('config', file, map(str, files)))
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # a field that the config does not have
-        refuse(2, 'no such config field: ' + ' '.join(str(error.args[0]).split()))
-    except flags.Error as error:
-        refuse(1, error)
+        refuse(
+            'no such config field: ' + ' '.join(str(error.args[0]).replace('\\n', ' ').strip('\'"').split())
+        )
+    except (flags.Error, ValueError) as error:
+        # What a config refuses comes as text, with a traceback before it.
+        *_, reason = str(error).split('InputError: ')
+        refuse(' '.join(reason.split()))
+    if flags.FLAGS.config is None:
+        refuse('give --config=FILE, one of configs/')
+    if asked:
+        from configs import fields
+
+        file = config_flags.get_config_filename(flags.FLAGS['config'])
+        print(f'{__doc__}\nfields of {file}:\n{fields.text(CONFIG.value)}\n\n{EXIT}')
+        sys.exit(terminal.OK)
+    return rest
 
 
-def refuse(status: int, reason: object) -> NoReturn:
-    print(f'train.py: {reason}', file=sys.stderr)
-    sys.exit(status)
+def refuse(reason: object) -> NoReturn:
+    print(f'train.py: {reason} (--help shows examples)', file=sys.stderr)
+    sys.exit(terminal.BAD_INPUT)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int:
     absl.logging.set_verbosity(absl.logging.WARNING)
+    return terminal.run('train.py', lambda: train(argv))
+
+
+def train(argv: list[str]) -> int:
     from si_jax import compilation_cache
     from si_jax.training.run import DivergedError, run
 
     if len(argv) > 1:
-        refuse(1, f'{argv[1]!r} is not a flag: did you mean --{argv[1].lstrip("-")}?')
+        refuse(f'{argv[1]!r} is not a flag: did you mean --{argv[1].lstrip("-")}?')
     config_file, _, arch = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
+    overrides = config_flags.get_override_values(flags.FLAGS['config'])
+    workdir = WORKDIR.value or str(default_workdir(config_file, arch, overrides))
+    compilation_cache.enable()
+    print(f'workdir: {workdir}', flush=True)
     try:
-        overrides = config_flags.get_override_values(flags.FLAGS['config'])
-        workdir = WORKDIR.value or str(default_workdir(config_file, arch, overrides))
-        compilation_cache.enable()
-        print(f'workdir: {workdir}', flush=True)
         run(CONFIG.value, workdir)
-    except InputError as error:
-        refuse(2, error)
     except DivergedError as error:
-        refuse(3, error)
+        print(f'train.py: {error}', file=sys.stderr)
+        return terminal.FAILED
+    return terminal.OK
 
 
 if __name__ == '__main__':
-    flags.mark_flag_as_required('config')
     app.run(main, flags_parser=parse)

@@ -1,16 +1,13 @@
-"""What a run reports: JSON lines, TensorBoard events and progress."""
+"""What a run reports: JSON lines and TensorBoard events."""
 
 import json
 import math
 import os
-import sys
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from si_jax.files import write_atomic
 
@@ -111,89 +108,6 @@ def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
             continue  # the run was killed while it wrote this line
         if isinstance(line, dict) and isinstance(line.get('step'), int):
             yield line
-
-
-class Progress(Protocol):
-    """What `progress` returns: a context manager that is told of each step."""
-
-    def update(self, n: int = 1) -> Any: ...
-    def set_postfix(self, **values: Any) -> None: ...
-    def close(self) -> None: ...
-    def __enter__(self) -> 'Progress': ...
-    def __exit__(self, *args: Any) -> Any: ...
-
-
-def progress(
-    total: int | None,
-    description: str,
-    unit: str = 'step',
-    *,
-    initial: int = 0,
-    seconds: float = 30.0,
-    file: TextIO | None = None,
-) -> Progress:
-    """A progress bar with the time left on a terminal, plain lines elsewhere.
-
-    Args:
-        total: How many units there are, None when that is not known.
-        description: What is being done, for example `'epoch 3/120'`.
-        unit: What is counted, in the singular.
-        initial: How many units were done before, as after a resume.
-        seconds: Elsewhere than on a terminal: the least time between two lines. A last one comes at the end.
-        file: Where to write; standard error by default.
-    """
-    file = file or sys.stderr
-    if file.isatty():
-        return tqdm(total=total, desc=description, unit=unit, initial=initial, file=file, dynamic_ncols=True)
-    return _PlainLines(total, description, unit, initial, seconds, file)
-
-
-class _PlainLines:
-    """Progress for log files: `epoch 3/120: 128/391 step, 2.10 step/s, 02:05 left, loss=0.53`."""
-
-    def __init__(
-        self, total: int | None, description: str, unit: str, initial: int, seconds: float, file: TextIO
-    ):
-        self._total, self._description, self._unit = total, description, unit
-        self._done = self._initial = initial
-        self._seconds, self._file = seconds, file
-        self._start = self._printed = time.monotonic()
-        self._values: dict[str, Any] = {}
-        self._closed = False
-
-    def update(self, n: int = 1) -> None:
-        self._done += n
-        if time.monotonic() - self._printed >= self._seconds:
-            self._print()
-
-    def set_postfix(self, **values: Any) -> None:
-        self._values = values
-
-    def close(self) -> None:
-        if not self._closed:
-            self._closed = True
-            self._print()
-
-    def __enter__(self) -> '_PlainLines':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def _print(self) -> None:
-        self._printed = time.monotonic()
-        elapsed = self._printed - self._start
-        rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
-        parts = [f'{self._done}{"" if self._total is None else f"/{self._total}"} {self._unit}']
-        if rate:
-            parts.append(f'{rate:.2f} {self._unit}/s')
-        if self._closed:
-            parts.append(f'{tqdm.format_interval(elapsed)} in all')
-        elif rate and self._total is not None:
-            parts.append(f'{tqdm.format_interval((self._total - self._done) / rate)} left')
-        for name, value in self._values.items():
-            parts.append(f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}')
-        print(f'{self._description}: {", ".join(parts)}', file=self._file, flush=True)
 
 
 def _is_non_finite(value: Any) -> bool:

@@ -5,10 +5,11 @@ compiles it for all local devices. State and resident data are replicated once, 
 over on the default device they would be copied at every call, and the step would compile twice.
 """
 
+import contextlib
 import contextvars
 import inspect
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -103,18 +104,29 @@ def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None 
 
 
 def side_by_side(
-    function: Callable[[Task], Done], tasks: Sequence[Task], devices: list[jax.Device] | None = None
+    function: Callable[[Task], Done],
+    tasks: Sequence[Task],
+    devices: list[jax.Device] | None = None,
+    on_done: Callable[[int], None] = lambda count: None,
 ) -> list[Done]:
     """[function(task) for task in tasks], on the CPU several at a time, one for each core that a device has.
 
     A small program keeps one core busy, however many its device has. JAX runs what one thread hands over in
     order, but what several do side by side. What `function` returns is waited for on the CPU alone: elsewhere
-    the device works through a queue, which must not run empty.
+    the device works through a queue, which must not run empty. `on_done` is told how many tasks are done.
     """
     devices = devices or jax.local_devices()
     count = min(cores() // len(devices) if devices[0].platform == 'cpu' else 1, len(tasks))
+    found: list[Done] = []
+
+    def collect(results: Iterable[Done]) -> list[Done]:
+        for one in results:
+            found.append(one)
+            on_done(len(found))
+        return found
+
     if count < 2:
-        return [function(task) for task in tasks]
+        return collect(map(function, tasks))
     precision = jax.config.values['jax_default_matmul_precision']  # each thread has its own
 
     def one(task: Task) -> Done:
@@ -123,7 +135,11 @@ def side_by_side(
 
     contexts = [contextvars.copy_context() for _ in tasks]
     with ThreadPoolExecutor(count) as pool:
-        return list(pool.map(lambda context, task: context.run(one, task), contexts, tasks))
+        # Closing drops the tasks that were not begun: after an interrupt nobody waits for them.
+        with contextlib.closing(
+            pool.map(lambda context, task: context.run(one, task), contexts, tasks)  # type: ignore[type-var]
+        ) as results:
+            return collect(results)
 
 
 def cores() -> int:
@@ -137,6 +153,7 @@ def map_rows(
     rows: tuple[Any, ...],
     chunk: int | tuple[int, ...],
     devices: list[jax.Device] | None = None,
+    on_share: Callable[[float], None] = lambda share: None,
 ) -> Any:
     """Applies a function from `compile_rows` to all rows, `chunk` at a time; results are host arrays.
 
@@ -149,6 +166,7 @@ def map_rows(
         chunk: Rows at once on all devices together, a multiple of their number. Of several such sizes,
             largest first, the last chunk takes the smallest that holds its rows.
         devices: Those that the function was compiled for.
+        on_share: Is told the share of the chunks that are done.
     """
     sizes = (chunk,) if isinstance(chunk, int) else chunk
     count = jax.tree.leaves(rows)[0].shape[0]
@@ -161,5 +179,6 @@ def map_rows(
         done = function(shared, *shard_rows(jax.tree.map(lambda leaf: leaf[indices], rows), devices))
         return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(size, *leaf.shape[2:])[:real], done)
 
-    parts = side_by_side(part, range(0, count, sizes[0]), devices)
+    firsts = range(0, count, sizes[0])
+    parts = side_by_side(part, firsts, devices, lambda done: on_share(done / len(firsts)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

@@ -1,6 +1,5 @@
 """What a run reports, and that a resumed run reports every step once."""
 
-import io
 import json
 import struct
 
@@ -9,8 +8,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from si_jax import metrics
-from si_jax.metrics import MetricsWriter, progress, read_metrics
+from si_jax.metrics import MetricsWriter, read_metrics
 
 
 def lines(workdir) -> list[dict]:
@@ -140,45 +138,3 @@ def test_tensorboard_events_and_purge_on_resume(tmp_path):
     assert not any('phase' in tag for _, tag, _ in scalars)
     starts = [event.step for event in found if event.session_log.status == event_pb2.SessionLog.START]
     assert starts == [2]  # TensorBoard hides what it read before for steps from 2 on
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-def test_progress_on_a_terminal_is_one_line_with_the_time_left():
-    terminal = Terminal()
-    with progress(4, 'epoch 1/2', 'step', file=terminal) as bar:
-        for step in range(4):
-            bar.update()
-            bar.set_postfix(loss=step / 2)
-    text = terminal.getvalue()
-    assert text.count('\n') == 1 and text.count('\r') > 2
-    last = text.rstrip('\n').split('\r')[-1]
-    assert 'epoch 1/2: 100%' in last and '4/4' in last and 'loss=1.5' in last and '00:00<00:00' in last
-
-
-def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch):
-    clock = [100.0]
-    monkeypatch.setattr(metrics.time, 'monotonic', lambda: clock[0])
-    log = io.StringIO()
-    with progress(100, 'epoch 1/2', 'step', initial=50, seconds=10, file=log) as bar:
-        for step in range(50):
-            clock[0] += 0.5
-            bar.set_postfix(loss=step / 3, note='x')
-            bar.update()
-    bar.close()
-    assert log.getvalue().splitlines() == [
-        'epoch 1/2: 70/100 step, 2.00 step/s, 00:15 left, loss=6.333, note=x',
-        'epoch 1/2: 90/100 step, 2.00 step/s, 00:05 left, loss=13, note=x',
-        'epoch 1/2: 100/100 step, 2.00 step/s, 00:25 in all, loss=16.33, note=x',
-    ]
-
-
-def test_progress_without_total_or_steps(monkeypatch):
-    monkeypatch.setattr(metrics.time, 'monotonic', lambda: 5.0)
-    log = io.StringIO()
-    with progress(None, 'attack', 'image', seconds=0, file=log) as bar:
-        bar.update(3)
-    assert log.getvalue().splitlines() == ['attack: 3 image', 'attack: 3 image, 00:00 in all']

@@ -1,7 +1,6 @@
 """A filled table as text, Markdown or JSON: ours beside the paper's."""
 
 import dataclasses
-import textwrap
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,7 @@ from si_jax.analysis.cells import Column, Row, Table, Training
 from si_jax.analysis.commands import Choice
 from si_jax.analysis.fitting import Value
 from si_jax.analysis.matching import Filled
-
-WIDTH = 100
+from si_jax.terminal import WIDTH, shell_lines, wrapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,30 +151,34 @@ class Report:
     def text(self) -> str:
         """For a terminal: a line for each cell, and the commands that are missing."""
         lines = [self.heading, *self._wrapped(), '']
-        first = f'{"":<26}{"paper":>8}{"ours":>9}{"sd":>7}{"diff":>8}{"95 % interval":>19}  seeds'
+        first = f'{"":<24}{"paper":>8}{"ours":>8}{"sd":>7}{"diff":>8}{"95 % interval":>17}  seeds'
         lines.append(first)
         for filled in self.filled:
             lines.append(', '.join(filled.row.labels))
-            lines += [self._line(cell) for cell in self.cells(filled)]
+            lines += [line for cell in self.cells(filled) for line in self._lines(cell)]
         if missing := self.commands(missing=True):
-            lines += ['', 'Missing; the commands that fill it:', *missing]
+            lines += ['', 'Missing; the commands that fill it:']
+            lines += [line for command in missing for line in shell_lines(command)]
         return '\n'.join(lines)
 
     def _wrapped(self) -> list[str]:
-        return [line for remark in self.remarks() for line in textwrap.wrap(remark, WIDTH)]
+        return [line for remark in self.remarks() for line in wrapped('', remark)]
 
-    def _line(self, cell: Cell) -> str:
-        start = f'  {cell.column.title:<24}{cell.show(cell.paper):>8}'
+    def _lines(self, cell: Cell) -> list[str]:
+        start = f'  {cell.column.title:<22}{cell.show(cell.paper):>8}'
         if cell.mean is None:
-            return f'{start}{"missing":>9}'
+            return [f'{start}{"missing":>8}']
         interval = '-' if cell.ci95 is None else f'[{cell.show(cell.ci95[0])}, {cell.show(cell.ci95[1])}]'
         seeds = ','.join(map(str, cell.values))
         if lacking := [seed for seed in self.choice.seeds if seed not in cell.values]:
             seeds += f' (missing {",".join(map(str, lacking))})'
-        return (
-            f'{start}{cell.show(cell.mean):>9}{cell.show(cell.sd):>7}'
-            f'{cell.show(cell.difference, signed=True):>8}{interval:>19}  {seeds}'
+        line = (
+            f'{start}{cell.show(cell.mean):>8}{cell.show(cell.sd):>7}'
+            f'{cell.show(cell.difference, signed=True):>8}{interval:>17}'
         )
+        if len(f'{line}  {seeds}') <= WIDTH:
+            return [f'{line}  {seeds}']
+        return [line, *wrapped(' ' * 6 + 'seeds ', seeds)]
 
     def markdown(self) -> str:
         """A grid: our mean, the spread or the interval, and the paper's number in parentheses."""

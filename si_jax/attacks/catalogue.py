@@ -85,6 +85,7 @@ class SearchAttack(NamedTuple):
             for packing, fewer less time on images that are done.
         gradients: Gradients per query, from the number of classes; 0 for black-box attacks.
         dlr_classes: With fewer classes its loss is not defined, and it climbs the margin.
+        queries: Forward passes of an iteration, roughly.
         measures_distance: Whether its state's `distance` is a result in itself.
         calibrated: As in `Attack`.
     """
@@ -93,6 +94,7 @@ class SearchAttack(NamedTuple):
     part: int
     gradients: Callable[[int], float]
     dlr_classes: int = 2
+    queries: int = 1
     measures_distance: bool = False
     calibrated: bool = False
 
@@ -137,15 +139,18 @@ SEARCHES: dict[str, SearchAttack] = {
         lambda classes, r, eot: apgd(objectives.targeted_margin, cosine, eot_samples=eot), 10, _one
     ),
     'fab': SearchAttack(
-        lambda classes, r, eot: fab(targeted=False, random_start=r > 0), 20, lambda classes: (classes - 1) / 2
+        lambda classes, r, eot: fab(targeted=False, random_start=r > 0),
+        20,
+        lambda classes: (classes - 1) / 2,
+        queries=2,
     ),
     'fab-t': SearchAttack(
-        lambda classes, r, eot: fab(targeted=True, random_start=r > 0), 20, lambda classes: 0.5
+        lambda classes, r, eot: fab(targeted=True, random_start=r > 0), 20, lambda classes: 0.5, queries=2
     ),
     'square': SearchAttack(lambda classes, r, eot: square(5000), 250, _none),
-    'spsa': SearchAttack(lambda classes, r, eot: spsa(evaluations=256), 5, _none),
-    'spsa-128': SearchAttack(lambda classes, r, eot: spsa(evaluations=128), 5, _none),
-    'spsa-512': SearchAttack(lambda classes, r, eot: spsa(evaluations=512), 5, _none),
+    'spsa': SearchAttack(lambda classes, r, eot: spsa(evaluations=256), 5, _none, queries=257),
+    'spsa-128': SearchAttack(lambda classes, r, eot: spsa(evaluations=128), 5, _none, queries=129),
+    'spsa-512': SearchAttack(lambda classes, r, eot: spsa(evaluations=512), 5, _none, queries=513),
     'rays': SearchAttack(
         lambda classes, r, eot: rays(query_limit=10_000), 500, _none, measures_distance=True
     ),

@@ -14,6 +14,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation import sanity, saved
 from si_jax.evaluation.command import load, sources
 from si_jax.evaluation.result import check_output, wilson
+from si_jax.terminal import resumable, show
 
 EXAMPLES = 200  # unless told otherwise
 
@@ -63,15 +64,16 @@ def run_audit(
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
 
     state = path.with_suffix('.partial')
-    report = audit(
-        loaded.classifier,
-        loaded.images[:count],
-        loaded.labels[:count],
-        progress=True,
-        state_path=state,
-        transfer_from=others,
-        **settings,
-    )
+    with resumable(f'what was finished is kept in {state}'):
+        report = audit(
+            loaded.classifier,
+            loaded.images[:count],
+            loaded.labels[:count],
+            progress=True,
+            state_path=state,
+            transfer_from=others,
+            **settings,
+        )
     described = {'name': loaded.dataset, 'split': 'test', **report.dataset}
     report = dataclasses.replace(report, dataset=described, model=loaded.about)
     if loaded.hint and report.clean is not None:
@@ -81,7 +83,7 @@ def run_audit(
         report = dataclasses.replace(report, checks=lines + report.checks)
     report.save(path)
     saved.remove(state)
-    print(report.table())
+    show(report.table())
     print(f'written to {path}')
     if (picture := report.picture(path)) is not None:
         print(f'curves in {picture}')

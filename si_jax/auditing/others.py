@@ -1,6 +1,6 @@
 """What needs no gradient of the classifier: a black-box attack, and images made on other classifiers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,13 @@ from si_jax.threat import Threat
 PART = 100  # queries of Square between two looks at which images are done
 
 
-def black_box(program: Program, threat: Threat, queries: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+def black_box(
+    program: Program,
+    threat: Threat,
+    queries: int,
+    rows: np.ndarray,
+    on_share: Callable[[float], None] = lambda share: None,
+) -> dict[str, np.ndarray]:
     """Square with few queries, alone, on these rows.
 
     Its windows shrink as they do in the 5,000 queries of the standard protocol.
@@ -34,7 +40,7 @@ def black_box(program: Program, threat: Threat, queries: int, rows: np.ndarray) 
         return ~program.confirm(chosen, found, keys[chosen], threat, 'square')[0]
 
     problem = program.images[rows], program.labels[rows], keys[rows], np.zeros(len(rows), np.int32)
-    outcome = run_search(compiled, program.weights, problem, confirm, program.sizes)
+    outcome = run_search(compiled, program.weights, problem, confirm, program.sizes, on_part=on_share)
     return {'broken': outcome.broken, 'queries': outcome.queries}
 
 
@@ -64,7 +70,13 @@ def sources(program: Program, classifiers: Mapping[str, Any], seed: int) -> dict
 
 
 def transferred(
-    program: Program, source: Program, name: str, threat: Threat, settings: Settings, rows: np.ndarray
+    program: Program,
+    source: Program,
+    name: str,
+    threat: Threat,
+    settings: Settings,
+    rows: np.ndarray,
+    on_share: Callable[[float], None] = lambda share: None,
 ) -> dict[str, np.ndarray]:
     """Whether the audited classifier is right on what PGD makes of these rows [M] on another one.
 
@@ -75,6 +87,8 @@ def transferred(
         threat: The ball.
         settings: Of PGD.
         rows: [M], which images.
+        on_share: Is told the share that is done.
     """
-    found = Follower(source, 'pgd', threat.norm, settings.steps).run(settings, rows, 0).last
+    follower = Follower(source, 'pgd', threat.norm, settings.steps)
+    found = follower.run(settings, rows, 0, on_share).last
     return {'correct': program.confirm(rows, found, program.keys(0)[rows], threat, f'pgd on {name}')[0]}

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from si_jax.auditing import plots
 from si_jax.auditing.verdicts import FAIL, PASS, SKIP, WARN, Check, overall
 from si_jax.evaluation.result import SCHEMA, check_output
 from si_jax.files import write_json
+from si_jax.terminal import WIDTH, wrapped
 from si_jax.threat import Threat
 
-WIDTH = 80
 # Outcome -> how a reader is to take it.
 MEANING = {
     PASS: 'nothing speaks against the accuracy that {attack} measures. That is no proof: use the worst of '
@@ -117,19 +116,19 @@ class Audit:
             f'{self.examples} images, seed {self.seed}'
         ]
         if self.clean is not None and self.accuracy is not None:
-            lines.append(
+            lines += wrapped(
+                '',
                 f'accuracy in %: clean {100 * self.clean:.2f}, {self.attack["name"]} '
                 f'{100 * self.accuracy:.2f} (steps {self.attack["steps"]}, restarts '
-                f'{self.attack["restarts"]})'
+                f'{self.attack["restarts"]})',
             )
             lines += self._curves()
         lines.append('')
         for check in self.checks:
             outcome = check.outcome.upper() if check.outcome == FAIL else check.outcome
-            head = f'{outcome:<5}{check.name:<14}'
-            lines += textwrap.wrap(head + check.words, WIDTH, subsequent_indent=' ' * len(head))
+            lines += wrapped(f'{outcome:<5}{check.name:<14}', check.words)
         lines.append('')
-        return '\n'.join(lines + textwrap.wrap(f'verdict: {self.verdict.upper()}: {self.words}', WIDTH))
+        return '\n'.join(lines + wrapped('', f'verdict: {self.verdict.upper()}: {self.words}'))
 
     def _curves(self) -> list[str]:
         evidence = {check.name: check.evidence for check in self.checks if check.outcome != SKIP}

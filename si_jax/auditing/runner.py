@@ -8,9 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from si_jax import metrics
 from si_jax.auditing import others, traces, verdicts
 from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
@@ -23,6 +21,8 @@ from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.runner import images_at_once
 from si_jax.evaluation.saved import Saved
+from si_jax.progress import progress as progress_of
+from si_jax.progress import silent
 from si_jax.threat import Threat
 
 STEPS = (10, 20, 50, 100, 500)
@@ -198,7 +198,7 @@ def audit(
         }
         saved = Saved(state_path, identity, logits)
         work = Work(program, about, threat, saved, logits, clean, sources)
-        with metrics.progress(work.cost(), 'audit', 'pass') if progress else tqdm(disable=True) as bar:
+        with progress_of(work.cost(), 'audit') if progress else silent() as bar:
             work.bar = bar
             measured, accuracy = work.checks()
         found += [verdicts.outputs(sanity.outputs(logits)), *measured]

@@ -4,6 +4,7 @@ One compiled program serves all radii, numbers of steps and restarts: they are a
 shorter ones, as long as the step size does not depend on the number of steps.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -187,7 +188,13 @@ class Follower:
 
         self._compiled = parallel.compile_rows(search, program.devices)
 
-    def run(self, settings: Settings, rows: np.ndarray, restart: int) -> Trace:
+    def run(
+        self,
+        settings: Settings,
+        rows: np.ndarray,
+        restart: int,
+        on_share: Callable[[float], None] = lambda share: None,
+    ) -> Trace:
         """The trace of these rows [M], as host arrays, from the starting points that `evaluate` takes too."""
         program = self._program
         done = parallel.map_rows(
@@ -196,12 +203,21 @@ class Follower:
             (program.images[rows], program.labels[rows], program.keys(restart)[rows]),
             program.chunk,
             program.devices,
+            on_share,
         )
         end = settings.steps + 1
         return done._replace(losses=done.losses[:, :end], fooled=done.fooled[:, :end])
 
-    def follow(self, settings: Settings, rows: np.ndarray, restart: int) -> dict[str, np.ndarray]:
+    def follow(
+        self,
+        settings: Settings,
+        rows: np.ndarray,
+        restart: int,
+        on_share: Callable[[float], None] = lambda share: None,
+    ) -> dict[str, np.ndarray]:
         """A run whose images are audited and classified again, as those of an evaluation are.
+
+        `on_share` is told the share of the run that is done.
 
         Returns:
             `losses` and `fooled` [M, T + 1] as in `Trace`; `marked` and `last` [M] bool, whether the image is
@@ -209,7 +225,7 @@ class Follower:
             max_{k != y} g_k - g_y after the marked step; `moved` [M] bool, whether that step's iterate is
             another image than the start.
         """
-        done, threat = self.run(settings, rows, restart), Threat(self._norm, settings.eps)
+        done, threat = self.run(settings, rows, restart, on_share), Threat(self._norm, settings.eps)
         keys = self._program.keys(restart)[rows]
         last, _ = self._program.confirm(rows, done.last, keys, threat, self._name)
         marked = last

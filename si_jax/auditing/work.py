@@ -6,18 +6,15 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from si_jax import metrics
 from si_jax.auditing import binarization, curves, gradients, others, traces, verdicts
 from si_jax.auditing.traces import Settings
 from si_jax.auditing.verdicts import Check
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.saved import Arrays, Saved
 from si_jax.losses import margin
+from si_jax.progress import GRADIENT, Part, Progress, part, silent
 from si_jax.threat import Threat
-
-GRADIENT = 3  # the cost of a gradient in forward passes, for the progress
 
 
 class Work:
@@ -46,7 +43,7 @@ class Work:
         clean: np.ndarray,
         sources: dict[str, Program],
     ):
-        self.bar: metrics.Progress = tqdm(disable=True)
+        self.bar: Progress = silent()
         self._sources = sources
         self._program, self._about, self._threat, self._saved = program, about, threat, saved
         self._logits, self._clean = logits, clean
@@ -111,7 +108,9 @@ class Work:
 
         def follow(name: str, settings: Settings, restart: int = 0) -> Arrays:
             each = GRADIENT * samples * settings.steps
-            return self._unit(name, self._rows, lambda rows: follower.follow(settings, rows, restart), each)
+            return self._unit(
+                name, self._rows, lambda rows, done: follower.follow(settings, rows, restart, done.to), each
+            )
 
         return follow
 
@@ -127,7 +126,7 @@ class Work:
         measured = self._unit(
             'gradients',
             self._rows,
-            lambda rows: gradients.measure(self._program, name, self._threat, rows),
+            lambda rows, _: gradients.measure(self._program, name, self._threat, rows),
             2 * GRADIENT,
         )
         moves = float(np.mean(measured['moves']))
@@ -144,7 +143,7 @@ class Work:
         box = self._unit(
             'square',
             self._rows,
-            lambda rows: others.black_box(self._program, self._threat, queries, rows),
+            lambda rows, done: others.black_box(self._program, self._threat, queries, rows, done.to),
             queries,
         )
         black = self._everywhere(~box['broken'])
@@ -153,12 +152,15 @@ class Work:
     def _transfer(self, white: np.ndarray) -> Check:
         settings, moved = self.settings(self._about['steps']), {}
         for number, (name, source) in enumerate(self._sources.items()):
-            attack = functools.partial(
-                others.transferred, self._program, source, name, self._threat, settings
-            )
+            attack = functools.partial(self._transferred, source, name, settings)
             done = self._unit(f'transfer-{number}', self._rows, attack, GRADIENT * settings.steps)
             moved[name] = self._everywhere(done['correct'])
         return verdicts.transfer(white, moved)
+
+    def _transferred(
+        self, source: Program, name: str, settings: Settings, rows: np.ndarray, done: Part
+    ) -> Arrays:
+        return others.transferred(self._program, source, name, self._threat, settings, rows, done.to)
 
     def _binarization(self) -> Check:
         about, rows = self._about, self._planted
@@ -166,7 +168,7 @@ class Work:
         gaps = (top[:, -1] - top[:, -2]).astype(np.float64)
         seed = int(self._program.seed)
 
-        def test(rows: np.ndarray) -> Arrays:
+        def test(rows: np.ndarray, _: Part) -> Arrays:
             heads = binarization.heads(self._program, self._threat, rows, about['points'], gaps[rows], seed)
             success = np.zeros(len(rows), bool)
             usable = np.flatnonzero(heads.usable)
@@ -191,15 +193,16 @@ class Work:
         )
 
     def _unit(
-        self, name: str, rows: np.ndarray, compute: Callable[[np.ndarray], Arrays], passes: int
+        self, name: str, rows: np.ndarray, compute: Callable[[np.ndarray, Part], Arrays], passes: int
     ) -> Arrays:
-        """What `compute` says of the rows, in groups that are saved one by one."""
+        """What `compute` says of the rows, in groups that are saved one by one; it may tell how far it is."""
         self.bar.set_postfix(check=name)
         parts = []
         for number, group in enumerate(self._program.groups(rows)):
-            parts.append(self._saved.remember(f'{name}-{number}', functools.partial(compute, group)))
-            self.bar.update(passes * len(group))
-        return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            with part(self.bar, passes * len(group)) as done:
+                work = functools.partial(_whole, compute, group, done)
+                parts.append(self._saved.remember(f'{name}-{number}', work))
+        return {key: np.concatenate([one[key] for one in parts]) for key in parts[0]}
 
     def _accuracy(self, correct: np.ndarray) -> float:
         """Over all images, from the flags of those that are classified correctly without an attack."""
@@ -209,3 +212,9 @@ class Work:
         flags = self._clean.copy()
         flags[self._rows] = correct
         return flags
+
+
+def _whole(compute: Callable[[np.ndarray, Part], Arrays], rows: np.ndarray, done: Part) -> Arrays:
+    found = compute(rows, done)
+    done.to(1.0)
+    return found

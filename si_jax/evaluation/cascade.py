@@ -18,7 +18,7 @@ from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Arrays, Saved
-from si_jax.metrics import Progress
+from si_jax.progress import GRADIENT, Part, Progress, part
 from si_jax.threat import Threat
 
 # The public implementation that the protocols follow.
@@ -34,7 +34,7 @@ class Cascade(NamedTuple):
         threat: The ball.
         saved: What is finished already.
         keep: Whether the adversarial images are wanted.
-        bar: Is told of each image in each run.
+        bar: Is told of the forward passes, roughly.
     """
 
     program: Program
@@ -48,6 +48,13 @@ class Cascade(NamedTuple):
 def runs(stage: Stage, classes: int) -> int:
     """How many searches a stage makes one after another: one for each restart, and for each target in it."""
     return stage.restarts * (min(stage.targets, classes - 1) if _targeted(stage, classes) else 1)
+
+
+def cost(stage: Stage, classes: int) -> int:
+    """The forward passes that a run makes of an image, at most and roughly."""
+    row = SEARCHES[stage.attack]
+    queries = row.make(classes, 0, 1).iterations * row.queries * stage.eot_samples
+    return round(queries * (1 + (GRADIENT - 1) * row.gradients(classes)))
 
 
 def run_stages(
@@ -74,6 +81,8 @@ def run_stages(
     tables, largest, seconds = [], 0.0, {}
     for number, stage in enumerate(stages):
         began = time.perf_counter()
+        if len(stages) > 1:
+            cascade.bar.set_postfix(attack=f'{name}: {stage.attack}')
         done = _run_stage(cascade, f'{name}-{number}', stage, clean if individual else correct)
         new = correct & done.broken
         broken_by[new], correct = number, correct & ~done.broken
@@ -125,7 +134,7 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
 
     alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
     images = np.zeros_like(program.images) if cascade.keep else np.zeros((0,))
-    forward_passes, refused, largest = 0, 0, 0.0
+    forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, classes)
 
     seen = program.attacked(row.calibrated)
 
@@ -140,11 +149,14 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
         keys = program.keys(run, stage.attack)
         aims = targets[target] if len(targets) else np.zeros(count, np.int32)
         groups = program.groups(np.flatnonzero(alive))
-        cascade.bar.update(count - sum(map(len, groups)))
+        cascade.bar.skip(each * (count - sum(map(len, groups))))
         for number, rows in enumerate(groups):
             make = functools.partial(compiled, restart > 0)
-            work = functools.partial(_search, cascade, stage.attack, row, make, seen.shared, rows, aims, keys)
-            arrays = cascade.saved.remember(f'{unit}-{run}-{number}', work)
+            with part(cascade.bar, each * len(rows)) as told:
+                work = functools.partial(
+                    _search, cascade, stage.attack, row, make, seen.shared, rows, aims, keys, told
+                )
+                arrays = cascade.saved.remember(f'{unit}-{run}-{number}', work)
             broken = rows[arrays['broken']]
             alive[broken] = False
             queries[rows] += arrays['queries']
@@ -154,7 +166,6 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
             largest = max(largest, float(arrays['largest']))
             if cascade.keep:
                 images[broken] = arrays['images']
-            cascade.bar.update(len(rows))
     broken = attacked & ~alive
     return _Done(int(attacked.sum()), broken, images, queries, distances, forward_passes, refused, largest)
 
@@ -168,6 +179,7 @@ def _search(
     rows: np.ndarray,
     targets: np.ndarray,
     keys: np.ndarray,
+    told: Part,
 ) -> Arrays:
     """One search on some rows: a unit of work."""
     program, largest = cascade.program, 0.0
@@ -180,7 +192,9 @@ def _search(
         return ~correct
 
     problem = program.images[rows], program.labels[rows], keys[rows], targets[rows]
-    outcome = run_search(compiled(), shared, problem, confirm, program.sizes, final=row.measures_distance)
+    outcome = run_search(
+        compiled(), shared, problem, confirm, program.sizes, final=row.measures_distance, on_part=told.to
+    )
     final = outcome.final
     return {
         'broken': outcome.broken,

@@ -25,6 +25,7 @@ from si_jax.files import write_json
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.load import load_model
+from si_jax.terminal import resumable, show
 from si_jax.threat import Threat
 
 
@@ -154,18 +155,19 @@ def run(
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
 
     state = path.with_suffix('.partial')
-    result = evaluate(
-        loaded.classifier,
-        loaded.images,
-        loaded.labels,
-        attacks=given,
-        **threat,
-        return_images=save_images,
-        progress=True,
-        state_path=state,
-        **others,
-        **settings,
-    )
+    with resumable(f'what was finished is kept in {state}'):
+        result = evaluate(
+            loaded.classifier,
+            loaded.images,
+            loaded.labels,
+            attacks=given,
+            **threat,
+            return_images=save_images,
+            progress=True,
+            state_path=state,
+            **others,
+            **settings,
+        )
     if result.gradient_of is not None:
         result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
     if loaded.hint:
@@ -176,7 +178,7 @@ def run(
     result = dataclasses.replace(result, dataset=described, model=loaded.about)
     result.save(path)
     saved.remove(state)
-    print(result.table())
+    show(result.table())
     print(f'written to {path}')
     return result
 
@@ -301,7 +303,7 @@ def run_compare(*, a: str, b: str, output: str | None, resamples: int, seed: int
     if path is not None and path.resolve() in {Path(name).resolve() for name in f'{a},{b}'.split(',')}:
         raise InputError(f'--output={output} is one of the results compared: give another file')
     comparison = compare(a, b, resamples=resamples, seed=seed)
-    print(comparison.table())
+    show(comparison.table())
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, comparison.to_json())

@@ -6,7 +6,6 @@ that both get right, or both wrong, say nothing about it. Only the others count 
 
 import dataclasses
 import os
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation.checks import check_count
 from si_jax.evaluation.measured import Measured, check_alike, read
 from si_jax.evaluation.result import SCHEMA
+from si_jax.terminal import named, wrapped
 
 RESAMPLES = 10_000
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
@@ -113,16 +113,20 @@ class Comparison:
         lines = [
             f'a: {_short(self.a)}',
             f'b: {_short(self.b)}',
-            f'{self.threat["norm"]} eps={self.threat["eps"]:.6g}, {self.images} images, '
-            f'seeds {", ".join(map(str, self.seeds))}',
+            *wrapped(
+                '',
+                f'{self.threat["norm"]} eps={self.threat["eps"]:.6g}, {self.images} images, '
+                f'seeds {", ".join(map(str, self.seeds))}',
+            ),
         ]
         single = len(self.seeds) == 1
+        first = 16 if single else 12  # columns for the name
         if single:
             columns = f'{"a":>7}{"b":>7}{"b - a":>8}{"95 % interval":>18}'
             columns += f'{"only a":>7}{"only b":>7}{"McNemar p":>10}'
         else:
-            columns = f'{"a (sd)":>13}{"b (sd)":>13}{"b - a (sd)":>14}{"95 % interval":>18}{"t p":>6}'
-        lines.append(f'{"":<16}{columns}')
+            columns = f'{"a (sd)":>14}{"b (sd)":>14}{"b - a (sd)":>15}{"95 % interval":>18}{"t p":>7}'
+        lines.append(f'{"":<{first}}{columns}')
         for name, one in self.differences.items():
             low, high = (100 * bound for bound in one.ci95)
             interval = f'[{low:+.2f}, {high:+.2f}]'
@@ -135,10 +139,10 @@ class Comparison:
             else:
                 a, b, difference = (_mean_sd(100 * x) for x in (one.a, one.b, one.b - one.a))
                 p = '-' if one.paired_t_p is None else f'{one.paired_t_p:.1g}'
-                columns = f'{a:>13}{b:>13}{difference:>14}{interval:>18}{p:>6}'
-            lines.append(f'{name.replace("_", " ")[:16]:<16}{columns}')
+                columns = f'{a:>14}{b:>14}{difference:>15}{interval:>18}{p:>7}'
+            lines += named(name.replace('_', ' '), columns, first)
         for note in self.notes:
-            lines += textwrap.wrap(f'note: {note}', 80, subsequent_indent='      ')
+            lines += wrapped('note: ', note)
         return '\n'.join(lines)
 
 

@@ -1,11 +1,4 @@
-"""Holds the attacks against reference results on published networks, and writes down what it measured.
-
-    python -m si_jax.evaluation.conformance --shared=../shared --output=results/conformance.json
-
-The folder holds networks, images and, for each network, one flag per image from PyTorch implementations: the
-PGD family with five seeds, and each stage of AutoAttack alone and the cascade from fra31/auto-attack. With
-`--networks` the others keep what the output says of them. Exit status: 0 all bounds hold, 1 one does not.
-"""
+"""Holds the attacks against reference results: `python -m si_jax.evaluation.conformance`."""
 
 import argparse
 import importlib.util
@@ -19,10 +12,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from si_jax import terminal
 from si_jax.environment import environment
+from si_jax.errors import InputError, unknown
 from si_jax.evaluation.runner import evaluate
 from si_jax.files import write_json
 
+ABOUT = """
+Holds the attacks against reference results on published networks, and writes
+down what it measured. The folder holds networks, images and, for each network,
+one flag per image from PyTorch implementations: the PGD family with five seeds,
+and each stage of AutoAttack alone and the cascade from fra31/auto-attack.
+
+examples:
+  all networks, an hour or so on two CPU cores
+    python -m si_jax.evaluation.conformance --shared=../shared
+  one of them; of the others the file keeps what it says
+    python -m si_jax.evaluation.conformance --networks=cnn_a_adv4
+  into another file
+    python -m si_jax.evaluation.conformance --output=conformance.json
+"""
 NETWORKS = ('cnn_a_adv4', 'kw_base', 'resnet4b')
 IMAGES = 1000
 FAMILY = ('pgd', 'cw', 'dlr', 'sipgd')
@@ -70,7 +79,7 @@ def compare(shared: Path, name: str) -> dict[str, Any]:
     network, images, labels, eps = problem(shared, name)
     numbers = json.loads((shared / 'reference' / f'{name}.json').read_text())
     flags = np.load(shared / 'reference' / f'{name}.npz')
-    settings: dict[str, Any] = {'eps': eps, 'batch_size': None}
+    settings: dict[str, Any] = {'eps': eps, 'batch_size': None, 'progress': True}
 
     family = evaluate(network, images, labels, attacks=FAMILY, restarts=5, **settings)
     report: dict[str, Any] = {
@@ -134,15 +143,37 @@ def compare(shared: Path, name: str) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument('--shared', type=Path, default=Path(os.environ.get('SI_JAX_SHARED', '../shared')))
-    flags.add_argument('--output', type=Path, default=Path('results/conformance.json'))
-    flags.add_argument('--networks', default=','.join(NETWORKS), help='default: %(default)s')
+    prog = 'python -m si_jax.evaluation.conformance'
+    kept = 'networks that were finished are in the output, and --networks names the others'
+    flags = terminal.parser(
+        prog, f'{prog} [flags]', ABOUT, terminal.exit_status('a bound does not hold', kept)
+    )
+    flags.add_argument(
+        '--shared',
+        type=Path,
+        metavar='FOLDER',
+        default=Path(os.environ.get('SI_JAX_SHARED', '../shared')),
+        help='the reference material (default: $SI_JAX_SHARED, or ../shared)',
+    )
+    flags.add_argument(
+        '--output',
+        type=Path,
+        metavar='FILE.json',
+        default=Path('results/conformance.json'),
+        help='default: %(default)s',
+    )
+    flags.add_argument('--networks', metavar='A,B', default=','.join(NETWORKS), help='default: %(default)s')
     arguments = flags.parse_args(argv)
-    if not arguments.shared.is_dir():
-        print(f'conformance: {arguments.shared} is not a folder: set SI_JAX_SHARED', file=sys.stderr)
-        return 2
+    return terminal.run('conformance', lambda: measure(arguments))
 
+
+def measure(arguments: argparse.Namespace) -> int:
+    """Measures the networks that were asked for, and says whether all bounds hold by the exit status."""
+    if not arguments.shared.is_dir():
+        raise InputError(f'--shared={arguments.shared} is not a folder: give another, or set SI_JAX_SHARED')
+    for name in arguments.networks.split(','):
+        if name not in NETWORKS:
+            raise unknown('network', name, NETWORKS)
     # The command line would say where on this machine it ran.
     made_with = {key: value for key, value in environment().items() if key != 'command'}
     content: dict[str, Any] = {'images': IMAGES, 'environments': {}, 'networks': {}}
@@ -165,7 +196,7 @@ def main(argv: list[str] | None = None) -> int:
             row['holds'] for report in content['networks'].values() for row in report.values()
         )
         write_json(arguments.output, content)
-    return 0 if content['holds'] else 1
+    return terminal.OK if content['holds'] else terminal.FAILED
 
 
 def _points(difference: float) -> float:

@@ -11,7 +11,7 @@ from si_jax.evaluation import cascade, family, own, transfer
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Saved
-from si_jax.metrics import Progress
+from si_jax.progress import GRADIENT, Progress
 from si_jax.threat import Threat
 
 
@@ -47,17 +47,20 @@ class Plan(NamedTuple):
     saved: Saved
 
 
-def passes(plan: Plan, name: str) -> int:
-    """How often the attack goes over the images, at most: for the progress."""
+def cost(plan: Plan, name: str) -> int:
+    """The forward passes that the attack makes of an image, at most and roughly: for the progress."""
+    each = GRADIENT * plan.eot_samples
     if name in plan.sources:
-        return 2
+        return 2 * each * plan.steps
     attack = _record(plan, name)
     if attack is not None:
-        return _restarts(plan, attack)
+        steps = plan.steps if attack.steps is None else attack.steps
+        return _restarts(plan, attack) * each * steps
     if name in plan.own:
-        return plan.restarts
+        return plan.restarts * own.COST
     classes = plan.logits.shape[1]
-    return sum(cascade.runs(stage, classes) for stage in catalogue.stages(name, plan.eot_samples))
+    stages = catalogue.stages(name, plan.eot_samples)
+    return sum(cascade.runs(stage, classes) * cascade.cost(stage, classes) for stage in stages)
 
 
 def run(plan: Plan, name: str, bar: Progress) -> tuple[AttackRecord, np.ndarray, dict[str, float]]:

@@ -14,7 +14,7 @@ from si_jax.attacks.gradient import Attack, Start, starting_points
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Arrays, Saved
-from si_jax.metrics import Progress
+from si_jax.progress import GRADIENT, Part, Progress, part
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -78,7 +78,7 @@ def run(
     begin = _starting_points(attack.start, threat, program.key_impl, tuple(program.devices))
     searches = [compiled(attack.in_restart(number)) for number in range(1 if attack.odd is None else 2)]
 
-    def part(rows: np.ndarray, restart: int) -> Arrays:
+    def attacked(rows: np.ndarray, restart: int, done: Part) -> Arrays:
         images, labels, keys = program.images[rows], program.labels[rows], program.keys(restart)[rows]
         # By way of the host, as the images came: arrays laid out otherwise would compile again.
         if starts is None:
@@ -91,12 +91,22 @@ def run(
             (images, labels, keys, start),
             program.chunk,
             program.devices,
+            done.to,
         )
         correct, largest = program.confirm(rows, found, keys, threat, name)
         return {'correct': correct, 'largest': np.float64(largest), 'images': found[: len(found) * keep]}
 
-    runs, largest, kept = restarts_of(program, unit or name, part, restarts, keep=keep, bar=bar, saved=saved)
     steps = steps if attack.steps is None else attack.steps
+    runs, largest, kept = restarts_of(
+        program,
+        unit or name,
+        attacked,
+        restarts,
+        cost=GRADIENT * eot_samples * steps,
+        keep=keep,
+        bar=bar,
+        saved=saved,
+    )
     step_size = step_size if attack.step_size is None else attack.step_size * threat.eps
     return AttackRecord(runs, steps, step_size, eot_samples, largest), kept
 
@@ -104,14 +114,17 @@ def run(
 def restarts_of(
     program: Program,
     name: str,
-    part: Callable[[np.ndarray, int], Arrays],
+    attacked: Callable[[np.ndarray, int, Part], Arrays],
     count: int,
     *,
+    cost: int,
     keep: bool,
     bar: Progress,
     saved: Saved,
 ) -> tuple[np.ndarray, float, np.ndarray]:
-    """Runs (rows, restart) -> {correct, largest, images} on all images, `count` times.
+    """Runs (rows, restart, progress) -> {correct, largest, images} on all images, `count` times.
+
+    The progress counts `cost` for each image.
 
     Returns:
         The flags of all runs [count, N], the largest distance, and the images if they are kept: of the
@@ -123,10 +136,11 @@ def restarts_of(
     for restart in range(count):
         parts = []
         for number, rows in enumerate(program.groups(np.arange(len(program.images)))):
-            parts.append(saved.remember(f'{name}-{restart}-{number}', functools.partial(part, rows, restart)))
-            bar.update(len(rows))
-        correct, images = (np.concatenate([part[key] for part in parts]) for key in ('correct', 'images'))
-        largest = max(largest, *(float(part['largest']) for part in parts))
+            with part(bar, len(rows) * cost) as done:
+                compute = functools.partial(attacked, rows, restart, done)
+                parts.append(saved.remember(f'{name}-{restart}-{number}', compute))
+        correct, images = (np.concatenate([one[key] for one in parts]) for key in ('correct', 'images'))
+        largest = max(largest, *(float(one['largest']) for one in parts))
         if keep and not runs:
             kept = images
         elif keep:

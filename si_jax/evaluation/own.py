@@ -22,8 +22,8 @@ from si_jax.evaluation.family import restarts_of
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Arrays, Saved
-from si_jax.metrics import Progress
 from si_jax.outputs import Outputs
+from si_jax.progress import GRADIENT, Part, Progress
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -32,6 +32,7 @@ Own = Callable[[Any, Array, Array, Threat, Array], Any]
 TAKEN = ('clean', 'worst_case', 'labels', 'indices')
 TAKEN_PREFIXES = ('transfer-', 'broken_by_', 'queries_', 'distances_')
 UNNAMED = 'own'
+COST = 20 * GRADIENT  # in forward passes, for the progress: nobody knows
 UNIT = 'own.'  # before the names of finished parts on disk, where no other attack has a dot
 
 
@@ -191,7 +192,7 @@ def run(
             program.batch_key(int(rows[0]), restart, name),
         )
 
-    def unit(rows: np.ndarray, restart: int) -> Arrays:
+    def unit(rows: np.ndarray, restart: int, done: Part) -> Arrays:
         parts = []
         for first in range(0, len(rows), program.chunk):
             some = rows[first : first + program.chunk]
@@ -203,12 +204,13 @@ def run(
                     name, found, _checked(name, call(padded, 0), images, threat, program.indices[padded])
                 )
             parts.append(found[: len(some)])
+            done.to((first + len(some)) / len(rows))
         found = np.concatenate(parts)
         correct, largest = program.confirm(rows, found, program.keys(restart)[rows], threat, name)
         return {'correct': correct, 'largest': np.float64(largest), 'images': found[: len(found) * keep]}
 
     runs, largest, kept = restarts_of(
-        program, f'{UNIT}{name}', unit, restarts, keep=keep, bar=bar, saved=saved
+        program, f'{UNIT}{name}', unit, restarts, cost=COST, keep=keep, bar=bar, saved=saved
     )
     return AttackRecord(runs, None, None, 1, largest, protocol=protocol(name, attack)), kept
 

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.files import write_atomic, write_json
+from si_jax.terminal import named, wrapped
 from si_jax.threat import Threat
 
 SCHEMA = 1
@@ -219,13 +219,13 @@ class Result:
         only, gap = self.only, self.overestimation_gap
         for name, accuracy in self.accuracy.items():
             low, high = self.ci95[name]
-            line = f'{name.replace("_", " "):<17}{100 * accuracy:>9.2f}{100 * low:>8.2f} -{100 * high:>6.2f}'
+            line = f'{100 * accuracy:>9.2f}{100 * low:>8.2f} -{100 * high:>6.2f}'
             record = self.attacks.get(name)
             if record:
                 steps = '-' if record.steps is None else record.steps
                 line += f'{only[name]:>6}{100 * self.single_run[name]:>8.2f}{len(record.runs):>9}{steps:>6}'
                 line += f'{record.max_perturbation:>9.6f}'
-            lines.append(line)
+            lines += named(name.replace('_', ' '), line, 17)
             for stage in record.stages if record and len(record.stages) > 1 else ():
                 lines.append(
                     f'  {stage["attack"]:<15}{100 * stage["accuracy"]:>9.2f}'
@@ -233,8 +233,10 @@ class Result:
                 )
         if gap is not None:
             lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
-        lines += textwrap.wrap(self._screens(), 80) if self._screens() else []
-        return '\n'.join(lines + [f'warning: {warning}' for warning in self.warnings])
+        lines += wrapped('', self._screens()) if self._screens() else []
+        for warning in self.warnings:
+            lines += wrapped('warning: ', warning)
+        return '\n'.join(lines)
 
 
 def data_digest(images: np.ndarray, labels: np.ndarray) -> str:

@@ -8,9 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from si_jax import metrics
 from si_jax.attacks.catalogue import NEEDS_FEATURES
 from si_jax.environment import environment
 from si_jax.errors import InputError, unknown
@@ -20,6 +18,8 @@ from si_jax.evaluation.classifier import PRECISIONS, classifier_of
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord, Result, data_digest
 from si_jax.evaluation.saved import Saved
+from si_jax.progress import progress as progress_of
+from si_jax.progress import silent
 from si_jax.threat import Threat
 
 # Images at once on each device. On the CPU small batches are fastest: they stay in a core's cache, each core
@@ -199,8 +199,8 @@ def evaluate(
         )
         records: dict[str, AttackRecord] = {}
         kept: dict[str, np.ndarray] = {}
-        total = sum(dispatch.passes(plan, name) for name in (*names, *others)) * len(images)
-        with metrics.progress(total, 'attacks', 'image') if progress else tqdm(disable=True) as bar:
+        total = sum(dispatch.cost(plan, name) for name in (*names, *others)) * len(images)
+        with progress_of(total, 'attacks') if progress else silent() as bar:
             for name in (*names, *others):
                 began_attack = time.perf_counter()
                 bar.set_postfix(attack=name)

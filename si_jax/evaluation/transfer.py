@@ -17,7 +17,7 @@ from si_jax.evaluation.classifier import Classifier, classifier_of
 from si_jax.evaluation.program import Program, cannot_take
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Saved
-from si_jax.metrics import Progress
+from si_jax.progress import Progress
 from si_jax.threat import Threat
 
 ATTACK = 'pgd-gap'  # does not depend on the scale of anyone's logits

@@ -11,6 +11,7 @@ import numpy as np
 from si_jax import attacks, data, parallel
 from si_jax.data import Dataset
 from si_jax.outputs import Outputs, as_outputs, cosine, scaled_logits
+from si_jax.progress import part, progress
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -111,13 +112,14 @@ class HeldOut:
             class; weight_norm and weight_norm_spread, mean and standard deviation of |W_k| over the classes.
         """
         variables = {'params': params, 'batch_stats': batch_stats}
-        clean = parallel.map_rows(self._clean, variables, self._rows, self._chunk)
+        clean = self._map(self._clean, variables, 'held-out images')
         gap = float(np.median(clean.pop('gap')))
         figures = {name: float(np.mean(rows)) for name, rows in clean.items()}
         factors = {'pgd_accuracy': 1.0, 'calibrated_pgd_accuracy': 2.0 / max(gap, 1e-12)}
         for name, factor in factors.items():
             shared = variables, parallel.replicate(np.float32(factor))
-            figures[name] = float(np.mean(parallel.map_rows(self._attacked, shared, self._rows, self._chunk)))
+            what = f'held-out images, {name.removesuffix("_accuracy")}'
+            figures[name] = float(np.mean(self._map(self._attacked, shared, what)))
         norms = np.linalg.norm(np.asarray(self._kernel(variables), np.float64), axis=0)
         return {
             **figures,
@@ -125,3 +127,9 @@ class HeldOut:
             'weight_norm': float(norms.mean()),
             'weight_norm_spread': float(norms.std()),
         }
+
+    def _map(self, function: Callable[..., Any], shared: Any, what: str) -> Any:
+        """The function of all held-out images, with a passing word about how far it is."""
+        count = len(self._rows[1])
+        with progress(count, what, passing=True) as bar, part(bar, count) as done:
+            return parallel.map_rows(function, shared, self._rows, self._chunk, on_share=done.to)

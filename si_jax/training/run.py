@@ -25,8 +25,10 @@ from si_jax.checkpoints import Checkpoints
 from si_jax.data import Dataset
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
-from si_jax.metrics import MetricsWriter, Progress, progress
+from si_jax.metrics import MetricsWriter
+from si_jax.progress import Progress, progress
 from si_jax.signals import InterruptGuard
+from si_jax.terminal import stopped
 from si_jax.threat import Threat
 from si_jax.training import schedules
 from si_jax.training.free import make_free_step
@@ -157,7 +159,7 @@ def initial_state(ready: Setup) -> TrainState:
     )
 
 
-def run(config: ConfigDict, workdir: str) -> TrainState | None:
+def run(config: ConfigDict, workdir: str) -> TrainState:
     """Trains until the last epoch, or until asked to stop; the same call goes on from there.
 
     Args:
@@ -165,9 +167,10 @@ def run(config: ConfigDict, workdir: str) -> TrainState | None:
         workdir: Where checkpoints, metrics and config lie. Made if it does not exist.
 
     Returns:
-        The final state, or None if the run was stopped by a signal (and saved).
+        The final state.
 
     Raises:
+        Stopped: A signal came, and the run was saved: a SystemExit that no caller need know.
         InputError: The config is wrong, or belongs to another run than the workdir.
         DivergedError: A loss or gradient was not finite. The last good state has been saved.
     """
@@ -237,7 +240,7 @@ class _Run:
         self.progress.close()
         self.writer.close()
 
-    def train(self) -> TrainState | None:
+    def train(self) -> TrainState:
         epochs = self.ready.config.epochs
         while (epoch := self.step_number // self.ready.steps_per_epoch) < epochs:
             if self.watched.stopped_at:
@@ -247,9 +250,9 @@ class _Run:
                 )
                 break
             if not self._epoch(epoch):
-                where = f'saved at step {self.step_number}'
-                print(f'{self.guard.name}: {where}; the same command goes on from there')
-                return None
+                assert self.guard.name is not None
+                self.progress.close()  # its last line comes before what is to be done
+                raise stopped(self.guard.name, f'saved at step {self.step_number}')
         return self.state
 
     def _epoch(self, epoch: int) -> bool:
@@ -374,10 +377,9 @@ def _check_positive(name: str, value: float) -> None:
 
 
 def _epoch_line(epoch: int, epochs: int, figures: dict[str, float]) -> str:
-    parts = [f'epoch {epoch}/{epochs}', f'loss {figures["train/loss"]:.4f}']
-    for name, title in (('natural', 'natural'), ('pgd', 'PGD'), ('calibrated_pgd', 'calibrated PGD')):
+    parts = [f'epoch {epoch}/{epochs}', f'loss {figures["train/loss"]:.3f}']
+    for name, title in (('natural', 'clean'), ('pgd', 'PGD'), ('calibrated_pgd', 'calibrated')):
         value = figures.get(f'validation/{name}_accuracy')
         if value is not None:
-            parts.append(f'{title} {100 * value:.1f} %')
-    parts += [f'lr {figures["learning_rate"]:.2g}', f'{figures["images_per_second"]:.0f} images/s']
-    return '  '.join(parts)
+            parts.append(f'{title} {100 * value:.1f}%')
+    return '  '.join([*parts, f'{figures["images_per_second"]:.0f} img/s'])

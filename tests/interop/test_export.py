@@ -54,7 +54,7 @@ def test_command_writes_weights_and_module(run, tmp_path, capsys):
 def test_command_reports_a_wrong_workdir(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         export.main([f'--workdir={tmp_path}'])
-    assert stopped.value.code == 1
+    assert stopped.value.code == 2
     assert 'config.json is missing' in capsys.readouterr().err
 
 

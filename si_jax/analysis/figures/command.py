@@ -3,22 +3,41 @@
 import argparse
 from typing import Any
 
-from si_jax import compilation_cache
+from si_jax import compilation_cache, terminal
 from si_jax.analysis.figures.table import FIGURES, make, redraw
 from si_jax.errors import InputError
 
 
 def parser() -> argparse.ArgumentParser:
     """The flags; None stands for the default of the figure."""
-    flags = argparse.ArgumentParser(
-        prog='report.py',
-        description='Measures a figure of the paper on runs of train.py and draws it: FILE.json with the '
-        'numbers, FILE.png and FILE.pdf.',
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='options of each figure, with their defaults:\n'
-        + '\n'.join(
-            f'  {name:<6} {figure.about}\n         {figure.usage}' for name, figure in FIGURES.items()
-        ),
+    options = [
+        line
+        for name, figure in FIGURES.items()
+        for line in (
+            *terminal.wrapped(f'  {name:<7}', figure.about),
+            *terminal.wrapped(' ' * 9, figure.usage),
+        )
+    ]
+    flags = terminal.parser(
+        'report.py',
+        'report.py --figure=NAME [--workdirs=A,B] [flags]',
+        """
+Measures a figure of the paper on runs of train.py and draws it: FILE.json with
+the numbers, FILE.png and FILE.pdf.
+
+examples:
+  accuracy against a factor on the logits, for two runs
+    python report.py --figure=1 --workdirs=runs/at_cifar10/A,runs/atsi_cifar10/B
+  the same, quicker: 7 factors on 100 images
+    python report.py --figure=1 --workdirs=A,B --points=7 --num_examples=100
+  norms over the epochs, in a file of your choice
+    python report.py --figure=norms --workdirs=A,B --output=norms.json
+  the pictures once more, from the numbers
+    python report.py --figure=1 --redraw=runs/figures/figure1.json
+""",
+        '\n'.join(['options of each figure, with their defaults:', *options])
+        + '\n\n'
+        + terminal.exit_status('a fault of this library, with a traceback', 'nothing is kept'),
     )
     flags.add_argument('--figure', required=True, metavar='NAME', help=f'one of {", ".join(FIGURES)}')
     flags.add_argument('--workdirs', metavar='A,B', help='folders of runs of train.py')

@@ -78,6 +78,7 @@ def _of_network(
         steps=steps,
         seed=seed,
         return_images=True,
+        progress=True,
     )
     assert result.images is not None
     module: Any = network.model.module

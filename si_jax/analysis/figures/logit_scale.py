@@ -20,6 +20,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation import checks
 from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.runner import evaluate
+from si_jax.progress import Progress, progress
 
 TITLES = {'pgd': 'PGD', 'pgd-cal': 'calibrated PGD', 'sipgd': 'SI-PGD'}
 
@@ -54,11 +55,15 @@ def measure(
         raise InputError(f'points={points} must be odd, so that the factor 1 is one of them')
     factors = np.logspace(-3, 3, points)
     on = subject(workdirs, checkpoint, data_dir, num_examples)
-    curves = [_curves(network, on, factors, {'steps': steps, 'seed': seed}) for network in on.networks]
+    settings = {'steps': steps, 'seed': seed}
+    with progress(points * len(on.networks), 'figure 1', 'factor') as bar:
+        curves = [_curves(network, on, factors, settings, bar) for network in on.networks]
     return on.about | {'seed': seed, 'steps': steps, 'factors': factors, 'curves': curves}
 
 
-def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[str, Any]) -> dict[str, Any]:
+def _curves(
+    network: Network, on: Subject, factors: np.ndarray, settings: dict[str, Any], bar: Progress
+) -> dict[str, Any]:
     module: Any = network.model.module
     vanishing = compile_vanishing(module)
     logits = on_all_devices(lambda variables, x: module.apply(variables, x).logits)
@@ -77,6 +82,7 @@ def _curves(network: Network, on: Subject, factors: np.ndarray, settings: dict[s
         )
         results.append(result)
         blind.append(np.mean(vanishing((network.model.variables, np.float32(factor)), on.images, on.labels)))
+        bar.update()
     accuracy = {name: [result.accuracy[name] for result in results] for name in ('clean', *TITLES)}
     flags = np.stack([result.correct['sipgd'] for result in results])
     unsteady = int(np.sum(flags.any(axis=0) != flags.all(axis=0)))

@@ -82,6 +82,7 @@ def _of_network(
         steps=steps,
         seed=seed,
         return_images=True,
+        progress=True,
     )
     assert result.images is not None
     attacked = result.images['pgd'] - on.images

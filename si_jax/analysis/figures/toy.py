@@ -23,6 +23,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation import checks
 from si_jax.models.layers import Linear, torch_uniform
 from si_jax.outputs import Outputs, cosine
+from si_jax.progress import Progress, progress
 from si_jax.threat import Threat
 from si_jax.training.state import Batch, create_state
 from si_jax.training.step import make_train_step
@@ -84,15 +85,16 @@ def measure(*, epochs: int = 200, runs: int = 5, rate: float = 0.01, seed: int =
         raise InputError(f'rate={rate:g} is not in (0, 1]: the default is 0.01')
     seeds = list(range(seed, seed + runs))
     curves = []
-    for label, defense in METHODS.items():
-        trained = _train(defense, epochs, rate, seeds)
-        curves.append(
-            {
-                'label': label,
-                **{name: [history[name] for history, _ in trained] for name in trained[0][0]},
-                'plane': trained[0][1],
-            }
-        )
+    with progress(len(METHODS) * runs * epochs, 'figure 2', 'epoch') as bar:
+        for label, defense in METHODS.items():
+            trained = _train(defense, epochs, rate, seeds, bar)
+            curves.append(
+                {
+                    'label': label,
+                    **{name: [history[name] for history, _ in trained] for name in trained[0][0]},
+                    'plane': trained[0][1],
+                }
+            )
     return {
         'dataset': {'name': 'two normal clouds', 'examples': 2 * IMAGES, 'classes': 2},
         'threat_model': {'norm': THREAT.norm, 'eps': THREAT.eps},
@@ -104,7 +106,7 @@ def measure(*, epochs: int = 200, runs: int = 5, rate: float = 0.01, seed: int =
 
 
 def _train(
-    defense: Defense, epochs: int, rate: float, seeds: list[int]
+    defense: Defense, epochs: int, rate: float, seeds: list[int], bar: Progress
 ) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
     """For each seed what was measured before training and after each epoch, and the plane at the end."""
     model, optimiser = Plane(), optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, MOMENTUM))
@@ -142,6 +144,7 @@ def _train(
                 batches, _ = data.epoch_batches(data.epoch_order(seed, number, len(labels)), BATCH)
                 key = jax.random.fold_in(jax.random.key(seed), number)
                 state = epoch(state, images, labels, batches, key)
+                bar.update()
         runs.append(({name: np.stack([row[name] for row in history]) for name in history[0]}, plane))
     return runs
 

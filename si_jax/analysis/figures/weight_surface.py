@@ -19,6 +19,7 @@ from si_jax.analysis.figures.inputs import Network, Subject, subject
 from si_jax.analysis.figures.rows import on_all_devices
 from si_jax.errors import InputError
 from si_jax.evaluation import checks
+from si_jax.progress import Progress, progress
 from si_jax.threat import Threat
 
 
@@ -56,7 +57,10 @@ def measure(
     checks.check_count('steps', steps)
     on = subject(workdirs, checkpoint, data_dir, num_examples, most=1000)
     distances = np.linspace(-1, 1, points)
-    surfaces = [_of_network(network, on, distances, steps, directions, seed) for network in on.networks]
+    with progress(points * directions * len(on.networks), 'figure 4', 'point') as bar:
+        surfaces = [
+            _of_network(network, on, distances, steps, directions, seed, bar) for network in on.networks
+        ]
     about = {'seed': seed, 'steps': steps, 'distances': distances, 'surfaces': surfaces}
     return on.about | about
 
@@ -103,7 +107,13 @@ def compile_adversarial(module: Any, threat: Threat, steps: int) -> Any:
 
 
 def _of_network(
-    network: Network, on: Subject, distances: np.ndarray, steps: int, directions: int, seed: int
+    network: Network,
+    on: Subject,
+    distances: np.ndarray,
+    steps: int,
+    directions: int,
+    seed: int,
+    bar: Progress,
 ) -> dict[str, Any]:
     adversarial = compile_adversarial(network.model.module, on.threat, steps)
     # The keys of evaluation, so that the middle of the surface is what evaluate.py measures.
@@ -125,6 +135,7 @@ def _of_network(
         for i, d in enumerate(distances):
             # The weights themselves are the same in every direction.
             values[number, i] = middle if 2 * i + 1 == len(distances) else at(u, d)
+            bar.update()
     return {'label': network.label, 'loss': values[..., 0], 'accuracy': values[..., 1]}
 
 

@@ -1,0 +1,166 @@
+"""How far a long computation is, and how long it will still take; all of it on standard error."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol, TextIO
+
+from tqdm import tqdm
+
+GRADIENT = 3  # the cost of a gradient in forward passes, where work is counted in these
+_PERCENT = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
+
+
+class Progress(Protocol):
+    """What `progress` returns: a context manager that is told of each step."""
+
+    def update(self, n: int = 1) -> Any:
+        """So many units were done."""
+
+    def skip(self, n: int) -> Any:
+        """So many units need not be done: they leave the total, and say nothing about the speed."""
+
+    def set_postfix(self, **values: Any) -> None:
+        """What is shown behind the time left."""
+
+    def close(self) -> None: ...
+    def __enter__(self) -> 'Progress': ...
+    def __exit__(self, *args: Any) -> Any: ...
+
+
+def progress(
+    total: int | None,
+    description: str,
+    unit: str | None = None,
+    *,
+    initial: int = 0,
+    passing: bool = False,
+    seconds: float = 30.0,
+    file: TextIO | None = None,
+) -> Progress:
+    """A progress bar with the time left on a terminal, plain lines elsewhere.
+
+    Args:
+        total: How many units there are, None when that is not known.
+        description: What is being done, for example `'epoch 3/120'`.
+        unit: What is counted, in the singular; None if only the share of the total says anything.
+        initial: How many units were done before, as after a resume.
+        passing: Whether it is a part of something else: it is shown only where it takes seconds, and leaves
+            nothing behind on a terminal.
+        seconds: Elsewhere than on a terminal: the least time between two lines. A last one comes at the end.
+        file: Where to write; standard error by default.
+    """
+    file = file or sys.stderr
+    if file.isatty():
+        shown: dict[str, Any] = {'unit': unit} if unit else {'bar_format': _PERCENT}
+        if passing:
+            shown |= {'leave': False, 'delay': 3}
+        return _Bar(total=total, desc=description, initial=initial, file=file, dynamic_ncols=True, **shown)
+    return _PlainLines(total, description, unit, initial, seconds, file, passing)
+
+
+def silent() -> Progress:
+    """A progress that shows nothing."""
+    return _Bar(disable=True)
+
+
+@contextlib.contextmanager
+def part(bar: Progress, units: int) -> Iterator['Part']:
+    """A part of the work of so many units; those that were not done in it at its end, it skips.
+
+    with part(bar, 300) as done:
+        done.to(0.5)
+    """
+    done = Part(bar, units)
+    yield done
+    bar.skip(units - done.told)
+
+
+class Part:
+    """A part of the work that is under way.
+
+    Attributes:
+        told: The units that were done.
+    """
+
+    def __init__(self, bar: Progress, units: int):
+        self._bar, self._units, self.told = bar, units, 0
+
+    def to(self, share: float) -> None:
+        """So much of the part is done, from 0 to 1."""
+        now = round(share * self._units)
+        if now > self.told:
+            self._bar.update(now - self.told)
+            self.told = now
+
+
+class _Bar(tqdm):
+    def skip(self, n: int) -> None:
+        if self.total is not None and n:
+            self.total -= n
+            self.refresh()
+
+
+class _PlainLines:
+    """Progress for log files: `epoch 3/120: 128/391 step, 2.10 step/s, 02:05 left, loss=0.53`."""
+
+    def __init__(
+        self,
+        total: int | None,
+        description: str,
+        unit: str | None,
+        initial: int,
+        seconds: float,
+        file: TextIO,
+        passing: bool,
+    ):
+        self._total, self._description, self._unit = total, description, unit
+        self._done = self._initial = initial
+        self._seconds, self._file = seconds, file
+        self._start = self._printed = time.monotonic()
+        self._values: dict[str, Any] = {}
+        self._passing, self._closed = passing, False
+
+    def update(self, n: int = 1) -> None:
+        self._done += n
+        if time.monotonic() - self._printed >= self._seconds:
+            self._print()
+
+    def skip(self, n: int) -> None:
+        if self._total is not None:
+            self._total -= n
+
+    def set_postfix(self, **values: Any) -> None:
+        self._values = values
+
+    def close(self) -> None:
+        if not self._closed:
+            self._closed = True
+            if not self._passing:
+                self._print()
+
+    def __enter__(self) -> '_PlainLines':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        elapsed = self._printed - self._start
+        rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
+        parts = []
+        if self._unit:
+            parts.append(f'{self._done}{"" if self._total is None else f"/{self._total}"} {self._unit}')
+            if rate:
+                parts.append(f'{rate:.2f} {self._unit}/s')
+        elif self._total is not None:
+            parts.append(f'{100 * self._done / self._total if self._total else 100:.0f} %')
+        if self._closed:
+            parts.append(f'{tqdm.format_interval(elapsed)} in all')
+        elif rate and self._total is not None:
+            parts.append(f'{tqdm.format_interval((self._total - self._done) / rate)} left')
+        for name, value in self._values.items():
+            parts.append(f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}')
+        print(f'{self._description}: {", ".join(parts)}', file=self._file, flush=True)
