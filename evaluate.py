@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from si_jax import compilation_cache, terminal
+from si_jax import compilation_cache, processes, terminal
 from si_jax.attacks.catalogue import ATTACKS, PRESETS, SEARCHES
 from si_jax.auditing.command import run_audit
 from si_jax.errors import InputError
@@ -177,6 +177,12 @@ def parser() -> argparse.ArgumentParser:
     )
     written.add_argument('--save_images', action='store_true', help='the adversarial images too')
 
+    several = flags.add_argument_group('several processes (docs/pods.md)')
+    for name, flag in processes.FLAGS.items():
+        several.add_argument(
+            f'--{name}', type=flag.type, default=flag.default, metavar=flag.metavar, help=flag.help
+        )
+
     audit = flags.add_argument_group('audit')
     audit.add_argument('--audit', action='store_true', help='check whether the accuracy can be trusted')
     audit.add_argument(
@@ -237,7 +243,7 @@ examples:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    return terminal.run('evaluate.py', lambda: evaluate(argv))
+    return processes.run('evaluate.py', lambda: evaluate(argv))
 
 
 def evaluate(argv: list[str]) -> int:
@@ -245,6 +251,7 @@ def evaluate(argv: list[str]) -> int:
         run_compare(**vars(compare_parser().parse_args(argv[1:])))
         return terminal.OK
     arguments = vars(parser().parse_args(argv))
+    processes.start(**{name: arguments.pop(name) for name in processes.FLAGS})
     audited = arguments.pop('audit')
     settings = {name: arguments.pop(f'audit_{name}') for name in ('eps', 'steps', 'queries', 'planted')}
     if audited:
@@ -263,6 +270,8 @@ def evaluate(argv: list[str]) -> int:
 
 
 def audit(arguments: dict[str, Any], settings: dict[str, Any]) -> int:
+    if processes.count() > 1:
+        raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
     for name in ('individual', 'search_precision', 'save_images', 'gradient_of'):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')

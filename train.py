@@ -25,7 +25,9 @@ flags:
   --config.FIELD=VALUE  any field of the config, as listed below
   --workdir=FOLDER      of checkpoints and metrics (default:
                         runs/<config>[-<architecture>]/<hash of overrides>)
-  --helpfull            all flags, those of absl too
+  --helpfull            all flags, those of absl and of several processes too
+
+On a TPU pod and under SLURM the processes find each other: see docs/pods.md.
 
 The same command, run again, goes on from the last checkpoint. Ctrl-C and
 SIGTERM save first; a second Ctrl-C does not wait for that. Compiled programs
@@ -36,13 +38,13 @@ keeps none).
 import re
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import absl.logging
 from absl import app, flags
 from ml_collections import config_flags
 
-from si_jax import terminal
+from si_jax import processes, terminal
 from si_jax.errors import unknown
 from si_jax.workdir import default_workdir
 
@@ -55,6 +57,10 @@ EXIT = terminal.exit_status(
 )
 EXAMPLE = 'configs/tradessi_cifar10.py'
 FRACTION = re.compile(r'^(--config\.[\w.]*(?:eps|step_size)=)(\d+)/([1-9]\d*)$')
+
+for name, flag in processes.FLAGS.items():
+    kinds: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    kinds[flag.type](name, flag.default, flag.help)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -99,7 +105,7 @@ def refuse(reason: object) -> NoReturn:
 
 def main(argv: list[str]) -> int:
     absl.logging.set_verbosity(absl.logging.WARNING)
-    return terminal.run('train.py', lambda: train(argv))
+    return processes.run('train.py', lambda: train(argv))
 
 
 def train(argv: list[str]) -> int:
@@ -110,9 +116,11 @@ def train(argv: list[str]) -> int:
         refuse(f'{argv[1]!r} is not a flag: did you mean --{argv[1].lstrip("-")}?')
     config_file, _, arch = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     overrides = config_flags.get_override_values(flags.FLAGS['config'])
+    joining: dict[str, Any] = {name: flags.FLAGS[name].value for name in processes.FLAGS}
+    processes.start(**joining)
     workdir = WORKDIR.value or str(default_workdir(config_file, arch, overrides))
     compilation_cache.enable()
-    print(f'workdir: {workdir}', flush=True)
+    processes.say(f'workdir: {workdir}')
     try:
         run(CONFIG.value, workdir)
     except DivergedError as error:

@@ -25,7 +25,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
-from si_jax import manifest
+from si_jax import manifest, parallel, processes
 from si_jax.errors import InputError, unknown
 
 
@@ -53,8 +53,9 @@ class _Info(NamedTuple):
 class Checkpoints:
     """The checkpoints of one run: the last `keep_last` and the best, each verified before it is used.
 
-    Reading changes nothing in the directory, so a run can be evaluated while it trains. Only one process may
-    save, which the lock on the workdir sees to.
+    Reading changes nothing in the directory, so a run can be evaluated while it trains. Only one run may
+    save, which the lock on the workdir sees to. The processes of a run save and restore together, in one
+    directory that all of them see: each writes its part of the arrays, and the first one all else.
 
     Args:
         directory: Where the checkpoints lie. The first save creates it.
@@ -99,7 +100,8 @@ class Checkpoints:
 
         Args:
             step: Training step, at least 0.
-            state: Any tree of numpy arrays or of JAX arrays on the devices of this process.
+            state: Any tree of numpy arrays or of JAX arrays; over several processes each gives the same, or
+                arrays over the devices of all.
             metadata: What else belongs to the run, in JSON's types: config, seed, data position, versions.
             metric: Held-out robust accuracy in [0, 1], higher is better. None (or NaN) when it was not
                 measured, as in the middle of an epoch: such a checkpoint is never the best.
@@ -117,21 +119,24 @@ class Checkpoints:
         step = int(step)
         metric = None if metric is None or math.isnan(metric) else float(metric)
         content = {'step': step, 'metric': metric, 'metadata': json.loads(json.dumps(metadata))}
-        previous = self._manifest(step) if step in self.steps() else None
+        previous = processes.together(lambda: self._manifest(step) if step in self.steps() else None)
         if previous and not force and (metric is None or previous['metric'] is not None):
             return False
-        arrays = {path: np.array(leaf) for path, leaf in _leaves(state)}
+        arrays = {path: _held(leaf) for path, leaf in _leaves(state)}
         content['arrays'] = {path: [list(array.shape), str(array.dtype)] for path, array in arrays.items()}
         content['time'] = datetime.datetime.now(datetime.UTC).isoformat()
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            if previous and self._folder(step) == folder:
-                shutil.rmtree(replaced, ignore_errors=True)
-                folder.rename(replaced)
-            shutil.rmtree(folder, ignore_errors=True)  # whatever else lies there is incomplete or damaged
+            if processes.is_first():
+                self.directory.mkdir(parents=True, exist_ok=True)
+                if previous and self._folder(step) == folder:
+                    shutil.rmtree(replaced, ignore_errors=True)
+                    folder.rename(replaced)
+                shutil.rmtree(folder, ignore_errors=True)  # whatever else lies there is incomplete or damaged
+            processes.gather('place made')
             self._write_arrays(step, arrays)
-            manifest.write(folder, content)
+            if processes.is_first():
+                manifest.write(folder, content)
         except Exception as error:
             for leftover in [folder, *self.directory.glob(f'{step}.orbax-checkpoint-tmp*')]:
                 shutil.rmtree(leftover, ignore_errors=True)
@@ -139,7 +144,9 @@ class Checkpoints:
                 replaced.rename(folder)
             raise self._failure(step, arrays, error) from error
         self._damaged.discard(step)
-        self._prune(step)
+        if processes.is_first():
+            self._prune(step)
+        processes.gather('saved')
         return True
 
     def restore(
@@ -165,7 +172,7 @@ class Checkpoints:
             InputError: No usable checkpoint, no such step, a damaged one where one was named, or (before any
                 array is read) one whose arrays are not those of `like`: the first path that differs is named.
         """
-        step = self._choose(which)
+        step = processes.together(lambda: self._choose(which))
         folder = self._folder(step)
         content = manifest.read(folder)
         assert content is not None  # _choose has just verified it
@@ -247,7 +254,7 @@ class Checkpoints:
                 infos.append(_Info(step, datetime.datetime.fromisoformat(content['time']), metrics))
         return infos
 
-    def _write_arrays(self, step: int, arrays: dict[str, np.ndarray]) -> None:
+    def _write_arrays(self, step: int, arrays: dict[str, np.ndarray | jax.Array]) -> None:
         # The manager is made for one save and keeps everything: its own deletions would come before the
         # manifest is written, at a moment when the new checkpoint does not count yet.
         options = ocp.CheckpointManagerOptions(
@@ -273,7 +280,7 @@ class Checkpoints:
                     (folder / manifest.NAME).unlink(missing_ok=True)
                     shutil.rmtree(folder, ignore_errors=True)
 
-    def _failure(self, step: int, arrays: dict[str, np.ndarray], error: Exception) -> OSError:
+    def _failure(self, step: int, arrays: dict[str, Any], error: Exception) -> OSError:
         """The error of a save that failed, saying what is still there."""
         last = self.latest_step
         kept = 'no earlier checkpoint exists' if last is None else f'the last good checkpoint is step {last}'
@@ -292,6 +299,14 @@ def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
     """Path and leaf, with one spelling for fields, keys and positions: `opt_state/0/trace/conv/kernel`."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         yield jax.tree_util.keystr(path, simple=True, separator='/'), leaf
+
+
+def _held(leaf: Any) -> np.ndarray | jax.Array:
+    """A copy on the host; over several processes an array over the devices of all, as Orbax wants it then."""
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf
+    host = np.array(leaf)
+    return host if processes.count() == 1 else parallel.replicate(host)
 
 
 def _read_arrays(folder: Path, stored: dict[str, jax.ShapeDtypeStruct]) -> dict[str, np.ndarray]:

@@ -1,8 +1,9 @@
 """Devices: the one place that knows how many there are and how a program is spread over them.
 
-A training step is written for one shard of the batch and averages over the axis `AXIS` itself; `pmap`
-compiles it for all local devices. State and resident data are replicated once, before the first call: handed
-over on the default device they would be copied at every call, and the step would compile twice.
+A training step is written for one shard of the batch and averages over the axis `AXIS` itself; it is compiled
+for all devices of all processes. State and resident data are replicated once, before the first call: handed
+over on the default device they would be copied at every call, and the step would compile twice. Attacks on
+single images, which need nothing of each other, run on the devices of this process alone.
 """
 
 import contextlib
@@ -16,8 +17,10 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from si_jax import processes
 from si_jax.errors import InputError
 
 AXIS = 'devices'
@@ -26,13 +29,18 @@ Task = TypeVar('Task')
 Done = TypeVar('Done')
 
 
+def everywhere() -> list[jax.Device]:
+    """All devices, process by process: each has a block of the rows of a batch."""
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
 def mesh(devices: list[jax.Device] | None = None) -> Mesh:
-    """The one-dimensional mesh over the local devices, the layout that pmap's results have."""
-    return Mesh(np.array(devices or jax.local_devices()), (AXIS,))
+    """The one-dimensional mesh over the devices, all of all processes by default."""
+    return Mesh(np.array(devices or everywhere()), (AXIS,))
 
 
 def replicate(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
-    """A copy of the tree on every device.
+    """A copy of the tree on every device, by default of all processes, which must give the same values.
 
     Copies first: device_put may alias its source, which a later donation would delete.
     """
@@ -40,66 +48,119 @@ def replicate(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
 
     def copy(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.device_put(leaf, target)
-        return jax.device_put(np.array(leaf), target)
+            if target.is_fully_addressable:
+                return jax.device_put(leaf, target)
+            data = copy(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host = np.array(leaf)
+        if target.is_fully_addressable:
+            return jax.device_put(host, target)
+        return jax.make_array_from_callback(host.shape, target, lambda index: host[index])
 
     return jax.tree.map(copy, tree)
 
 
+def local(tree: Tree) -> Tree:
+    """Replicated leaves as arrays on the devices of this process alone, without a copy."""
+    target = NamedSharding(mesh(jax.local_devices()), PartitionSpec())
+
+    def part(leaf: Any) -> jax.Array:
+        if leaf.is_fully_addressable:
+            return leaf
+        copies = {shard.device: shard.data for shard in leaf.addressable_shards}
+        return jax.make_array_from_single_device_arrays(
+            leaf.shape, target, [copies[device] for device in jax.local_devices()]
+        )
+
+    return jax.tree.map(part, tree)
+
+
 def shard_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
-    """Leaves [B, ...] as [D, B / D, ...], in row order over the devices.
+    """Leaves [B, ...] as [D, B / D, ...], in row order over the devices, by default of all processes.
+
+    Over several processes each puts its own rows on its devices; the leaves are then arrays of all of them.
 
     Raises:
         InputError: B is not divisible by the number of devices.
     """
-    count = len(devices or jax.local_devices())
+    devices = devices or everywhere()
+    count, rank = len(devices), jax.process_index()
+    mine = [number for number, device in enumerate(devices) if device.process_index == rank]
+    layout = None if len(mine) == count else NamedSharding(mesh(devices), PartitionSpec(AXIS))
 
     def split(leaf: Any) -> Any:
         check_divisible(leaf.shape[0], count)
-        return leaf.reshape((count, leaf.shape[0] // count, *leaf.shape[1:]))
+        rows = leaf.reshape((count, leaf.shape[0] // count, *leaf.shape[1:]))
+        if layout is None:
+            return rows
+        return jax.make_array_from_process_local_data(layout, np.asarray(rows[mine]), rows.shape)
 
     return jax.tree.map(split, tree)
 
 
+def from_every_process(mine: np.ndarray) -> jax.Array:
+    """What each process has, [D, ...] over the devices of all: each device has a copy of its process's."""
+    layout = NamedSharding(mesh(), PartitionSpec(AXIS))
+    copies = np.broadcast_to(mine, (jax.local_device_count(), *mine.shape))
+    return jax.make_array_from_process_local_data(layout, copies, (jax.device_count(), *mine.shape))
+
+
 def join_rows(tree: Tree) -> Tree:
-    """Leaves [D, B / D, ...] as [B, ...], on the host: the inverse of `shard_rows`."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(-1, *leaf.shape[2:]), tree)
+    """Leaves [D, B / D, ...] as [B, ...], on the host of every process: the inverse of `shard_rows`."""
+
+    def join(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+
+    return jax.tree.map(join, tree)
 
 
 def check_divisible(batch_size: int, devices: int | None = None) -> None:
-    """Raises InputError unless the batch size is a multiple of the number of devices."""
-    devices = devices or jax.local_device_count()
+    """Raises InputError unless the batch size is a multiple of the number of devices of all processes."""
+    devices = devices or jax.device_count()
     if batch_size < 1 or batch_size % devices:
         low = max(1, batch_size // devices) * devices
+        parts = f' of {processes.count()} processes' if processes.count() > 1 else ''
         raise InputError(
-            f'batch_size={batch_size} is not divisible by the {devices} devices: use {low} or {low + devices}'
+            f'batch_size={batch_size} is not divisible by the {devices} devices{parts}: '
+            f'use {low} or {low + devices}'
         )
 
 
 def compile_step(step: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
-    """Compiles (state, carry, data, batch, key) -> (state, carry, metrics) for all devices.
+    """Compiles (state, carry, data, batch, key) -> (state, carry, metrics) for all devices of all processes.
 
     State, data and key are replicated, carry and batch have a leading device axis; metrics must be equal on
     all devices when the step returns them. State and carry are donated.
     """
-    return jax.pmap(
-        step,
-        axis_name=AXIS,
-        in_axes=(None, 0, None, 0, None),
-        out_axes=(None, 0, None),
+    whole, rows = PartitionSpec(), PartitionSpec(AXIS)
+    over = mesh(devices)
+
+    def shard(state: Any, carry: Any, data: Any, batch: Any, key: Any) -> Any:
+        carry, batch = jax.tree.map(lambda leaf: leaf[0], (carry, batch))
+        state, carry, metrics = step(state, carry, data, batch, key)
+        return state, jax.tree.map(lambda leaf: leaf[None], carry), metrics
+
+    takes, returns = (whole, rows, whole, rows, whole), (whole, rows, whole)
+    body = jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=returns, check_vma=False)
+    return jax.jit(
+        body,
+        in_shardings=tuple(NamedSharding(over, spec) for spec in takes),
+        out_shardings=tuple(NamedSharding(over, spec) for spec in returns),
         donate_argnums=(0, 1),
-        devices=devices,
     )
 
 
 def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
-    """Compiles (shared, *rows) -> rows, a function of each row by itself, for all devices.
+    """Compiles (shared, *rows) -> rows, a function of each row by itself, for the devices of this process.
 
     `shared` is replicated (weights), every other argument and result has a leading device axis, as made by
     `shard_rows`.
     """
 
     parameters = len(inspect.signature(function).parameters)
+    devices = devices or (jax.local_devices() if jax.process_count() > 1 else None)
     return jax.pmap(function, axis_name=AXIS, in_axes=(None, *[0] * (parameters - 1)), devices=devices)
 
 
@@ -168,6 +229,7 @@ def map_rows(
         devices: Those that the function was compiled for.
         on_share: Is told the share of the chunks that are done.
     """
+    devices = devices or jax.local_devices()
     sizes = (chunk,) if isinstance(chunk, int) else chunk
     count = jax.tree.leaves(rows)[0].shape[0]
 

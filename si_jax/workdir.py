@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from si_jax import processes
 from si_jax.environment import environment
 from si_jax.errors import InputError
 from si_jax.files import write_json
@@ -95,6 +96,37 @@ def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator
         write_json(path / 'config.json', config)
         write_json(path / 'environment.json', environment())
         yield Workdir(path, old is not None, changed)
+
+
+@contextlib.contextmanager
+def open_together(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Workdir]:
+    """`open_workdir` in a run of several processes: the first one opens it, and all must see the same folder.
+
+    Raises:
+        InputError: As there, in all processes; or a process does not see what the first one wrote.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+
+        def first() -> list[Any]:
+            place = stack.enter_context(open_workdir(path, config))
+            if processes.count() > 1:
+                token = f'.seen-by-all-{os.urandom(8).hex()}'
+                (path / token).touch()
+                stack.callback((path / token).unlink, missing_ok=True)
+                return [place.resumed, place.changed, token]
+            return [place.resumed, place.changed, None]
+
+        def see(token: str | None) -> None:
+            if token is not None and not (path / token).exists():
+                raise InputError(
+                    f'--workdir={path} is not the folder that process 0 has under that name (on '
+                    f'{socket.gethostname()}): name one on a file system that all processes share'
+                )
+
+        resumed, changed, token = processes.together(first)
+        processes.checked(lambda: see(token))
+        yield Workdir(path, resumed, {name: (old, new) for name, (old, new) in changed.items()})
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -17,8 +17,8 @@ from si_jax.attacks.rays import average_distance
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.saved import Arrays, Saved
-from si_jax.progress import GRADIENT, Part, Progress, part
+from si_jax.evaluation.saved import Arrays, Saved, Work
+from si_jax.progress import GRADIENT, Part, Progress
 from si_jax.threat import Threat
 
 # The public implementation that the protocols follow.
@@ -150,13 +150,16 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
         aims = targets[target] if len(targets) else np.zeros(count, np.int32)
         groups = program.groups(np.flatnonzero(alive))
         cascade.bar.skip(each * (count - sum(map(len, groups))))
-        for number, rows in enumerate(groups):
-            make = functools.partial(compiled, restart > 0)
-            with part(cascade.bar, each * len(rows)) as told:
-                work = functools.partial(
-                    _search, cascade, stage.attack, row, make, seen.shared, rows, aims, keys, told
-                )
-                arrays = cascade.saved.remember(f'{unit}-{run}-{number}', work)
+        make = functools.partial(compiled, restart > 0)
+        work = [
+            Work(
+                f'{unit}-{run}-{number}',
+                each * len(rows),
+                functools.partial(_search, cascade, stage.attack, row, make, seen.shared, rows, aims, keys),
+            )
+            for number, rows in enumerate(groups)
+        ]
+        for rows, arrays in zip(groups, cascade.saved.remember_all(work, cascade.bar), strict=True):
             broken = rows[arrays['broken']]
             alive[broken] = False
             queries[rows] += arrays['queries']

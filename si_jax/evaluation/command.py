@@ -2,6 +2,7 @@
 
 import dataclasses
 import fractions
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -13,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import data, models
+from si_jax import data, models, processes
 from si_jax.attacks.gradient import Attack
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import checks, own, sanity, saved
@@ -124,7 +125,8 @@ def run(
     names, _ = own.parse(given)
     if output is not None:
         check_output(output)
-    loaded = load(
+    loading = functools.partial(
+        load,
         workdir=workdir,
         checkpoint=checkpoint,
         model=model,
@@ -140,6 +142,7 @@ def run(
         norm=norm,
         logit_scale=logit_scale,
     )
+    loaded = processes.checked(loading)
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
     if gradient_of is not None:
@@ -152,7 +155,8 @@ def run(
     choice |= {'logit_scale': logit_scale} if logit_scale != 1 else {}
     digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
     path = Path(output) if output else loaded.folder / f'{loaded.stem}-{"-".join(names)}-{digest}.json'
-    path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
+    if processes.is_first():
+        path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
 
     state = path.with_suffix('.partial')
     with resumable(f'what was finished is kept in {state}'):
@@ -176,10 +180,11 @@ def run(
         result = dataclasses.replace(result, warnings=found + result.warnings)
     described = {'name': loaded.dataset, 'split': 'test', **result.dataset}
     result = dataclasses.replace(result, dataset=described, model=loaded.about)
-    result.save(path)
-    saved.remove(state)
-    show(result.table())
-    print(f'written to {path}')
+    if processes.is_first():
+        result.save(path)
+        saved.remove(state)
+        show(result.table())
+        print(f'written to {path}')
     return result
 
 

@@ -13,8 +13,8 @@ from si_jax.attacks import rows as rows_of
 from si_jax.attacks.gradient import Attack, Start, starting_points
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.saved import Arrays, Saved
-from si_jax.progress import GRADIENT, Part, Progress, part
+from si_jax.evaluation.saved import Arrays, Saved, Work
+from si_jax.progress import GRADIENT, Part, Progress
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -134,11 +134,15 @@ def restarts_of(
     largest = 0.0
     kept = np.zeros((0, *program.images.shape[1:]), program.images.dtype)
     for restart in range(count):
-        parts = []
-        for number, rows in enumerate(program.groups(np.arange(len(program.images)))):
-            with part(bar, len(rows) * cost) as done:
-                compute = functools.partial(attacked, rows, restart, done)
-                parts.append(saved.remember(f'{name}-{restart}-{number}', compute))
+        work = [
+            Work(
+                f'{name}-{restart}-{number}',
+                len(rows) * cost,
+                functools.partial(attacked, rows, restart),
+            )
+            for number, rows in enumerate(program.groups(np.arange(len(program.images))))
+        ]
+        parts = saved.remember_all(work, bar)
         correct, images = (np.concatenate([one[key] for one in parts]) for key in ('correct', 'images'))
         largest = max(largest, *(float(one['largest']) for one in parts))
         if keep and not runs:

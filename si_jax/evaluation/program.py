@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import losses, parallel
+from si_jax import losses, parallel, processes
 from si_jax.errors import InputError
 from si_jax.evaluation import checks, packing
 from si_jax.evaluation.attacked import Attacked, backward_of, check_stand_in
@@ -137,7 +137,10 @@ class Program:
             checks.check_explained(
                 *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
             )
-        return clean['logits']
+        # Another machine's may be off by a rounding; all go by those of the first process.
+        return processes.gather_arrays({'logits': clean['logits']} if processes.is_first() else {})[0][
+            'logits'
+        ]
 
     def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""
@@ -153,8 +156,10 @@ class Program:
         return np.asarray(_run_keys(self._key, self.indices, number, run))
 
     def groups(self, rows: np.ndarray) -> list[np.ndarray]:
-        """The rows in the groups that are worked on, and saved, together."""
+        """The rows in the groups that are worked on, and saved, together: some for each process."""
         wanted = GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
+        wanted = min(wanted, -(-len(rows) // processes.count())) if processes.count() > 1 else wanted
+        wanted = -(-wanted // self.chunk) * self.chunk if processes.count() > 1 else wanted
         size = max(wanted // self.chunk, 1) * self.chunk
         return [rows[first : first + size] for first in range(0, len(rows), size)]
 
@@ -241,6 +246,7 @@ class Program:
             'weights': self._digest(),
             'data': digest(self.images, self.labels, self.indices),
             'images at once': self.chunk,
+            **({'processes': processes.count()} if processes.count() > 1 else {}),
         }
 
     def gradient_digest(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from si_jax import processes
 from si_jax.attacks.catalogue import NEEDS_FEATURES
 from si_jax.environment import environment
 from si_jax.errors import InputError, unknown
@@ -20,6 +21,7 @@ from si_jax.evaluation.result import AttackRecord, Result, data_digest
 from si_jax.evaluation.saved import Saved
 from si_jax.progress import progress as progress_of
 from si_jax.progress import silent
+from si_jax.same import check_same
 from si_jax.threat import Threat
 
 # Images at once on each device. On the CPU small batches are fastest: they stay in a core's cache, each core
@@ -60,7 +62,8 @@ def evaluate(
     broken by any misclassified point in the ball. Names that begin with `autoattack`, and the screen `fast`,
     are cascades of them: each stage runs on what the ones before left. Whatever counts as broken was
     classified once more, in the precision of the images, as the clean images were. Nothing depends on the
-    batches or on the devices, but what callables of your own make of them.
+    batches or on the devices, but what callables of your own make of them. Several processes that call this
+    with the same arguments share the images, and all get the whole result.
 
     Args:
         classifier: images [B, H, W, C] in [0, 1] -> `Outputs`, (logits, features, kernel) or logits [B, K];
@@ -100,7 +103,7 @@ def evaluate(
             where it was, with the same result but for `timing`. It stays until it is removed.
         return_images: Keep the adversarial images.
         progress: Show progress on stderr.
-        devices: Local devices to use, all if None.
+        devices: Devices of this process to use, all if None.
 
     Returns:
         The `Result`.
@@ -177,6 +180,7 @@ def evaluate(
             identity['own attacks'] = {name: own.fingerprint(one) for name, one in own_attacks.items()}
         if others:
             identity['transfer from'] = {name: one.identity()['weights'] for name, one in others.items()}
+        check_same(identity)
         saved = Saved(state_path, identity, logits)
         calibration = None
         if own.any_calibrated(names, own_attacks):
@@ -200,7 +204,7 @@ def evaluate(
         records: dict[str, AttackRecord] = {}
         kept: dict[str, np.ndarray] = {}
         total = sum(dispatch.cost(plan, name) for name in (*names, *others)) * len(images)
-        with progress_of(total, 'attacks') if progress else silent() as bar:
+        with progress_of(total, 'attacks') if progress and processes.is_first() else silent() as bar:
             for name in (*names, *others):
                 began_attack = time.perf_counter()
                 bar.set_postfix(attack=name)

@@ -11,22 +11,40 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from si_jax import processes
 from si_jax.errors import InputError
 from si_jax.evaluation.checks import disagreement
 from si_jax.files import write_atomic, write_json
+from si_jax.progress import Part, Progress, part, silent
 
 Arrays = dict[str, Any]  # NumPy arrays and numbers
 
 
+class Work(NamedTuple):
+    """A unit of work.
+
+    Attributes:
+        name: Of its file.
+        cost: In the units of the progress.
+        compute: Makes its arrays, on the devices of one process, and tells how far it is.
+    """
+
+    name: str
+    cost: int
+    compute: Callable[[Part], Arrays]
+
+
 class Saved:
     """The finished units of an evaluation; without a folder it remembers nothing.
+
+    Several processes share the units. The first one alone reads and writes them.
 
     Args:
         folder: Where they lie. Made when the first one is written.
@@ -39,8 +57,11 @@ class Saved:
 
     def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
         self._folder = None if folder is None else Path(folder)
-        if self._folder is None:
-            return
+        if self._folder is not None:
+            processes.together(lambda: self._open(Path(folder), identity, logits))  # type: ignore[arg-type]
+
+    def _open(self, folder: Path, identity: dict[str, Any], logits: np.ndarray) -> None:
+        self._folder = folder
         path = self._folder / 'identity.json'
         try:
             before = json.loads(path.read_text())
@@ -73,11 +94,40 @@ class Saved:
 
     def remember(self, unit: str, compute: Callable[[], Arrays]) -> Arrays:
         """The arrays of a unit: from the folder, or computed and written there."""
-        arrays = self._read(unit)
-        if arrays is None:
-            arrays = compute()
-            self._write(unit, arrays)
-        return arrays
+        return self.remember_all([Work(unit, 0, lambda told: compute())], silent())[0]
+
+    def remember_all(self, work: Sequence[Work], bar: Progress) -> list[Arrays]:
+        """The arrays of units that need nothing of each other: each process computes some, and all get all.
+
+        Args:
+            work: The units, in the order of the result.
+            bar: Is told of what is done.
+        """
+        found: list[Arrays] = []
+        for first in range(0, len(work), processes.count()):
+            some = work[first : first + processes.count()]
+            # The units of a round take about as long as each other: this process's stands for all.
+            with part(bar, sum(unit.cost for unit in some)) as told:
+                found += self._round(some, told)
+        return found
+
+    def _round(self, work: Sequence[Work], told: Part) -> list[Arrays]:
+        """The arrays of at most one unit for each process."""
+        kept = {unit.name: self._read(unit.name) for unit in work} if processes.is_first() else {}
+        missing = processes.together(lambda: [name for name, arrays in kept.items() if arrays is None])
+        given = {name: arrays for name, arrays in kept.items() if arrays is not None}
+
+        def compute() -> None:
+            for unit in work[processes.index() : processes.index() + 1]:
+                if unit.name in missing:
+                    given[unit.name] = unit.compute(told)
+
+        processes.checked(compute)
+        arrays = _from_all(given)
+        if processes.is_first():
+            for name in missing:
+                self._write(name, arrays[name])
+        return [arrays[unit.name] for unit in work]
 
     def _read(self, unit: str) -> Arrays | None:
         if self._folder is None:
@@ -95,6 +145,19 @@ class Saved:
             content = io.BytesIO()
             np.savez(content, **arrays)
             write_atomic(self._folder / f'{unit}.npz', content.getvalue())
+
+
+def _from_all(units: dict[str, Arrays]) -> dict[str, Arrays]:
+    """The units that the processes have, each with its arrays, in all of them."""
+    if processes.count() == 1:
+        return units
+    flat = {f'{name}/{key}': array for name, arrays in units.items() for key, array in arrays.items()}
+    whole: dict[str, Arrays] = {}
+    for given in processes.gather_arrays(flat):
+        for path, array in given.items():
+            name, _, key = path.rpartition('/')
+            whole.setdefault(name, {})[key] = array
+    return whole
 
 
 def digest(*arrays: Any) -> str:

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import attacks, data, parallel
+from si_jax import attacks, data, parallel, processes
 from si_jax.data import Dataset
 from si_jax.outputs import Outputs, as_outputs, cosine, scaled_logits
-from si_jax.progress import part, progress
+from si_jax.progress import part, progress, silent
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -46,11 +46,40 @@ def compile_pgd(
     return parallel.compile_rows(attacked)
 
 
+def map_over_processes(
+    function: Callable[..., Any],
+    shared: Any,
+    rows: Any,
+    chunk: int,
+    on_share: Callable[[float], None] = lambda share: None,
+) -> Any:
+    """`parallel.map_rows` with the rows shared among the processes; all get all results.
+
+    Args:
+        function: (shared, *rows) -> rows, a flat dictionary of them or one alone.
+        shared: Replicated over the devices of this process.
+        rows: Trees of arrays [N, ...], the same in every process.
+        chunk: Rows at once on the devices of one process.
+        on_share: Is told the share of this process's chunks that are done.
+    """
+    count = jax.tree.leaves(rows)[0].shape[0]
+    # One row at least: with fewer than there are processes some do the first one's work again.
+    most = min(processes.count(), count)
+    mine = processes.share(count) if most == processes.count() else slice(0, count)
+    part_of = jax.tree.map(lambda leaf: leaf[mine], rows)
+    done = parallel.map_rows(function, shared, part_of, chunk, on_share=on_share)
+    if most < processes.count() or processes.count() == 1:
+        return done
+    parts = processes.gather_arrays(done if isinstance(done, dict) else {'rows': done})
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return whole if isinstance(done, dict) else whole['rows']
+
+
 class HeldOut:
     """Natural and robust accuracy on held-out images, and the figures that say how far to trust them.
 
     The start of every image's attack depends on the seed and its index only, so epochs are compared on the
-    same noise. The network computes in the precision it is trained in.
+    same noise. The network computes in the precision it is trained in. Several processes share the images.
 
     Args:
         model: The network.
@@ -59,7 +88,7 @@ class HeldOut:
         steps: Steps of PGD.
         step_size: As a fraction of the pixel range.
         seed: Of the random starts.
-        batch_size: Images at once on all devices together; 0 for 64 a device on the CPU, 256 elsewhere.
+        batch_size: Images at once on all devices of a process; 0 for 64 a device on the CPU, 256 elsewhere.
     """
 
     def __init__(
@@ -75,7 +104,8 @@ class HeldOut:
     ):
         devices = jax.local_device_count()
         each = batch_size // devices if batch_size else (64 if jax.default_backend() == 'cpu' else 256)
-        self._chunk = devices * max(1, min(each, -(-len(dataset.labels) // devices)))
+        most = -(-len(dataset.labels) // processes.count())
+        self._chunk = devices * max(1, min(each, -(-most // devices)))
         images = np.asarray(data.to_unit(jnp.asarray(dataset.images), dataset.scale, np.float32))
         base = jax.random.key(seed)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(base, i), 0))(np.arange(len(images)))
@@ -111,13 +141,13 @@ class HeldOut:
             cosine and the largest logit agree; feature_norm, mean |z|; true_cosine, mean cosine of the true
             class; weight_norm and weight_norm_spread, mean and standard deviation of |W_k| over the classes.
         """
-        variables = {'params': params, 'batch_stats': batch_stats}
+        variables = parallel.local({'params': params, 'batch_stats': batch_stats})
         clean = self._map(self._clean, variables, 'held-out images')
         gap = float(np.median(clean.pop('gap')))
         figures = {name: float(np.mean(rows)) for name, rows in clean.items()}
         factors = {'pgd_accuracy': 1.0, 'calibrated_pgd_accuracy': 2.0 / max(gap, 1e-12)}
         for name, factor in factors.items():
-            shared = variables, parallel.replicate(np.float32(factor))
+            shared = variables, parallel.replicate(np.float32(factor), jax.local_devices())
             what = f'held-out images, {name.removesuffix("_accuracy")}'
             figures[name] = float(np.mean(self._map(self._attacked, shared, what)))
         norms = np.linalg.norm(np.asarray(self._kernel(variables), np.float64), axis=0)
@@ -131,5 +161,6 @@ class HeldOut:
     def _map(self, function: Callable[..., Any], shared: Any, what: str) -> Any:
         """The function of all held-out images, with a passing word about how far it is."""
         count = len(self._rows[1])
-        with progress(count, what, passing=True) as bar, part(bar, count) as done:
-            return parallel.map_rows(function, shared, self._rows, self._chunk, on_share=done.to)
+        shown = progress(count, what, passing=True) if processes.is_first() else silent()
+        with shown as bar, part(bar, count) as done:
+            return map_over_processes(function, shared, self._rows, self._chunk, done.to)

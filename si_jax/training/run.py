@@ -6,6 +6,9 @@ The order of a resume, as it matters:
 2. The last undamaged checkpoint is restored; epoch and position within it follow from its step.
 3. metrics.jsonl is cut to that step, so that no step is reported twice.
 4. The rest of the epoch is trained on the batches that it would have had.
+
+Several processes (`si_jax.processes`) run this side by side. They agree on whatever one of them alone sees:
+the lock, the checkpoint, the clock, a signal. The first one writes what is written once.
 """
 
 import sys
@@ -20,13 +23,15 @@ import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from si_jax import data, defenses, models, parallel
+from si_jax import data, defenses, models, parallel, processes, watchdog
 from si_jax.checkpoints import Checkpoints
 from si_jax.data import Dataset
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
+from si_jax.evaluation.saved import digest
 from si_jax.metrics import MetricsWriter
-from si_jax.progress import Progress, progress
+from si_jax.progress import Progress, progress, silent
+from si_jax.same import check_same
 from si_jax.signals import InterruptGuard
 from si_jax.terminal import stopped
 from si_jax.threat import Threat
@@ -38,7 +43,8 @@ from si_jax.training.resident import with_resident_data
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, metric_names
-from si_jax.workdir import Workdir, open_workdir
+from si_jax.training.wishes import Wishes
+from si_jax.workdir import Workdir, open_together
 
 POSITIVE = {
     'attack': ('steps', 'step_size'),
@@ -174,8 +180,15 @@ def run(config: ConfigDict, workdir: str) -> TrainState:
         InputError: The config is wrong, or belongs to another run than the workdir.
         DivergedError: A loss or gradient was not finite. The last good state has been saved.
     """
-    ready = setup(config)
-    with open_workdir(workdir, ready.config.to_dict()) as place, InterruptGuard() as guard:
+    ready = processes.checked(lambda: setup(config))
+    sets = {'training data': ready.train, 'validation data': ready.validation}
+    check_same(
+        {
+            'config': ready.config.to_dict(),
+            **{name: digest(part.images, part.labels) for name, part in sets.items()},
+        }
+    )
+    with open_together(workdir, ready.config.to_dict()) as place, InterruptGuard() as guard:
         with _Run(ready, place, guard) as under_way:
             return under_way.train()
 
@@ -194,15 +207,17 @@ class _Run:
         # With the guard against catastrophic overfitting: weights and figures as of the last epoch's end.
         self.kept: Any = _weights(state) if config.overfitting.drop else ()
         self.watched = Watched()
-        if self.checkpoints.latest_step is not None:
+        if processes.together(lambda: self.checkpoints.latest_step) is not None:
             restored = self.checkpoints.restore('last', like=self._saved(state, carry))
             carry, self.kept = restored.state.pop('carry'), restored.state.pop('kept')
             state, self.sums = TrainState(**restored.state), restored.metadata['epoch_sums']
             self.step_number = restored.step
             self.watched = Watched(**restored.metadata['watched'])
-            print(f'resuming {place.path} at step {restored.step}')
-        self.writer = MetricsWriter(place.path, tensorboard=config.logging.tensorboard)
-        self.writer.cut(self.step_number or -1)
+            processes.say(f'resuming {place.path} at step {restored.step}')
+        self.writer = None
+        if processes.is_first():
+            self.writer = MetricsWriter(place.path, tensorboard=config.logging.tensorboard)
+            self.writer.cut(self.step_number or -1)
         self.state, self.carry = parallel.replicate(state), parallel.shard_rows(carry)
         self.resident = parallel.replicate((ready.train.images, ready.train.labels))
         self.key = parallel.replicate(jax.random.key(config.seed))
@@ -229,30 +244,35 @@ class _Run:
                 batch_size=config.evaluation.batch_size,
             )
         self.last_save = time.monotonic()
+        self.wishes = Wishes()
+        self.stopping = False
         self.progress: Progress
 
     def __enter__(self) -> '_Run':
         total = self.ready.config.epochs * self.ready.steps_per_epoch
-        self.progress = progress(total, 'training', 'step', initial=self.step_number)
+        if processes.is_first():
+            self.progress = progress(total, 'training', 'step', initial=self.step_number)
+        else:
+            self.progress = silent()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.progress.close()
-        self.writer.close()
+        if self.writer:
+            self.writer.close()
 
     def train(self) -> TrainState:
         epochs = self.ready.config.epochs
         while (epoch := self.step_number // self.ready.steps_per_epoch) < epochs:
             if self.watched.stopped_at:
-                print(
+                processes.say(
                     f'catastrophic overfitting in epoch {self.watched.stopped_at}: the run ends with the '
                     'weights of the epoch before'
                 )
                 break
             if not self._epoch(epoch):
-                assert self.guard.name is not None
                 self.progress.close()  # its last line comes before what is to be done
-                raise stopped(self.guard.name, f'saved at step {self.step_number}')
+                raise stopped(self.guard.name or 'SIGTERM', f'saved at step {self.step_number}')
         return self.state
 
     def _epoch(self, epoch: int) -> bool:
@@ -271,9 +291,10 @@ class _Run:
                 self.state, self.carry, self.resident, rows, self.key
             )
             self.step_number += 1
+            watchdog.at_step(self.step_number)
             pending.append(metrics)
             last = position + 1 == steps_per_epoch
-            save = not last and (self.guard.stop_requested or self._save_is_due())
+            save = self._save_is_due() and not last
             if last or save or self.step_number % config.logging.every_steps == 0:
                 self._collect(epoch, pending)
             if self.compiled:
@@ -285,7 +306,7 @@ class _Run:
                 self.compiled = True
             if save:
                 self._save(epoch)
-                if self.guard.stop_requested:
+                if self.stopping:
                     return False
         figures = {f'train/{name}': value / steps_per_epoch for name, value in self.sums.items()}
         figures['learning_rate'] = float(self.ready.schedule(self.step_number - 1))
@@ -298,10 +319,12 @@ class _Run:
             measured = self.held_out(self.state.params, self.state.batch_stats)
             figures |= {f'validation/{name}': value for name, value in measured.items()}
             accuracy = measured['calibrated_pgd_accuracy']
-        self.writer.write(self.step_number, epoch + 1, figures)
-        tqdm.write(_epoch_line(epoch + 1, config.epochs, figures), file=sys.stdout)
+        if self.writer:
+            self.writer.write(self.step_number, epoch + 1, figures)
+            tqdm.write(_epoch_line(epoch + 1, config.epochs, figures), file=sys.stdout)
         self._save(epoch + 1, accuracy)
-        return final or not self.guard.stop_requested
+        self.stopping |= self.wishes.last(self.guard.stop_requested)
+        return final or not self.stopping
 
     def _watch(self, rows: np.ndarray, epoch: int) -> float:
         """Accuracy under PGD-5 on these images; after too far a fall, the last epoch's weights are back."""
@@ -347,9 +370,13 @@ class _Run:
         self.progress.set_postfix(loss=round(fetched[-1]['loss'], 4))
 
     def _save_is_due(self) -> bool:
+        """Whether all processes save after this step; they also agree on whether to stop then."""
         settings = self.ready.config.checkpoint
+        late = processes.is_first() and time.monotonic() - self.last_save > 60 * settings.every_minutes
+        save, stop = self.wishes.heard(save=late, stop=self.guard.stop_requested)
+        self.stopping |= stop
         due = settings.every_steps and self.step_number % settings.every_steps == 0
-        return bool(due or time.monotonic() - self.last_save > 60 * settings.every_minutes)
+        return bool(due or save or self.stopping)
 
     def _save(self, epoch: int, accuracy: float | None = None) -> None:
         metadata = {

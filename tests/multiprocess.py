@@ -1,0 +1,32 @@
+"""Commands in several processes that find each other, each with simulated devices of its own."""
+
+import os
+import pathlib
+import subprocess
+
+from si_jax import launch
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Of the processes: compiled as the suite is, but not for its eight devices."""
+    flags = os.environ['XLA_FLAGS'].split()
+    kept = [flag for flag in flags if 'device_count' not in flag]
+    return (
+        os.environ | {'XLA_FLAGS': ' '.join(kept), 'PYTHONPATH': str(ROOT), 'PYTHONUNBUFFERED': '1'} | changes
+    )
+
+
+def start(count: int, devices: int, *command: object, **changes: str) -> list[subprocess.Popen]:
+    """`python COMMAND` in `count` processes of so many devices, in the project's folder."""
+    words = [str(word) for word in command]
+    return launch.start(words, count, cpu_devices=devices, environment=environment(**changes), folder=ROOT)
+
+
+def finish(processes: list[subprocess.Popen], timeout: float = 240) -> list[tuple[int, str, str]]:
+    """Status, standard output and standard error of each."""
+    return [
+        (process.returncode, *said)
+        for process, said in [(process, process.communicate(timeout=timeout)) for process in processes]
+    ]
