@@ -1,6 +1,7 @@
 # make quickstart   train, evaluate and draw on the handwritten digits (a few minutes, no download of data)
 # make test         the whole test suite
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
+# make docs         the pages of docs/ as a site, in build/docs
 # make lint         formatting, lint and types
 # make format       put the formatting right
 #
@@ -16,7 +17,7 @@ DEV_STAMP := $(VENV)/.requirements-dev-installed
 WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
   "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
 
-.PHONY: quickstart test conformance lint format clean
+.PHONY: quickstart test conformance docs lint format clean
 
 quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
@@ -26,6 +27,10 @@ test: $(DEV_STAMP)
 
 conformance: $(USER_STAMP)
 	$(RUN) -m si_jax.evaluation.conformance
+
+docs: $(DEV_STAMP)
+	$(RUN) -m sphinx -q -E -W --keep-going -b html docs build/docs
+	@echo build/docs/index.html
 
 lint: $(DEV_STAMP)
 	$(RUN) -m ruff format --check .
@@ -37,7 +42,7 @@ format: $(DEV_STAMP)
 	$(RUN) -m ruff check --fix .
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build/docs .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamps are written last: an interrupted installation is taken up again, and a changed requirements file is
 # installed again.

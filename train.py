@@ -42,16 +42,24 @@ from typing import Any, NoReturn
 
 import absl.logging
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from si_jax import processes, terminal
 from si_jax.errors import unknown
 from si_jax.workdir import default_workdir
 
-CONFIG = config_flags.DEFINE_config_file('config', None, 'A file of configs/, an architecture after a colon.')
-WORKDIR = flags.DEFINE_string(
-    'workdir', None, 'Checkpoints and metrics; default runs/<config>[-<architecture>]/<hash of overrides>.'
-)
+
+def define(values: flags.FlagValues) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """The flags of this command: the config and the workdir."""
+    about = 'A file of configs/, an architecture after a colon.'
+    where = 'Checkpoints and metrics; default runs/<config>[-<architecture>]/<hash of overrides>.'
+    return (
+        config_flags.DEFINE_config_file('config', None, about, flag_values=values),
+        flags.DEFINE_string('workdir', None, where, flag_values=values),
+    )
+
+
+CONFIG, WORKDIR = define(flags.FLAGS)
 EXIT = terminal.exit_status(
     'the loss or a gradient was not finite; the state before it is saved', 'saved; the same command goes on'
 )
@@ -90,12 +98,16 @@ def parse(argv: list[str]) -> list[str]:
     if flags.FLAGS.config is None:
         refuse('give --config=FILE, one of configs/')
     if asked:
-        from configs import fields
-
-        file = config_flags.get_config_filename(flags.FLAGS['config'])
-        print(f'{__doc__}\nfields of {file}:\n{fields.text(CONFIG.value)}\n\n{EXIT}')
+        print(page(config_flags.get_config_filename(flags.FLAGS['config']), CONFIG.value))
         sys.exit(terminal.OK)
     return rest
+
+
+def page(file: str, config: ConfigDict) -> str:
+    """What --help prints."""
+    from configs import fields
+
+    return f'{__doc__}\nfields of {file}:\n{fields.text(config)}\n\n{EXIT}'
 
 
 def refuse(reason: object) -> NoReturn:

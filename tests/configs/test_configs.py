@@ -94,6 +94,7 @@ def test_the_files_are_every_defense_on_every_data_set():
         '__init__',
         'base',
         'digits',
+        'fields',
         'narrow',
         'quickstart',
     }

@@ -1,0 +1,95 @@
+"""The site of these pages: `make docs` builds it into build/docs."""
+
+import pathlib
+import re
+import sys
+import tomllib
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / 'docs')]
+
+project = 'si_jax'
+author = 'the authors of si_jax'
+version = release = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']
+
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'reference']
+myst_heading_anchors = 3
+myst_links_external_new_tab = False
+suppress_warnings = ['myst.header']  # README and CHANGELOG begin below their own titles
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'none'
+autodoc_class_signature = 'separated'
+napoleon_attr_annotations = False
+napoleon_use_ivar = True
+default_role = 'code'
+smartquotes = False
+pygments_style, pygments_dark_style = 'friendly', 'monokai'
+
+html_theme = 'furo'
+html_title = 'si_jax'
+html_show_sphinx = False
+html_show_copyright = False
+html_copy_source = False
+html_static_path = ['static']
+html_css_files = ['site.css']
+
+# The reading order. A page that is not named here comes last; one that is not there is left out.
+PAGES = {
+    'Use': [
+        'training',
+        'evaluation',
+        'attacks',
+        'defenses',
+        'audit',
+        'compare',
+        'report',
+        'tables',
+        'study',
+        'figures',
+    ],
+    'Bring your own': ['pytorch', 'table5', 'adaptive', 'examples', 'zoo', 'related'],
+    'Run at scale': ['pods', 'performance', 'reliability'],
+    'Reference': ['commands', 'configs', 'catalogue', 'networks', 'api', 'contributing', 'changelog'],
+}
+
+
+def contents() -> str:
+    """The tables of contents of the first page."""
+    there = {path.stem for path in (ROOT / 'docs').glob('*.md')} - {'index'}
+    known = [page for pages in PAGES.values() for page in pages]
+    trees = PAGES | {'More': sorted(there.difference(known))}
+    blocks = []
+    for caption, pages in trees.items():
+        if shown := [page for page in pages if page in there]:
+            blocks.append('\n'.join([f'```{{toctree}}\n:hidden:\n:caption: {caption}\n', *shown, '```']))
+    return '\n\n'.join(blocks)
+
+
+def relink(text: str, folder: pathlib.Path) -> str:
+    """The links of a page in a folder, as they are to be on the site.
+
+    Links to folders become plain words, as a site has nothing to show there; what is included from the
+    project's folder gets the way from docs/ to its files.
+    """
+
+    def link(found: re.Match) -> str:
+        words, target = found.groups()
+        if (folder / target).is_dir():
+            return words
+        if folder == ROOT and not target.startswith('docs/'):
+            page = f'{target.removesuffix(".md").lower()}.md'
+            target = page if (ROOT / 'docs' / page).exists() else f'../{target}'
+        return f'[{words}]({target})'
+
+    return re.sub(r'(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)]+?)/?\)', link, text)
+
+
+def setup(app) -> None:
+    def read(app, docname, content):
+        content[0] = relink(content[0].replace('<!-- contents -->', contents()), ROOT / 'docs')
+
+    def include(app, path, docname, content):
+        content[0] = relink(content[0], (ROOT / 'docs' / path).resolve().parent)
+
+    app.connect('source-read', read)
+    app.connect('include-read', include)

@@ -1,0 +1,291 @@
+"""Tables that the code itself gives, for the pages: a directive `{of-code}` with the name of a table."""
+
+import contextlib
+import importlib
+import io
+import pathlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from docutils import nodes
+from sphinx.util.docutils import SphinxDirective
+
+import configs
+from configs import at_cifar10, fields
+from si_jax import defenses, models, objectives
+from si_jax.analysis import report
+from si_jax.analysis.figures import FIGURES
+from si_jax.attacks.catalogue import ATTACKS, NEEDS_FEATURES, PRESETS, SCREENS, SEARCHES, Stage
+from si_jax.attacks.gradient import STARTS
+from si_jax.data import SOURCES
+from si_jax.errors import InputError
+from si_jax.evaluation import cascade
+
+CONFIGS = pathlib.Path(configs.__file__).parent
+COMMANDS = {
+    'train.py': ('train', None),
+    'evaluate.py': ('evaluate', []),
+    'evaluate.py compare': ('evaluate', ['compare']),
+    'report.py': ('report', []),
+    'report.py --figure': ('report', ['--figure=1']),
+    'si_jax.interop.export': ('si_jax.interop.export', []),
+    'si_jax.evaluation.conformance': ('si_jax.evaluation.conformance', []),
+}
+
+
+def grid(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A Markdown table."""
+    lines = [list(head), ['---'] * len(list(head)), *(list(map(str, row)) for row in rows)]
+    return '\n'.join(f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |' for line in lines)
+
+
+def code(words: Iterable[str] | str) -> str:
+    """Words as code."""
+    return ' '.join(f'`{word}`' for word in ([words] if isinstance(words, str) else words))
+
+
+def named(objective: Any) -> str:
+    """The name of an objective in si_jax.objectives; of one that was made there, the maker's."""
+    for name, value in vars(objectives).items():
+        if value is objective:
+            return name
+    return objective.loss.__qualname__.split('.')[0]
+
+
+def of_score(score: Callable[..., Any]) -> str:
+    """What a score is computed from."""
+    name, *inner = score.__qualname__.split('.')
+    if not inner:
+        return name
+    (scale,) = [cell.cell_contents for cell in score.__closure__ or ()]
+    return f'{name}({scale:g})'
+
+
+def family() -> str:
+    """The PGD family."""
+    rows = []
+    for name, attack in ATTACKS.items():
+        climbs = [attack.objective, *filter(None, (attack.odd, attack.then))]
+        start = next((key for key, value in STARTS.items() if value is attack.start), 'signs')
+        rows.append(
+            (
+                code(name),
+                ', then '.join(code(named(one)) for one in climbs),
+                code(of_score(attack.score)),
+                start,
+                code('--steps') if attack.steps is None else attack.steps,
+                code('--step_size') if attack.step_size is None else f'{attack.step_size:g} eps',
+                'any' if attack.any_iterate else 'final',
+                'yes' if name in NEEDS_FEATURES else '',
+            )
+        )
+    return grid(('attack', 'climbs', 'of', 'start', 'steps', 'step size', 'iterate', 'features'), rows)
+
+
+def searches(classes: int = 10) -> str:
+    """The searches, with as many classes."""
+    rows = []
+    for name, row in SEARCHES.items():
+        search = row.make(classes, 0, 1)
+        rows.append(
+            (
+                code(name),
+                cascade._iterations(Stage(name), classes),
+                'yes' if search.targeted else '',
+                'none' if row.black_box else f'{row.gradients(classes):g} a query',
+                'yes' if row.calibrated else '',
+                'yes' if name in NEEDS_FEATURES else '',
+            )
+        )
+    return grid(('search', 'iterations', 'targeted', 'gradients', 'one scale', 'features'), rows)
+
+
+def presets() -> str:
+    """The cascades."""
+    rows = []
+    for name, stages in PRESETS.items():
+        shown = []
+        for stage in stages:
+            extra = [f'{stage.restarts} restarts'] * (stage.restarts > 1)
+            extra += [f'{stage.eot_samples} EoT samples'] * (stage.eot_samples > 1)
+            extra += [f'{stage.targets} targets'] * SEARCHES[stage.attack].make(10, 0, 1).targeted
+            shown.append(code(stage.attack) + (f' ({", ".join(extra)})' if extra else ''))
+        rows.append((code(name), ', '.join(shown), 'a screen' if name in SCREENS else 'a protocol'))
+    return grid(('preset', 'stages', 'is'), rows)
+
+
+def defense_rows() -> str:
+    """Table 1, with the SI and HE forms of each row."""
+    rows = []
+    for name, plain in defenses.DEFENSES.items():
+        forms = {name: plain}
+        for suffix, make in (('si', defenses.with_si), ('he', defenses.with_he)):
+            with contextlib.suppress(InputError):
+                forms[f'{name} + {suffix}'] = make(plain)
+        for label, row in forms.items():
+            inner = 'no attack' if row.step == 'attack' else 'the outer objective'
+            if row.inner is not None:
+                inner = f'{code(named(row.inner))} of {code(of_score(row.inner_score))}'
+                inner += ''.join(f' + {term.weight:g} {code(key)}' for key, term in row.inner_terms.items())
+            outer = ' + '.join(
+                f'{term.weight:g} {code(key)} of '
+                f'{"gradients" if term.of_gradients else code(of_score(term.score))}'
+                for key, term in row.outer.items()
+            )
+            attack = (
+                ''
+                if row.inner is None
+                else f'{row.steps} × {row.step_size:g} eps, {row.start}, {row.attack_bn}'
+            )
+            rows.append((label, inner, outer, attack, ', '.join((*row.before, *row.passes))))
+    head = ('row', 'the attack climbs', 'training minimises', 'steps, start, BN', 'passes')
+    return grid(head, rows)
+
+
+def architectures() -> str:
+    """The networks, with their sizes for ten classes of CIFAR images."""
+    rows = []
+    for name, architecture in models.ARCHITECTURES.items():
+        network = models.create(name, num_classes=10)
+        shapes = jax.eval_shape(
+            lambda key, network=network: network.init(key, jnp.zeros((1, 32, 32, 3)))['params'],
+            jax.random.key(0),
+        )
+        count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+        features = jax.eval_shape(
+            lambda key, network=network: network.init_with_output(key, jnp.zeros((1, 32, 32, 3)))[0].features,
+            jax.random.key(0),
+        ).shape[1]
+        norm = 'yes' if architecture.batch_norm else ''
+        rows.append((code(name), code(architecture.variants), f'{count:,}', features, norm))
+    return grid(('architecture', 'variants', 'parameters', 'features', 'batch normalisation'), rows)
+
+
+def datasets() -> str:
+    """The data sets."""
+    rows = [
+        (
+            code(name),
+            ' × '.join(map(str, row.shape)),
+            row.num_classes,
+            f'padded by {row.crop}' if row.crop else '',
+            'yes' if row.flip else '',
+            code(row.tfds_name) if row.tfds_name else 'scikit-learn',
+        )
+        for name, row in SOURCES.items()
+    ]
+    return grid(('data set', 'image', 'classes', 'random crop', 'flip', 'comes from'), rows)
+
+
+def config_fields() -> str:
+    """All fields of a config, with the values of configs/at_cifar10.py."""
+    rows = [
+        (code(name), code(fields.show(value)), comment)
+        for name, value, comment in fields.fields(at_cifar10.get_config())
+    ]
+    return grid(('field', f'value in {code("at_cifar10")}', ''), rows)
+
+
+def config_modules() -> dict[str, Any]:
+    """The configs by name, the paper's before the others."""
+    names = sorted(path.stem for path in CONFIGS.glob('[a-z]*.py'))
+    names = [name for name in names if name not in ('base', 'fields')]
+    return {
+        name: importlib.import_module(f'configs.{name}') for name in sorted(names, key=lambda x: '_' not in x)
+    }
+
+
+def changes(config: Any) -> str:
+    """What a config has otherwise than configs/at_cifar10.py."""
+    before = dict(fields.flat(at_cifar10.get_config().to_dict()))
+    after = dict(fields.flat(config.to_dict()))
+    shown = [f'`{name}={fields.show(value)}`' for name, value in after.items() if before.get(name) != value]
+    shown += [f'no `{name}`' for name in before if name not in after]
+    return ', '.join(shown) or 'nothing'
+
+
+def config_files() -> str:
+    """Every file of configs/: its docstring, and what it changes."""
+    parts = []
+    for name, module in config_modules().items():
+        title, _, rest = module.__doc__.partition('\n\n')
+        changed = (
+            '' if module is at_cifar10 else f'Otherwise than `at_cifar10`: {changes(module.get_config())}.'
+        )
+        parts.append('\n\n'.join([f'## {name}', ' '.join(title.split()), rest.strip(), changed]))
+    return '\n\n'.join(parts)
+
+
+def figure_rows() -> str:
+    """The figures and their options."""
+    rows = [(code(name), row.about, code(row.usage.split())) for name, row in FIGURES.items()]
+    return grid(('`--figure`', 'shows', 'options'), rows)
+
+
+def table_rows() -> str:
+    """The tables of report.py."""
+    rows = [
+        (code(name), table.title, len(table.rows), ', '.join(column.title for column in table.columns))
+        for name, table in report.TABLES.items()
+    ]
+    return grid(('`--table`', 'title', 'rows', 'columns'), rows)
+
+
+def help_of(command: str) -> str:
+    """What --help of a command prints."""
+    module, before = COMMANDS[command]
+    if before is None:
+        train = importlib.import_module(module)
+        example = importlib.import_module(f'configs.{pathlib.Path(train.EXAMPLE).stem}')
+        return train.page(train.EXAMPLE, example.get_config()).strip()
+    main, out = importlib.import_module(module).main, io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([*before, '--help'])
+    return out.getvalue().strip()
+
+
+def helps() -> str:
+    """The help of all commands."""
+    parts = []
+    for command in COMMANDS:
+        name = f'python -m {command}' if command.startswith('si_jax') else f'python {command}'
+        parts.append(f'## {name}\n\n```text\n{help_of(command)}\n```')
+    return '\n\n'.join(parts)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    'family': family,
+    'searches': searches,
+    'presets': presets,
+    'defenses': defense_rows,
+    'architectures': architectures,
+    'datasets': datasets,
+    'config-fields': config_fields,
+    'configs': config_files,
+    'figures': figure_rows,
+    'tables': table_rows,
+    'helps': helps,
+}
+
+
+class OfCode(SphinxDirective):
+    """A table of `TABLES`, as Markdown in the page."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        return self.parse_text_to_nodes(TABLES[self.arguments[0]](), allow_section_headings=True)
+
+
+def plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with code in backticks: bars and stars mean themselves."""
+    lines[:] = [line.replace('\\', '\\\\').replace('*', '\\*').replace('|', '\\|') for line in lines]
+
+
+def setup(app: Any) -> dict[str, bool]:
+    """What Sphinx calls."""
+    app.add_directive('of-code', OfCode)
+    app.connect('autodoc-process-docstring', plain, priority=400)
+    return {'parallel_read_safe': True}
