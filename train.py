@@ -50,9 +50,12 @@ from si_jax.workdir import default_workdir
 
 
 def define(values: flags.FlagValues) -> tuple[flags.FlagHolder, flags.FlagHolder]:
-    """The flags of this command: the config and the workdir."""
+    """The flags of this command, and of them the config and the workdir."""
     about = 'A file of configs/, an architecture after a colon.'
     where = 'Checkpoints and metrics; default runs/<config>[-<architecture>]/<hash of overrides>.'
+    kinds: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for name, flag in processes.FLAGS.items():
+        kinds[flag.type](name, flag.default, flag.help, flag_values=values)
     return (
         config_flags.DEFINE_config_file('config', None, about, flag_values=values),
         flags.DEFINE_string('workdir', None, where, flag_values=values),
@@ -65,10 +68,6 @@ EXIT = terminal.exit_status(
 )
 EXAMPLE = 'configs/tradessi_cifar10.py'
 FRACTION = re.compile(r'^(--config\.[\w.]*(?:eps|step_size)=)(\d+)/([1-9]\d*)$')
-
-for name, flag in processes.FLAGS.items():
-    kinds: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
-    kinds[flag.type](name, flag.default, flag.help)
 
 
 def parse(argv: list[str]) -> list[str]:

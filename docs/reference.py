@@ -30,6 +30,7 @@ COMMANDS = {
     'evaluate.py compare': ('evaluate', ['compare']),
     'report.py': ('report', []),
     'report.py --figure': ('report', ['--figure=1']),
+    'report.py --workdirs': ('report', ['--workdirs=A']),
     'si_jax.interop.export': ('si_jax.interop.export', []),
     'si_jax.evaluation.conformance': ('si_jax.evaluation.conformance', []),
 }

@@ -21,6 +21,7 @@ import si_jax
 import train
 from configs import fields, tradessi_cifar10
 from si_jax.analysis import figures
+from si_jax.analysis.page.command import parser as page_parser
 from si_jax.attacks.catalogue import ATTACKS, PRESETS, SEARCHES
 from si_jax.defenses import DEFENSES
 
@@ -141,6 +142,8 @@ def check_argparse(words: list[str]) -> None:
     elif any(word.startswith('--figure') for word in words):
         given = figures.parser().parse_args(words)
         assert given.figure in figures.FIGURES
+    elif any(word.startswith('--workdirs') for word in words):
+        page_parser().parse_args(words)
     else:
         report.parser().parse_args(words)
 
@@ -172,14 +175,14 @@ OURS = (
 
 @pytest.mark.parametrize('name', OURS.split())
 def test_flags_in_the_text_exist(name):
-    parsers = [evaluate.parser(), evaluate.compare_parser(), report.parser(), figures.parser()]
+    parsers = [evaluate.parser(), evaluate.compare_parser(), report.parser(), figures.parser(), page_parser()]
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
-    known |= {f'--{flag}' for flag in train.flags.FLAGS} | {'--model', '--format', '--out'}
+    known |= {f'--{flag}' for flag in train.flags.FLAGS} | {'--format'}
     known |= {f'--config.{field.name}' for field in fields.fields(tradessi_cifar10.get_config())}
     # Terms of other defenses than that one.
     known |= {f'--config.defense.weights.{term}' for row in DEFENSES.values() for term in row.outer}
-    page = next(page for page in PAGES if page.stem == name)
-    named = set(re.findall(r'(?<![\w-])--[a-z][\w.]+', page.read_text())) - {'--config.FIELD'}
+    text = next(one for one in PAGES if one.stem == name).read_text()
+    named = set(re.findall(r'(?<![\w-])--[a-z][\w.]+', text)) - {'--config.FIELD'}
     assert named and named <= known, named - known
 
 

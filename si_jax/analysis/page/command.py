@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from si_jax import compilation_cache
+from si_jax import compilation_cache, terminal
 from si_jax.analysis.figures.inputs import split_workdirs
 from si_jax.analysis.page.collect import collect
 from si_jax.analysis.page.render import render
@@ -17,12 +17,22 @@ GALLERY = 10
 
 def parser() -> argparse.ArgumentParser:
     """The flags."""
-    flags = argparse.ArgumentParser(
-        prog='report.py',
-        description='Writes one page that shows runs and what was measured on them: FOLDER/index.html, which '
-        'needs no network and no other file.',
-        epilog='exit status: 0 written, though the page may name files that it could not use; 2 a wrong '
-        'flag, or nothing that could be shown',
+    flags = terminal.parser(
+        'report.py',
+        'report.py --workdirs=A,B [--out=FOLDER] [flags]',
+        """
+Writes one page that shows runs and what was measured on them:
+FOLDER/index.html. It needs no network and no other file. What cannot be shown is named.
+
+examples:
+  one run with its evaluations: report/index.html
+    python report.py --workdirs=runs/quickstart/44136fa3
+  two runs beside each other, in a folder of your choice
+    python report.py --workdirs=runs/at_cifar10/A,runs/atsi_cifar10/B --out=page
+  all runs of a folder, without the images before and after an attack
+    python report.py --workdirs=runs --gallery=0
+""",
+        terminal.exit_status('a fault of this library, with a traceback', 'nothing is kept'),
     )
     flags.add_argument(
         '--workdirs',
