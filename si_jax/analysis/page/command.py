@@ -22,7 +22,8 @@ def parser() -> argparse.ArgumentParser:
         'report.py --workdirs=A,B [--out=FOLDER] [flags]',
         """
 Writes one page that shows runs and what was measured on them:
-FOLDER/index.html. It needs no network and no other file. What cannot be shown is named.
+FOLDER/index.html. It needs no network and no other file. What cannot be shown
+is named.
 
 examples:
   one run with its evaluations: report/index.html
