@@ -196,6 +196,8 @@ def run(config: ConfigDict, workdir: str) -> TrainState:
 class _Run:
     """A run under way: the state on the devices, and everything it is written to."""
 
+    SLOW = 10  # seconds after which a single process looks at its steps, however few, to tell the time left
+
     def __init__(self, ready: Setup, place: Workdir, guard: InterruptGuard):
         self.ready, self.guard = ready, guard
         config = ready.config
@@ -243,7 +245,7 @@ class _Run:
                 seed=config.seed,
                 batch_size=config.evaluation.batch_size,
             )
-        self.last_save = time.monotonic()
+        self.last_save = self.collected = time.monotonic()
         self.wishes = Wishes()
         self.stopping = False
         self.progress: Progress
@@ -295,7 +297,8 @@ class _Run:
             pending.append(metrics)
             last = position + 1 == steps_per_epoch
             save = self._save_is_due() and not last
-            if last or save or self.step_number % config.logging.every_steps == 0:
+            slow = processes.count() == 1 and time.monotonic() - self.collected > self.SLOW
+            if last or save or slow or self.step_number % config.logging.every_steps == 0:
                 self._collect(epoch, pending)
             if self.compiled:
                 seconds += time.monotonic() - began
@@ -366,6 +369,7 @@ class _Run:
                 + '. The state before it is saved. Try a lower --config.schedule.peak, '
                 '--config.optimiser.clip_norm=1.0 or --config.model.dtype=float32, and look at the data.'
             )
+        self.collected = time.monotonic()
         self.progress.update(len(fetched))
         self.progress.set_postfix(loss=round(fetched[-1]['loss'], 4))
 
