@@ -8,9 +8,11 @@ checked before anything is restored: Orbax alone restores a data file with one f
     DIRECTORY/<step>.replaced/      an earlier checkpoint of that step, while the later one is being written
 """
 
+import contextlib
 import datetime
 import errno
 import json
+import logging
 import math
 import os
 import shutil
@@ -27,6 +29,9 @@ from orbax.checkpoint import checkpoint_managers
 
 from si_jax import manifest, parallel, processes
 from si_jax.errors import InputError, unknown
+
+# What the system says where a disk, a quota or a limit on the size of files (ulimit -f) has no room.
+NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 
 
 class CorruptCheckpointWarning(UserWarning):
@@ -264,7 +269,7 @@ class Checkpoints:
             preservation_policy=checkpoint_managers.LatestN(None),
         )
         tree = traverse_util.unflatten_dict(arrays, sep='/')
-        with ocp.CheckpointManager(self.directory, options=options) as manager:
+        with _quiet(), ocp.CheckpointManager(self.directory, options=options) as manager:
             manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)), force=True)
 
     def _prune(self, saved: int) -> None:
@@ -284,15 +289,27 @@ class Checkpoints:
         """The error of a save that failed, saying what is still there."""
         last = self.latest_step
         kept = 'no earlier checkpoint exists' if last is None else f'the last good checkpoint is step {last}'
-        if _disk_is_full(error):
+        if code := _no_room(error):
             needed = sum(array.nbytes for array in arrays.values()) / 2**20
             return OSError(
-                errno.ENOSPC,
-                f'disk full while saving step {step} to {self.directory} (about {needed:.1f} MiB); {kept}. '
-                'Free some space and run the same command again',
+                code,
+                f'disk full while saving step {step} to {self.directory} (about {needed:.1f} MiB: '
+                f'{NO_ROOM[code]}); {kept}. Free some space and run the same command again',
             )
         code = (error.errno if isinstance(error, OSError) else None) or errno.EIO
         return OSError(code, f'could not save step {step} to {self.directory}: {error}; {kept}')
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that Orbax's threads log before the error that they end in is raised."""
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
@@ -338,12 +355,11 @@ def _check_same_arrays(folder: Path, stored: dict[str, Any], wanted: dict[str, A
         )
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one of those that led to it, is about space. TensorStore's carry no errno."""
+def _no_room(error: BaseException | None) -> int:
+    """The code of `NO_ROOM` that an error or one behind it speaks of, or 0. TensorStore's have no errno."""
     while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(words in str(error) for words in ('No space left on device', 'Disk quota exceeded')):
-            return True
+        for code, words in NO_ROOM.items():
+            if (isinstance(error, OSError) and error.errno == code) or words in str(error):
+                return code
         error = error.__cause__ or error.__context__
-    return False
+    return 0

@@ -144,7 +144,14 @@ class Saved:
         if self._folder is not None:
             content = io.BytesIO()
             np.savez(content, **arrays)
-            write_atomic(self._folder / f'{unit}.npz', content.getvalue())
+            try:
+                write_atomic(self._folder / f'{unit}.npz', content.getvalue())
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f'could not keep {unit} in {self._folder}: {error.strerror}. What was finished before '
+                    'it is there: free some space and run the same command again',
+                ) from error
 
 
 def _from_all(units: dict[str, Arrays]) -> dict[str, Arrays]:

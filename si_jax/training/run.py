@@ -55,7 +55,7 @@ POSITIVE = {
 
 
 class DivergedError(ArithmeticError):
-    """A loss or gradient was not finite; the state before that step has been saved."""
+    """A loss, gradient or update was not finite; the state before that step has been saved."""
 
 
 class Setup(NamedTuple):
@@ -360,8 +360,10 @@ class _Run:
             terms = {name: float(value) for name, value in jax.device_get(self.state.bad_terms).items()}
             self.state = self.state._replace(bad_step=parallel.replicate(jnp.int32(-1)))
             self._save(epoch)
+            finite = np.isfinite([terms['loss'], terms['gradient_norm']]).all()
+            what = 'the update of' if finite else ''
             raise DivergedError(
-                f'step {bad_step} (epoch {epoch + 1}) is not finite: '
+                f'{what} step {bad_step} (epoch {epoch + 1}) is not finite: '.lstrip()
                 + ', '.join(f'{name}={value:g}' for name, value in terms.items())
                 + '. The state before it is saved. Try a lower --config.schedule.peak, '
                 '--config.optimiser.clip_norm=1.0 or --config.model.dtype=float32, and look at the data.'

@@ -46,7 +46,7 @@ def same(result, other):
         assert_array_equal(result.correct[name], other.correct[name])
     for name in result.images:
         assert_array_equal(result.images[name], other.images[name])
-    for name in ('autoattack', 'rays'):
+    for name in {'autoattack', 'rays'} & result.attacks.keys():
         assert_array_equal(result.attacks[name].queries, other.attacks[name].queries)
 
 
@@ -92,6 +92,25 @@ def test_a_damaged_unit_is_computed_again(tmp_path):
     units[0].write_bytes(content)
     units[1].write_bytes(units[1].read_bytes()[:50])
     same(run(state), whole)
+
+
+def test_a_full_disk_leaves_what_is_finished_and_says_so(tmp_path, monkeypatch, no_room):
+    state, whole = tmp_path / 'state', run(attacks='pgd')
+    write, finished = Saved._write, []
+
+    def full(self, unit, arrays):
+        with no_room(100 if len(finished) == 4 else 2**30):
+            write(self, unit, arrays)
+        finished.append(unit)
+
+    monkeypatch.setattr(Saved, '_write', full)
+    with pytest.raises(
+        OSError, match='could not keep .* in .*state: File too large. What was finished .* space'
+    ):
+        run(state, attacks='pgd')
+    monkeypatch.setattr(Saved, '_write', write)
+    assert sorted(path.stem for path in state.iterdir()) == sorted([*finished, 'identity'])
+    same(run(state, attacks='pgd'), whole)
 
 
 OTHER = net(seed=1)
