@@ -126,18 +126,6 @@ def test_sigterm_saves_and_the_same_command_goes_on_bit_for_bit(environment, uni
     same_run(uninterrupted, workdir)
 
 
-def test_sigkill_loses_only_the_steps_since_the_last_checkpoint(environment, uninterrupted, tmp_path):
-    workdir = tmp_path / 'killed'
-    for step in (3, 9):
-        process = start(environment, *SMALL, f'--workdir={workdir}')
-        wait_for_step(workdir, step, process)
-        process.send_signal(signal.SIGKILL)
-        assert finish(process)[0] == -signal.SIGKILL
-    code, _, err = finish(start(environment, *SMALL, f'--workdir={workdir}'))
-    assert code == 0, err
-    same_run(uninterrupted, workdir)
-
-
 def test_a_finished_run_holds_what_it_measured(uninterrupted):
     lines = list(read_metrics(uninterrupted / 'metrics.jsonl'))
     for name in (
