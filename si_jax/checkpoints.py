@@ -34,6 +34,9 @@ from si_jax.errors import InputError, unknown
 NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 
 
+LARGEST = 2**36  # numbers in one array; more is a damaged or hostile manifest
+
+
 class CorruptCheckpointWarning(UserWarning):
     """A checkpoint was passed over because it is incomplete or damaged."""
 
@@ -179,7 +182,7 @@ class Checkpoints:
         """
         step = processes.together(lambda: self._choose(which))
         folder = self._folder(step)
-        content = manifest.read(folder)
+        content = _content(folder)
         assert content is not None  # _choose has just verified it
         stored = {
             path: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
@@ -188,7 +191,13 @@ class Checkpoints:
         }
         if like is not None:
             _check_same_arrays(folder, stored, dict(_leaves(like)), content['metadata'])
-        arrays = _read_arrays(folder / 'state', stored)
+        try:
+            arrays = _read_arrays(folder / 'state', stored)
+        except Exception as error:  # the files are those that were written, but no checkpoint of ours
+            raise InputError(
+                f'checkpoint {folder} cannot be read, though its files are as they were written '
+                f'({type(error).__name__}): was it written by another program or version of Orbax?'
+            ) from error
         if like is not None:
             state = jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path, _ in _leaves(like)])
         else:
@@ -200,7 +209,7 @@ class Checkpoints:
         steps = self._folders()
         if which == 'last':
             for step in reversed(steps):
-                if not (damage := manifest.damage(self._folder(step))):
+                if not (damage := _damage(self._folder(step))):
                     return step
                 self._pass_over(step, damage)
             found = f' ({len(steps)} incomplete or damaged)' if steps else ''
@@ -211,7 +220,7 @@ class Checkpoints:
         if which == 'best':
             for step in steps:
                 if not self._manifest(step):  # its metric is not known: it may have been the best
-                    self._pass_over(step, manifest.damage(self._folder(step)))
+                    self._pass_over(step, _damage(self._folder(step)))
             if (best := self.best_step) is None:
                 raise InputError(
                     f'no checkpoint with a held-out robust accuracy in {self.directory}: '
@@ -224,7 +233,7 @@ class Checkpoints:
                 raise InputError(f'no checkpoint of step {step} in {self.directory}, only of {self.steps()}')
         else:
             raise unknown('checkpoint', which, ['last', 'best', 'a step'])
-        if damage := manifest.damage(self._folder(step)):
+        if damage := _damage(self._folder(step)):
             others = [other for other in self.steps() if other != step]
             raise InputError(
                 f'checkpoint {self.directory / str(step)} is not usable: {damage}. '
@@ -246,10 +255,10 @@ class Checkpoints:
     def _folder(self, step: int) -> Path:
         """Folder of a step: the replaced one only as long as the later one is incomplete."""
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
-        return replaced if manifest.read(replaced) and not manifest.read(folder) else folder
+        return replaced if _content(replaced) and not _content(folder) else folder
 
     def _manifest(self, step: int) -> dict[str, Any] | None:
-        return manifest.read(self._folder(step))
+        return _content(self._folder(step))
 
     def _infos(self) -> list[_Info]:
         infos = []
@@ -298,6 +307,40 @@ class Checkpoints:
             )
         code = (error.errno if isinstance(error, OSError) else None) or errno.EIO
         return OSError(code, f'could not save step {step} to {self.directory}: {error}; {kept}')
+
+
+def _content(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint, None where there is none or it cannot be one."""
+    content = manifest.read(folder)
+    return content if content and _describes_checkpoint(content) else None
+
+
+def _damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None if nothing."""
+    if damage := manifest.damage(folder):
+        return damage
+    return None if _content(folder) else f'its {manifest.NAME} does not describe a checkpoint'
+
+
+def _describes_checkpoint(content: dict[str, Any]) -> bool:
+    """Whether all that is read from a manifest is there, and arrays are numbers of a size that can be."""
+    try:
+        metric, arrays = content['metric'], content['arrays']
+        if type(content['step']) is not int or not isinstance(content['metadata'], dict):
+            return False
+        if metric is not None and not (type(metric) in (int, float) and math.isfinite(metric)):
+            return False
+        if datetime.datetime.fromisoformat(content['time']).tzinfo is None:
+            return False
+        for shape, name in arrays.values():
+            dtype = np.dtype(name)
+            if str(dtype) != name or dtype.hasobject or dtype.names or dtype.itemsize > 16:
+                return False
+            if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) > LARGEST:
+                return False
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return False
+    return True
 
 
 @contextlib.contextmanager

@@ -2,8 +2,11 @@
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
+
+LARGEST_JSON = 2**28  # bytes; those that commands write have some thousand
 
 
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
@@ -26,6 +29,26 @@ def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds that may come from anywhere.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no JSON, nested too deep, too large, or no file but a pipe or a device, which might
+            never end.
+    """
+    path = Path(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise ValueError('it is a pipe or a device')
+    if status.st_size > LARGEST_JSON:
+        raise ValueError(f'it has {status.st_size} bytes, more than {LARGEST_JSON}')
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError('it is nested too deep') from None
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

@@ -1,7 +1,6 @@
 """Trained networks, read back from the folder of a run."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from ml_collections import ConfigDict
 
 from si_jax import data, models
 from si_jax.errors import InputError, unknown
+from si_jax.files import read_json
 from si_jax.outputs import Outputs
 
 
@@ -45,8 +45,8 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     """
     path = Path(workdir) / 'config.json'
     try:
-        return ConfigDict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+        return ConfigDict(read_json(path))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f'{str(workdir)!r} is no workdir of train.py, {path.name} is missing or damaged ({error}): '
             'give the folder that train.py printed'

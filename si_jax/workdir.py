@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from si_jax import processes
 from si_jax.environment import environment
 from si_jax.errors import InputError
-from si_jax.files import write_json
+from si_jax.files import read_json, write_json
 
 # What a resumed run may change: fields, or sections with all that they hold. None of them changes a step that
 # was already taken. `epochs` does move the schedule of the steps to come: its boundaries are fractions of it.
@@ -154,10 +154,10 @@ def _may_change(name: str) -> bool:
 
 def _read_config(path: Path) -> dict[str, Any] | None:
     try:
-        config = json.loads(path.read_bytes())
+        config = read_json(path)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         config = None
     if not isinstance(config, dict):
         raise InputError(f'{path} is damaged: it holds no config. Restore it, or give another --workdir')
