@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,27 @@ def read_json(path: str | os.PathLike) -> Any:
         return json.loads(path.read_bytes())
     except RecursionError:
         raise ValueError('it is nested too deep') from None
+
+
+def check_fields(content: Any, kinds: Mapping[tuple[str, ...], type]) -> None:
+    """Checks what a JSON file holds.
+
+    Args:
+        content: From `read_json`.
+        kinds: For each path of names, of which kind the value must be; float includes whole numbers.
+
+    Raises:
+        ValueError: A field is missing or of another kind; the first one is named.
+    """
+    for path, kind in kinds.items():
+        value = content
+        for name in path:
+            if not isinstance(value, Mapping) or name not in value:
+                raise ValueError(f'{name!r} is missing')
+            value = value[name]
+        wanted = (float, int) if kind is float else kind
+        if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f'{".".join(path)} is {str(value)[:50]!r}')
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

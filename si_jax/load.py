@@ -12,8 +12,20 @@ from ml_collections import ConfigDict
 
 from si_jax import data, models
 from si_jax.errors import InputError, unknown
-from si_jax.files import read_json
+from si_jax.files import check_fields, read_json
 from si_jax.outputs import Outputs
+
+# What is read of a config, and of which kind it is.
+FIELDS: dict[tuple[str, ...], type] = {
+    ('data', 'name'): str,
+    ('model', 'arch'): str,
+    ('model', 'width'): int,
+    ('model', 'variant'): str,
+    ('model', 'normalise'): str,
+    ('defense',): dict,
+    ('threat', 'norm'): str,
+    ('threat', 'eps'): float,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +57,9 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     """
     path = Path(workdir) / 'config.json'
     try:
-        return ConfigDict(read_json(path))
+        config = read_json(path)
+        check_fields(config, FIELDS)
+        return ConfigDict(config)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f'{str(workdir)!r} is no workdir of train.py, {path.name} is missing or damaged ({error}): '

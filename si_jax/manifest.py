@@ -30,7 +30,7 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, None when it is absent, not byte for byte what was written, or none at all."""
+    """The manifest of a folder, None when there is none, or not byte for byte what was written."""
     try:
         written = (folder / NAME).read_bytes()
         content = json.loads(written)['manifest']

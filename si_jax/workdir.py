@@ -24,6 +24,7 @@ from si_jax.files import read_json, write_json
 # What a resumed run may change: fields, or sections with all that they hold. None of them changes a step that
 # was already taken. `epochs` does move the schedule of the steps to come: its boundaries are fractions of it.
 MAY_CHANGE = ('epochs', 'data.dir', 'workdir', 'logging', 'checkpoint')
+LONGEST_NAME = 100  # letters; file systems take 255 for the two that are joined
 
 
 class Workdir(NamedTuple):
@@ -54,6 +55,11 @@ def default_workdir(
             raise InputError(
                 f'{part!r} cannot name a folder in {root}/: '
                 'letters, digits, "_", "." and "-" can, and the first is no "." or "-"; or give --workdir'
+            )
+        if len(part) > LONGEST_NAME:
+            raise InputError(
+                f'{part[:40]!r}... has {len(part)} letters, a folder in {root}/ may have {LONGEST_NAME}: '
+                'shorten it, or give --workdir'
             )
     text = json.dumps(dict(overrides), sort_keys=True, default=str)
     return Path(root, '-'.join(parts), hashlib.sha256(text.encode()).hexdigest()[:8])

@@ -95,26 +95,15 @@ def read_json(path: Path) -> dict[str, Any]:
             f'{path} has schema {about["schema"]!r}, known is {SCHEMA}: evaluate again with this version'
         )
     try:
-        for name, kind in FIELDS.items():
-            _check_field(about, name, kind)
+        files.check_fields(about, FIELDS)
         for name in about['attacks']:
-            _check_field(about, ('attacks', name), dict)
-            _check_field(about, ('attacks', name, 'accuracy'), float)
-    except (KeyError, TypeError) as error:
-        missing = f'{error} is missing' if isinstance(error, KeyError) else str(error)
+            files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
+    except ValueError as error:
         raise InputError(
-            f'{path} is JSON, but no result of evaluate.py ({missing}): give the file of an evaluation, not '
+            f'{path} is JSON, but no result of evaluate.py ({error}): give the file of an evaluation, not '
             'that of a comparison or an audit'
         ) from None
     return about
-
-
-def _check_field(about: dict[str, Any], name: tuple[str, ...], kind: type) -> None:
-    value: Any = about
-    for part in name:
-        value = value[part]
-    if not isinstance(value, (float, int) if kind is float else kind) or isinstance(value, bool):
-        raise TypeError(f'{".".join(name)} is {str(value)[:50]!r}')
 
 
 def _read_flags(path: Path, flags: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
