@@ -23,7 +23,7 @@ from pathlib import Path
 from si_jax.environment import environment as versions
 from si_jax.files import write_json
 from tests.chaos.injection import Chain, as_json, chain, uninterrupted
-from tests.chaos.scenarios import ROOT, Evaluation, Scenario, Training
+from tests.chaos.scenarios import ROOT, Evaluation, Scenario, Training, environment
 
 # Of 100 kills: most where a start is cheap.
 SHARES = {1: 60, 2: 30, 4: 10}
@@ -36,6 +36,7 @@ def main() -> int:
     flags.add_argument('--minutes', type=float, default=40, help='no kill after these (default: %(default)s)')
     flags.add_argument('--seed', type=int, default=0)
     flags.add_argument('--side_by_side', type=int, default=1, help='runs at once (default: %(default)s)')
+    flags.add_argument('--fresh', action='store_true', help='import everything anew in each start')
     flags.add_argument('--output', type=Path, default=ROOT / 'results' / 'chaos.json')
     arguments = flags.parse_args()
     counts = [int(part) for part in arguments.processes.split(',')]
@@ -43,21 +44,23 @@ def main() -> int:
     until = time.monotonic() + 60 * arguments.minutes
     folder = Path(tempfile.mkdtemp(prefix='chaos-'))
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
-    lock = threading.Lock()
+    os.environ |= environment()  # what a fork has imported has read this
+    lock, fork = threading.Lock(), not arguments.fresh
     lost = missing = 0
 
     def work(scenario: Scenario) -> tuple[int, int]:
         kills, began = wanted[scenario], time.monotonic()
         rng = random.Random(f'{arguments.seed} {scenario.name}')
-        expected = uninterrupted(scenario, folder / scenario.name / 'whole')
+        expected = uninterrupted(scenario, folder / scenario.name / 'whole', fork=fork)
         chains: list[Chain] = []
         done = 0
         while done < kills and time.monotonic() < until:
             place = folder / scenario.name / str(len(chains))
             most = min(rng.randint(1, 5), kills - done)
-            chains.append(
-                chain(scenario, place, expected, most, rng, enough=lambda: time.monotonic() >= until)
+            ended = chain(
+                scenario, place, expected, most, rng, fork=fork, enough=lambda: time.monotonic() >= until
             )
+            chains.append(ended)
             done += len(chains[-1].faults)
             for reason in chains[-1].lost:
                 print(f'LOST, {scenario.name}, in {place}: {reason}', flush=True)

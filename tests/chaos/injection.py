@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tests.chaos.forks import Forked
 from tests.chaos.scenarios import PEER_TIMEOUT, ROOT, Scenario, damage, differences, environment
 
 # A start that does nothing for so long hangs; several processes on one core compile for a while.
@@ -47,10 +48,13 @@ class Chain(NamedTuple):
 class Started:
     """The processes of one start, with their output in files."""
 
-    def __init__(self, scenario: Scenario, folder: Path):
+    def __init__(self, scenario: Scenario, folder: Path, fork: bool):
         self.logs = [folder / f'log-{rank}' for rank in range(scenario.processes)]
-        self.processes = []
+        self.processes: list[Any] = []
         for command, log in zip(scenario.commands(folder), self.logs, strict=True):
+            if fork:
+                self.processes.append(Forked(command, log, environment()))
+                continue
             with open(log, 'w') as file:
                 self.processes.append(
                     subprocess.Popen(
@@ -83,10 +87,10 @@ class Started:
         return [process.returncode for process in self.processes]
 
 
-def uninterrupted(scenario: Scenario, folder: Path) -> dict[str, Any]:
+def uninterrupted(scenario: Scenario, folder: Path, *, fork: bool = False) -> dict[str, Any]:
     """What the scenario comes to if nothing happens to it."""
     folder.mkdir(parents=True)
-    run = Started(scenario, folder)
+    run = Started(scenario, folder, fork)
     if not run.wait(3 * HANGS) or any(run.codes()):
         raise RuntimeError(f'{scenario.name} does not run: {run.codes()}\n{run.output()[-3000:]}')
     return scenario.outcome(folder)
@@ -99,7 +103,7 @@ def chain(
     kills: int,
     rng: random.Random,
     *,
-    plain: bool = False,
+    fork: bool = False,
     enough: Callable[[], bool] = lambda: False,
 ) -> Chain:
     """Kills a run so many times (or less, if it ends before), then lets it end and compares.
@@ -110,7 +114,7 @@ def chain(
         expected: Of `uninterrupted`.
         kills: How often.
         rng: Chooses the points.
-        plain: Only SIGKILL to all processes, and no damage.
+        fork: Whether to start the commands as `forks` does.
         enough: Asked before each kill whether to leave it at those that were made.
     """
     folder.mkdir(parents=True)
@@ -118,10 +122,10 @@ def chain(
     lost: list[str] = []
     kept = None
     while not lost:
-        run = Started(scenario, folder)
+        run = Started(scenario, folder, fork)
         fault = None
         if len(faults) < kills and not enough():
-            fault = _kill(scenario, folder, run, rng, plain)
+            fault = _kill(scenario, folder, run, rng)
         ended = run.wait(HANGS if fault is None else _patience(fault))
         output, codes = run.output(), run.codes()
         said = scenario.said(output)
@@ -136,7 +140,7 @@ def chain(
         else:
             faults.append(fault)
             kept = scenario.kept(folder)
-            if not plain and fault.signal == 'SIGKILL' and rng.random() < 0.25:
+            if fault.signal == 'SIGKILL' and rng.random() < 0.25:
                 if files := scenario.damageable(folder):
                     faults[-1] = fault._replace(damage=damage(rng.choice(files), rng))
                     kept = None
@@ -150,7 +154,7 @@ def chain(
     return Chain(faults, lost)
 
 
-def _kill(scenario: Scenario, folder: Path, run: Started, rng: random.Random, plain: bool) -> Fault | None:
+def _kill(scenario: Scenario, folder: Path, run: Started, rng: random.Random) -> Fault | None:
     """Kills a run at a random point; None if it ended before."""
     at_first = scenario.progress(folder)
     if rng.random() < 0.1:  # wherever it is: importing, compiling, restoring
@@ -161,9 +165,9 @@ def _kill(scenario: Scenario, folder: Path, run: Started, rng: random.Random, pl
         while scenario.progress(folder) < wanted and run.running() and time.monotonic() < until:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.2))  # a checkpoint takes about as long to write
-    number = signal.SIGKILL if plain or rng.random() < 0.8 else signal.SIGTERM
+    number = signal.SIGKILL if rng.random() < 0.8 else signal.SIGTERM
     everyone = list(range(scenario.processes))
-    ranks = everyone if plain or len(everyone) == 1 or rng.random() < 0.5 else [rng.choice(everyone)]
+    ranks = everyone if len(everyone) == 1 or rng.random() < 0.5 else [rng.choice(everyone)]
     progress = scenario.progress(folder)
     if not run.running():
         return None
