@@ -27,14 +27,9 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
-from si_jax import manifest, parallel, processes
+from si_jax import checkpoint_manifest, manifest, parallel, processes
 from si_jax.errors import InputError, unknown
-
-# What the system says where a disk, a quota or a limit on the size of files (ulimit -f) has no room.
-NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
-
-
-LARGEST = 2**36  # numbers in one array; more is a damaged or hostile manifest
+from si_jax.files import NO_ROOM, no_room
 
 
 class CorruptCheckpointWarning(UserWarning):
@@ -182,7 +177,7 @@ class Checkpoints:
         """
         step = processes.together(lambda: self._choose(which))
         folder = self._folder(step)
-        content = _content(folder)
+        content = checkpoint_manifest.read(folder)
         assert content is not None  # _choose has just verified it
         stored = {
             path: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
@@ -209,7 +204,7 @@ class Checkpoints:
         steps = self._folders()
         if which == 'last':
             for step in reversed(steps):
-                if not (damage := _damage(self._folder(step))):
+                if not (damage := checkpoint_manifest.damage(self._folder(step))):
                     return step
                 self._pass_over(step, damage)
             found = f' ({len(steps)} incomplete or damaged)' if steps else ''
@@ -220,7 +215,7 @@ class Checkpoints:
         if which == 'best':
             for step in steps:
                 if not self._manifest(step):  # its metric is not known: it may have been the best
-                    self._pass_over(step, _damage(self._folder(step)))
+                    self._pass_over(step, checkpoint_manifest.damage(self._folder(step)))
             if (best := self.best_step) is None:
                 raise InputError(
                     f'no checkpoint with a held-out robust accuracy in {self.directory}: '
@@ -233,7 +228,7 @@ class Checkpoints:
                 raise InputError(f'no checkpoint of step {step} in {self.directory}, only of {self.steps()}')
         else:
             raise unknown('checkpoint', which, ['last', 'best', 'a step'])
-        if damage := _damage(self._folder(step)):
+        if damage := checkpoint_manifest.damage(self._folder(step)):
             others = [other for other in self.steps() if other != step]
             raise InputError(
                 f'checkpoint {self.directory / str(step)} is not usable: {damage}. '
@@ -255,10 +250,14 @@ class Checkpoints:
     def _folder(self, step: int) -> Path:
         """Folder of a step: the replaced one only as long as the later one is incomplete."""
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
-        return replaced if _content(replaced) and not _content(folder) else folder
+        return (
+            replaced
+            if checkpoint_manifest.read(replaced) and not checkpoint_manifest.read(folder)
+            else folder
+        )
 
     def _manifest(self, step: int) -> dict[str, Any] | None:
-        return _content(self._folder(step))
+        return checkpoint_manifest.read(self._folder(step))
 
     def _infos(self) -> list[_Info]:
         infos = []
@@ -298,7 +297,7 @@ class Checkpoints:
         """The error of a save that failed, saying what is still there."""
         last = self.latest_step
         kept = 'no earlier checkpoint exists' if last is None else f'the last good checkpoint is step {last}'
-        if code := _no_room(error):
+        if code := no_room(error):
             needed = sum(array.nbytes for array in arrays.values()) / 2**20
             return OSError(
                 code,
@@ -307,40 +306,6 @@ class Checkpoints:
             )
         code = (error.errno if isinstance(error, OSError) else None) or errno.EIO
         return OSError(code, f'could not save step {step} to {self.directory}: {error}; {kept}')
-
-
-def _content(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint, None where there is none or it cannot be one."""
-    content = manifest.read(folder)
-    return content if content and _describes_checkpoint(content) else None
-
-
-def _damage(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, None if nothing."""
-    if damage := manifest.damage(folder):
-        return damage
-    return None if _content(folder) else f'its {manifest.NAME} does not describe a checkpoint'
-
-
-def _describes_checkpoint(content: dict[str, Any]) -> bool:
-    """Whether all that is read from a manifest is there, and arrays are numbers of a size that can be."""
-    try:
-        metric, arrays = content['metric'], content['arrays']
-        if type(content['step']) is not int or not isinstance(content['metadata'], dict):
-            return False
-        if metric is not None and not (type(metric) in (int, float) and math.isfinite(metric)):
-            return False
-        if datetime.datetime.fromisoformat(content['time']).tzinfo is None:
-            return False
-        for shape, name in arrays.values():
-            dtype = np.dtype(name)
-            if str(dtype) != name or dtype.hasobject or dtype.names or dtype.itemsize > 16:
-                return False
-            if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) > LARGEST:
-                return False
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -396,13 +361,3 @@ def _check_same_arrays(folder: Path, stored: dict[str, Any], wanted: dict[str, A
             f'({len(differing)} of {len(paths)} arrays differ). '
             'Give the config it was trained with, or another --workdir'
         )
-
-
-def _no_room(error: BaseException | None) -> int:
-    """The code of `NO_ROOM` that an error or one behind it speaks of, or 0. TensorStore's have no errno."""
-    while error is not None:
-        for code, words in NO_ROOM.items():
-            if (isinstance(error, OSError) and error.errno == code) or words in str(error):
-                return code
-        error = error.__cause__ or error.__context__
-    return 0

@@ -1,5 +1,6 @@
 """Writing small files so that a reader sees the old content or the new one, never half of it."""
 
+import errno
 import json
 import os
 import stat
@@ -7,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+# What the system says where a disk, a quota or a limit on the size of files (ulimit -f) has no room.
+NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
 LARGEST_JSON = 2**28  # bytes; those that commands write have some thousand
 
 
@@ -82,3 +85,13 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         OSError: As in `write_atomic`.
     """
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+def no_room(error: BaseException | None) -> int:
+    """The code of `NO_ROOM` that an error or one behind it speaks of, or 0. TensorStore's have no errno."""
+    while error is not None:
+        for code, words in NO_ROOM.items():
+            if (isinstance(error, OSError) and error.errno == code) or words in str(error):
+                return code
+        error = error.__cause__ or error.__context__
+    return 0
