@@ -22,8 +22,10 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from si_jax import data, parallel, processes, watchdog
-from si_jax.checkpoints import Checkpoints
+from si_jax.checkpoints import Checkpoints, Restored
+from si_jax.errors import InputError
 from si_jax.evaluation.saved import digest
+from si_jax.files import check_fields
 from si_jax.metrics import MetricsWriter
 from si_jax.progress import Progress, progress, silent
 from si_jax.same import check_same
@@ -93,9 +95,9 @@ class _Run:
         if processes.together(lambda: self.checkpoints.latest_step) is not None:
             restored = self.checkpoints.restore('last', like=self._saved(state, carry))
             carry, self.kept = restored.state.pop('carry'), restored.state.pop('kept')
-            state, self.sums = TrainState(**restored.state), restored.metadata['epoch_sums']
+            state = TrainState(**restored.state)
+            self.sums, self.watched = _progress_of(restored, place)
             self.step_number = restored.step
-            self.watched = Watched(**restored.metadata['watched'])
             processes.say(f'resuming {place.path} at step {restored.step}')
         self.writer = None
         if processes.is_first():
@@ -277,6 +279,20 @@ class _Run:
         saved = self._saved(self.state, parallel.join_rows(self.carry))
         self.checkpoints.save(self.step_number, saved, metadata=metadata, metric=accuracy)
         self.last_save = time.monotonic()
+
+
+def _progress_of(restored: Restored, place: Workdir) -> tuple[dict[str, float], Watched]:
+    """The sums of the epoch under way, and what the guard remembers."""
+    try:
+        check_fields(restored.metadata, {('epoch_sums',): dict, ('watched',): dict})
+        sums = restored.metadata['epoch_sums']
+        check_fields(sums, {(name,): float for name in sums})
+        return sums, Watched(**restored.metadata['watched'])
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f'checkpoint {restored.step} in {place.path} was not written by this program ({error}): remove '
+            'it to go on from the one before, or give another --workdir'
+        ) from error
 
 
 def _weights(state: TrainState) -> dict[str, Any]:

@@ -7,12 +7,16 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
+import threading
+import time
 import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _context = multiprocessing.get_context('forkserver')
+_one_at_a_time = threading.Lock()
 _context.set_forkserver_preload(['tests.chaos.preload'])
 
 
@@ -21,25 +25,27 @@ class Forked:
 
     def __init__(self, command: list[str], log: Path, environment: dict[str, str]):
         self._process = _context.Process(target=_run, args=(command[1:], str(log), environment))
-        self._process.start()
+        with _one_at_a_time:
+            self._process.start()
 
     @property
     def returncode(self) -> int | None:
-        return self._process.exitcode
+        with _one_at_a_time:  # starting one reads the end of all, and an end can be read once
+            return self._process.exitcode
 
     def poll(self) -> int | None:
-        return self._process.exitcode
+        return self.returncode
 
     def send_signal(self, number: int) -> None:
-        if self._process.exitcode is None and self._process.pid:
+        if self.poll() is None and self._process.pid:
             os.kill(self._process.pid, number)
 
     def kill(self) -> None:
-        if self._process.exitcode is None:
-            self._process.kill()
+        self.send_signal(signal.SIGKILL)
 
     def wait(self) -> None:
-        self._process.join()
+        while self.poll() is None:
+            time.sleep(0.01)
 
 
 def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
