@@ -32,7 +32,9 @@ SHARES = {1: 72, 2: 24, 4: 4}
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument('--kills', type=int, default=100)
-    flags.add_argument('--processes', default='1,2,4', help='numbers of processes (default: %(default)s)')
+    flags.add_argument(
+        '--processes', default='4,2,1', help='numbers of processes, slowest first (default: %(default)s)'
+    )
     flags.add_argument('--minutes', type=float, default=40, help='no kill after these (default: %(default)s)')
     flags.add_argument('--seed', type=int, default=0)
     flags.add_argument('--side_by_side', type=int, default=1, help='runs at once (default: %(default)s)')
