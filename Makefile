@@ -2,6 +2,7 @@
 # make test         the whole test suite
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
 # make docs         the pages of docs/ as a site, in build/docs
+# make chaos        100 kills of training and evaluation at random points, and thousands of malformed inputs
 # make lint         formatting, lint and types
 # make format       put the formatting right
 #
@@ -10,6 +11,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORKERS ?= 2
 PYTEST_ARGS ?=
+MALFORMED ?= 5000
 
 RUN := $(VENV)/bin/python
 USER_STAMP := $(VENV)/.requirements-installed
@@ -17,7 +19,7 @@ DEV_STAMP := $(VENV)/.requirements-dev-installed
 WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
   "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
 
-.PHONY: quickstart test conformance docs lint format clean
+.PHONY: quickstart test conformance chaos docs lint format clean
 
 quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
@@ -31,6 +33,10 @@ conformance: $(USER_STAMP)
 docs: $(DEV_STAMP)
 	$(RUN) -m sphinx -q -E -W --keep-going -b html docs build/docs
 	@echo build/docs/index.html
+
+chaos: $(DEV_STAMP)
+	$(RUN) -m tests.chaos --side_by_side=$(WORKERS)
+	SI_JAX_MALFORMED=$(MALFORMED) $(RUN) -m pytest tests/hostile
 
 lint: $(DEV_STAMP)
 	$(RUN) -m ruff format --check .

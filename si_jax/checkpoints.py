@@ -8,9 +8,11 @@ checked before anything is restored: Orbax alone restores a data file with one f
     DIRECTORY/<step>.replaced/      an earlier checkpoint of that step, while the later one is being written
 """
 
+import contextlib
 import datetime
 import errno
 import json
+import logging
 import math
 import os
 import shutil
@@ -25,8 +27,9 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
-from si_jax import manifest, parallel, processes
+from si_jax import checkpoint_manifest, manifest, parallel, processes
 from si_jax.errors import InputError, unknown
+from si_jax.files import NO_ROOM, no_room
 
 
 class CorruptCheckpointWarning(UserWarning):
@@ -174,7 +177,7 @@ class Checkpoints:
         """
         step = processes.together(lambda: self._choose(which))
         folder = self._folder(step)
-        content = manifest.read(folder)
+        content = checkpoint_manifest.read(folder)
         assert content is not None  # _choose has just verified it
         stored = {
             path: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
@@ -183,7 +186,13 @@ class Checkpoints:
         }
         if like is not None:
             _check_same_arrays(folder, stored, dict(_leaves(like)), content['metadata'])
-        arrays = _read_arrays(folder / 'state', stored)
+        try:
+            arrays = _read_arrays(folder / 'state', stored)
+        except Exception as error:  # the files are those that were written, but no checkpoint of ours
+            raise InputError(
+                f'checkpoint {folder} cannot be read, though its files are as they were written '
+                f'({type(error).__name__}): was it written by another program or version of Orbax?'
+            ) from error
         if like is not None:
             state = jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path, _ in _leaves(like)])
         else:
@@ -195,7 +204,7 @@ class Checkpoints:
         steps = self._folders()
         if which == 'last':
             for step in reversed(steps):
-                if not (damage := manifest.damage(self._folder(step))):
+                if not (damage := checkpoint_manifest.damage(self._folder(step))):
                     return step
                 self._pass_over(step, damage)
             found = f' ({len(steps)} incomplete or damaged)' if steps else ''
@@ -206,7 +215,7 @@ class Checkpoints:
         if which == 'best':
             for step in steps:
                 if not self._manifest(step):  # its metric is not known: it may have been the best
-                    self._pass_over(step, manifest.damage(self._folder(step)))
+                    self._pass_over(step, checkpoint_manifest.damage(self._folder(step)))
             if (best := self.best_step) is None:
                 raise InputError(
                     f'no checkpoint with a held-out robust accuracy in {self.directory}: '
@@ -219,7 +228,7 @@ class Checkpoints:
                 raise InputError(f'no checkpoint of step {step} in {self.directory}, only of {self.steps()}')
         else:
             raise unknown('checkpoint', which, ['last', 'best', 'a step'])
-        if damage := manifest.damage(self._folder(step)):
+        if damage := checkpoint_manifest.damage(self._folder(step)):
             others = [other for other in self.steps() if other != step]
             raise InputError(
                 f'checkpoint {self.directory / str(step)} is not usable: {damage}. '
@@ -241,10 +250,14 @@ class Checkpoints:
     def _folder(self, step: int) -> Path:
         """Folder of a step: the replaced one only as long as the later one is incomplete."""
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
-        return replaced if manifest.read(replaced) and not manifest.read(folder) else folder
+        return (
+            replaced
+            if checkpoint_manifest.read(replaced) and not checkpoint_manifest.read(folder)
+            else folder
+        )
 
     def _manifest(self, step: int) -> dict[str, Any] | None:
-        return manifest.read(self._folder(step))
+        return checkpoint_manifest.read(self._folder(step))
 
     def _infos(self) -> list[_Info]:
         infos = []
@@ -264,7 +277,7 @@ class Checkpoints:
             preservation_policy=checkpoint_managers.LatestN(None),
         )
         tree = traverse_util.unflatten_dict(arrays, sep='/')
-        with ocp.CheckpointManager(self.directory, options=options) as manager:
+        with _quiet(), ocp.CheckpointManager(self.directory, options=options) as manager:
             manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)), force=True)
 
     def _prune(self, saved: int) -> None:
@@ -284,15 +297,27 @@ class Checkpoints:
         """The error of a save that failed, saying what is still there."""
         last = self.latest_step
         kept = 'no earlier checkpoint exists' if last is None else f'the last good checkpoint is step {last}'
-        if _disk_is_full(error):
+        if code := no_room(error):
             needed = sum(array.nbytes for array in arrays.values()) / 2**20
             return OSError(
-                errno.ENOSPC,
-                f'disk full while saving step {step} to {self.directory} (about {needed:.1f} MiB); {kept}. '
-                'Free some space and run the same command again',
+                code,
+                f'disk full while saving step {step} to {self.directory} (about {needed:.1f} MiB: '
+                f'{NO_ROOM[code]}); {kept}. Free some space and run the same command again',
             )
         code = (error.errno if isinstance(error, OSError) else None) or errno.EIO
         return OSError(code, f'could not save step {step} to {self.directory}: {error}; {kept}')
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tracebacks that Orbax's threads log before the error that they end in is raised."""
+    logger = logging.getLogger('absl')
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
@@ -336,14 +361,3 @@ def _check_same_arrays(folder: Path, stored: dict[str, Any], wanted: dict[str, A
             f'({len(differing)} of {len(paths)} arrays differ). '
             'Give the config it was trained with, or another --workdir'
         )
-
-
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether an error, or one of those that led to it, is about space. TensorStore's carry no errno."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if any(words in str(error) for words in ('No space left on device', 'Disk quota exceeded')):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

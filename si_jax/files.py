@@ -1,9 +1,16 @@
 """Writing small files so that a reader sees the old content or the new one, never half of it."""
 
+import errno
 import json
 import os
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+# What the system says where a disk, a quota or a limit on the size of files (ulimit -f) has no room.
+NO_ROOM = {code: os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)}
+LARGEST_JSON = 2**28  # bytes; those that commands write have some thousand
 
 
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
@@ -28,6 +35,47 @@ def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def read_json(path: str | os.PathLike) -> Any:
+    """What a JSON file holds that may come from anywhere.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is no JSON, nested too deep, too large, or no file but a pipe or a device, which might
+            never end.
+    """
+    path = Path(path)
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise ValueError('it is a pipe or a device')
+    if status.st_size > LARGEST_JSON:
+        raise ValueError(f'it has {status.st_size} bytes, more than {LARGEST_JSON}')
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError:
+        raise ValueError('it is nested too deep') from None
+
+
+def check_fields(content: Any, kinds: Mapping[tuple[str, ...], type]) -> None:
+    """Checks what a JSON file holds.
+
+    Args:
+        content: From `read_json`.
+        kinds: For each path of names, of which kind the value must be; float includes whole numbers.
+
+    Raises:
+        ValueError: A field is missing or of another kind; the first one is named.
+    """
+    for path, kind in kinds.items():
+        value = content
+        for name in path:
+            if not isinstance(value, Mapping) or name not in value:
+                raise ValueError(f'{name!r} is missing')
+            value = value[name]
+        wanted = (float, int) if kind is float else kind
+        if not isinstance(value, wanted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f'{".".join(path)} is {str(value)[:50]!r}')
+
+
 def write_json(path: str | os.PathLike, value: Any) -> None:
     """Replaces a file by `value` as indented JSON, in one step.
 
@@ -37,3 +85,13 @@ def write_json(path: str | os.PathLike, value: Any) -> None:
         OSError: As in `write_atomic`.
     """
     write_atomic(path, json.dumps(value, indent=2, allow_nan=False) + '\n')
+
+
+def no_room(error: BaseException | None) -> int:
+    """The code of `NO_ROOM` that an error or one behind it speaks of, or 0. TensorStore's have no errno."""
+    while error is not None:
+        for code, words in NO_ROOM.items():
+            if (isinstance(error, OSError) and error.errno == code) or words in str(error):
+                return code
+        error = error.__cause__ or error.__context__
+    return 0

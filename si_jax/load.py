@@ -1,7 +1,6 @@
 """Trained networks, read back from the folder of a run."""
 
 import dataclasses
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,20 @@ from ml_collections import ConfigDict
 
 from si_jax import data, models
 from si_jax.errors import InputError, unknown
+from si_jax.files import check_fields, read_json
 from si_jax.outputs import Outputs
+
+# What is read of a config, and of which kind it is.
+FIELDS: dict[tuple[str, ...], type] = {
+    ('data', 'name'): str,
+    ('model', 'arch'): str,
+    ('model', 'width'): int,
+    ('model', 'variant'): str,
+    ('model', 'normalise'): str,
+    ('defense',): dict,
+    ('threat', 'norm'): str,
+    ('threat', 'eps'): float,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +57,10 @@ def read_config(workdir: str | os.PathLike) -> ConfigDict:
     """
     path = Path(workdir) / 'config.json'
     try:
-        return ConfigDict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
+        config = read_json(path)
+        check_fields(config, FIELDS)
+        return ConfigDict(config)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f'{str(workdir)!r} is no workdir of train.py, {path.name} is missing or damaged ({error}): '
             'give the folder that train.py printed'

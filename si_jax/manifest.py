@@ -5,7 +5,7 @@ It is written last, so a folder without one was cut short. Its first line holds 
 
 import hashlib
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from si_jax.files import write_atomic
@@ -30,13 +30,29 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 
 
 def read(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a folder, None when it is absent or not byte for byte what was written."""
+    """The manifest of a folder, None when there is none, or not byte for byte what was written."""
     try:
         written = (folder / NAME).read_bytes()
         content = json.loads(written)['manifest']
-        return content if _serialise(content) == written else None
+        return content if _serialise(content) == written and _is_one(content) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
+
+
+def _is_one(content: Any) -> bool:
+    """Whether it has a format and names files inside of the folder: a digest proves no good will."""
+    if not isinstance(content, dict) or type(content.get('format')) is not int:
+        return False
+    files = content.get('files')
+    if content['format'] != FORMAT or not isinstance(files, dict):
+        return content['format'] != FORMAT
+    for name, entry in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or not path.parts or '..' in path.parts or '\0' in name:
+            return False
+        if not isinstance(entry, list) or list(map(type, entry)) != [int, str]:
+            return False
+    return True
 
 
 def damage(folder: Path) -> str | None:
@@ -50,6 +66,8 @@ def damage(folder: Path) -> str | None:
     for name, (size, digest) in content['files'].items():
         file = folder / name
         try:
+            if not file.is_file() and file.exists():
+                return f'{name} is no file'
             if (found := file.stat().st_size) != size:
                 return f'{name} has {found} bytes instead of {size}'
             if _digest(file) != digest:

@@ -104,7 +104,7 @@ def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     for text in Path(path).read_bytes().splitlines():
         try:
             line = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # the run was killed while it wrote this line
         if isinstance(line, dict) and isinstance(line.get('step'), int):
             yield line

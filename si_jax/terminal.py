@@ -91,12 +91,16 @@ def resumable(kept: str) -> Iterator[None]:
 
 
 def run(name: str, command: Callable[[], int | None]) -> int:
-    """The exit status of a command; a wrong input is one line on standard error, and so is Ctrl-C."""
+    """The exit status of a command; a wrong input, a full disk and Ctrl-C are one line on standard error."""
     try:
         return command() or OK
     except InputError as error:
         print(f'{name}: {error}', file=sys.stderr)
         return BAD_INPUT
+    except OSError as error:  # disk full, for example: what was written before is whole
+        reason = error if error.filename or not error.strerror else error.strerror
+        print(f'{name}: {reason}', file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         raise stopped('SIGINT', 'stopped at once') from None
 

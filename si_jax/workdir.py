@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 from si_jax import processes
 from si_jax.environment import environment
 from si_jax.errors import InputError
-from si_jax.files import write_json
+from si_jax.files import read_json, write_json
 
 # What a resumed run may change: fields, or sections with all that they hold. None of them changes a step that
 # was already taken. `epochs` does move the schedule of the steps to come: its boundaries are fractions of it.
 MAY_CHANGE = ('epochs', 'data.dir', 'workdir', 'logging', 'checkpoint')
+LONGEST_NAME = 100  # letters; file systems take 255 for the two that are joined
 
 
 class Workdir(NamedTuple):
@@ -54,6 +55,11 @@ def default_workdir(
             raise InputError(
                 f'{part!r} cannot name a folder in {root}/: '
                 'letters, digits, "_", "." and "-" can, and the first is no "." or "-"; or give --workdir'
+            )
+        if len(part) > LONGEST_NAME:
+            raise InputError(
+                f'{part[:40]!r}... has {len(part)} letters, a folder in {root}/ may have {LONGEST_NAME}: '
+                'shorten it, or give --workdir'
             )
     text = json.dumps(dict(overrides), sort_keys=True, default=str)
     return Path(root, '-'.join(parts), hashlib.sha256(text.encode()).hexdigest()[:8])
@@ -154,10 +160,10 @@ def _may_change(name: str) -> bool:
 
 def _read_config(path: Path) -> dict[str, Any] | None:
     try:
-        config = json.loads(path.read_bytes())
+        config = read_json(path)
     except FileNotFoundError:
         return None
-    except (ValueError, RecursionError):
+    except ValueError:
         config = None
     if not isinstance(config, dict):
         raise InputError(f'{path} is damaged: it holds no config. Restore it, or give another --workdir')

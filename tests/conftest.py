@@ -23,8 +23,10 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.abspath('.pytest_cach
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'
 
+import contextlib
 import gc
 import pathlib
+import resource
 import sys
 
 import jax
@@ -54,3 +56,19 @@ def shared() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f'no reference material: {path} is not a folder (set SI_JAX_SHARED)')
     return path.resolve()
+
+
+@pytest.fixture
+def no_room():
+    """A context in which no file of this process grows beyond so many bytes: a real error of the system."""
+
+    @contextlib.contextmanager
+    def limited(size: int):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited

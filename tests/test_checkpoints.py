@@ -345,6 +345,21 @@ def test_a_full_disk_leaves_the_last_good_checkpoint_and_says_so(two, tmp_path, 
     assert_bit_equal(Checkpoints(tmp_path).restore(like=make_state()).state, make_state(2))
 
 
+def test_a_limit_on_the_size_of_files_is_a_full_disk(two, tmp_path, no_room, capfd):
+    shutil.copytree(two, tmp_path, dirs_exist_ok=True)
+    before = files_of(tmp_path)
+    large = {'params': np.random.default_rng(0).normal(size=200_000)}
+    with no_room(100_000):
+        with pytest.raises(
+            OSError, match=r'disk full while saving step 3 .*1\.5 MiB: .* good checkpoint is step 2'
+        ):
+            Checkpoints(tmp_path).save(3, large, metadata={})
+    assert 'Traceback' not in capfd.readouterr().err
+    assert files_of(tmp_path) == before
+    assert_bit_equal(Checkpoints(tmp_path).restore(like=make_state()).state, make_state(2))
+    assert Checkpoints(tmp_path).save(3, large, metadata={})
+
+
 def test_a_full_disk_at_the_manifest(two, tmp_path, monkeypatch):
     shutil.copytree(two, tmp_path, dirs_exist_ok=True)
 

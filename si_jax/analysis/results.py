@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from si_jax import files
 from si_jax.analysis.cells import Training
 from si_jax.errors import InputError
 from si_jax.evaluation.result import SCHEMA
@@ -139,8 +140,8 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: It is damaged.
     """
     try:
-        about = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
+        about = files.read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(
             f'{path} is damaged ({error}): evaluate or train again, or move it out of the folder'
         ) from error

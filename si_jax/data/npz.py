@@ -2,11 +2,10 @@
 
 import pathlib
 import re
-import zipfile
-import zlib
 
 import numpy as np
 
+from si_jax import archives
 from si_jax.data import tfds
 from si_jax.errors import InputError
 
@@ -58,21 +57,13 @@ def _read_file(
     path: pathlib.Path, shape: tuple[int, int, int], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     try:
-        with path.open('rb') as stream, np.load(stream, allow_pickle=False) as archive:
-            missing = {'images', 'labels'} - set(archive.files)
-            if missing:
-                raise InputError(
-                    f'{path} has no array {sorted(missing)[0]!r}, only {sorted(archive.files)}: '
-                    'save it with np.savez(path, images=..., labels=...)'
-                )
-            images, labels = archive['images'], archive['labels']
-    except InputError:
-        raise
-    # TypeError: a lone .npy array under this name is no context manager.
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = archives.read(path, ('images', 'labels'))
+    except (OSError, ValueError) as error:
         raise InputError(
-            f'{path} cannot be read as an npz file ({error}): it is truncated or no npz; copy it again'
+            f'{path} {error}: it is truncated or no npz; copy it again, or save it with '
+            'np.savez(path, images=..., labels=...)'
         ) from error
+    images, labels = arrays['images'], arrays['labels']
     if images.dtype != np.uint8:
         raise InputError(f'{path}: images are {images.dtype}, not uint8: store whole numbers 0 to 255')
     if images.ndim != 4 or images.shape[1:] != shape:

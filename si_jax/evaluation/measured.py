@@ -1,19 +1,32 @@
 """Results read back from their files, and whether two of them were measured alike."""
 
-import io
-import json
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from si_jax import archives, files
 from si_jax.errors import InputError
 from si_jax.evaluation.result import SCHEMA
 
 # What both must have measured alike, apart from the images: field of the attack in the JSON.
 PROTOCOL = ('steps', 'step_size', 'restarts', 'eot_samples', 'protocol')
+# What every result has, and of which kind it is.
+FIELDS: dict[tuple[str, ...], type] = {
+    ('dataset',): dict,
+    ('dataset', 'examples'): int,
+    ('threat_model',): dict,
+    ('threat_model', 'norm'): str,
+    ('threat_model', 'eps'): float,
+    ('seed',): int,
+    ('precision',): dict,
+    ('warnings',): list,
+    ('attacks',): dict,
+    ('clean',): dict,
+    ('clean', 'accuracy'): float,
+    ('worst_case',): dict,
+    ('worst_case', 'accuracy'): float,
+}
 
 
 class Measured(NamedTuple):
@@ -70,7 +83,9 @@ def read_json(path: Path) -> dict[str, Any]:
         InputError: It is missing, damaged, or something else than a result.
     """
     try:
-        about = json.loads(_bytes(path))
+        about = files.read_json(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
     except ValueError as error:
         raise InputError(f'{path} is not JSON, or damaged ({error}): give what evaluate.py wrote') from None
     if not isinstance(about, dict) or 'schema' not in about:
@@ -80,42 +95,35 @@ def read_json(path: Path) -> dict[str, Any]:
             f'{path} has schema {about["schema"]!r}, known is {SCHEMA}: evaluate again with this version'
         )
     try:
-        about['dataset']['examples'], about['threat_model']['norm'], about['threat_model']['eps']
-        about['seed'], about['precision'].get, about['warnings']
-        for part in (about['clean'], about['worst_case'], *about['attacks'].values()):
-            float(part['accuracy'])
-    except (KeyError, TypeError, AttributeError) as error:
-        missing = f'{error} is missing' if isinstance(error, KeyError) else str(error)
+        files.check_fields(about, FIELDS)
+        for name in about['attacks']:
+            files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
+    except ValueError as error:
         raise InputError(
-            f'{path} is JSON, but no result of evaluate.py ({missing}): give the file of an evaluation, not '
+            f'{path} is JSON, but no result of evaluate.py ({error}): give the file of an evaluation, not '
             'that of a comparison or an audit'
         ) from None
     return about
 
 
 def _read_flags(path: Path, flags: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    content = io.BytesIO(_bytes(flags))
     try:
-        with np.load(content, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in names}
-    except (KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as error:
+        return archives.read(flags, names)
+    except OSError as error:
+        raise _unreadable(flags, error) from error
+    except ValueError as error:
         raise InputError(
             f'{flags} does not hold the flags of {path}, or is damaged ({error}): evaluate again'
         ) from error
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(
+def _unreadable(path: Path, error: OSError) -> InputError:
+    if isinstance(error, FileNotFoundError):
+        return InputError(
             f'there is no file {path}: a comparison needs the JSON file that evaluate.py wrote, and the '
             'flags of each image beside it as .npz'
-        ) from None
-    except OSError as error:
-        raise InputError(
-            f'{path} cannot be read ({error.strerror}): give a JSON file of evaluate.py'
-        ) from error
+        )
+    return InputError(f'{path} cannot be read ({error.strerror}): give a JSON file of evaluate.py')
 
 
 def check_alike(first: Measured, other: Measured) -> None:

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import shutil
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from si_jax import processes
+from si_jax import archives, processes
 from si_jax.errors import InputError
 from si_jax.evaluation.checks import disagreement
-from si_jax.files import write_atomic, write_json
+from si_jax.files import read_json, write_atomic, write_json
 from si_jax.progress import Part, Progress, part, silent
 
 Arrays = dict[str, Any]  # NumPy arrays and numbers
@@ -64,7 +63,9 @@ class Saved:
         self._folder = folder
         path = self._folder / 'identity.json'
         try:
-            before = json.loads(path.read_text())
+            before = read_json(path)
+            if not isinstance(before, dict):
+                raise ValueError('it is no table of settings')
         except FileNotFoundError:
             if self._folder.exists() and any(self._folder.iterdir()):
                 raise InputError(
@@ -74,6 +75,8 @@ class Saved:
             self._write('clean', {'logits': logits})
             write_json(path, identity)
             return
+        except ValueError as error:
+            raise InputError(f'{path} is damaged ({error}): remove {str(folder)!r} to begin anew') from None
         identity = json.loads(json.dumps(identity))
         differences = [
             f'{name} was {before.get(name)!r} and is {identity.get(name)!r}'
@@ -133,18 +136,22 @@ class Saved:
         if self._folder is None:
             return None
         try:
-            content = (self._folder / f'{unit}.npz').read_bytes()
-            return dict(np.load(io.BytesIO(content)))
-        except FileNotFoundError:
-            return None
-        except (ValueError, EOFError, zipfile.BadZipFile):
-            return None  # damaged: it is computed again
+            return archives.read(self._folder / f'{unit}.npz')
+        except (FileNotFoundError, archives.ArchiveError):
+            return None  # not there yet, or damaged: it is computed again
 
     def _write(self, unit: str, arrays: Arrays) -> None:
         if self._folder is not None:
             content = io.BytesIO()
             np.savez(content, **arrays)
-            write_atomic(self._folder / f'{unit}.npz', content.getvalue())
+            try:
+                write_atomic(self._folder / f'{unit}.npz', content.getvalue())
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f'could not keep {unit} in {self._folder}: {error.strerror}. What was finished before '
+                    'it is there: free some space and run the same command again',
+                ) from error
 
 
 def _from_all(units: dict[str, Arrays]) -> dict[str, Arrays]:

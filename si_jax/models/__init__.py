@@ -29,6 +29,7 @@ from si_jax.models.wide_resnet import WideResNet
 
 __all__ = ['ARCHITECTURES', 'DTYPES', 'NORMALISATIONS', 'create', 'use_convolution']
 
+LARGEST = 100_000  # filters of a layer, or classes
 DTYPES = ('bfloat16', 'float32', 'float64')
 
 
@@ -116,6 +117,8 @@ def _find(arch: str) -> Architecture:
     match = re.fullmatch(r'wrn_([1-9]\d*)_([1-9]\d*)', str(arch))
     if not match:
         raise unknown('architecture', arch, [*ARCHITECTURES, 'wrn_<depth>_<widen>'])
+    if max(map(len, match.groups())) > 4:
+        raise InputError(f'{arch[:40]} is larger than wrn_9994_9999: did you mean wrn_34_10?')
     depth, widen = map(int, match.groups())
     if depth < 10 or (depth - 4) % 6:
         near = max(10, 6 * round((depth - 4) / 6) + 4)
@@ -126,6 +129,8 @@ def _find(arch: str) -> Architecture:
 def _positive(name: str, value: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise InputError(f'{name}={value!r} is not a positive whole number')
+    if value > LARGEST:
+        raise InputError(f'{name}={value} is above {LARGEST}: no network is that wide')
     return value
 
 

@@ -13,156 +13,41 @@ the lock, the checkpoint, the clock, a signal. The first one writes what is writ
 
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from si_jax import data, defenses, models, parallel, processes, watchdog
-from si_jax.checkpoints import Checkpoints
-from si_jax.data import Dataset
-from si_jax.defenses import Defense
-from si_jax.errors import InputError, unknown
+from si_jax import data, parallel, processes, watchdog
+from si_jax.checkpoints import Checkpoints, Restored
+from si_jax.errors import InputError
 from si_jax.evaluation.saved import digest
+from si_jax.files import check_fields
 from si_jax.metrics import MetricsWriter
 from si_jax.progress import Progress, progress, silent
 from si_jax.same import check_same
 from si_jax.signals import InterruptGuard
 from si_jax.terminal import stopped
-from si_jax.threat import Threat
-from si_jax.training import schedules
-from si_jax.training.free import make_free_step
 from si_jax.training.heldout import HeldOut
 from si_jax.training.overfitting import OverfittingGuard, Watched
-from si_jax.training.resident import with_resident_data
-from si_jax.training.state import TrainState, create_state
-from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, metric_names
+from si_jax.training.setup import (
+    Setup,
+    batch_of_step,
+    compile_train_step,
+    initial_carry,
+    initial_state,
+    setup,
+)
+from si_jax.training.state import TrainState
 from si_jax.training.wishes import Wishes
 from si_jax.workdir import Workdir, open_together
 
-POSITIVE = {
-    'attack': ('steps', 'step_size'),
-    'evaluation': ('every_epochs', 'steps', 'step_size'),
-    'checkpoint': ('every_minutes', 'keep_last'),
-    'logging': ('every_steps',),
-}
-
 
 class DivergedError(ArithmeticError):
-    """A loss or gradient was not finite; the state before that step has been saved."""
-
-
-class Setup(NamedTuple):
-    """Everything a run needs, checked."""
-
-    config: ConfigDict
-    train: Dataset
-    validation: Dataset
-    defense: Defense
-    model: nn.Module
-    threat: Threat
-    schedule: optax.Schedule
-    optimiser: optax.GradientTransformation
-    steps_per_epoch: int
-
-
-def setup(config: ConfigDict) -> Setup:
-    """Checks a config and loads its data, before anything is computed or written.
-
-    Raises:
-        InputError: A value is wrong; the message names it, its limit and the remedy.
-    """
-    config = config.copy_and_resolve_references()
-    if config.data.name not in data.SOURCES:
-        raise unknown('data set', config.data.name, data.SOURCES)
-    threat = Threat(config.threat.norm, config.threat.eps)
-    threat.check(data.SOURCES[config.data.name].shape)
-    defense = defenses.from_config(config.defense)
-    for name in ('epochs', 'batch_size'):
-        _check_positive(name, config[name])
-    for section, names in POSITIVE.items():
-        for name in names:
-            _check_positive(f'{section}.{name}', config[section][name])
-    parallel.check_divisible(config.batch_size)
-    if not 0 <= config.overfitting.drop < 1:
-        raise InputError(f'overfitting.drop={config.overfitting.drop:g} is not in [0, 1): 0 is no guard')
-    if config.data.limit < 0:
-        raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
-    whole = data.load(config.data.name, 'train', config.data.dir)
-    train, validation = data.split_validation(whole, config.data.validation, config.data.split_seed)
-    if config.data.limit:
-        train = train._replace(
-            images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
-        )
-    model = models.create(
-        config.model.arch,
-        num_classes=train.num_classes,
-        width=config.model.width or None,
-        variant=config.model.variant or None,
-        normalise=config.model.normalise,
-        dtype=None if config.model.dtype == 'float32' else config.model.dtype,
-        bn_axis=parallel.AXIS if config.model.sync_bn else None,
-        hypersphere=defense.hypersphere,
-    )
-    steps_per_epoch = -(-len(train.labels) // config.batch_size)
-    schedule, optimiser = schedules.schedule_and_optimiser(
-        config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=steps_per_epoch
-    )
-    return Setup(config, train, validation, defense, model, threat, schedule, optimiser, steps_per_epoch)
-
-
-def compile_train_step(ready: Setup) -> Any:
-    """The compiled step (state, carry, resident data, (indices, mask), key) of a run."""
-    config, train = ready.config, ready.train
-    parts = ready.defense, ready.model, ready.optimiser
-    common = {'threat': ready.threat, 'axis_name': parallel.AXIS, 'sync_bn': config.model.sync_bn}
-    if ready.defense.step == 'free':
-        step = make_free_step(*parts, **common, step_size=config.attack.step_size)
-    else:
-        step = make_train_step(
-            *parts,
-            **common,
-            attack_steps=config.attack.steps,
-            attack_step_size=config.attack.step_size,
-            calendar=Calendar(ready.steps_per_epoch, config.epochs),
-        )
-    replays = ready.defense.replays
-    return parallel.compile_step(
-        with_resident_data(step, crop=train.crop, flip=train.flip, scale=train.scale, replays=replays)
-    )
-
-
-def initial_carry(ready: Setup) -> Any:
-    """The carry before the first step, in global row order: FreeAT's perturbation [B, H, W, C], else ()."""
-    if ready.defense.step != 'free':
-        return ()
-    return np.zeros((ready.config.batch_size, *ready.train.images.shape[1:]), np.float32)
-
-
-def batch_of_step(ready: Setup, step: int) -> tuple[int, int]:
-    """(pass over the data, position in it) of the batch that a step sees.
-
-    Replays count as epochs: with m of them, m epochs make one pass, and steps go on to the next batch after
-    every m.
-    """
-    return divmod(step // ready.defense.replays, ready.steps_per_epoch)
-
-
-def initial_state(ready: Setup) -> TrainState:
-    """The state before the first step, on one device."""
-    return create_state(
-        ready.model,
-        ready.optimiser,
-        metric_names(ready.defense),
-        seed=ready.config.seed,
-        image_shape=ready.train.images.shape[1:],
-    )
+    """A loss, gradient or update was not finite; the state before that step has been saved."""
 
 
 def run(config: ConfigDict, workdir: str) -> TrainState:
@@ -212,9 +97,9 @@ class _Run:
         if processes.together(lambda: self.checkpoints.latest_step) is not None:
             restored = self.checkpoints.restore('last', like=self._saved(state, carry))
             carry, self.kept = restored.state.pop('carry'), restored.state.pop('kept')
-            state, self.sums = TrainState(**restored.state), restored.metadata['epoch_sums']
+            state = TrainState(**restored.state)
+            self.sums, self.watched = _progress_of(restored, place)
             self.step_number = restored.step
-            self.watched = Watched(**restored.metadata['watched'])
             processes.say(f'resuming {place.path} at step {restored.step}')
         self.writer = None
         if processes.is_first():
@@ -363,8 +248,10 @@ class _Run:
             terms = {name: float(value) for name, value in jax.device_get(self.state.bad_terms).items()}
             self.state = self.state._replace(bad_step=parallel.replicate(jnp.int32(-1)))
             self._save(epoch)
+            finite = np.isfinite([terms['loss'], terms['gradient_norm']]).all()
+            what = 'the update of' if finite else ''
             raise DivergedError(
-                f'step {bad_step} (epoch {epoch + 1}) is not finite: '
+                f'{what} step {bad_step} (epoch {epoch + 1}) is not finite: '.lstrip()
                 + ', '.join(f'{name}={value:g}' for name, value in terms.items())
                 + '. The state before it is saved. Try a lower --config.schedule.peak, '
                 '--config.optimiser.clip_norm=1.0 or --config.model.dtype=float32, and look at the data.'
@@ -398,13 +285,22 @@ class _Run:
         self.last_save = time.monotonic()
 
 
+def _progress_of(restored: Restored, place: Workdir) -> tuple[dict[str, float], Watched]:
+    """The sums of the epoch under way, and what the guard remembers."""
+    try:
+        check_fields(restored.metadata, {('epoch_sums',): dict, ('watched',): dict})
+        sums = restored.metadata['epoch_sums']
+        check_fields(sums, {(name,): float for name in sums})
+        return sums, Watched(**restored.metadata['watched'])
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f'checkpoint {restored.step} in {place.path} was not written by this program ({error}): remove '
+            'it to go on from the one before, or give another --workdir'
+        ) from error
+
+
 def _weights(state: TrainState) -> dict[str, Any]:
     return {'params': state.params, 'batch_stats': state.batch_stats}
-
-
-def _check_positive(name: str, value: float) -> None:
-    if not value > 0:
-        raise InputError(f'{name}={value:g} must be positive')
 
 
 def _epoch_line(epoch: int, epochs: int, figures: dict[str, float]) -> str:

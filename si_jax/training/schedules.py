@@ -30,6 +30,8 @@ def step_decay(
     """
     if not peak > 0 or not 0 < factor <= 1:
         raise InputError(f'schedule.peak={peak:g} must be positive and schedule.factor={factor:g} in (0, 1]')
+    if not isinstance(boundaries, Sequence) or any(not isinstance(b, int | float) for b in boundaries):
+        raise InputError(f'schedule.boundaries={boundaries!r} must be numbers: for example (0.5, 0.75)')
     if list(boundaries) != sorted(boundaries) or any(not 0 < b < 1 for b in boundaries):
         raise InputError(
             f'schedule.boundaries={tuple(boundaries)} must increase within (0, 1): they are fractions of the '

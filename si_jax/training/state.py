@@ -18,8 +18,8 @@ class TrainState(NamedTuple):
         params: Parameters, float32.
         batch_stats: Running statistics of batch normalisation ({} without).
         opt_state: State of the optimiser.
-        bad_step: int32, the first step whose loss or gradient was not finite, or -1. Once set, the state no
-            longer changes.
+        bad_step: int32, the first step whose loss, gradient or update was not finite, or -1. Once set, the
+            state no longer changes.
         bad_terms: The metrics of that step.
     """
 

@@ -119,7 +119,8 @@ def guarded_update(
 ) -> tuple[TrainState, dict[str, Array], Array]:
     """The state after a step, its metrics, and whether it was made.
 
-    Where loss or gradient are not finite, or were not in an earlier step, the state stays as it is.
+    Where the loss, the gradient or anything in the state after the update is not finite, or was not in an
+    earlier step, the state stays as it is.
 
     Args:
         state: Before the step.
@@ -149,9 +150,16 @@ def guarded_update(
         opt_state=opt_state,
     )
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
+    # An update can overflow though loss and gradient are finite: that state must not be the one that is kept.
+    finite &= _all_finite((updated.params, updated.batch_stats, updated.opt_state))
     failed = state._replace(bad_step=state.step, bad_terms=metrics)
     good = state.bad_step < 0
     new = jax.tree.map(
         lambda kept, bad, new: jnp.where(good, jnp.where(finite, new, bad), kept), state, failed, updated
     )
     return new, metrics, good & finite
+
+
+def _all_finite(tree: Any) -> Array:
+    floating = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floating]))

@@ -72,7 +72,10 @@ BAD = {
     'label too large': ({'labels': np.array([0, 10, 3])}, r'label 10 of image 1 is not in \[0, 9\]'),
     'label negative': ({'labels': np.array([0, 1, -1])}, r'label -1 of image 2 is not in \[0, 9\]'),
     'no labels': ({'labels': None}, r"has no array 'labels', only \['images'\]"),
-    'pickled labels': ({'labels': np.array([0, 'a', None], dtype=object)}, 'cannot be read as an npz file'),
+    'pickled labels': (
+        {'labels': np.array([0, 'a', None], dtype=object)},
+        "holds Python objects as 'labels'",
+    ),
 }
 
 

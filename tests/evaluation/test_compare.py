@@ -231,7 +231,8 @@ def test_files_that_are_no_results(write, tmp_path, capsys):
         (b'{"schema": 9}', 'b.json has schema 9, known is 1'),
         (json.dumps(comparison).encode(), "no result of evaluate.py .'dataset' is missing.*a comparison"),
         (json.dumps(whole | {'attacks': ['pgd']}).encode(), 'b.json is JSON, but no result'),
-        (json.dumps(whole | {'warnings': 1, 'clean': {}}).encode(), "'accuracy' is missing"),
+        (json.dumps(whole | {'clean': {}}).encode(), "'accuracy' is missing"),
+        (json.dumps(whole | {'warnings': 1}).encode(), "no result of evaluate.py .warnings is '1'"),
     ):
         (tmp_path / 'b.json').write_bytes(content)
         with pytest.raises(InputError, match=message):

@@ -1,13 +1,5 @@
 """Interrupted evaluations go on where they were, and only those."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +12,6 @@ from si_jax.evaluation.saved import Saved, digest
 from tests.evaluation.problems import images_and_labels, net
 from tests.evaluation.searches import quicken
 
-ROOT = Path(__file__).resolve().parents[2]
 NET = net()
 IMAGES, LABELS = images_and_labels(40, NET)
 SETTINGS = {'attacks': 'pgd,autoattack,rays', 'eps': 0.04, 'steps': 2, 'restarts': 2, 'batch_size': 8}
@@ -46,7 +37,7 @@ def same(result, other):
         assert_array_equal(result.correct[name], other.correct[name])
     for name in result.images:
         assert_array_equal(result.images[name], other.images[name])
-    for name in ('autoattack', 'rays'):
+    for name in {'autoattack', 'rays'} & result.attacks.keys():
         assert_array_equal(result.attacks[name].queries, other.attacks[name].queries)
 
 
@@ -94,6 +85,25 @@ def test_a_damaged_unit_is_computed_again(tmp_path):
     same(run(state), whole)
 
 
+def test_a_full_disk_leaves_what_is_finished_and_says_so(tmp_path, monkeypatch, no_room):
+    state, whole = tmp_path / 'state', run(attacks='pgd')
+    write, finished = Saved._write, []
+
+    def full(self, unit, arrays):
+        with no_room(100 if len(finished) == 4 else 2**30):
+            write(self, unit, arrays)
+        finished.append(unit)
+
+    monkeypatch.setattr(Saved, '_write', full)
+    with pytest.raises(
+        OSError, match='could not keep .* in .*state: File too large. What was finished .* space'
+    ):
+        run(state, attacks='pgd')
+    monkeypatch.setattr(Saved, '_write', write)
+    assert sorted(path.stem for path in state.iterdir()) == sorted([*finished, 'identity'])
+    same(run(state, attacks='pgd'), whole)
+
+
 OTHER = net(seed=1)
 REFUSED = {
     'seed': ({'seed': 1}, 'seed was 0 and is 1'),
@@ -138,74 +148,3 @@ def test_digests_tell_values_shapes_and_types_apart():
     assert len({digest(array) for array in arrays}) == len(arrays)
     assert digest(jax.random.key(0)) != digest(jax.random.key(1))
     assert digest(np.zeros(2), np.ones(2)) != digest(np.ones(2), np.zeros(2))
-
-
-# The nearest mean of a class, |x - m|^2 less what all classes share.
-MODEL = """
-import jax.numpy as jnp
-import numpy as np
-from si_jax import data
-
-def build():
-    train = data.load('digits', 'train')
-    images = np.asarray(train.images, np.float32).reshape(len(train.labels), -1) / 16
-    means = np.stack([images[train.labels == k].mean(0) for k in range(10)])
-    w, b = jnp.asarray(2 * means.T), -jnp.asarray((means**2).sum(1))
-    return lambda x: x.reshape(len(x), -1) @ w + b
-"""
-
-
-# Of evaluate.py, at random moments. The suite makes do with a few; SI_JAX_KILLS=10 asks for more.
-KILLS = int(os.environ.get('SI_JAX_KILLS', '4'))
-# 40 units of work, of which those of PGD take a few hundredths of a second and that of Square two.
-FLAGS = '--dataset=digits --num_examples=64 --attacks=pgd,autoattack --eps=0.05 --restarts=20'
-
-
-def test_the_same_command_after_kills_at_random_moments_gives_the_same_file(tmp_path):
-    (tmp_path / 'model.py').write_text(MODEL)
-    environment = os.environ | {'XLA_FLAGS': '', 'JAX_ENABLE_X64': '0', 'PYTHONPATH': str(ROOT)}
-    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'cwd': tmp_path, 'env': environment}
-
-    def command(name):
-        model = f'--model={tmp_path / "model.py"}:build'
-        return [sys.executable, ROOT / 'evaluate.py', model, *FLAGS.split(), f'--output={name}.json']
-
-    def finished(name):
-        result = json.loads((tmp_path / f'{name}.json').read_text())
-        result.pop('timing')
-        # The command names the output, and the source may be edited while a test runs.
-        for key in ('command', 'git_commit', 'git_dirty'):
-            result['environment'].pop(key)
-        return result, dict(np.load(tmp_path / f'{name}.npz'))
-
-    subprocess.run(command('whole'), check=True, **pipes)
-    whole, flags = finished('whole')
-
-    rng, kills, resumed, attempt = np.random.default_rng(0), 0, 0, 0
-    while kills < KILLS:  # another evaluation, if one ends before it was killed often enough
-        name, attempt = f'killed{attempt}', attempt + 1
-        state = tmp_path / f'{name}.partial'
-        while True:
-            process = subprocess.Popen(command(name), **pipes)
-            if kills < KILLS:
-                units = len(list(state.glob('*.npz')))
-                resumed += units > 0
-                # After some units more, between two writes or in one; or after none, as it starts.
-                wanted = units + int(rng.integers(0, 10))
-                late = rng.uniform(0, 0.2 if wanted > units else 3)
-                while len(list(state.glob('*.npz'))) < wanted and process.poll() is None:
-                    time.sleep(0.005)
-                time.sleep(late)
-                process.send_signal(signal.SIGKILL)
-            _, errors = process.communicate()
-            if process.returncode == 0:
-                break
-            assert process.returncode == -signal.SIGKILL, errors
-            kills += 1
-        assert not state.exists()
-        result, correct = finished(name)
-        assert result == whole
-        assert set(correct) == set(flags)
-        for key in flags:
-            assert_array_equal(correct[key], flags[key])
-    assert kills == KILLS and resumed > 0

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Picture
 
 from si_jax.errors import InputError
 from si_jax.evaluation.result import check_output
-from si_jax.files import write_atomic
+from si_jax.files import read_json, write_atomic
 
 SCHEMA = 1
 DIGITS = 5  # significant ones, of what is written
@@ -64,7 +64,7 @@ def read_numbers(path: str, figure: str) -> dict[str, Any]:
     """
     file = check_output(path)
     try:
-        numbers = json.loads(file.read_text())
+        numbers = read_json(file)
     except (OSError, ValueError) as error:
         raise InputError(f'{path} cannot be read ({error}): give a file that --figure wrote') from error
     found = numbers if isinstance(numbers, dict) else {}

@@ -1,0 +1,159 @@
+"""What a run is made of: a config checked field by field, its data, and the programs that it compiles."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from si_jax import data, defenses, models, parallel
+from si_jax.data import Dataset
+from si_jax.defenses import Defense
+from si_jax.errors import InputError, unknown
+from si_jax.threat import Threat
+from si_jax.training import schedules
+from si_jax.training.free import make_free_step
+from si_jax.training.resident import with_resident_data
+from si_jax.training.state import TrainState, create_state
+from si_jax.training.step import make_train_step
+from si_jax.training.update import Calendar, metric_names
+
+POSITIVE = {
+    'attack': ('steps', 'step_size'),
+    'evaluation': ('every_epochs', 'steps', 'step_size'),
+    'checkpoint': ('every_minutes', 'keep_last'),
+    'logging': ('every_steps',),
+}
+
+
+LARGEST = 2**31 - 1
+
+
+class Setup(NamedTuple):
+    """Everything a run needs, checked."""
+
+    config: ConfigDict
+    train: Dataset
+    validation: Dataset
+    defense: Defense
+    model: nn.Module
+    threat: Threat
+    schedule: optax.Schedule
+    optimiser: optax.GradientTransformation
+    steps_per_epoch: int
+
+
+def setup(config: ConfigDict) -> Setup:
+    """Checks a config and loads its data, before anything is computed or written.
+
+    Raises:
+        InputError: A value is wrong; the message names it, its limit and the remedy.
+    """
+    config = config.copy_and_resolve_references()
+    _check_numbers(config.to_dict())
+    if config.data.name not in data.SOURCES:
+        raise unknown('data set', config.data.name, data.SOURCES)
+    threat = Threat(config.threat.norm, config.threat.eps)
+    threat.check(data.SOURCES[config.data.name].shape)
+    defense = defenses.from_config(config.defense)
+    for name in ('epochs', 'batch_size'):
+        _check_positive(name, config[name])
+    for section, names in POSITIVE.items():
+        for name in names:
+            _check_positive(f'{section}.{name}', config[section][name])
+    parallel.check_divisible(config.batch_size)
+    if not 0 <= config.overfitting.drop < 1:
+        raise InputError(f'overfitting.drop={config.overfitting.drop:g} is not in [0, 1): 0 is no guard')
+    if config.data.limit < 0:
+        raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
+    whole = data.load(config.data.name, 'train', config.data.dir)
+    train, validation = data.split_validation(whole, config.data.validation, config.data.split_seed)
+    if config.data.limit:
+        train = train._replace(
+            images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
+        )
+    model = models.create(
+        config.model.arch,
+        num_classes=train.num_classes,
+        width=config.model.width or None,
+        variant=config.model.variant or None,
+        normalise=config.model.normalise,
+        dtype=None if config.model.dtype == 'float32' else config.model.dtype,
+        bn_axis=parallel.AXIS if config.model.sync_bn else None,
+        hypersphere=defense.hypersphere,
+    )
+    steps_per_epoch = -(-len(train.labels) // config.batch_size)
+    schedule, optimiser = schedules.schedule_and_optimiser(
+        config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=steps_per_epoch
+    )
+    return Setup(config, train, validation, defense, model, threat, schedule, optimiser, steps_per_epoch)
+
+
+def compile_train_step(ready: Setup) -> Any:
+    """The compiled step (state, carry, resident data, (indices, mask), key) of a run."""
+    config, train = ready.config, ready.train
+    parts = ready.defense, ready.model, ready.optimiser
+    common = {'threat': ready.threat, 'axis_name': parallel.AXIS, 'sync_bn': config.model.sync_bn}
+    if ready.defense.step == 'free':
+        step = make_free_step(*parts, **common, step_size=config.attack.step_size)
+    else:
+        step = make_train_step(
+            *parts,
+            **common,
+            attack_steps=config.attack.steps,
+            attack_step_size=config.attack.step_size,
+            calendar=Calendar(ready.steps_per_epoch, config.epochs),
+        )
+    replays = ready.defense.replays
+    return parallel.compile_step(
+        with_resident_data(step, crop=train.crop, flip=train.flip, scale=train.scale, replays=replays)
+    )
+
+
+def initial_carry(ready: Setup) -> Any:
+    """The carry before the first step, in global row order: FreeAT's perturbation [B, H, W, C], else ()."""
+    if ready.defense.step != 'free':
+        return ()
+    return np.zeros((ready.config.batch_size, *ready.train.images.shape[1:]), np.float32)
+
+
+def batch_of_step(ready: Setup, step: int) -> tuple[int, int]:
+    """(pass over the data, position in it) of the batch that a step sees.
+
+    Replays count as epochs: with m of them, m epochs make one pass, and steps go on to the next batch after
+    every m.
+    """
+    return divmod(step // ready.defense.replays, ready.steps_per_epoch)
+
+
+def initial_state(ready: Setup) -> TrainState:
+    """The state before the first step, on one device."""
+    return create_state(
+        ready.model,
+        ready.optimiser,
+        metric_names(ready.defense),
+        seed=ready.config.seed,
+        image_shape=ready.train.images.shape[1:],
+    )
+
+
+def _check_numbers(fields: Mapping[str, Any], prefix: str = '') -> None:
+    """Refuses what no field can be: a number that is not finite, or a whole one that does not fit 32 bits."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            _check_numbers(value, f'{prefix}{name}.')
+        for one in value if isinstance(value, tuple | list) else [value]:
+            if isinstance(one, float) and not math.isfinite(one):
+                raise InputError(f'{prefix}{name}={value} is not finite: give a number')
+            if isinstance(one, int) and abs(one) > LARGEST:
+                raise InputError(
+                    f'{prefix}{name}={str(value)[:40]} is beyond {LARGEST}: give a smaller number'
+                )
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise InputError(f'{name}={value:g} must be positive')

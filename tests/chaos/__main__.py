@@ -1,0 +1,118 @@
+"""Kills training and evaluation at random points, and compares what becomes of them with undisturbed runs.
+
+    python -m tests.chaos                      # 100 kills over 1, 2 and 4 processes, at most 40 minutes
+    python -m tests.chaos --kills=20 --processes=1 --seed=3
+
+`--output` gets one row a scenario, replaced after every run; rows of other scenarios in the file stay. Exit
+status 1 if a kill was not survived or the time did not suffice.
+"""
+
+import argparse
+import fcntl
+import json
+import os
+import random
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from si_jax.environment import environment as versions
+from si_jax.files import write_json
+from tests.chaos.injection import Chain, as_json, chain, uninterrupted
+from tests.chaos.scenarios import ROOT, Evaluation, Scenario, Training, environment
+
+# Of 100 kills: most where a start is cheap.
+SHARES = {1: 72, 2: 24, 4: 4}
+
+
+def main() -> int:
+    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags.add_argument('--kills', type=int, default=100)
+    flags.add_argument(
+        '--processes', default='4,2,1', help='numbers of processes, slowest first (default: %(default)s)'
+    )
+    flags.add_argument('--minutes', type=float, default=40, help='no kill after these (default: %(default)s)')
+    flags.add_argument('--seed', type=int, default=0)
+    flags.add_argument('--side_by_side', type=int, default=1, help='runs at once (default: %(default)s)')
+    flags.add_argument('--fresh', action='store_true', help='import everything anew in each start')
+    flags.add_argument('--output', type=Path, default=ROOT / 'results' / 'chaos.json')
+    arguments = flags.parse_args()
+    counts = [int(part) for part in arguments.processes.split(',')]
+    wanted = _shares(arguments.kills, counts)
+    until = time.monotonic() + 60 * arguments.minutes
+    folder = Path(tempfile.mkdtemp(prefix='chaos-'))
+    os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
+    os.environ |= environment()  # what a fork has imported has read this
+    lock, fork = threading.Lock(), not arguments.fresh
+    lost = missing = 0
+
+    def work(scenario: Scenario) -> tuple[int, int]:
+        kills, began = wanted[scenario], time.monotonic()
+        rng = random.Random(f'{arguments.seed} {scenario.name}')
+        expected = uninterrupted(scenario, folder / scenario.name / 'whole', fork=fork)
+        chains: list[Chain] = []
+        done = 0
+        while done < kills and time.monotonic() < until:
+            place = folder / scenario.name / str(len(chains))
+            most = min(rng.randint(1, 5), kills - done)
+            ended = chain(
+                scenario, place, expected, most, rng, fork=fork, enough=lambda: time.monotonic() >= until
+            )
+            chains.append(ended)
+            done += len(chains[-1].faults)
+            for reason in chains[-1].lost:
+                print(f'LOST, {scenario.name}, in {place}: {reason}', flush=True)
+            print(f'{scenario.name}: {done} of {kills} kills, {len(chains)} runs', flush=True)
+            row = as_json(chains) | {
+                'wanted': kills, 'seed': arguments.seed, 'minutes': round((time.monotonic() - began) / 60, 1),
+                'command': f'python -m tests.chaos {" ".join(sys.argv[1:])}'.strip(),
+            }  # fmt: skip
+            with lock, open(Path(tempfile.gettempdir()) / 'si_jax-chaos.lock', 'w') as others:
+                fcntl.flock(others, fcntl.LOCK_EX)  # of a second command with the same output
+                _write(arguments.output, scenario.name, row)
+        counted = as_json(chains)
+        return counted['lost'], kills - counted['faults']
+
+    with ThreadPoolExecutor(arguments.side_by_side) as pool:
+        for lost_here, missing_here in pool.map(work, wanted):
+            lost, missing = lost + lost_here, missing + missing_here
+    injected = arguments.kills - missing
+    print(f'faults injected: {injected}, survived: {injected - lost}, lost: {lost}')
+    if missing:
+        print(f'{missing} of {arguments.kills} kills were not made in {arguments.minutes:g} minutes')
+    if not lost:
+        shutil.rmtree(folder)
+    return int(lost > 0 or missing > 0)
+
+
+def _shares(kills: int, counts: list[int]) -> dict[Scenario, int]:
+    """How many kills each scenario gets; together exactly `kills`."""
+    kinds = (Training, Evaluation)
+    scenarios = [kind(count) for count in counts for kind in kinds]
+    weights = [SHARES.get(one.processes, 10) / len(kinds) for one in scenarios]
+    total, given, before = sum(weights), {}, 0.0
+    for scenario, weight in zip(scenarios, weights, strict=True):
+        given[scenario] = round(kills * (before + weight) / total) - round(kills * before / total)
+        before += weight
+    return {scenario: share for scenario, share in given.items() if share}
+
+
+def _write(output: Path, name: str, row: dict) -> None:
+    content = json.loads(output.read_text()) if output.exists() else {'scenarios': {}}
+    known = versions()
+    content['scenarios'][name] = row | {
+        'environment': {key: known[key] for key in known if key not in ('command',)}
+    }
+    rows = content['scenarios'].values()
+    content['together'] = {
+        key: sum(one[key] for one in rows) for key in ('faults', 'survived', 'lost', 'runs')
+    }
+    write_json(output, content)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

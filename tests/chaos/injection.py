@@ -1,0 +1,201 @@
+"""Runs of a scenario that are killed at random points and started again, until they end by themselves."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.chaos.forks import Forked
+from tests.chaos.scenarios import PEER_TIMEOUT, ROOT, Scenario, damage, differences, environment
+
+# A start that does nothing for so long hangs; several processes on one core compile for a while.
+HANGS = 240
+
+
+class Fault(NamedTuple):
+    """One kill.
+
+    Attributes:
+        signal: SIGKILL or SIGTERM.
+        target: 'all' processes, or the rank of the one that got it; the others have to end by themselves.
+        progress: How far the run was, see `Scenario.progress`.
+        damage: What was done to a file afterwards, '' for nothing.
+    """
+
+    signal: str
+    target: str
+    progress: int
+    damage: str
+
+
+class Chain(NamedTuple):
+    """A run with its kills, up to its end.
+
+    Attributes:
+        faults: In their order.
+        lost: What is not as it should be; empty if the run survived all of them.
+    """
+
+    faults: list[Fault]
+    lost: list[str]
+
+
+class Started:
+    """The processes of one start, with their output in files."""
+
+    def __init__(self, scenario: Scenario, folder: Path, fork: bool):
+        self.logs = [folder / f'log-{rank}' for rank in range(scenario.processes)]
+        self.processes: list[Any] = []
+        for command, log in zip(scenario.commands(folder), self.logs, strict=True):
+            if fork:
+                self.processes.append(Forked(command, log, environment()))
+                continue
+            with open(log, 'w') as file:
+                self.processes.append(
+                    subprocess.Popen(
+                        command, cwd=ROOT, env=environment(), stdout=file, stderr=subprocess.STDOUT
+                    )
+                )
+
+    def running(self) -> bool:
+        return any(process.poll() is None for process in self.processes)
+
+    def send(self, number: signal.Signals, ranks: list[int]) -> None:
+        for rank in ranks:
+            self.processes[rank].send_signal(number)
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for the end of all; False if it did not come, and they were killed."""
+        until = time.monotonic() + seconds
+        while self.running() and time.monotonic() < until:
+            time.sleep(0.01)
+        ended = not self.running()
+        for process in self.processes:
+            process.kill()
+            process.wait()
+        return ended
+
+    def output(self) -> str:
+        return '\n'.join(log.read_text(errors='replace') for log in self.logs)
+
+    def codes(self) -> list[int | None]:
+        return [process.returncode for process in self.processes]
+
+
+def uninterrupted(scenario: Scenario, folder: Path, *, fork: bool = False) -> dict[str, Any]:
+    """What the scenario comes to if nothing happens to it."""
+    folder.mkdir(parents=True)
+    run = Started(scenario, folder, fork)
+    if not run.wait(3 * HANGS) or any(run.codes()):
+        raise RuntimeError(f'{scenario.name} does not run: {run.codes()}\n{run.output()[-3000:]}')
+    return scenario.outcome(folder)
+
+
+def chain(
+    scenario: Scenario,
+    folder: Path,
+    expected: dict[str, Any],
+    kills: int,
+    rng: random.Random,
+    *,
+    fork: bool = False,
+    enough: Callable[[], bool] = lambda: False,
+) -> Chain:
+    """Kills a run so many times (or less, if it ends before), then lets it end and compares.
+
+    Args:
+        scenario: What is run.
+        folder: An empty place for it.
+        expected: Of `uninterrupted`.
+        kills: How often.
+        rng: Chooses the points.
+        fork: Whether to start the commands as `forks` does.
+        enough: Asked before each kill whether to leave it at those that were made.
+    """
+    folder.mkdir(parents=True)
+    faults: list[Fault] = []
+    lost: list[str] = []
+    kept = None
+    while not lost:
+        run = Started(scenario, folder, fork)
+        fault = None
+        if len(faults) < kills and not enough():
+            fault = _kill(scenario, folder, run, rng)
+        ended = run.wait(HANGS if fault is None else _patience(fault))
+        output, codes = run.output(), run.codes()
+        said = scenario.said(output)
+        if kept is not None and said is not None and said < kept:
+            lost.append(f'went on at step {said}, though a checkpoint of step {kept} was whole')
+        if not ended:
+            lost.append(f'hung after {fault or "no fault"}: {codes}\n{output[-1500:]}')
+        elif fault is None:
+            if any(codes):
+                lost.append(f'did not end well: {codes}\n{output[-1500:]}')
+            break
+        else:
+            faults.append(fault)
+            kept = scenario.kept(folder)
+            if fault.signal == 'SIGKILL' and rng.random() < 0.25:
+                if files := scenario.damageable(folder):
+                    faults[-1] = fault._replace(damage=damage(rng.choice(files), rng))
+                    kept = None
+    if not lost:
+        try:
+            lost += [f'{name} differs' for name in differences(scenario.outcome(folder), expected)]
+        except Exception as error:
+            lost.append(f'no outcome: {error!r}')
+    if not lost:
+        shutil.rmtree(folder)
+    return Chain(faults, lost)
+
+
+def _kill(scenario: Scenario, folder: Path, run: Started, rng: random.Random) -> Fault | None:
+    """Kills a run at a random point; None if it ended before."""
+    at_first = scenario.progress(folder)
+    if rng.random() < 0.1:  # wherever it is: importing, compiling, restoring
+        time.sleep(rng.uniform(0, 6))
+    else:
+        wanted = at_first + rng.randint(1, max(1, (scenario.whole() - at_first + 1) // 2))
+        until = time.monotonic() + HANGS
+        while scenario.progress(folder) < wanted and run.running() and time.monotonic() < until:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.2))  # a checkpoint takes about as long to write
+    number = signal.SIGKILL if rng.random() < 0.8 else signal.SIGTERM
+    everyone = list(range(scenario.processes))
+    ranks = everyone if len(everyone) == 1 or rng.random() < 0.5 else [rng.choice(everyone)]
+    progress = scenario.progress(folder)
+    if not run.running():
+        return None
+    run.send(number, ranks)
+    target = 'all' if ranks == everyone else f'rank {ranks[0]}'
+    return Fault(number.name, target, progress, '')
+
+
+def _patience(fault: Fault) -> float:
+    """How long the processes may take to end after a fault."""
+    return 5 if (fault.signal, fault.target) == ('SIGKILL', 'all') else 60 + 3 * PEER_TIMEOUT
+
+
+def as_json(chains: list[Chain]) -> dict[str, Any]:
+    """Counts and all faults, in JSON's types."""
+    faults = [fault for one in chains for fault in one.faults]
+    lost = [len(one.faults) for one in chains if one.lost]
+    counts = {
+        'faults': len(faults),
+        'survived': len(faults) - sum(lost),
+        'lost': sum(lost),
+        'runs': len(chains),
+    }
+    kinds: dict[str, int] = {}
+    for fault in faults:
+        kind = f'{fault.signal} to {"all" if fault.target == "all" else "one"}'
+        kinds[kind] = kinds.get(kind, 0) + 1
+    kinds['then a file damaged'] = sum(bool(fault.damage) for fault in faults)
+    points = [[list(fault) for fault in one.faults] for one in chains]
+    reasons = [one.lost for one in chains if one.lost]
+    return json.loads(json.dumps(counts | {'by kind': kinds, 'reasons': reasons, 'points': points}))

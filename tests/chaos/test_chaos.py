@@ -1,0 +1,42 @@
+"""A few kills at random points, for the suite; `make chaos` makes 100."""
+
+import random
+
+import pytest
+
+from si_jax.checkpoints import Checkpoints
+from tests.chaos.injection import chain, uninterrupted
+from tests.chaos.scenarios import Evaluation, Training, damage, differences
+
+
+@pytest.mark.parametrize(('scenario', 'kills'), [(Training(1), 2), (Evaluation(1), 2)], ids=lambda x: str(x))
+def test_kills_at_random_points_lose_nothing(scenario, kills, tmp_path):
+    expected, rng = uninterrupted(scenario, tmp_path / 'whole'), random.Random(scenario.name)
+    assert len(expected) > 20
+    done, attempt = 0, 0
+    while done < kills:  # another run, if one ends before it was killed often enough
+        attempt += 1
+        one = chain(scenario, tmp_path / str(attempt), expected, kills - done, rng)
+        assert not one.lost
+        done += len(one.faults)
+    assert attempt <= 3
+
+
+def test_a_difference_or_damage_would_be_seen(tmp_path):
+    scenario = Training(1)
+    folder = tmp_path / 'run' / 'checkpoints'
+    for step in (2, 4):
+        Checkpoints(folder).save(step, {'params': {'w': [0.5, float(step)]}}, metadata={}, metric=0.5)
+    outcome = {'state/params/w': 1.0, 'step': 4}
+    assert differences(outcome, dict(outcome)) == []
+    assert differences(outcome, outcome | {'step': 2, 'more': 0}) == ['more', 'step']
+    assert scenario.kept(tmp_path) == 4
+    files = scenario.damageable(tmp_path)
+    assert files and all(file.is_relative_to(folder / '4') for file in files)
+    before = {file: file.read_bytes() for file in files}
+    for seed in range(9):
+        file = files[seed % len(files)]
+        said = damage(file, random.Random(seed))
+        assert said.split(':')[0] in ('flipped', 'truncated', 'missing')
+        assert not file.exists() or file.read_bytes() != before[file]
+        file.write_bytes(before[file])
