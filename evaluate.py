@@ -54,7 +54,7 @@ The same command, run again after an interruption, goes on where it was.
 Compiled programs are kept for the next command (SI_JAX_COMPILATION_CACHE=FOLDER
 moves them, off keeps none).
 
-{terminal.exit_status('a check of --audit failed; or an attack left its ball, a fault here')}
+{terminal.exit_status('a check of --audit failed; or an attack left its ball, a fault here', several=True)}
 """
 
 

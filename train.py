@@ -1,7 +1,7 @@
 """Trains a robust classifier; measures it on held-out images after each epoch.
 
 usage: python train.py --config=FILE[:ARCHITECTURE] [--config.FIELD=VALUE ...]
-                       [--workdir=FOLDER]
+                       [--workdir=FOLDER] [--dry_run]
 
 examples:
   handwritten digits: nothing to download, a minute on a CPU
@@ -25,6 +25,7 @@ flags:
   --config.FIELD=VALUE  any field of the config, as listed below
   --workdir=FOLDER      of checkpoints and metrics (default:
                         runs/<config>[-<architecture>]/<hash of overrides>)
+  --dry_run             only check config, data and devices, and print the plan
   --helpfull            all flags, those of absl and of several processes too
 
 On a TPU pod and under SLURM the processes find each other: see docs/pods.md.
@@ -63,8 +64,11 @@ def define(values: flags.FlagValues) -> tuple[flags.FlagHolder, flags.FlagHolder
 
 
 CONFIG, WORKDIR = define(flags.FLAGS)
+DRY_RUN = flags.DEFINE_boolean('dry_run', False, 'Check config, data and processes, and print the plan.')
 EXIT = terminal.exit_status(
-    'the loss or a gradient was not finite; the state before it is saved', 'saved; the same command goes on'
+    'the loss or a gradient was not finite; the state before it is saved',
+    'saved; the same command goes on',
+    several=True,
 )
 EXAMPLE = 'configs/tradessi_cifar10.py'
 FRACTION = re.compile(r'^(--config\.[\w.]*(?:eps|step_size)=)(\d+)/([1-9]\d*)$')
@@ -122,6 +126,7 @@ def main(argv: list[str]) -> int:
 def train(argv: list[str]) -> int:
     from si_jax import compilation_cache
     from si_jax.training.run import DivergedError, run
+    from si_jax.training.setup import plan, setup_together
 
     if len(argv) > 1:
         refuse(f'{argv[1]!r} is not a flag: did you mean --{argv[1].lstrip("-")}?')
@@ -132,6 +137,9 @@ def train(argv: list[str]) -> int:
     workdir = WORKDIR.value or str(default_workdir(config_file, arch, overrides))
     compilation_cache.enable()
     processes.say(f'workdir: {workdir}')
+    if DRY_RUN.value:
+        processes.say(plan(setup_together(CONFIG.value)))
+        return terminal.OK
     try:
         run(CONFIG.value, workdir)
     except DivergedError as error:

@@ -104,6 +104,7 @@ def start(
             coordinator_address,
             num_processes,
             process_id,
+            cluster_detection_method=None if missing else 'deactivate',
             initialization_timeout=START_SECONDS,
             heartbeat_timeout_seconds=int(3 * peer_timeout) + 10,
         )

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from si_jax.errors import InputError
 
-OK, FAILED, BAD_INPUT = 0, 1, 2
+OK, FAILED, BAD_INPUT, LOST = 0, 1, 2, 3
 WIDTH = 80  # of tables and of what --help prints
 _BOLD, _RED, _YELLOW = '1', '31', '33'
 # What stands out in a table: the accuracy that counts, and what a reader must not miss.
@@ -37,17 +37,24 @@ class Stopped(SystemExit):
         self.name = name
 
 
-def exit_status(failed: str, stopped: str = 'the same command goes on from what was finished') -> str:
+def exit_status(
+    failed: str,
+    stopped: str = 'the same command goes on from what was finished',
+    *,
+    several: bool = False,
+) -> str:
     """The lines about exit status for --help.
 
     Args:
         failed: When it is 1.
         stopped: What a signal leaves behind.
+        several: Whether several processes can run the command.
     """
     meaning = {
         '0': 'done',
         '1': failed,
         '2': 'bad input: a wrong flag, value or file; the message names the remedy',
+        **({str(LOST): 'another process of the run was lost; the message names it'} if several else {}),
         '130, 143': f'stopped by Ctrl-C, by SIGTERM; {stopped}',
     }
     lines = [line for number, words in meaning.items() for line in wrapped(f'  {number:<10}', words)]

@@ -19,7 +19,12 @@ from typing import Any, NoReturn
 
 from jax._src import distributed  # the store has no public name
 
-STATUS = 3
+from si_jax import terminal
+
+STATUS = terminal.LOST
+# A process whose threads live but whose main thread stands still while another, steps ahead, waits for it, is
+# given so many timeouts: its disk may be slow. In its first steps it may compile what others have.
+STALLS, FIRST_STEPS = 5, 10
 _current: '_Watchdog | None' = None
 
 
@@ -69,6 +74,8 @@ class _Watchdog:
         now = time.monotonic()
         # By rank: the last beat, and when it was new. That the store answers is the first process's beat too.
         self.beats: dict[int, tuple[str, float]] = {rank: ('', now) for rank in range(count)}
+        # By rank: the last step, and when it was new.
+        self.steps: dict[int, tuple[int, float]] = {rank: (0, now) for rank in range(count)}
         self.done: set[int] = set()
         self.answered = now
         for loop in (self._beat, self._judge):
@@ -114,6 +121,8 @@ class _Watchdog:
             time.sleep(self.every)
 
     def _hear(self, rank: int, what: str, text: str, now: float) -> None:
+        if what == 'beat' and (step := json.loads(text)[1]) != self.steps[rank][0]:
+            self.steps[rank] = step, now
         if rank == self.me:
             self.answered = now
         elif what == 'beat' and self.beats[rank][0] != text:
@@ -130,6 +139,7 @@ class _Watchdog:
             now = time.monotonic()
             if now - before > 2 * self.every:  # this process itself was stopped: what it missed says nothing
                 self.beats = {rank: (beat, now) for rank, (beat, _) in self.beats.items()}
+                self.steps = {rank: (step, now) for rank, (step, _) in self.steps.items()}
                 self.answered = now
             before = now
             if now - self.answered > self.timeout:
@@ -137,6 +147,15 @@ class _Watchdog:
             for rank, (_, heard) in self.beats.items():
                 if rank not in (self.me, *self.done) and now - heard > self.timeout:
                     self._end(rank, f'gave no sign of life for {self.timeout:g} s')
+            self._judge_steps(now)
+
+    def _judge_steps(self, now: float) -> None:
+        last, limit = max(step for step, _ in self.steps.values()), STALLS * self.timeout
+        if any(now - moved <= limit for _, moved in self.steps.values()):
+            return
+        for rank, (step, _) in self.steps.items():
+            if rank != self.me and rank not in self.done and FIRST_STEPS <= step < last:
+                self._end(rank, f'stood still for {limit:g} s while others wait at step {last}')
 
     def _end(self, rank: int, why: str) -> None:
         if not self.leaving:

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import subprocess
+import sys
 
 from si_jax import launch
 
@@ -30,3 +31,14 @@ def finish(processes: list[subprocess.Popen], timeout: float = 240) -> list[tupl
         (process.returncode, *said)
         for process, said in [(process, process.communicate(timeout=timeout)) for process in processes]
     ]
+
+
+def with_tools(folder: pathlib.Path, **tools: str) -> dict[str, str]:
+    """The environment in which these scripts, and `python` for this interpreter, are found first."""
+    tools = {name: f'#!/bin/sh\nexec {sys.executable} "$@"\n' for name in ('python', 'python3')} | tools
+    for name, text in tools.items():
+        (folder / name).write_text(text)
+        (folder / name).chmod(0o755)
+    found = environment(JAX_PLATFORMS='cpu', CONFIG='configs/quickstart.py')
+    found['XLA_FLAGS'] += ' --xla_force_host_platform_device_count=2'
+    return found | {'PATH': f'{folder}{os.pathsep}{os.environ["PATH"]}'}

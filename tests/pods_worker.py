@@ -17,7 +17,7 @@ import pytest
 
 from si_jax import InputError, evaluate, parallel, processes, same, watchdog
 from si_jax.evaluation import program
-from si_jax.training import run
+from si_jax.training import setup
 from si_jax.training.state import TrainState
 from tests.evaluation.problems import images_and_labels, net
 from tests.evaluation.searches import quicken
@@ -29,16 +29,16 @@ def train(config) -> dict[str, np.ndarray]:
     """The leaves of state and carry after some steps in float64, the last batch of a pass is padded."""
     from si_jax import data
 
-    ready = run.setup(config)
+    ready = setup.setup(config)
     state = jax.tree.map(
-        lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x, run.initial_state(ready)
+        lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x, setup.initial_state(ready)
     )
     state = parallel.replicate(TrainState(**state._asdict()))
-    carry = parallel.shard_rows(run.initial_carry(ready))
+    carry = parallel.shard_rows(setup.initial_carry(ready))
     resident = parallel.replicate((ready.train.images, ready.train.labels))
-    key, step = parallel.replicate(jax.random.key(config.seed)), run.compile_train_step(ready)
+    key, step = parallel.replicate(jax.random.key(config.seed)), setup.compile_train_step(ready)
     for number in range(STEPS):
-        round_, batch = run.batch_of_step(ready, number)
+        round_, batch = setup.batch_of_step(ready, number)
         order = data.epoch_order(config.seed, round_, len(ready.train.labels))
         indices, mask = data.epoch_batches(order, config.batch_size)
         rows = parallel.shard_rows((indices[batch], mask[batch]))
@@ -78,6 +78,10 @@ def together(folder: Path) -> None:
     arrays |= flags(folder)
     again = flags(folder)  # all of it from the state
     assert all(np.array_equal(again[name], arrays[name]) for name in again)
+    if processes.is_first():
+        np.savez(folder / 'arrays.npz', **arrays)
+    if processes.count() == 1:
+        return
     # They find out who is not like the others, and stop together.
     for described in (
         {'config': {'seed': processes.index()}},
@@ -94,8 +98,6 @@ def together(folder: Path) -> None:
     with pytest.raises(InputError) as error:
         processes.checked(refuse_in_one)
     print(error.value)
-    if processes.is_first():
-        np.savez(folder / 'arrays.npz', **arrays)
 
 
 def loop(folder: Path) -> None:
@@ -104,10 +106,12 @@ def loop(folder: Path) -> None:
     )
     rank = parallel.from_every_process(np.ones((), np.float32))
     for number in range(10_000):
-        assert float(total((), (), (), rank, ())[2]) == jax.device_count()
         watchdog.at_step(number)
-        if number == 5:
+        assert float(total((), (), (), rank, ())[2]) == jax.device_count()
+        if number == 20:
             (folder / f'ready-{processes.index()}').touch()
+        if number == 40 and processes.index() == 1 and (folder / 'hang').exists():
+            time.sleep(1000)
         time.sleep(0.02)
 
 

@@ -24,11 +24,9 @@ from tqdm import tqdm
 from si_jax import data, parallel, processes, watchdog
 from si_jax.checkpoints import Checkpoints, Restored
 from si_jax.errors import InputError
-from si_jax.evaluation.saved import digest
 from si_jax.files import check_fields
 from si_jax.metrics import MetricsWriter
 from si_jax.progress import Progress, progress, silent
-from si_jax.same import check_same
 from si_jax.signals import InterruptGuard
 from si_jax.terminal import stopped
 from si_jax.training.heldout import HeldOut
@@ -39,7 +37,7 @@ from si_jax.training.setup import (
     compile_train_step,
     initial_carry,
     initial_state,
-    setup,
+    setup_together,
 )
 from si_jax.training.state import TrainState
 from si_jax.training.wishes import Wishes
@@ -65,14 +63,7 @@ def run(config: ConfigDict, workdir: str) -> TrainState:
         InputError: The config is wrong, or belongs to another run than the workdir.
         DivergedError: A loss or gradient was not finite. The last good state has been saved.
     """
-    ready = processes.checked(lambda: setup(config))
-    sets = {'training data': ready.train, 'validation data': ready.validation}
-    check_same(
-        {
-            'config': ready.config.to_dict(),
-            **{name: digest(part.images, part.labels) for name, part in sets.items()},
-        }
-    )
+    ready = setup_together(config)
     with open_together(workdir, ready.config.to_dict()) as place, InterruptGuard() as guard:
         with _Run(ready, place, guard) as under_way:
             return under_way.train()

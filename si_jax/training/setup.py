@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from si_jax import data, defenses, models, parallel
+from si_jax import data, defenses, models, parallel, processes
 from si_jax.data import Dataset
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
+from si_jax.evaluation.saved import digest
+from si_jax.same import check_same
 from si_jax.threat import Threat
 from si_jax.training import schedules
 from si_jax.training.free import make_free_step
@@ -90,6 +93,31 @@ def setup(config: ConfigDict) -> Setup:
         config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=steps_per_epoch
     )
     return Setup(config, train, validation, defense, model, threat, schedule, optimiser, steps_per_epoch)
+
+
+def setup_together(config: ConfigDict) -> Setup:
+    """`setup` in a run of several processes, which must come to the same.
+
+    Raises:
+        InputError: As there, in one of them or in all; or a process has another config, code or data.
+    """
+    ready = processes.checked(lambda: setup(config))
+    if processes.count() > 1:
+        sets = {'training data': ready.train, 'validation data': ready.validation}
+        digests = {name: digest(part.images, part.labels) for name, part in sets.items()}
+        check_same({'config': ready.config.to_dict(), **digests})
+    return ready
+
+
+def plan(ready: Setup) -> str:
+    """What a run is spread over, in a line."""
+    size, devices = ready.config.batch_size, jax.device_count()
+    return (
+        f'processes: {processes.count()}, devices of each: {jax.local_device_count()} '
+        f'({jax.devices()[0].device_kind}), batch: {size}, images a device: {size // devices}, '
+        f'steps an epoch: {ready.steps_per_epoch}, epochs: {ready.config.epochs}, '
+        f'images: {len(ready.train.labels)}, held out: {len(ready.validation.labels)}'
+    )
 
 
 def compile_train_step(ready: Setup) -> Any:
