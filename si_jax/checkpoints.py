@@ -141,10 +141,13 @@ class Checkpoints:
             if processes.is_first():
                 manifest.write(folder, content)
         except Exception as error:
-            for leftover in [folder, *self.directory.glob(f'{step}.orbax-checkpoint-tmp*')]:
-                shutil.rmtree(leftover, ignore_errors=True)
-            if previous and replaced.is_dir():
-                replaced.rename(folder)
+            if processes.is_first():
+                for leftover in [folder, *self.directory.glob(f'{step}.orbax-checkpoint-tmp*')]:
+                    shutil.rmtree(leftover, ignore_errors=True)
+                if previous and replaced.is_dir():
+                    replaced.rename(folder)
+            if processes.count() > 1 and not (isinstance(error, OSError) or no_room(error)):
+                raise  # not of the disk: another process may be gone
             raise self._failure(step, arrays, error) from error
         self._damaged.discard(step)
         if processes.is_first():

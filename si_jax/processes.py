@@ -50,6 +50,8 @@ FLAGS = {
     ),
 }
 START_SECONDS = 300
+# In what JAX, Orbax and gloo raise where another process is gone.
+_LOST = ('Gloo', 'oordination', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'arrier')
 _FOREVER = 10**9  # milliseconds: who waits for a dead peer is ended by the watchdog
 _calls = itertools.count()
 
@@ -241,8 +243,18 @@ def share(number: int) -> slice:
 
 def run(name: str, command: Callable[[], int | None]) -> int:
     """`si_jax.terminal.run` for a command that several processes run: they end together, or hear why not."""
+
+    def alone() -> int | None:
+        try:
+            return command()
+        except OSError as error:  # of this process's disk, for example: the others need not have it
+            if count() > 1:
+                print(f'{name}: {error}', file=sys.stderr)
+                watchdog.leave(terminal.FAILED, f'failed: {error}')
+            raise
+
     try:
-        status = terminal.run(name, command)
+        status = terminal.run(name, alone)
     except Exception as error:
         fail(error)
     except terminal.Stopped as stop:
@@ -263,6 +275,6 @@ def fail(error: Exception) -> NoReturn:
         raise error
     traceback.print_exception(error)
     sys.stderr.flush()
-    if isinstance(error, jax.errors.JaxRuntimeError) or 'Gloo' in str(error):
+    if isinstance(error, jax.errors.JaxRuntimeError) or any(word in str(error) for word in _LOST):
         watchdog.wait_for_verdict()
     watchdog.leave(1, f'failed with {type(error).__name__}: {str(error)[:300]}')
