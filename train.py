@@ -125,8 +125,8 @@ def main(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     from si_jax import compilation_cache
-    from si_jax.training.run import DivergedError, run
-    from si_jax.training.setup import plan, setup_together
+    from si_jax.training.run import DivergedError, run, setup_together
+    from si_jax.training.setup import plan
 
     if len(argv) > 1:
         refuse(f'{argv[1]!r} is not a flag: did you mean --{argv[1].lstrip("-")}?')

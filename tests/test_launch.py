@@ -1,5 +1,6 @@
 """The files of launch/ as users run them, with stand-ins for the tools that a cluster has."""
 
+import json
 import subprocess
 
 import pytest
@@ -54,6 +55,18 @@ def test_the_jobset_tells_each_pod_which_it_is_and_where_the_first_one_is(tmp_pa
     environment['COORDINATOR'] = f'localhost:{launch.free_port()}'
     out = bash(environment, *shell, f'{command} --dry_run')
     assert 'processes: 1, devices of each: 2 (cpu), batch: 32, images a device: 16, ' in out
+
+
+def test_the_table_of_host_times_is_what_was_measured():
+    rows = json.loads((ROOT / 'results/host_time.json').read_text())['rows']
+    assert [row['devices'] for row in rows] == [1, 2, 4, 8]
+    page = (ROOT / 'docs/pods.md').read_text()
+    for row in rows:
+        cells = [
+            f'{row[key]["median"]:.2f} ({row[key]["min"]:.2f}-{row[key]["max"]:.2f})'
+            for key in ('own_ms', 'dispatch_ms')
+        ]
+        assert f'| {row["devices"]} | {" | ".join(cells)} |' in page
 
 
 @pytest.mark.parametrize('flags', [['--processes=0', 'x.py'], ['--cpu_devices=0', 'x.py'], []])

@@ -24,9 +24,11 @@ from tqdm import tqdm
 from si_jax import data, parallel, processes, watchdog
 from si_jax.checkpoints import Checkpoints, Restored
 from si_jax.errors import InputError
+from si_jax.evaluation.saved import digest
 from si_jax.files import check_fields
 from si_jax.metrics import MetricsWriter
 from si_jax.progress import Progress, progress, silent
+from si_jax.same import check_same
 from si_jax.signals import InterruptGuard
 from si_jax.terminal import stopped
 from si_jax.training.heldout import HeldOut
@@ -37,7 +39,7 @@ from si_jax.training.setup import (
     compile_train_step,
     initial_carry,
     initial_state,
-    setup_together,
+    setup,
 )
 from si_jax.training.state import TrainState
 from si_jax.training.wishes import Wishes
@@ -46,6 +48,20 @@ from si_jax.workdir import Workdir, open_together
 
 class DivergedError(ArithmeticError):
     """A loss, gradient or update was not finite; the state before that step has been saved."""
+
+
+def setup_together(config: ConfigDict) -> Setup:
+    """`setup` in a run of several processes, which must come to the same.
+
+    Raises:
+        InputError: As there, in one of them or in all; or a process has another config, code or data.
+    """
+    ready = processes.checked(lambda: setup(config))
+    if processes.count() > 1:
+        sets = {'training data': ready.train, 'validation data': ready.validation}
+        digests = {name: digest(part.images, part.labels) for name, part in sets.items()}
+        check_same({'config': ready.config.to_dict(), **digests})
+    return ready
 
 
 def run(config: ConfigDict, workdir: str) -> TrainState:

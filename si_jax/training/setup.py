@@ -14,8 +14,6 @@ from si_jax import data, defenses, models, parallel, processes
 from si_jax.data import Dataset
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation.saved import digest
-from si_jax.same import check_same
 from si_jax.threat import Threat
 from si_jax.training import schedules
 from si_jax.training.free import make_free_step
@@ -93,20 +91,6 @@ def setup(config: ConfigDict) -> Setup:
         config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=steps_per_epoch
     )
     return Setup(config, train, validation, defense, model, threat, schedule, optimiser, steps_per_epoch)
-
-
-def setup_together(config: ConfigDict) -> Setup:
-    """`setup` in a run of several processes, which must come to the same.
-
-    Raises:
-        InputError: As there, in one of them or in all; or a process has another config, code or data.
-    """
-    ready = processes.checked(lambda: setup(config))
-    if processes.count() > 1:
-        sets = {'training data': ready.train, 'validation data': ready.validation}
-        digests = {name: digest(part.images, part.labels) for name, part in sets.items()}
-        check_same({'config': ready.config.to_dict(), **digests})
-    return ready
 
 
 def plan(ready: Setup) -> str:
