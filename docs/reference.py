@@ -35,6 +35,7 @@ COMMANDS = {
     'report.py --figure': ('report', ['--figure=1']),
     'report.py --workdirs': ('report', ['--workdirs=A']),
     'si_jax.interop.export': ('si_jax.interop.export', []),
+    'si_jax.launch': ('si_jax.launch', []),
     'si_jax.evaluation.conformance': ('si_jax.evaluation.conformance', []),
 }
 
