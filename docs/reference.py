@@ -2,8 +2,10 @@
 
 import contextlib
 import importlib
+import inspect
 import io
 import pathlib
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -13,6 +15,7 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 import configs
+import si_jax
 from configs import at_cifar10, fields
 from si_jax import defenses, models, objectives
 from si_jax.analysis import report
@@ -32,6 +35,7 @@ COMMANDS = {
     'report.py --figure': ('report', ['--figure=1']),
     'report.py --workdirs': ('report', ['--workdirs=A']),
     'si_jax.interop.export': ('si_jax.interop.export', []),
+    'si_jax.launch': ('si_jax.launch', []),
     'si_jax.evaluation.conformance': ('si_jax.evaluation.conformance', []),
 }
 
@@ -256,7 +260,21 @@ def helps() -> str:
     return '\n\n'.join(parts)
 
 
+def api_rest() -> str:
+    """The names of si_jax that docs/api.md does not place itself."""
+    page = pathlib.Path(__file__).with_name('api.md').read_text()
+    lines = []
+    for name in si_jax.__all__:
+        if re.search(rf':: {name}$', page, re.MULTILINE):
+            continue
+        thing = getattr(si_jax, name)
+        kind = 'autoclass' if inspect.isclass(thing) else 'autofunction' if callable(thing) else 'automodule'
+        lines += [f'.. {kind}:: si_jax.{name}', '   :members:' * (kind != 'autofunction')]
+    return '\n'.join(['```{eval-rst}', *lines, '```']) if lines else ''
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    'api-rest': api_rest,
     'family': family,
     'searches': searches,
     'presets': presets,

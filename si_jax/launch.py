@@ -1,13 +1,5 @@
-"""Several processes on this machine, for trying out what a pod or cluster runs.
+"""Several processes on this machine, for trying out what a pod or cluster runs: python -m si_jax.launch."""
 
-    python -m si_jax.launch --processes=2 -- train.py --config=configs/quickstart.py --workdir=DIR
-    python -m si_jax.launch --processes=2 --cpu_devices=2 -- evaluate.py --workdir=DIR --attacks=pgd
-
-Each line that a process prints is preceded by its rank. SIGTERM and Ctrl-C are passed on to all. Exit status:
-that of the process that ended first with another one than 0.
-"""
-
-import argparse
 import os
 import signal
 import socket
@@ -16,6 +8,24 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
+
+from si_jax import terminal
+
+ABOUT = """
+Starts a script in several processes on this machine, joined as those of a pod
+or cluster are, to try out what runs there. Each line that a process prints is
+preceded by its rank.
+
+examples:
+  a training in two processes
+    python -m si_jax.launch --processes=2 -- train.py \\
+        --config=configs/quickstart.py --workdir=runs/two
+  an evaluation in two, each with two simulated devices
+    python -m si_jax.launch --processes=2 --cpu_devices=2 -- evaluate.py \\
+        --workdir=runs/two --attacks=pgd
+  four processes on the devices that there are
+    python -m si_jax.launch --processes=4 -- evaluate.py --workdir=runs/two
+"""
 
 
 def start(
@@ -81,11 +91,20 @@ def _signal_all(started: list[subprocess.Popen], number: int) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, prog='si_jax.launch'
+    prog = 'python -m si_jax.launch'
+    exits = terminal.exit_status(
+        'a process failed; whatever its status, that of the first to fail', 'passed on to all processes'
     )
-    parser.add_argument('--processes', type=int, default=2, help='how many (default: %(default)s)')
-    parser.add_argument('--cpu_devices', type=int, help='simulated devices of each, on the CPU')
+    parser = terminal.parser(prog, f'{prog} [flags] -- SCRIPT.py [its flags]', ABOUT, exits)
+    parser.add_argument(
+        '--processes', type=int, default=2, metavar='N', help='how many (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--cpu_devices',
+        type=int,
+        metavar='N',
+        help='simulated devices of each, on the CPU (default: the devices that there are)',
+    )
     parser.add_argument('command', nargs='+', help='after --: a script and its flags')
     arguments = parser.parse_args(argv)
     for name in ('processes', 'cpu_devices'):

@@ -3,7 +3,7 @@
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
@@ -75,6 +75,17 @@ def part(bar: Progress, units: int) -> Iterator['Part']:
     done = Part(bar, units)
     yield done
     bar.skip(units - done.told)
+
+
+@contextlib.contextmanager
+def passing(units: int, description: str, shown: bool = True) -> Iterator[Callable[[float], None]]:
+    """A word about a step that may take long; the function that it gives is told the share that is done.
+
+    with passing(1000, 'clean images') as told:
+        told(0.5)
+    """
+    with progress(units, description, passing=True) if shown else silent() as bar, part(bar, units) as done:
+        yield done.to
 
 
 class Part:

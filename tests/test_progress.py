@@ -1,9 +1,10 @@
 """Progress tells the time left, and stays out of the way."""
 
 import io
+import sys
 
 from si_jax import progress as progress_module
-from si_jax.progress import part, progress, silent
+from si_jax.progress import part, passing, progress, silent
 
 
 class Terminal(io.StringIO):
@@ -88,3 +89,9 @@ def test_a_part_of_something_else_leaves_no_line(monkeypatch):
     assert log.getvalue() == 'held-out images: 25 %, 02:00 left\n'
     with silent() as bar, part(bar, 3) as done:
         done.to(0.5)
+    monkeypatch.setattr(sys, 'stderr', log)
+    for shown in (True, False):
+        with passing(200, 'clean images', shown) as told:
+            clock[0] += 40
+            told(0.5)
+    assert log.getvalue().splitlines()[1:] == ['clean images: 50 %, 00:40 left']

@@ -16,7 +16,7 @@ import pytest
 
 import evaluate
 import report
-from si_jax import terminal
+from si_jax import launch, terminal
 from si_jax.analysis import figures
 from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
@@ -45,6 +45,7 @@ HELP = {
     'report.py --figure=1': lambda: report.main(['--figure=1', '--help']),
     'report.py --workdirs=A': lambda: report.main(['--workdirs=A', '--help']),
     'python -m si_jax.interop.export': lambda: export.main(['--help']),
+    'python -m si_jax.launch': lambda: launch.main(['--help']),
     'python -m si_jax.evaluation.conformance': lambda: conformance.main(['--help']),
 }
 

@@ -21,8 +21,8 @@ from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.runner import images_at_once
 from si_jax.evaluation.saved import Saved
+from si_jax.progress import passing, silent
 from si_jax.progress import progress as progress_of
-from si_jax.progress import silent
 from si_jax.threat import Threat
 
 STEPS = (10, 20, 50, 100, 500)
@@ -182,7 +182,8 @@ def audit(
             words = 'not run: this classifier is no function of the image'
             skipped = (*names, 'transfer', 'binarization')
             return report(found + [Check(name, verdicts.SKIP, words) for name in skipped], None, None)
-        logits = program.check_and_classify(explain=needs_features)
+        with passing(len(images), 'clean images', progress) as told:
+            logits = program.check_and_classify(explain=needs_features, on_share=told)
         clean = np.argmax(logits, axis=1) == labels
         if not clean.any():
             raise InputError(

@@ -109,17 +109,20 @@ class Program:
 
         self._classify = parallel.compile_rows(classify, devices)
 
-    def check_and_classify(self, *, explain: bool) -> np.ndarray:
+    def check_and_classify(
+        self, *, explain: bool, on_share: Callable[[float], None] = lambda share: None
+    ) -> np.ndarray:
         """The logits of the clean images [N, K], by a classifier that is found fit.
 
         Args:
             explain: Whether features and kernel must explain the logits.
+            on_share: Is told the share of the images that is done.
 
         Raises:
             InputError: The classifier is unfit.
         """
         keys = self.keys(0)
-        clean = self._map(self._classify, (self.images, keys))
+        clean = self._map(self._classify, (self.images, keys), on_share)
         checks.check_finite(clean['logits'], self.indices, 'image')
         rows = np.arange(checks.PROBE) % len(self.images)
         probed = checks.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
@@ -221,7 +224,7 @@ class Program:
         key = jax.random.fold_in(self._key, np.uint32(zlib.crc32(name.encode())))
         return jax.random.fold_in(jax.random.fold_in(key, restart), self.indices[first])
 
-    def blind(self, rows: np.ndarray) -> float:
+    def blind(self, rows: np.ndarray, on_share: Callable[[float], None] = lambda share: None) -> float:
         """The share of these images where the gradient of the cross-entropy is exactly zero."""
 
         target = self.attacked()
@@ -238,7 +241,8 @@ class Program:
             return 0.0
         arrays = self.images[rows], self.labels[rows], self.keys(0)[rows]
         function = parallel.compile_rows(zero, self.devices)
-        return float(np.mean(parallel.map_rows(function, target.shared, arrays, self.sizes, self.devices)))
+        zeros = parallel.map_rows(function, target.shared, arrays, self.sizes, self.devices, on_share)
+        return float(np.mean(zeros))
 
     def identity(self) -> dict[str, Any]:
         """What tells this classifier and this data from others."""
@@ -253,8 +257,13 @@ class Program:
         """What tells the classifier whose gradient is taken from others."""
         return {'weights': digest(*self._stand_in_weights)}
 
-    def _map(self, function: Callable[..., Any], rows: tuple[np.ndarray, ...]) -> Any:
-        return parallel.map_rows(function, self.weights, rows, self.sizes, self.devices)
+    def _map(
+        self,
+        function: Callable[..., Any],
+        rows: tuple[np.ndarray, ...],
+        on_share: Callable[[float], None] = lambda share: None,
+    ) -> Any:
+        return parallel.map_rows(function, self.weights, rows, self.sizes, self.devices, on_share)
 
     def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""

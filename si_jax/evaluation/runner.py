@@ -19,8 +19,8 @@ from si_jax.evaluation.classifier import PRECISIONS, classifier_of
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord, Result, data_digest
 from si_jax.evaluation.saved import Saved
+from si_jax.progress import passing, silent
 from si_jax.progress import progress as progress_of
-from si_jax.progress import silent
 from si_jax.same import check_same
 from si_jax.threat import Threat
 
@@ -153,14 +153,17 @@ def evaluate(
             gradient_of=None if gradient_of is None else classifier_of(gradient_of),
         )
         checks.check_classes(program.outputs, labels, names, program.why_no_features, reads_features)
-        logits = program.check_and_classify(explain=needs_features)
+        shown = progress and processes.is_first()
+        with passing(len(images), 'clean images', shown) as told:
+            logits = program.check_and_classify(explain=needs_features, on_share=told)
         clean = np.argmax(logits, axis=1) == labels
         others = {name: transfer.prepare(name, one, program, seed) for name, one in sources.items()}
         warnings = sanity.outputs(logits) + sanity.classes(logits.shape[1], names)
         if program.classifier.randomised:
             warnings += sanity.randomised(eot_samples, names)
         if sanity.CLIMBS_CROSS_ENTROPY & set(names):
-            warnings += sanity.gradients(program.blind(np.flatnonzero(clean)), names)
+            with passing(int(clean.sum()), 'gradients of clean images', shown) as told:
+                warnings += sanity.gradients(program.blind(np.flatnonzero(clean), told), names)
         identity = {
             **program.identity(),
             'seed': seed,
@@ -204,7 +207,7 @@ def evaluate(
         records: dict[str, AttackRecord] = {}
         kept: dict[str, np.ndarray] = {}
         total = sum(dispatch.cost(plan, name) for name in (*names, *others)) * len(images)
-        with progress_of(total, 'attacks') if progress and processes.is_first() else silent() as bar:
+        with progress_of(total, 'attacks') if shown else silent() as bar:
             for name in (*names, *others):
                 began_attack = time.perf_counter()
                 bar.set_postfix(attack=name)

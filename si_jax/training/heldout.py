@@ -11,7 +11,7 @@ import numpy as np
 from si_jax import attacks, data, parallel, processes
 from si_jax.data import Dataset
 from si_jax.outputs import Outputs, as_outputs, cosine, scaled_logits
-from si_jax.progress import part, progress, silent
+from si_jax.progress import passing
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -161,6 +161,5 @@ class HeldOut:
     def _map(self, function: Callable[..., Any], shared: Any, what: str) -> Any:
         """The function of all held-out images, with a passing word about how far it is."""
         count = len(self._rows[1])
-        shown = progress(count, what, passing=True) if processes.is_first() else silent()
-        with shown as bar, part(bar, count) as done:
-            return map_over_processes(function, shared, self._rows, self._chunk, done.to)
+        with passing(count, what, processes.is_first()) as told:
+            return map_over_processes(function, shared, self._rows, self._chunk, told)

@@ -7,7 +7,7 @@ import jax
 
 from si_jax import parallel
 from si_jax.evaluation.runner import CHUNK, CHUNK_ACCELERATOR
-from si_jax.progress import part, progress
+from si_jax.progress import passing
 
 
 def on_all_devices(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -24,7 +24,7 @@ def on_all_devices(function: Callable[..., Any]) -> Callable[..., Any]:
     def all_rows(shared: Any, *rows: Any) -> Any:
         count = jax.tree.leaves(rows)[0].shape[0]
         chunk = devices * min(CHUNK.get(jax.default_backend(), CHUNK_ACCELERATOR), -(-count // devices))
-        with progress(count, 'measuring', passing=True) as bar, part(bar, count) as done:
-            return parallel.map_rows(compiled, parallel.replicate(shared), rows, chunk, on_share=done.to)
+        with passing(count, 'measuring') as told:
+            return parallel.map_rows(compiled, parallel.replicate(shared), rows, chunk, on_share=told)
 
     return all_rows
