@@ -5,6 +5,7 @@ import random
 import pytest
 
 from si_jax.checkpoints import Checkpoints
+from tests.chaos import page
 from tests.chaos.injection import chain, uninterrupted
 from tests.chaos.scenarios import Evaluation, Training, damage, differences
 
@@ -24,6 +25,14 @@ def test_kills_at_random_points_lose_nothing(scenario, kills, fork, tmp_path):
         assert not one.lost
         done += len(one.faults)
     assert attempt <= 3
+
+
+def test_the_page_shows_the_results():
+    text = page.PAGE.read_text()
+    assert page.filled(text) == text
+    for name, table in page.tables().items():
+        if table:
+            assert f'<!-- {name} -->\n{table}\n' in text
 
 
 def test_a_difference_or_damage_would_be_seen(tmp_path):
