@@ -1,7 +1,7 @@
 """Kills training and evaluation at random points, and compares what becomes of them with undisturbed runs.
 
-    python -m tests.chaos                      # 100 kills over 1, 2 and 4 processes, at most 40 minutes
-    python -m tests.chaos --kills=20 --processes=1 --seed=3
+    python -m tests.chaos                      # 100 kills over 1 and 2 processes, at most 40 minutes
+    python -m tests.chaos --kills=20 --processes=4 --seed=3
 
 `--output` gets one row a scenario, replaced after every run; rows of other scenarios in the file stay. Exit
 status 1 if a kill was not survived or the time did not suffice.
@@ -26,15 +26,13 @@ from tests.chaos.injection import Chain, as_json, chain, uninterrupted
 from tests.chaos.scenarios import ROOT, Evaluation, Scenario, Training, environment
 
 # Of 100 kills: most where a start is cheap.
-SHARES = {1: 72, 2: 24, 4: 4}
+SHARES = {1: 84, 2: 16}
 
 
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument('--kills', type=int, default=100)
-    flags.add_argument(
-        '--processes', default='4,2,1', help='numbers of processes, slowest first (default: %(default)s)'
-    )
+    flags.add_argument('--processes', default='2,1', help='numbers of processes (default: %(default)s)')
     flags.add_argument('--minutes', type=float, default=40, help='no kill after these (default: %(default)s)')
     flags.add_argument('--seed', type=int, default=0)
     flags.add_argument('--side_by_side', type=int, default=1, help='runs at once (default: %(default)s)')
@@ -91,9 +89,9 @@ def main() -> int:
 
 def _shares(kills: int, counts: list[int]) -> dict[Scenario, int]:
     """How many kills each scenario gets; together exactly `kills`."""
-    kinds = (Training, Evaluation)
-    scenarios = [kind(count) for count in counts for kind in kinds]
-    weights = [SHARES.get(one.processes, 10) / len(kinds) for one in scenarios]
+    # Side by side, so that those of several processes, which wait for each other, do not meet.
+    scenarios = [*map(Training, counts), *map(Evaluation, reversed(counts))]
+    weights = [SHARES.get(one.processes, 10) for one in scenarios]
     total, given, before = sum(weights), {}, 0.0
     for scenario, weight in zip(scenarios, weights, strict=True):
         given[scenario] = round(kills * (before + weight) / total) - round(kills * before / total)

@@ -21,7 +21,7 @@ from si_jax.checkpoints import Checkpoints
 from si_jax.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-PEER_TIMEOUT = 10  # seconds after which the processes of a run notice that one is gone
+PEER_TIMEOUT = 20  # seconds after which the processes of a run notice that one is gone
 
 # The nearest mean of a class, |x - m|^2 less what all classes share: a classifier that needs no training.
 MODEL = """
@@ -111,13 +111,17 @@ class Scenario:
 
 @dataclasses.dataclass(frozen=True)
 class Training(Scenario):
-    """train.py: 3 epochs of 8 steps with the multi-step attack, a checkpoint every second step."""
+    """train.py: 3 epochs with the multi-step attack, a checkpoint every second step.
+
+    An epoch has 8 steps, the last of them padded; 4 steps, padded likewise, where each waits for others.
+    """
 
     kind = 'training'
 
     def arguments(self, folder: Path) -> list[str]:
+        images = 60 if self.processes == 1 else 28
         fields = {
-            'epochs': 3, 'batch_size': 8, 'data.limit': 60, 'data.validation': 16, 'attack.steps': 2,
+            'epochs': 3, 'batch_size': 8, 'data.limit': images, 'data.validation': 16, 'attack.steps': 2,
             'evaluation.steps': 2, 'model.width': 4, 'checkpoint.every_steps': 2, 'logging.every_steps': 2,
             'logging.tensorboard': False,
         }  # fmt: skip
@@ -129,7 +133,7 @@ class Training(Scenario):
         return max((int(found[0]) for name in names if (found := re.match(r'\d+', name))), default=0)
 
     def whole(self) -> int:
-        return 24
+        return 24 if self.processes == 1 else 12
 
     def kept(self, folder: Path) -> int | None:
         return Checkpoints(folder / 'run' / 'checkpoints').latest_step

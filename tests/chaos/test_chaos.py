@@ -5,21 +5,34 @@ import random
 import pytest
 
 from si_jax.checkpoints import Checkpoints
+from tests.chaos import page
 from tests.chaos.injection import chain, uninterrupted
 from tests.chaos.scenarios import Evaluation, Training, damage, differences
 
 
-@pytest.mark.parametrize(('scenario', 'kills'), [(Training(1), 2), (Evaluation(1), 2)], ids=lambda x: str(x))
-def test_kills_at_random_points_lose_nothing(scenario, kills, tmp_path):
-    expected, rng = uninterrupted(scenario, tmp_path / 'whole'), random.Random(scenario.name)
+@pytest.mark.parametrize(
+    ('scenario', 'kills', 'fork'),
+    [(Training(1), 2, False), (Evaluation(1), 2, True), (Training(2), 1, True)],
+    ids=('training', 'evaluation', 'training-in-two-processes'),
+)
+def test_kills_at_random_points_lose_nothing(scenario, kills, fork, tmp_path):
+    expected, rng = uninterrupted(scenario, tmp_path / 'whole', fork=fork), random.Random(scenario.name)
     assert len(expected) > 20
     done, attempt = 0, 0
     while done < kills:  # another run, if one ends before it was killed often enough
         attempt += 1
-        one = chain(scenario, tmp_path / str(attempt), expected, kills - done, rng)
+        one = chain(scenario, tmp_path / str(attempt), expected, kills - done, rng, fork=fork)
         assert not one.lost
         done += len(one.faults)
     assert attempt <= 3
+
+
+def test_the_page_shows_the_results():
+    text = page.PAGE.read_text()
+    assert page.filled(text) == text
+    for name, table in page.tables().items():
+        if table:
+            assert f'<!-- {name} -->\n{table}\n' in text
 
 
 def test_a_difference_or_damage_would_be_seen(tmp_path):

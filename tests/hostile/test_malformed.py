@@ -34,6 +34,7 @@ from tests.hostile import inputs
 TRIED = int(os.environ.get('SI_JAX_MALFORMED', '560'))
 COUNTS: dict[str, Counter] = {}
 SECONDS = 20  # more is a hang
+VIOLATIONS = ('unclear', 'executed', 'hung', 'written')
 
 
 def malformed(share):
@@ -51,10 +52,12 @@ def refused(target, folder, *also):
     In neither case may it run anything, take long, warn, or change the folder.
     """
 
+    counts = COUNTS.setdefault(target, Counter())
+
     def hangs(*_):
+        counts['hung'] += 1
         raise AssertionError(f'{target} took more than {SECONDS} s')
 
-    counts = COUNTS.setdefault(target, Counter())
     before = snapshot(folder)
     old = signal.signal(signal.SIGALRM, hangs)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
@@ -66,11 +69,17 @@ def refused(target, folder, *also):
     except (InputError, *also) as error:
         assert len(str(error)) > 20
         counts['refused'] += 1
+    except Exception:
+        counts['unclear'] += 1
+        raise
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, old)
-    assert not inputs.MARKER.exists(), f'{target} executed its input'
-    assert snapshot(folder) == before
+    executed, after = inputs.MARKER.exists(), snapshot(folder)
+    counts['executed'] += executed
+    counts['written'] += after != before
+    assert not executed, f'{target} executed its input'
+    assert after == before
 
 
 def snapshot(folder):
@@ -88,9 +97,9 @@ def counted():
     if output := os.environ.get('SI_JAX_MALFORMED_RESULTS'):
         known = environment()
         write_json(output, {
-            'inputs': sum(sum(one.values()) for one in COUNTS.values()),
+            'inputs': sum(one['refused'] + one['harmless'] for one in COUNTS.values()),
             'refused': sum(one['refused'] for one in COUNTS.values()),
-            'executed': 0, 'hung': 0, 'written': 0,  # any of these would have failed the run
+            **{kind: sum(one[kind] for one in COUNTS.values()) for kind in VIOLATIONS},
             'targets': {name: dict(one) for name, one in sorted(COUNTS.items())},
             'command': f'SI_JAX_MALFORMED={TRIED} python -m pytest tests/hostile',
             'environment': {key: value for key, value in known.items() if key != 'command'},
@@ -301,7 +310,7 @@ def test_files_that_never_end_or_are_no_files(tmp_path, result):
         (tmp_path / 'r.json').write_text(json.dumps(result[1]))
         with refused('odd files', folder):
             measured.read(tmp_path / 'r.json')
-    assert COUNTS['odd files'] == {'refused': 21}
+    assert +COUNTS['odd files'] == {'refused': 21}
 
 
 def test_the_state_of_an_evaluation(tmp_path):
@@ -313,7 +322,7 @@ def test_the_state_of_an_evaluation(tmp_path):
         (folder / 'identity.json').write_bytes(text)
         with refused('state of an evaluation', folder):
             Saved(folder, {'seed': 0}, logits)
-    assert COUNTS['state of an evaluation'] == {'refused': 6}
+    assert +COUNTS['state of an evaluation'] == {'refused': 6}
     folder = tmp_path / 'units'
     saved = Saved(folder, {'seed': 0}, logits)
     np.save(folder / 'unit.npy', np.array([inputs.Exploit()], dtype=object))

@@ -1,0 +1,77 @@
+"""The figures of docs/reliability.md, from results/: `python -m tests.chaos.page` puts them into the page."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / 'docs' / 'reliability.md'
+
+
+def tables() -> dict[str, str]:
+    """By name of the file in results/, what the page shows of it; '' where it is missing."""
+    shown = {'chaos': _chaos, 'malformed': _malformed}
+    found = {}
+    for name, text in shown.items():
+        file = ROOT / 'results' / f'{name}.json'
+        found[name] = text(json.loads(file.read_text())) if file.exists() else ''
+    return found
+
+
+def filled(page: str) -> str:
+    """The page with its tables between the marks."""
+    for name, text in tables().items():
+        start, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
+        page = re.sub(f'{start}.*?{end}', lambda _, t=f'{start}\n{text}\n{end}': t, page, flags=re.DOTALL)
+    return page
+
+
+def _chaos(content: dict[str, Any]) -> str:
+    lines = [
+        '| run | kills | survived | lost | runs | SIGTERM | one of two | file damaged |',
+        '|---|' + '---:|' * 7,
+    ]
+    rows = content['scenarios']
+    for name, row in rows.items():
+        kinds = row['by kind']
+        term = sum(count for kind, count in kinds.items() if kind.startswith('SIGTERM'))
+        one = sum(count for kind, count in kinds.items() if kind.endswith('to one'))
+        counts = [
+            row['faults'],
+            row['survived'],
+            row['lost'],
+            row['runs'],
+            term,
+            one,
+            kinds['then a file damaged'],
+        ]
+        lines.append(f'| {name} | ' + ' | '.join(map(str, counts)) + ' |')
+    together = content['together']
+    lines.append(f'| together | {together["faults"]} | {together["survived"]} | {together["lost"]} | '
+                 f'{together["runs"]} | | | |')  # fmt: skip
+    commands = ' and '.join(f'`{command}`' for command in sorted({row['command'] for row in rows.values()}))
+    first = next(iter(rows.values()))
+    known, failed = first['environment'], [row['starts that failed by themselves'] for row in rows.values()]
+    lines += [
+        '',
+        f'Made by {commands}, seed {first["seed"]}, with Python {known["python"]}, JAX {known["jax"]},',
+        f'Orbax {known["orbax-checkpoint"]}. Every kill with its point is in `results/chaos.json`.',
+    ]
+    if count := sum(map(len, failed)):
+        lines += [f'Starts that failed by themselves and were repeated, as a scheduler does it: {count}.']
+    return '\n'.join(lines)
+
+
+def _malformed(content: dict[str, Any]) -> str:
+    lines = ['| input | refused | read, as valid as before |', '|---|---:|---:|']
+    for name, row in content['targets'].items():
+        lines.append(f'| {name} | {row.get("refused", 0)} | {row.get("harmless", 0)} |')
+    lines.append(f'| together | {content["refused"]} | {content["inputs"] - content["refused"]} |')
+    violations = ', '.join(f'{name}: {content[name]}' for name in ('executed', 'hung', 'written'))
+    lines += ['', f'Made by `{content["command"]}`. {violations.capitalize()}.']
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    PAGE.write_text(filled(PAGE.read_text()))
