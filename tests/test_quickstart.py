@@ -1,6 +1,7 @@
 """The quickstart keeps its promise, and its network shows the paper's Fig. 1: only PGD sees the scale."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import si_jax
 from si_jax import data
 from si_jax.outputs import Outputs
+from tests.browser import look
 from tests.processes import optimised
 
 
@@ -29,6 +31,24 @@ def test_the_robust_net_resists_and_the_plain_one_does_not(finished):
         assert (folder / f'{name}.npz').is_file()
         assert f'{100 * result["worst_case"]["accuracy"]:.1f} [' in printed
     assert (folder / 'quickstart.png').stat().st_size > 10_000
+
+
+def test_the_report_is_one_file_with_the_numbers_of_the_results(finished):
+    folder, printed = finished
+    path = folder / 'report' / 'index.html'
+    assert f'Report: {path}' in printed and path.stat().st_size < 5_000_000
+    shown = {float(value) for value in re.findall('<data value="(.+?)">', path.read_text())}
+    for name in ('standard', 'tradessi'):
+        result = json.loads((folder / f'{name}.json').read_text())
+        for entry in (result['clean'], result['worst_case'], *result['attacks'].values()):
+            assert {entry['accuracy'], *entry['ci95']} <= shown
+
+
+def test_the_report_is_sound_in_a_browser(finished):
+    seen = look(finished[0] / 'report' / 'index.html')
+    assert not seen.console and not seen.requests and seen.violations == []
+    assert len(seen.images) == 60 and min(seen.images) > 0  # ten images of two networks, three pictures each
+    assert max(seen.overflow.values()) <= 0 and seen.printed > 0
 
 
 def test_rescaled_logits_mislead_pgd_but_not_si_pgd(finished):

@@ -164,7 +164,7 @@ def _told(series: Series, share: bool) -> str:
     (first, start), (last, end) = known[0], known[-1]
     values = [value for _, value in known]
     return (
-        f'{series.label}: {say(start)} at epoch {first:g}, {say(end)} at epoch {last:g}, '
+        f'{series.label}: {say(start)} at epoch {first:g}, {say(end)} at epoch {last:.10g}, '
         f'between {say(min(values))} and {say(max(values))}'
     )
 

@@ -14,6 +14,7 @@ from si_jax.environment import environment
 
 MOST_DRAWN = 12  # networks in one chart; more cannot be told apart
 MOST_CLASSES = 20  # in a chart
+FEW = 4  # networks whose evaluations are all unfolded
 LIMIT = 5_000_000  # bytes of a page
 
 
@@ -186,6 +187,7 @@ def _environment() -> jinja2.Environment:
         'headlines': accuracy.headlines,
         'cell_of': accuracy.cell_of,
         'most_classes': MOST_CLASSES,
+        'few': FEW,
     }
     return made
 
