@@ -42,6 +42,7 @@ HELP = {
     'evaluate.py': lambda: evaluate.main(['--help']),
     'evaluate.py compare': lambda: evaluate.main(['compare', '--help']),
     'report.py': lambda: report.main(['--help']),
+    'report.py --workdirs=A': lambda: report.main(['--workdirs=A', '--help']),
     'report.py --figure=1': lambda: report.main(['--figure=1', '--help']),
     'report.py --workdirs=A': lambda: report.main(['--workdirs=A', '--help']),
     'python -m si_jax.interop.export': lambda: export.main(['--help']),

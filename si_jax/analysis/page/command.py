@@ -30,6 +30,8 @@ examples:
     python report.py --workdirs=runs/quickstart/44136fa3
   two runs beside each other, in a folder of your choice
     python report.py --workdirs=runs/at_cifar10/A,runs/atsi_cifar10/B --out=page
+  your own model, from the result of evaluate.py
+    python report.py --workdirs=evaluation/my_model.json
   all runs of a folder, without the images before and after an attack
     python report.py --workdirs=runs --gallery=0
 """,
