@@ -183,6 +183,27 @@ def test_the_training_is_that_of_metrics_jsonl_and_the_configs_are_told_apart(st
     assert dict((row[0][0], row[1][0]) for row in table(reader, 'All fields'))['schedule.peak'] == '0.03'
 
 
+def test_many_networks_stand_below_each_other(tmp_path):
+    runs = [STUDY / f'digits-{name}' / 'seed0' for name in ('alp', 'alpsi', 'at', 'atsi', 'mart')]
+    reader, text, problems = made(tmp_path, *runs)
+    assert not problems and text.count('<details class="short">') == 5
+    head, *rows = table(reader, 'Accuracy in % with 95 % interval')
+    assert [name for name, _ in head[:3]] == ['network', 'natural', 'pgd 20 steps'] and len(rows) == 5
+    by_class = table(reader, 'Accuracy in % by class')[1:]
+    differing = table(reader, 'Fields of the config in which')
+    for i, run in enumerate(runs):
+        [path] = (run / 'evaluation').glob('*.json')
+        result = json.loads(path.read_text())
+        entries = [result['clean'], *result['attacks'].values(), result['worst_case']]
+        assert [cell[1] for cell in rows[i][1:]] == [numbers(entry) for entry in entries]
+        with np.load(path.with_suffix('.npz')) as flags:
+            shares = [flags['worst_case'][flags['labels'] == label].mean() for label in range(10)]
+        assert [cell[1][0] for cell in by_class[i][1:]] == shares
+        config = json.loads((run / 'config.json').read_text())
+        column = [row[0][0] for row in differing].index('defense.name')
+        assert differing[column][1 + i][0] == config['defense']['name']
+
+
 def test_headings_go_down_one_level_at_a_time_and_ids_are_unique(study):
     (reader, text, _), _, _, _ = study
     levels = [level for level, _ in reader.headings]

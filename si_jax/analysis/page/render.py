@@ -14,7 +14,7 @@ from si_jax.environment import environment
 
 MOST_DRAWN = 12  # networks in one chart; more cannot be told apart
 MOST_CLASSES = 20  # in a chart
-FEW = 4  # networks whose evaluations are all unfolded
+FEW = 4  # networks side by side; more stand below each other, with their evaluations folded
 LIMIT = 5_000_000  # bytes of a page
 
 
@@ -116,9 +116,9 @@ def _part(
     trained = [one for one in networks if one.run and one.run.config['data']['name'] == name]
     measured = [one for one in networks if any(result.dataset == name for result in one.results)]
     both = [one for one in networks if one in trained or one in measured]
-    panels = curves.panels(trained)
+    panels = curves.panels(trained[:MOST_DRAWN])
     drawn = [
-        (panel, charts.curves(ids, panel.title, panel.series[:MOST_DRAWN], share=panel.share, log=panel.log))
+        (panel, charts.curves(ids, panel.title, panel.series, share=panel.share, log=panel.log))
         for panel in panels
     ]
     comparisons = [_comparison(ids, group) for group in accuracy.groups_of(networks, name)]
@@ -188,6 +188,7 @@ def _environment() -> jinja2.Environment:
         'cell_of': accuracy.cell_of,
         'most_classes': MOST_CLASSES,
         'few': FEW,
+        'most_drawn': MOST_DRAWN,
     }
     return made
 
