@@ -456,6 +456,10 @@ def test_images_of_another_size_or_another_data_set_are_named(run, tmp_path):
         f'are ({COUNT}, 9, 9, 1), the data set has ({COUNT}, 8, 8, 1)' in problem for problem in problems
     )
     assert 'evaluate again with --save_images' in text and 'Images before and after' not in text
+    (folder / 'evaluation' / 'a_images.npz').write_bytes(b'PK\x03\x04 cut short')
+    assert any(
+        'a_images.npz is not shown' in problem for problem in made(tmp_path / 'out', folder, gallery=2)[2]
+    )
     about = json.loads(path.read_text())
     about['dataset']['digest'] = 'f' * 64
     path.write_text(json.dumps(about))

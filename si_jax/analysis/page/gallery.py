@@ -1,13 +1,8 @@
-"""Test images before and after an attack, with what the network says of them.
-
-Adversarial images come from the file that `evaluate.py --save_images` leaves beside a result. Where there is
-none, PGD makes them anew from the checkpoint, which the page says.
-"""
+"""Test images before and after an attack, with what the network says of them."""
 
 import base64
 import io
 import math
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,14 +11,12 @@ import numpy as np
 from PIL import Image
 
 from si_jax import data
+from si_jax.analysis.page.adversarial import Images, anew, saved
 from si_jax.analysis.page.classes import name_of
-from si_jax.analysis.page.collect import Evaluated, Network
+from si_jax.analysis.page.collect import Network
 from si_jax.errors import InputError
-from si_jax.evaluation.result import data_digest
-from si_jax.evaluation.runner import evaluate
 from si_jax.load import LoadedModel, load_model
-
-STEPS = 20  # of the attack that is made anew
+from si_jax.progress import progress
 
 
 class Said(NamedTuple):
@@ -78,14 +71,6 @@ class Gallery(NamedTuple):
     shots: list[Shot]
 
 
-class _Images(NamedTuple):
-    """Adversarial images of some rows of a test set: where from, and whether each held, if that is known."""
-
-    adversarial: np.ndarray
-    source: str
-    held: np.ndarray | None
-
-
 def galleries(
     networks: list[Network], dataset: str, count: int, data_dir: str | None, problems: list[str]
 ) -> list[Gallery]:
@@ -110,13 +95,16 @@ def galleries(
     images = np.asarray(data.to_unit(jnp.asarray(test.images), test.scale))
     chosen = _choose(test.labels, min([len(test.labels), *_examples(shown, dataset)]), count)
     found = []
-    for network in shown:
-        model = _model(network, dataset, problems)
-        made = _saved(network, dataset, images, test.labels, chosen, problems)
-        if made is None and model is not None:
-            made = _anew(network, model, images, test.labels, chosen, problems)
-        if made is not None:
-            found.append(_gallery(network, dataset, model, images[chosen], test.labels[chosen], chosen, made))
+    with progress(len(shown), f'images of {dataset}', 'network', passing=True) as bar:
+        for network in shown:
+            model = _model(network, dataset, problems)
+            made = saved(network, dataset, images, test.labels, chosen, problems)
+            if made is None and model is not None:
+                made = anew(network, model, images, test.labels, chosen, problems)
+            if made is not None:
+                labels = test.labels[chosen]
+                found.append(_gallery(network, dataset, model, images[chosen], labels, chosen, made))
+            bar.update()
     return found
 
 
@@ -158,85 +146,6 @@ def _model(network: Network, dataset: str, problems: list[str]) -> LoadedModel |
         return None
 
 
-def _saved(
-    network: Network,
-    dataset: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    chosen: np.ndarray,
-    problems: list[str],
-) -> _Images | None:
-    """The images of the strongest attack whose images lie beside a result."""
-    for result in network.results:
-        path = result.path.with_name(f'{result.path.stem}_images.npz')
-        if result.dataset != dataset or not path.exists():
-            continue
-        try:
-            return _read(result, path, images, labels, chosen)
-        except (InputError, OSError, ValueError, KeyError) as error:
-            problems.append(f'{path} is not shown: {error}')
-    return None
-
-
-def _read(
-    result: Evaluated, path: Path, images: np.ndarray, labels: np.ndarray, chosen: np.ndarray
-) -> _Images:
-    """Raises InputError if the file holds the images of something else."""
-    count, attacks = result.about['dataset']['examples'], result.about['attacks']
-    digest = result.about['dataset'].get('digest')
-    if count > len(images) or digest not in (None, data_digest(images[:count], labels[:count])):
-        raise InputError(
-            'the result was measured on other images than the data set here has (SHA-256): give --data_dir'
-        )
-    if result.flags and not np.array_equal(result.flags.indices, np.arange(count)):
-        raise InputError('the result is of chosen images, and not of the first ones of the test set')
-    with np.load(path, allow_pickle=False) as arrays:
-        known = [name for name in attacks if name in arrays.files]
-        if not known:
-            raise InputError('it holds the images of no attack of the result: evaluate again')
-        name = min(known, key=lambda one: attacks[one]['accuracy'])
-        found = arrays[name]
-    if found.shape != (count, *images.shape[1:]):
-        raise InputError(
-            f'its images of {name} are {found.shape}, the data set has {(count, *images.shape[1:])}: '
-            'evaluate again with --save_images'
-        )
-    steps = attacks[name].get('steps')
-    held = result.flags.correct[name][chosen] if result.flags else None
-    return _Images(
-        np.asarray(found[chosen], np.float32),
-        f'adversarial images of {name}{f" ({steps} steps)" if steps else ""}, saved with {result.path}',
-        held,
-    )
-
-
-def _anew(
-    network: Network,
-    model: LoadedModel,
-    images: np.ndarray,
-    labels: np.ndarray,
-    chosen: np.ndarray,
-    problems: list[str],
-) -> _Images | None:
-    threat = model.config.threat
-    try:
-        result = evaluate(
-            model, images[chosen], labels[chosen], attacks='pgd', eps=threat.eps, norm=threat.norm,
-            steps=STEPS, indices=chosen, return_images=True,
-        )  # fmt: skip
-    except InputError as error:
-        problems.append(f'{network.folder}: no adversarial images could be made: {error}')
-        return None
-    assert result.images is not None
-    return _Images(
-        result.images['pgd'],
-        f'adversarial images of pgd ({STEPS} steps, {threat.norm.capitalize()}, eps = {threat.eps:.6g}), '
-        f'made for this page from the checkpoint of step {model.step}; evaluate.py --save_images keeps those '
-        'of a result',
-        result.correct['pgd'],
-    )
-
-
 def _gallery(
     network: Network,
     dataset: str,
@@ -244,7 +153,7 @@ def _gallery(
     images: np.ndarray,
     labels: np.ndarray,
     chosen: np.ndarray,
-    made: _Images,
+    made: Images,
 ) -> Gallery:
     delta = made.adversarial - images
     factor = _round_down(0.5 / max(float(np.abs(delta).max()), 1e-6))

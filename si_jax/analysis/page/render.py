@@ -1,5 +1,6 @@
 """From the networks of a page to its HTML."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -84,7 +85,7 @@ def render(
             missing=runs.missing(networks),
             made_with=made_with,
             commands=commands,
-            command=' '.join(['python', *sys.orig_argv[1:]]),
+            command=shlex.join(['python', *sys.orig_argv[1:]]),
             here=environment(),
         )
     )
@@ -165,7 +166,7 @@ def _paired(group: accuracy.Group) -> str | None:
         return None
     if not all(result.flags for result in firsts):
         return None
-    return f'python evaluate.py compare {firsts[0].path} {firsts[1].path}'
+    return shlex.join(['python', 'evaluate.py', 'compare', *(str(result.path) for result in firsts)])
 
 
 def _environment() -> jinja2.Environment:
