@@ -44,7 +44,6 @@ HELP = {
     'report.py': lambda: report.main(['--help']),
     'report.py --workdirs=A': lambda: report.main(['--workdirs=A', '--help']),
     'report.py --figure=1': lambda: report.main(['--figure=1', '--help']),
-    'report.py --workdirs=A': lambda: report.main(['--workdirs=A', '--help']),
     'python -m si_jax.interop.export': lambda: export.main(['--help']),
     'python -m si_jax.launch': lambda: launch.main(['--help']),
     'python -m si_jax.evaluation.conformance': lambda: conformance.main(['--help']),

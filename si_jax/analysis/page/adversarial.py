@@ -4,13 +4,12 @@
 and the page says so.
 """
 
-import zipfile
-import zlib
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from si_jax import archives
 from si_jax.analysis.page.collect import Evaluated, Network
 from si_jax.errors import InputError
 from si_jax.evaluation.result import data_digest
@@ -48,11 +47,11 @@ def saved(
     """
     for result in network.results:
         path = result.path.with_name(f'{result.path.stem}_images.npz')
-        if result.dataset != dataset or not path.exists():
+        if result.dataset != dataset or not result.about['attacks'] or not path.exists():
             continue
         try:
             return _read(result, path, images, labels, chosen)
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError) as error:
             problems.append(f'{path} is not shown: {error}')
     return None
 
@@ -69,17 +68,15 @@ def _read(
         )
     if result.flags and not np.array_equal(result.flags.indices, np.arange(count)):
         raise InputError('the result is of chosen images, and not of the first ones of the test set')
-    with path.open('rb') as stream, np.load(stream, allow_pickle=False) as arrays:
-        known = [name for name in attacks if name in arrays.files]
-        if not known:
-            raise InputError('it holds the images of no attack of the result: evaluate again')
-        name = min(known, key=lambda one: attacks[one]['accuracy'])
-        found = arrays[name]
+    name = min(attacks, key=lambda one: attacks[one]['accuracy'])
+    found = archives.read(path, [name])[name]
     if found.shape != (count, *images.shape[1:]):
         raise InputError(
             f'its images of {name} are {found.shape}, the data set has {(count, *images.shape[1:])}: '
             'evaluate again with --save_images'
         )
+    if not np.issubdtype(found.dtype, np.floating) or not np.isfinite(found[chosen]).all():
+        raise InputError(f'its images of {name} are no finite numbers: evaluate again with --save_images')
     steps = attacks[name].get('steps')
     held = result.flags.correct[name][chosen] if result.flags else None
     return Images(
