@@ -11,6 +11,7 @@ FLAGS = (
     '--disable-component-update --disable-sync'
 ).split()
 NARROW, WIDE = 360, 1400
+PATIENCE = 120_000  # milliseconds, for a machine that is busy with other tests
 
 
 class Seen(NamedTuple):
@@ -53,8 +54,9 @@ def look(path) -> Seen:
         dialog.dismiss()
 
     with sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        browser = driver.chromium.launch(executable_path=chromium, args=list(FLAGS), timeout=PATIENCE)
         page = browser.new_page(viewport={'width': NARROW, 'height': 800})
+        page.set_default_timeout(PATIENCE)
         page.on('console', lambda message: console.append(message.text))
         page.on('pageerror', lambda error: console.append(str(error)))
         page.on('dialog', dismiss)

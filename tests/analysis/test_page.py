@@ -377,6 +377,10 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_shown(tmp_path, capsys):
     )
     del lacking['attacks']['pgd']['ci95']
     (run / 'evaluation' / 'lacking.json').write_text(json.dumps(lacking))
+    with (run / 'metrics.jsonl').open('a') as file:
+        file.write(
+            '{"step": 30, "epoch": 40, "validation/pgd_accuracy": ["<b>"], "train/loss": "low"}\n{"step": '
+        )
     (tmp_path / 'strange').mkdir()
     (tmp_path / 'strange' / 'config.json').write_text('{"data": {}, "defense": {}, "epochs": 3}')
     flags = (f'--workdirs={run},{tmp_path / "strange"}', f'--out={tmp_path / "out"}', '--gallery=0')

@@ -105,13 +105,8 @@ def collect(places: Sequence[str]) -> Contents:
         beside = Path(f'{place}.json')
         more = results.scan(beside, problems).results if beside.is_file() else []
         for run in folder.runs:
-            if lacking := _lacking(run.config):
-                problems.append(
-                    f'{run.path / "config.json"} lacks {lacking}: it is of another version; train again to '
-                    'have its run shown'
-                )
-            else:
-                runs.setdefault(run.path.resolve(), run)
+            if (usable := _usable(run, problems)) is not None:
+                runs.setdefault(run.path.resolve(), usable)
         for result in (*folder.results, *more):
             found.setdefault(result.path.resolve(), result)
         if not folder.runs and not folder.results and not more and len(problems) == before:
@@ -209,6 +204,28 @@ def _check(path: Path, about: dict[str, Any]) -> None:
                 f'{path}: {name!r} holds no accuracy in [0, 1] with an interval around it (ci95), or a '
                 'setting that is no number: evaluate again with this version'
             )
+
+
+def _usable(run: Run, problems: list[str]) -> Run | None:
+    """A run with the numbers of its metrics alone, if its config has what is asked of it."""
+    if lacking := _lacking(run.config):
+        problems.append(
+            f'{run.path / "config.json"} lacks {lacking}: it is of another version; train again to have its '
+            'run shown'
+        )
+        return None
+    kinds = {'non_finite': dict}
+    lines = [
+        {name: value for name, value in line.items() if isinstance(value, kinds.get(name, int | float))}
+        for line in run.lines
+    ]
+    run = run._replace(lines=lines)
+    try:
+        _ = run.unfinished, run.collapsed  # what is asked of the config beside its fields
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        problems.append(f'{run.path / "config.json"} is damaged ({error}): train again to have its run shown')
+        return None
+    return run
 
 
 def _lacking(config: dict[str, Any]) -> str | None:
