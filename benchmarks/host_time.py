@@ -6,7 +6,8 @@
 images on each device. Two times are taken from the clock of the loop's thread, which stands still while it
 waits: `own` from the return of one step to the call of the next (rows, bookkeeping, fetching metrics every
 ten steps), and `dispatch` inside the call, where JAX hands the step to the devices. What the devices compute,
-and what they say to each other, is in neither. Each number of devices runs in a process of its own.
+and what they say to each other, is in neither. Each number of devices runs in
+processes of its own, in turn with the others.
 """
 
 import argparse
@@ -85,23 +86,26 @@ def measure(epochs: int) -> dict[str, Any]:
         'devices': devices,
         'images_a_device': IMAGES,
         'arrays': len(jax.tree.leaves(state)),
-        'own_ms': spread(own.tolist()),
-        'dispatch_ms': spread(dispatch.tolist()),
+        'own_ms': own.tolist(),
+        'dispatch_ms': dispatch.tolist(),
     }
 
 
 def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument('--devices', default='1,2,4,8', help='default: %(default)s')
-    flags.add_argument('--epochs', type=int, default=11, help='of 20 steps each (default: %(default)s)')
+    flags.add_argument('--epochs', type=int, default=7, help='of 20 steps each (default: %(default)s)')
+    flags.add_argument(
+        '--rounds', type=int, default=3, help='over all of them, in turn (default: %(default)s)'
+    )
     flags.add_argument('--output', help='JSON file')
     flags.add_argument('--here', action='store_true', help=argparse.SUPPRESS)
     given = flags.parse_args()
     if given.here:
         print(json.dumps(measure(given.epochs)))
         return 0
-    rows = []
-    for devices in given.devices.split(','):
+    found: dict[str, list[dict[str, Any]]] = {}
+    for devices in given.devices.split(',') * given.rounds:
         command = [sys.executable, '-m', 'benchmarks.host_time', '--here', f'--epochs={given.epochs}']
         simulated = {
             'JAX_PLATFORMS': 'cpu',
@@ -111,11 +115,13 @@ def main() -> int:
         done = subprocess.run(
             command, env=os.environ | simulated, stdout=subprocess.PIPE, text=True, check=True
         )
-        rows.append(json.loads(done.stdout.splitlines()[-1]))
-        own, dispatch = rows[-1]['own_ms'], rows[-1]['dispatch_ms']
-        print(
-            f'{devices} devices: own {own["median"]:.3f} ms, dispatch {dispatch["median"]:.3f} ms', flush=True
-        )
+        found.setdefault(devices, []).append(json.loads(done.stdout.splitlines()[-1]))
+    rows = []
+    for devices, runs in found.items():
+        times = {key: spread([one for run in runs for one in run[key]]) for key in ('own_ms', 'dispatch_ms')}
+        rows.append({**runs[0], **times, 'epochs': sum(len(run['own_ms']) for run in runs)})
+        own, dispatch = times['own_ms'], times['dispatch_ms']
+        print(f'{devices} devices: own {own["median"]:.3f} ms, dispatch {dispatch["median"]:.3f} ms')
     if given.output:
         made_with = {
             key: value for key, value in environment().items() if key not in ('command', 'device_count')
