@@ -1,5 +1,8 @@
 """Counting FLOPs: the literature's numbers, every defense's step against the formula, and XLA's own count."""
 
+import pathlib
+import re
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -132,3 +135,19 @@ def test_xla_counts_no_more_and_memory_does_not_grow_with_the_attack():
     # All attack steps share what one needs, and that is less than what the update needs.
     temporary = {steps: program.memory_analysis().temp_size_in_bytes for steps, program in programs.items()}
     assert max(temporary.values()) < 1.05 * temporary[0]
+
+
+def test_the_table_of_the_page_is_what_the_code_counts():
+    page = pathlib.Path(__file__).parent.parent / 'docs' / 'performance.md'
+    lines = re.findall(r'^\| ([A-Z][^|]+?) \| (\d+) F \| (\d+) F \| (\d+) F \|$', page.read_text(), re.M)
+    named = {}
+    for names, *cells in lines:
+        for name in names.split(', '):
+            if name not in ('10 steps', 'one replay'):
+                named[name] = tuple(map(float, cells))
+    assert len(named) == 9
+    for name, cells in named.items():
+        method = name.lower().removesuffix('-at')
+        defense = with_si(DEFENSES['trades']) if name == 'TRADES-SI' else DEFENSES[method]
+        passes = flops.training_passes(defense, defense.steps)
+        assert (passes.attack, passes.update, passes.total) == cells, name
