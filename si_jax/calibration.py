@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from si_jax import data, defenses, flops, parallel
-from si_jax.defenses import DEFENSES
+from si_jax.defenses import DEFENSES, Defense
 from si_jax.planning import Machine, model_of
 from si_jax.threat import Threat
 from si_jax.training import schedules
@@ -34,10 +34,10 @@ def calibrate(config: ConfigDict, *, turns: int = 3) -> Machine:
     Returns:
         The machine, with the rates of one of its devices while all of them work.
     """
-    timed = {steps: _timed(synthetic(config, steps)) for steps in (FEW, MANY)}
-    taken: dict[int, list[float]] = {steps: [] for steps in timed}
+    calls = {steps: timed(synthetic(config, steps)) for steps in (FEW, MANY)}
+    taken: dict[int, list[float]] = {steps: [] for steps in calls}
     for _ in range(turns):
-        for steps, call in timed.items():
+        for steps, call in calls.items():
             taken[steps].append(call())
     few, many = (statistics.median(taken[steps]) for steps in (FEW, MANY))
     source = data.SOURCES[config.data.name]
@@ -55,13 +55,15 @@ def calibrate(config: ConfigDict, *, turns: int = 3) -> Machine:
     )
 
 
-def synthetic(config: ConfigDict, attack_steps: int, defense: str = 'at') -> Setup:
-    """What a run of a defense needs, with one batch of random pixels for data."""
+def synthetic(config: ConfigDict, attack_steps: int, row: Defense | None = None) -> Setup:
+    """What a run of a defense (by default AT) needs, with one batch of random pixels for data."""
     config = config.copy_and_resolve_references()
     config.attack.steps = attack_steps
-    row, source = DEFENSES[defense], data.SOURCES[config.data.name]
-    if defenses.from_config(config.defense).hypersphere:
-        row = defenses.with_he(row)
+    source = data.SOURCES[config.data.name]
+    if row is None:
+        row = DEFENSES['at']
+        if defenses.from_config(config.defense).hypersphere:
+            row = defenses.with_he(row)
     rng = np.random.default_rng(0)
     images = rng.integers(0, source.scale, (config.batch_size, *source.shape), endpoint=True, dtype=np.uint8)
     labels = rng.integers(0, source.num_classes, config.batch_size, dtype=np.int32)
@@ -90,7 +92,7 @@ def arguments(ready: Setup) -> tuple[Any, ...]:
     )
 
 
-def _timed(ready: Setup) -> Callable[[], float]:
+def timed(ready: Setup) -> Callable[[], float]:
     """A function that makes one more training step and returns its seconds; it is compiled here."""
     step = compile_train_step(ready)
     state, carry, *rest = arguments(ready)
