@@ -93,7 +93,8 @@ def main() -> int:
             measured = ROWS[name](given.quick)
         for row in measured:
             print('\n'.join(lines(row)), flush=True)
-        made_with = environment() | {
+        made_with = {
+            **{key: value for key, value in environment().items() if key != 'command'},
             'torch': torch.__version__,
             'threads': torch.get_num_threads(),
             'quick': given.quick,

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import optax
 import pytest
 
-from si_jax import flops, models
+from configs import base
+from si_jax import flops, models, planning
 from si_jax.defenses import DEFENSES, with_inner, with_si
 from si_jax.threat import Threat
 from si_jax.training.free import make_free_step
@@ -135,6 +136,14 @@ def test_xla_counts_no_more_and_memory_does_not_grow_with_the_attack():
     # All attack steps share what one needs, and that is less than what the update needs.
     temporary = {steps: program.memory_analysis().temp_size_in_bytes for steps, program in programs.items()}
     assert max(temporary.values()) < 1.05 * temporary[0]
+    # And the planner's formula for the whole is at most a quarter off.
+    reserved = programs[20].memory_analysis()
+    measured = reserved.argument_size_in_bytes + reserved.output_size_in_bytes - reserved.alias_size_in_bytes
+    config = base.paper('trades', si=True, dataset='cifar10', arch='wrn_10_2')
+    cpu = planning.Machine('CPU', 1.0, 1.0, 1.0, None, False)
+    predicted = planning.memory(planning.describe(config), cpu, 1, batch)
+    total = predicted.state + predicted.activations
+    assert total == pytest.approx(measured + reserved.temp_size_in_bytes, rel=0.25)
 
 
 def test_the_table_of_the_page_is_what_the_code_counts():
