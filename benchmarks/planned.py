@@ -21,7 +21,8 @@ from si_jax.calibration import arguments, calibrate
 from si_jax.environment import environment
 from si_jax.files import write_json
 from si_jax.metrics import read_metrics
-from si_jax.training.run import compile_train_step, run, setup
+from si_jax.training.run import run
+from si_jax.training.setup import compile_train_step, setup
 
 OFF = 0.25
 DIGITS = {'epochs': 4, 'data.limit': 768, 'evaluation.every_epochs': 4}

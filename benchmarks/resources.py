@@ -18,7 +18,7 @@ from benchmarks.turns import in_turns
 from configs import base
 from si_jax import data, defenses, planning
 from si_jax.calibration import arguments, synthetic
-from si_jax.training.run import compile_train_step
+from si_jax.training.setup import compile_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -56,7 +56,7 @@ import time
 from configs import quickstart, narrow
 from si_jax import compilation_cache
 from si_jax.calibration import synthetic, arguments
-from si_jax.training.run import compile_train_step
+from si_jax.training.setup import compile_train_step
 from si_jax.defenses import from_config
 compilation_cache.enable()
 config = {config}.get_config()

@@ -19,7 +19,7 @@ from si_jax.defenses import DEFENSES, Defense
 from si_jax.planning import Machine, model_of
 from si_jax.threat import Threat
 from si_jax.training import schedules
-from si_jax.training.run import Setup, compile_train_step, initial_carry, initial_state
+from si_jax.training.setup import Setup, compile_train_step, initial_carry, initial_state
 
 FEW, MANY = 2, 8  # attack steps
 

@@ -41,7 +41,7 @@ class Meter(NamedTuple):
 
 
 def of_training(ready: Any) -> Meter:
-    """The meter of a run, from its `si_jax.training.run.Setup`."""
+    """The meter of a run, from its `si_jax.training.setup.Setup`."""
     steps = ready.defense.steps if ready.defense.step == 'free' else ready.config.attack.steps
     passes = flops.training_passes(ready.defense, steps)
     network = flops.network(ready.model, ready.train.images.shape[1:])
