@@ -1,25 +1,46 @@
-"""What a training run will take, before it is started: time, memory, communication.
+"""Says what a training run will take: time, memory, communication.
 
-    python -m si_jax.plan --config=configs/tradessi_cifar10.py --chip=v5e --devices=64
-    python -m si_jax.plan --config=configs/trades_cifar10.py:wrn_34_10 --config.batch_size=512 --chip=h100
+usage: python -m si_jax.plan --config=FILE[:ARCHITECTURE] [--config.FIELD=VALUE ...]
+                             (--chip=NAME [--devices=N] | --calibrate)
+
+examples:
+  TRADES-SI of the paper on 64 TPU v5e
+    python -m si_jax.plan --config=configs/tradessi_cifar10.py --chip=v5e \\
+        --devices=64
+  a wide network with larger batches on one H100
+    python -m si_jax.plan --config=configs/trades_cifar10.py:wrn_34_10 \\
+        --config.batch_size=512 --chip=h100
+  a run on this machine, whose speed is measured
     python -m si_jax.plan --config=configs/quickstart.py --calibrate
 
-The config and its fields are those of train.py. For a chip the share of its peak that is reached is assumed
-(--mfu); --calibrate measures two rates of the machine it runs on, on the config's network. Formulas:
-si_jax/planning.py; how well they hold: docs/performance.md. Exit status: 0, or 2 for a wrong flag or value, a
-batch that the devices do not divide, or one that does not fit.
+flags:
+  --config=FILE[:ARCHITECTURE]
+                    as of train.py
+  --config.FIELD=VALUE
+                    any field of the config
+  --chip=NAME       a100, h100, h200, v4, v5e, v5p or v6e
+  --devices=N       how many chips (default: 1)
+  --mfu=SHARE       the share of its peak that a chip is assumed to reach
+                    (default: 0.31)
+  --calibrate       measure two rates of this machine on the config's network:
+                    of attack steps and of updates
+
+No data is read. The formulas, and how well they hold: docs/performance.md.
 """
 
 import sys
+from pathlib import Path
 
 import jax
 from absl import flags
 from ml_collections import config_flags
 
-from si_jax import chips, compilation_cache, parallel, planning
+from si_jax import chips, compilation_cache, parallel, planning, terminal
 from si_jax.calibration import calibrate
-from si_jax.errors import InputError
+from si_jax.errors import InputError, unknown
 from si_jax.planning import Machine, Run
+
+EXIT = terminal.exit_status('it failed', 'nothing is kept')
 
 
 def _flags() -> flags.FlagValues:
@@ -147,20 +168,24 @@ def plan(given: flags.FlagValues) -> str:
 def main(argv: list[str]) -> int:
     given = _flags()
     if {'--help', '-h', '--helpfull'} & set(argv):
-        print(f'{__doc__}{given.get_help()}')
-        return 0
-    try:
-        rest = given(argv)
+        print(f'{__doc__}\n{EXIT}')
+        return terminal.OK
+
+    def command() -> None:
+        for file in (one[9:].partition(':')[0] for one in argv if one.startswith('--config=')):
+            if not Path(file).is_file():
+                raise unknown('config', file, map(str, Path('configs').glob('[a-z]*_*.py')))
+        try:
+            rest = given(argv)
+        except (AttributeError, KeyError) as error:  # a field that the config does not have
+            raise InputError(f'no such config field: {" ".join(str(error.args[0]).split())}') from error
+        except flags.Error as error:
+            raise InputError(str(error)) from error
         if len(rest) > 1:
             raise InputError(f'{rest[1]!r} is not a flag: did you mean --{rest[1].lstrip("-")}?')
         print(plan(given))
-    except (AttributeError, KeyError) as error:  # a field that the config does not have
-        print(f'plan: no such config field: {" ".join(str(error.args[0]).split())}', file=sys.stderr)
-        return 2
-    except (flags.Error, InputError) as error:
-        print(f'plan: {error}', file=sys.stderr)
-        return 2
-    return 0
+
+    return terminal.run('plan', command)
 
 
 if __name__ == '__main__':

@@ -66,6 +66,7 @@ def test_the_largest_batch_fits_and_the_next_does_not():
         ([CONFIG, '--chip=h100', '--calibrate'], ['either --chip']),
         ([CONFIG], ['either --chip']),
         (['--chip=h100'], ['--config=']),
+        (['--config=configs/trade_cifar10.py', '--chip=h100'], ['configs/trades_cifar10.py']),
         ([CONFIG, '--chips=h100'], ['chips']),
     ],
 )
