@@ -23,7 +23,7 @@ import jax
 import torch
 
 from benchmarks import growth, pgd, resources, steps
-from benchmarks.turns import lines
+from benchmarks.turns import CLOCKS, choose_clock, lines
 from si_jax import compilation_cache
 from si_jax.environment import environment
 from si_jax.errors import InputError, unknown
@@ -68,6 +68,12 @@ def main() -> int:
     )
     flags.add_argument('--rows', help='with commas between (default: all but autoattack)')
     flags.add_argument('--quick', action='store_true', help='small networks, few turns')
+    flags.add_argument(
+        '--clock',
+        choices=CLOCKS,
+        default='wall',
+        help='cpu: seconds of all threads, for a machine with other work and one core (default: wall)',
+    )
     flags.add_argument('--reference', type=Path, help='a checkout of fra31/auto-attack, for row autoattack')
     flags.add_argument('--shared', type=Path, default=Path(os.environ.get('SI_JAX_SHARED', '../shared')))
     flags.add_argument('--output', type=Path, help='JSON file')
@@ -84,6 +90,7 @@ def main() -> int:
         return 2
     # As many threads for PyTorch as there are cores for this process, as XLA has.
     torch.set_num_threads(len(os.sched_getaffinity(0)))
+    choose_clock(given.clock)
     compilation_cache.enable()
     rows = json.loads(given.output.read_text())['rows'] if given.output and given.output.exists() else {}
     for name in names:
@@ -98,6 +105,8 @@ def main() -> int:
             'torch': torch.__version__,
             'threads': torch.get_num_threads(),
             'quick': given.quick,
+            'clock': given.clock,
+            'xla_flags': os.environ.get('XLA_FLAGS', ''),
         }
         rows[name] = {'rows': measured, 'environment': made_with}
         if given.output:

@@ -34,7 +34,8 @@ def speed() -> str:
     for name, part in json.loads((RESULTS / 'speed_cpu.json').read_text())['rows'].items():
         made_with = part['environment']
         form = 'quick form' if made_with['quick'] else 'full form'
-        parts.append(f'**{NAMES[name]}** ({form}, threads of PyTorch: {made_with["threads"]})')
+        clock = 'seconds of the CPU' if made_with['clock'] == 'cpu' else 'time that passed'
+        parts.append(f'**{NAMES[name]}** ({form}, {clock}, threads of PyTorch: {made_with["threads"]})')
         parts.append('\n'.join(['| what | measured |', '|---|---|', *map(_row, part['rows'])]))
     return '\n\n'.join(parts)
 

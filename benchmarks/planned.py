@@ -1,32 +1,32 @@
-"""What the planner says of small runs, and what they took: time of a step and memory, on this CPU.
+"""What the planner says of small runs, and what they take: time of a step and memory, on this CPU.
 
     python -m benchmarks.planned --data_dir=FOLDER --output=results/plan_cpu.json
 
-Each run is calibrated before and after it, as a machine may change its speed meanwhile; the mean of the two
-predictions counts. A step's time is that of train.py's own figure, images a second without compilation;
-memory is what XLA reserves for the compiled step of the run. Calibration knows the run's network, batch size
-and precision, and neither its defense nor its number of attack steps. Exit status: 1 if one is more than 25 %
-off.
+In each turn run the two steps of the calibration, from which the prediction of that turn comes, and then the
+step of the run, on its data; seconds are those of the CPU, of all threads, so that other work on the machine
+counts little (with one core they are the time that passes). Calibration knows the run's network, batch size
+and precision, and neither its defense nor its number of attack steps. Memory is what XLA reserves for the
+compiled step. Rows that the output file holds and that are not named stay. Exit status: 1 if a median is more
+than 25 % off.
 """
 
 import argparse
 import importlib
-import statistics
-import tempfile
+import json
+import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.spread import spread
 from si_jax import compilation_cache, planning
-from si_jax.calibration import arguments, calibrate
+from si_jax.calibration import FEW, MANY, arguments, machine_of, synthetic, timed
 from si_jax.environment import environment
 from si_jax.files import write_json
-from si_jax.metrics import read_metrics
-from si_jax.training.run import run
 from si_jax.training.setup import compile_train_step, setup
 
 OFF = 0.25
-DIGITS = {'epochs': 4, 'data.limit': 768, 'evaluation.every_epochs': 4}
-CIFAR = {'epochs': 2, 'data.limit': 512, 'data.validation': 64, 'evaluation.every_epochs': 2}
+DIGITS = {'data.limit': 768}
+CIFAR = {'data.limit': 512}
 # Name, config, what is behind its colon, fields.
 ROWS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ('TRADES-SI, small CNN, digits', 'digits', 'tradessi', DIGITS),
@@ -58,46 +58,51 @@ ROWS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
 )
 
 
-def measure(name: str, config_name: str, row: str, fields: dict[str, Any], data_dir: str | None) -> dict:
+def measure(
+    name: str, config_name: str, row: str, fields: dict[str, Any], data_dir: str | None, turns: int
+) -> dict[str, Any]:
     """One run, predicted and measured."""
     config = importlib.import_module(f'configs.{config_name}').get_config(row)
-    fields = fields | {'logging.tensorboard': False, 'checkpoint.keep_last': 1}
     config.update_from_flattened_dict(fields | ({'data.dir': data_dir} if config_name == 'narrow' else {}))
     ready = setup(config)
     described = planning.describe(config)
-    program = compile_train_step(ready).lower(*arguments(ready)).compile().memory_analysis()
-    taken = program.argument_size_in_bytes + program.output_size_in_bytes + program.temp_size_in_bytes
-    machines = [calibrate(config)]
-    with tempfile.TemporaryDirectory() as workdir:
-        run(config, workdir)
-        speeds = [line['images_per_second'] for line in read_metrics(Path(workdir) / 'metrics.jsonl')]
-    machines.append(calibrate(config))
-    predictions = [planning.step(described, machine, 1).total for machine in machines]
+    reserved = compile_train_step(ready).lower(*arguments(ready)).compile().memory_analysis()
+    taken = reserved.argument_size_in_bytes + reserved.output_size_in_bytes + reserved.temp_size_in_bytes
+    clock = time.process_time
+    steps = [timed(each, clock) for each in (synthetic(config, FEW), synthetic(config, MANY), ready)]
+    predicted, measured, machines = [], [], []
+    for _ in range(turns):
+        few, many, seconds = (step() for step in steps)
+        machines.append(machine_of(config, few, many))
+        predicted.append(planning.step(described, machines[-1], 1).total)
+        measured.append(seconds)
+    ratio = spread([a / b for a, b in zip(predicted, measured, strict=True)])
+    need = planning.memory(described, machines[0], 1).total
+    held = taken - reserved.alias_size_in_bytes
     return {
         'run': name,
         'config': f'configs/{config_name}.py:{row}',
         'fields': fields,
         'passes': described.passes.total,
-        'seconds_a_step': pair(
-            statistics.mean(predictions), config.batch_size / statistics.median(speeds), all=predictions
-        ),
-        'bytes': pair(planning.memory(described, machines[0], 1).total, taken - program.alias_size_in_bytes),
-        'rates': [{'attack': machine.attack, 'update': machine.update} for machine in machines],
-        'images_per_second': speeds,
+        'seconds_a_step': {'predicted': spread(predicted), 'measured': spread(measured), 'ratio': ratio},
+        'bytes': {'predicted': need, 'measured': held, 'ratio': need / held},
+        'rates': {
+            'attack': spread([machine.attack for machine in machines]),
+            'update': spread([machine.update for machine in machines]),
+        },
+        'turns': turns,
+        'clock': 'CPU seconds of all threads',
     }
 
 
-def pair(predicted: float, measured: float, **more: Any) -> dict[str, Any]:
-    return {'predicted': predicted, 'measured': measured, 'ratio': predicted / measured, **more}
-
-
 def line(row: dict[str, Any]) -> str:
-    time, memory = row['seconds_a_step'], row['bytes']
+    seconds, memory = row['seconds_a_step'], row['bytes']
+    ratio = seconds['ratio']
     cells = (
         row['run'],
         f'{row["passes"]:g}',
-        *(f'{1e3 * time[key]:.1f}' for key in ('predicted', 'measured')),
-        f'{time["ratio"]:.2f}',
+        *(f'{1e3 * seconds[key]["median"]:.1f}' for key in ('predicted', 'measured')),
+        f'{ratio["median"]:.2f} ({ratio["min"]:.2f} to {ratio["max"]:.2f})',
         *(f'{memory[key] / 1e6:.1f}' for key in ('predicted', 'measured')),
         f'{memory["ratio"]:.2f}',
     )
@@ -109,17 +114,23 @@ def main() -> int:
     flags.add_argument('--data_dir', help='npz folder of CIFAR-10, or that of tensorflow-datasets')
     flags.add_argument('--rows', help='numbers with commas between, from 1 (default: all)')
     flags.add_argument('--output', help='JSON file')
+    flags.add_argument('--turns', type=int, default=7, help='default: %(default)s')
     given = flags.parse_args()
     compilation_cache.enable()
     numbers = [int(one) for one in given.rows.split(',')] if given.rows else range(1, len(ROWS) + 1)
-    rows = []
+    rows: dict[str, Any] = {}
+    if given.output and Path(given.output).exists():
+        rows = {row['run']: row for row in json.loads(Path(given.output).read_text())['rows']}
     for number in numbers:
-        rows.append(measure(*ROWS[number - 1], given.data_dir))
-        print(line(rows[-1]), flush=True)
+        row = measure(*ROWS[number - 1], given.data_dir, given.turns)
+        rows[row['run']] = row
+        print(line(row), flush=True)
         if given.output:
             made_with = {key: value for key, value in environment().items() if key != 'command'}
-            write_json(given.output, {'rows': rows, 'environment': made_with})
-    ratios = [row[what]['ratio'] for row in rows for what in ('seconds_a_step', 'bytes')]
+            order = [rows[name] for name, *_ in ROWS if name in rows]
+            write_json(given.output, {'rows': order, 'environment': made_with})
+    ratios = [row['seconds_a_step']['ratio']['median'] for row in rows.values()]
+    ratios += [row['bytes']['ratio'] for row in rows.values()]
     return int(any(not 1 - OFF <= ratio <= 1 + OFF for ratio in ratios))
 
 

@@ -39,7 +39,11 @@ def calibrate(config: ConfigDict, *, turns: int = 3) -> Machine:
     for _ in range(turns):
         for steps, call in calls.items():
             taken[steps].append(call())
-    few, many = (statistics.median(taken[steps]) for steps in (FEW, MANY))
+    return machine_of(config, *(statistics.median(taken[steps]) for steps in (FEW, MANY)))
+
+
+def machine_of(config: ConfigDict, few: float, many: float) -> Machine:
+    """This machine, from the seconds of AT's step with `FEW` and with `MANY` attack steps."""
     source = data.SOURCES[config.data.name]
     devices = jax.local_device_count()
     flop = flops.network(model_of(config), source.shape).flops * config.batch_size / devices
@@ -92,7 +96,7 @@ def arguments(ready: Setup) -> tuple[Any, ...]:
     )
 
 
-def timed(ready: Setup) -> Callable[[], float]:
+def timed(ready: Setup, clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
     """A function that makes one more training step and returns its seconds; it is compiled here."""
     step = compile_train_step(ready)
     state, carry, *rest = arguments(ready)
@@ -100,8 +104,8 @@ def timed(ready: Setup) -> Callable[[], float]:
 
     def call() -> float:
         nonlocal state, carry
-        began = time.perf_counter()
+        began = clock()
         state, carry, _ = jax.block_until_ready(step(state, carry, *rest))
-        return time.perf_counter() - began
+        return clock() - began
 
     return call
