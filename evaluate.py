@@ -176,6 +176,9 @@ def parser() -> argparse.ArgumentParser:
         '--output', metavar='FILE.json', help='default: a new file in <workdir>/evaluation, or evaluation'
     )
     written.add_argument('--save_images', action='store_true', help='the adversarial images too')
+    written.add_argument(
+        '--profile', metavar='FOLDER', help='a profile of a part of the first attack (docs/performance.md)'
+    )
 
     several = flags.add_argument_group('several processes (docs/pods.md)')
     for name, flag in processes.FLAGS.items():
@@ -272,7 +275,7 @@ def evaluate(argv: list[str]) -> int:
 def audit(arguments: dict[str, Any], settings: dict[str, Any]) -> int:
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
-    for name in ('individual', 'search_precision', 'save_images', 'gradient_of'):
+    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile'):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
     settings = {

@@ -1,7 +1,7 @@
 """Trains a robust classifier; measures it on held-out images after each epoch.
 
 usage: python train.py --config=FILE[:ARCHITECTURE] [--config.FIELD=VALUE ...]
-                       [--workdir=FOLDER] [--dry_run]
+                       [--workdir=FOLDER] [--dry_run] [--profile=FOLDER]
 
 examples:
   handwritten digits: nothing to download, a minute on a CPU
@@ -26,6 +26,7 @@ flags:
   --workdir=FOLDER      of checkpoints and metrics (default:
                         runs/<config>[-<architecture>]/<hash of overrides>)
   --dry_run             only check config, data and devices, and print the plan
+  --profile=FOLDER      write a profile of a few steps (docs/performance.md)
   --helpfull            all flags, those of absl and of several processes too
 
 On a TPU pod and under SLURM the processes find each other: see docs/pods.md.
@@ -57,6 +58,7 @@ def define(values: flags.FlagValues) -> tuple[flags.FlagHolder, flags.FlagHolder
     kinds: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for name, flag in processes.FLAGS.items():
         kinds[flag.type](name, flag.default, flag.help, flag_values=values)
+    flags.DEFINE_string('profile', None, 'A folder for a profile of a few steps.', flag_values=values)
     return (
         config_flags.DEFINE_config_file('config', None, about, flag_values=values),
         flags.DEFINE_string('workdir', None, where, flag_values=values),
@@ -141,7 +143,7 @@ def train(argv: list[str]) -> int:
         processes.say(plan(setup_together(CONFIG.value)))
         return terminal.OK
     try:
-        run(CONFIG.value, workdir)
+        run(CONFIG.value, workdir, flags.FLAGS['profile'].value)
     except DivergedError as error:
         print(f'train.py: {error}', file=sys.stderr)
         return terminal.FAILED

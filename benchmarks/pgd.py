@@ -1,142 +1,113 @@
-"""PGD-10 images a second, here and in torchattacks, on the same weights in the same run.
+"""PGD-10 and PGD-20 images a second, here and elsewhere, on the same networks in turns."""
 
-    pip install torch torchattacks requests
-    python -m benchmarks.pgd --output=results/pgd_speed.json
+from collections.abc import Callable
+from typing import Any
 
-Ours and theirs take turns, so that a machine that slows down slows both; quoted are the ratio of each turn
-and its spread. Compilation is not counted (the first turn of each is left out).
-"""
-
-import argparse
-import time
-
+import foolbox
 import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
 import torchattacks
 
-from benchmarks.spread import spread
+from benchmarks import peers
+from benchmarks.peers import EPS, STEP_SIZE, F
+from benchmarks.turns import in_turns
 from si_jax import attacks, models
-from si_jax.environment import environment
-from si_jax.files import write_json
 from si_jax.threat import Threat
 
-F = torch.nn.functional
-EPS, STEP_SIZE, STEPS = 8 / 255, 2 / 255, 10
+THREAT = Threat('linf', EPS)
+# Architecture, width, batch.
+NETWORKS = (('small_cnn', None, 64), ('resnet18', 8, 64), ('resnet18', None, 32))
 
 
-class TorchBlock(torch.nn.Module):
-    def __init__(self, channels: int, width: int, stride: int):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(channels, width, 3, stride, 1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(width)
-        self.conv2 = torch.nn.Conv2d(width, width, 3, 1, 1, bias=False)
-        self.bn2 = torch.nn.BatchNorm2d(width)
-        self.shortcut = torch.nn.Sequential()
-        if stride > 1 or channels != width:
-            projection = torch.nn.Conv2d(channels, width, 1, stride, bias=False)
-            self.shortcut = torch.nn.Sequential(projection, torch.nn.BatchNorm2d(width))
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + self.shortcut(x))
+def title(arch: str, width: int | None) -> str:
+    return arch if width is None else f'{arch} of width {width}'
 
 
-class TorchResNet18(torch.nn.Module):
-    def __init__(self, width: int):
-        super().__init__()
-        self.conv1 = torch.nn.Conv2d(3, width, 3, 1, 1, bias=False)
-        self.bn1 = torch.nn.BatchNorm2d(width)
-        blocks, channels = [], width
-        for factor, stride in ((1, 1), (2, 2), (4, 2), (8, 2)):
-            blocks += [
-                TorchBlock(channels, factor * width, stride),
-                TorchBlock(factor * width, factor * width, 1),
-            ]
-            channels = factor * width
-        self.blocks = torch.nn.Sequential(*blocks)
-        self.linear = torch.nn.Linear(channels, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.linear(self.blocks(F.relu(self.bn1(self.conv1(x)))).mean((2, 3)))
-
-
-def ours(width: int, images: np.ndarray, labels: np.ndarray):
-    model = models.create('resnet18', num_classes=10, width=width)
-    x, y = jnp.asarray(images), jnp.asarray(labels)
-    variables = model.init(jax.random.key(0), x[:1])
-    threat = Threat('linf', EPS)
-
-    @jax.jit
-    def attack(variables, x, y, keys):
-        return attacks.run(
-            attacks.ATTACKS['pgd'], lambda x, _: model.apply(variables, x), x, y, keys,
-            threat=threat, steps=STEPS, step_size=STEP_SIZE,
-        ).last  # fmt: skip
-
-    keys = jax.random.split(jax.random.key(1), len(labels))
-    return lambda: jax.block_until_ready(attack(variables, x, y, keys))
-
-
-def theirs(width: int, images: np.ndarray, labels: np.ndarray):
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(memory_format=torch.channels_last)
-    y = torch.from_numpy(labels).long()
-    model = TorchResNet18(width).eval().to(memory_format=torch.channels_last)
-    attack = torchattacks.PGD(model, eps=EPS, alpha=STEP_SIZE, steps=STEPS, random_start=True)
-    return lambda: attack(x, y)
-
-
-def seconds(function) -> float:
-    began = time.perf_counter()
-    function()
-    return time.perf_counter() - began
-
-
-def measure(width: int, batch: int, turns: int) -> dict:
+def problem(batch: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     images = rng.uniform(size=(batch, 32, 32, 3)).astype(np.float32)
-    labels = rng.integers(0, 10, batch).astype(np.int32)
-    programs = {'si_jax': ours(width, images, labels), 'torchattacks': theirs(width, images, labels)}
-    for program in programs.values():
-        program()
-    rates: dict[str, list[float]] = {name: [] for name in programs}
-    for _ in range(turns):
-        for name, program in programs.items():
-            rates[name].append(batch / seconds(program))
-    ratios = [a / b for a, b in zip(rates['si_jax'], rates['torchattacks'], strict=True)]
-    return {
-        'network': 'ResNet-18' if width == 64 else f'ResNet-18 of width {width}',
-        'batch': batch,
-        'images_per_second': {name: spread(values) for name, values in rates.items()},
-        'ratio': spread(ratios),
+    return images, rng.integers(0, 10, batch).astype(np.int32)
+
+
+def attack_and_arguments(
+    arch: str, width: int | None, batch: int, steps: int, convolution: str | None = None
+) -> tuple[Any, tuple[Any, ...]]:
+    """Our PGD as one program, not yet compiled; `lax` is the loop with convolutions as JAX has them."""
+    images, labels = problem(batch)
+    model = models.create(arch, num_classes=10, width=width)
+    variables = model.init(jax.random.key(0), jnp.asarray(images[:1]))
+    keys = jax.random.split(jax.random.key(1), batch)
+
+    def attack(variables: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        with models.use_convolution(convolution):
+            return attacks.run(
+                attacks.ATTACKS['pgd'],
+                lambda x, _: model.apply(variables, x),
+                x,
+                y,
+                keys,
+                threat=THREAT,
+                steps=steps,
+                step_size=STEP_SIZE,
+            ).last
+
+    return jax.jit(attack), (variables, jnp.asarray(images), jnp.asarray(labels))
+
+
+def compiled(
+    arch: str, width: int | None, batch: int, steps: int, convolution: str | None = None
+) -> Callable[[], Any]:
+    attack, given = attack_and_arguments(arch, width, batch, steps, convolution)
+    return lambda: jax.block_until_ready(attack(*given))
+
+
+def foolbox_jax(
+    arch: str, width: int | None, images: np.ndarray, labels: np.ndarray, steps: int
+) -> Callable[[], Any]:
+    """Foolbox's PGD on the same JAX network, whose forward pass is compiled by hand."""
+    model = models.create(arch, num_classes=10, width=width)
+    x, y = jnp.asarray(images), jnp.asarray(labels)
+    variables = model.init(jax.random.key(0), x[:1])
+    forward = jax.jit(lambda x: model.apply(variables, x).logits)
+    wrapped = foolbox.JAXModel(forward, bounds=(0, 1))
+    attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=steps)
+    return lambda: jax.block_until_ready(attack.run(wrapped, x, y, epsilon=EPS))
+
+
+def programs(arch: str, width: int | None, batch: int, steps: int, compile_torch: bool) -> dict[str, Any]:
+    """Ours and all peers on one network."""
+    images, labels = problem(batch)
+    net = peers.network(arch, width).eval().requires_grad_(False)
+    x, y = peers.tensors(images, labels)
+    theirs = torchattacks.PGD(net, eps=EPS, alpha=STEP_SIZE, steps=steps, random_start=True)
+
+    def by_hand(net: Any) -> Callable[[], Any]:
+        def loss(adv: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(net(adv), y, reduction='sum')
+
+        return lambda: peers.climb(loss, x, peers.start_of(x), steps)
+
+    found = {
+        'si_jax': compiled(arch, width, batch, steps),
+        'torchattacks': lambda: theirs(x, y),
+        'PyTorch by hand': by_hand(net),
+        'Foolbox with JAX': foolbox_jax(arch, width, images, labels, steps),
+        'plain JAX loop': compiled(arch, width, batch, steps, 'lax'),
     }
+    if compile_torch:
+        found['torch.compile'] = by_hand(torch.compile(net))
+    return found
 
 
-def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument('--output', help='JSON file')
-    flags.add_argument('--turns', type=int, default=7)
-    given = flags.parse_args()
-    rows = [measure(8, 64, given.turns), measure(64, 32, given.turns)]
-    for row in rows:
-        rates, ratio = row['images_per_second'], row['ratio']
-        print(
-            f'{row["network"]}, batch {row["batch"]}: si_jax {rates["si_jax"]["median"]:.1f}, torchattacks '
-            f'{rates["torchattacks"]["median"]:.1f} images/s; ratio {ratio["median"]:.2f} '
-            f'({ratio["min"]:.2f} to {ratio["max"]:.2f})'
-        )
-    versions = {
-        'torch': torch.__version__,
-        'torchattacks': torchattacks.__version__,
-        'threads': torch.get_num_threads(),
-    }
-    if given.output:
-        settings = {'attack': 'PGD', 'steps': STEPS, 'eps': EPS, 'step_size': STEP_SIZE, 'turns': given.turns}
-        write_json(
-            given.output, {'settings': settings, 'rows': rows, 'peer': versions, 'environment': environment()}
-        )
-
-
-if __name__ == '__main__':
-    main()
+def rows(quick: bool) -> list[dict[str, Any]]:
+    """Row (a)."""
+    found = []
+    for arch, width, batch in NETWORKS[: 2 if quick else 3]:
+        large = arch == 'resnet18' and width is None
+        for steps in (10,) if quick or large else (10, 20):
+            each = programs(arch, width, batch, steps, compile_torch=not quick and not large)
+            what = f'PGD-{steps}, {title(arch, width)}, batch {batch}'
+            found.append(in_turns(what, each, batch, 3 if large else 5))
+    return found

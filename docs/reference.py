@@ -34,6 +34,7 @@ COMMANDS = {
     'report.py': ('report', []),
     'report.py --figure': ('report', ['--figure=1']),
     'report.py --workdirs': ('report', ['--workdirs=A']),
+    'si_jax.plan': ('si_jax.plan', []),
     'si_jax.interop.export': ('si_jax.interop.export', []),
     'si_jax.launch': ('si_jax.launch', []),
     'si_jax.evaluation.conformance': ('si_jax.evaluation.conformance', []),

@@ -106,6 +106,11 @@ class Part:
             self.told = now
 
 
+def unseen() -> Part:
+    """A part of no work that is shown."""
+    return Part(silent(), 0)
+
+
 class _Bar(tqdm):
     def skip(self, n: int) -> None:
         if self.total is not None and n:

@@ -4,6 +4,8 @@ The suite compiles without optimisation, since nearly all of its programs run fo
 simulated devices. What runs for many seconds is faster here.
 """
 
+import gzip
+import json
 import os
 import pathlib
 import subprocess
@@ -20,3 +22,14 @@ def optimised(*arguments: object) -> str:
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
+
+
+def assert_traced(folder: pathlib.Path) -> None:
+    """The folder holds a profile that TensorBoard and Perfetto open, with what the devices did in it."""
+    (place,) = (folder / 'plugins' / 'profile').iterdir()
+    (planes,) = place.glob('*.xplane.pb')
+    assert planes.stat().st_size > 10_000
+    with gzip.open(place / 'perfetto_trace.json.gz') as file:
+        events = json.load(file)['traceEvents']
+    names = ' '.join(event.get('name', '') for event in events)
+    assert 'dot' in names or 'fusion' in names, 'no operation of a compiled program'

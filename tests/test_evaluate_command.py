@@ -12,6 +12,7 @@ import evaluate
 from si_jax import data
 from si_jax import evaluate as evaluate_function
 from si_jax.evaluation.command import fraction
+from tests.processes import assert_traced
 
 MODEL = """
 import jax.numpy as jnp
@@ -59,11 +60,18 @@ def refused(capsys, *arguments) -> str:
     return err
 
 
+def test_a_profile_that_cannot_be_written_is_refused(model, tmp_path, capsys):
+    err = refused(capsys, model, '--dataset=digits', '--profile=net.py')
+    assert 'net.py' in err and 'name a folder' in err
+
+
 def test_digits_from_a_model_file(model, tmp_path, capsys):
     flags = ['--dataset=digits', '--num_examples=60', '--eps=1/20', '--attacks=pgd,cw,sipgd', '--steps=4']
-    flags += ['--restarts=2', '--seed=3', '--output=out/result.json', '--save_images']
+    flags += ['--restarts=2', '--seed=3', '--output=out/result.json', '--save_images', '--profile=trace']
     assert evaluate.main([model, *flags]) == 0
     out, err = capsys.readouterr()
+    assert_traced(tmp_path / 'trace')
+    assert 'attacks: ' in out and 'GFLOP/s, unknown chip cpu' in out and 'profile written to trace' in out
     assert 'worst case' in out and '95 % interval' in out and out.endswith('written to out/result.json\n')
     assert max(map(len, out.splitlines())) <= 80
     assert 'attacks: 100 %, ' in err

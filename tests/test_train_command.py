@@ -13,6 +13,7 @@ import pytest
 
 from si_jax.checkpoints import Checkpoints
 from si_jax.metrics import read_metrics
+from tests.processes import assert_traced
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SMALL = [
@@ -89,9 +90,11 @@ def flat(tree, prefix=''):
 @pytest.fixture(scope='module')
 def uninterrupted(environment, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'whole'
-    code, out, err = finish(start(environment, *SMALL, f'--workdir={workdir}'))
+    trace = workdir.with_name('trace')
+    code, out, err = finish(start(environment, *SMALL, f'--workdir={workdir}', f'--profile={trace}'))
     assert code == 0, err
-    assert 'epoch 3/3' in out and 'PGD' in out
+    assert 'epoch 3/3' in out and 'PGD' in out and 'GFLOP/s, unknown chip cpu' in out
+    assert_traced(trace)
     return workdir
 
 

@@ -21,6 +21,7 @@ class Source(NamedTuple):
     Attributes:
         shape: (H, W, C) of an image.
         num_classes: Labels are 0 to num_classes - 1.
+        train_images: Images of the training split.
         scale: Stored value of white: stored / scale is in [0, 1].
         crop: Padding of the random crop in training, 0 for none.
         flip: Whether training flips images; digits must keep their side.
@@ -29,6 +30,7 @@ class Source(NamedTuple):
 
     shape: tuple[int, int, int] = (32, 32, 3)
     num_classes: int = 10
+    train_images: int = 50_000
     scale: int = 255
     crop: int = 4
     flip: bool = True
@@ -38,8 +40,8 @@ class Source(NamedTuple):
 SOURCES = {
     'cifar10': Source(tfds_name='cifar10'),
     'cifar100': Source(num_classes=100, tfds_name='cifar100'),
-    'svhn': Source(flip=False, tfds_name='svhn_cropped'),
-    'digits': Source(shape=(8, 8, 1), scale=16, crop=0, flip=False),
+    'svhn': Source(train_images=73_257, flip=False, tfds_name='svhn_cropped'),
+    'digits': Source(shape=(8, 8, 1), train_images=1400, scale=16, crop=0, flip=False),
 }
 
 # In scikit-learn's order, the first 1,400 of the 1,797 digits are for training and the last 397 for testing;

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from si_jax import profiling
 from si_jax.attacks.catalogue import SCREENS, SEARCHES, SearchAttack, Stage
 from si_jax.attacks.rays import average_distance
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Arrays, Saved, Work
-from si_jax.progress import GRADIENT, Part, Progress
+from si_jax.progress import GRADIENT, Part, Progress, unseen
 from si_jax.threat import Threat
 
 # The public implementation that the protocols follow.
@@ -151,11 +152,14 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
         groups = program.groups(np.flatnonzero(alive))
         cascade.bar.skip(each * (count - sum(map(len, groups))))
         make = functools.partial(compiled, restart > 0)
+        search = functools.partial(_search, cascade, stage.attack, row, make, seen.shared)
+        for rows in groups[:1]:
+            profiling.rehearse(functools.partial(search, rows[: program.chunk], aims, keys, unseen()))
         work = [
             Work(
                 f'{unit}-{run}-{number}',
                 each * len(rows),
-                functools.partial(_search, cascade, stage.attack, row, make, seen.shared, rows, aims, keys),
+                functools.partial(search, rows, aims, keys),
             )
             for number, rows in enumerate(groups)
         ]

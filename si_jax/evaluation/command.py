@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import data, models, processes
+from si_jax import data, models, processes, profiling
 from si_jax.attacks.gradient import Attack
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import checks, own, sanity, saved
@@ -22,6 +22,7 @@ from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.compare import Comparison, compare
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.runner import evaluate
+from si_jax.evaluation.speed import of_evaluation
 from si_jax.files import write_json
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
@@ -89,6 +90,7 @@ def run(
     gradient_of: str | None = None,
     transfer_from: str | None = None,
     logit_scale: float = 1.0,
+    profile: str | None = None,
     **settings: Any,
 ) -> Result:
     """Evaluates a network from a run, a Python file or a PyTorch checkpoint; prints and writes the result.
@@ -115,6 +117,7 @@ def run(
         gradient_of: 'path/to/file.py:build', the classifier whose derivative attacks take (BPDA).
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         logit_scale: A factor on the logits, which changes no decision.
+        profile: A folder for a profile of a part of the first attack; None for none.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
@@ -159,7 +162,8 @@ def run(
         path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
 
     state = path.with_suffix('.partial')
-    with resumable(f'what was finished is kept in {state}'):
+    resumed = state.exists()
+    with resumable(f'what was finished is kept in {state}'), profiling.wanted(profile) as profiled:
         result = evaluate(
             loaded.classifier,
             loaded.images,
@@ -184,6 +188,10 @@ def run(
         result.save(path)
         saved.remove(state)
         show(result.table())
+        if not resumed and (speed := of_evaluation(result, loaded.classifier, shape)):
+            print(speed)
+        if profiled:
+            print(profiled.report())
         print(f'written to {path}')
     return result
 

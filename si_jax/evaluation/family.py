@@ -8,16 +8,19 @@ import jax
 import numpy as np
 
 from si_jax import attacks as catalogue
-from si_jax import parallel
+from si_jax import parallel, profiling
 from si_jax.attacks import rows as rows_of
 from si_jax.attacks.gradient import Attack, Start, starting_points
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.saved import Arrays, Saved, Work
-from si_jax.progress import GRADIENT, Part, Progress
+from si_jax.progress import GRADIENT, Part, Progress, unseen
 from si_jax.threat import Threat
 
 Array = jax.Array
+
+# Chunks of images in a profile.
+REHEARSED = 3
 
 
 def run(
@@ -133,6 +136,8 @@ def restarts_of(
     runs: list[np.ndarray] = []
     largest = 0.0
     kept = np.zeros((0, *program.images.shape[1:]), program.images.dtype)
+    some = np.arange(min(REHEARSED * program.chunk, len(program.images)))
+    profiling.rehearse(lambda: attacked(some, 0, unseen()))
     for restart in range(count):
         work = [
             Work(

@@ -21,12 +21,13 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from si_jax import data, parallel, processes, watchdog
+from si_jax import data, parallel, processes, utilisation, watchdog
 from si_jax.checkpoints import Checkpoints, Restored
 from si_jax.errors import InputError
 from si_jax.evaluation.saved import digest
 from si_jax.files import check_fields
 from si_jax.metrics import MetricsWriter
+from si_jax.profiling import Profile
 from si_jax.progress import Progress, progress, silent
 from si_jax.same import check_same
 from si_jax.signals import InterruptGuard
@@ -64,12 +65,13 @@ def setup_together(config: ConfigDict) -> Setup:
     return ready
 
 
-def run(config: ConfigDict, workdir: str) -> TrainState:
+def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainState:
     """Trains until the last epoch, or until asked to stop; the same call goes on from there.
 
     Args:
         config: As made by `configs/base.py`.
         workdir: Where checkpoints, metrics and config lie. Made if it does not exist.
+        profile: A folder for a profile of a few steps; None for none.
 
     Returns:
         The final state.
@@ -80,8 +82,9 @@ def run(config: ConfigDict, workdir: str) -> TrainState:
         DivergedError: A loss or gradient was not finite. The last good state has been saved.
     """
     ready = setup_together(config)
+    traced = Profile(profile) if profile and processes.is_first() else None
     with open_together(workdir, ready.config.to_dict()) as place, InterruptGuard() as guard:
-        with _Run(ready, place, guard) as under_way:
+        with _Run(ready, place, guard, traced) as under_way:
             return under_way.train()
 
 
@@ -90,8 +93,9 @@ class _Run:
 
     SLOW = 10  # seconds after which a single process looks at its steps, however few, to tell the time left
 
-    def __init__(self, ready: Setup, place: Workdir, guard: InterruptGuard):
-        self.ready, self.guard = ready, guard
+    def __init__(self, ready: Setup, place: Workdir, guard: InterruptGuard, profile: Profile | None = None):
+        self.ready, self.guard, self.profile = ready, guard, profile
+        self.meter, self.speed = utilisation.of_training(ready), ''
         config = ready.config
         self.checkpoints = Checkpoints(place.path / 'checkpoints', keep_last=config.checkpoint.keep_last)
         state, carry = initial_state(ready), initial_carry(ready)
@@ -154,6 +158,9 @@ class _Run:
         self.progress.close()
         if self.writer:
             self.writer.close()
+        if self.profile:
+            self.profile.close()
+            print(self.profile.report())
 
     def train(self) -> TrainState:
         epochs = self.ready.config.epochs
@@ -187,6 +194,8 @@ class _Run:
             self.step_number += 1
             watchdog.at_step(self.step_number)
             pending.append(metrics)
+            if self.profile:
+                self.profile.tick(metrics)
             last = position + 1 == steps_per_epoch
             save = self._save_is_due() and not last
             slow = processes.count() == 1 and time.monotonic() - self.collected > self.SLOW
@@ -217,6 +226,10 @@ class _Run:
         if self.writer:
             self.writer.write(self.step_number, epoch + 1, figures)
             tqdm.write(_epoch_line(epoch + 1, config.epochs, figures), file=sys.stdout)
+            if speed := self.meter.describe(figures['images_per_second']):
+                if final or not self.speed:
+                    tqdm.write(f'speed: {speed}', file=sys.stdout)
+                self.speed = speed
         self._save(epoch + 1, accuracy)
         self.stopping |= self.wishes.last(self.guard.stop_requested)
         return final or not self.stopping

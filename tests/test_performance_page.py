@@ -1,0 +1,22 @@
+"""docs/performance.md has the numbers that the benchmarks wrote."""
+
+import json
+import pathlib
+
+from benchmarks import page
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGE = (ROOT / 'docs' / 'performance.md').read_text()
+
+
+def test_the_tables_are_the_results():
+    for line in page.planned().splitlines():
+        assert line in PAGE, line
+
+
+def test_predictions_are_within_a_quarter():
+    rows = json.loads((ROOT / 'results' / 'plan_cpu.json').read_text())['rows']
+    assert len(rows) >= 3
+    for row in rows:
+        assert 0.75 <= row['seconds_a_step']['ratio']['median'] <= 1.25, row['run']
+        assert 0.75 <= row['bytes']['ratio'] <= 1.25, row['run']
