@@ -1,6 +1,7 @@
 """Says what a training run will take: time, memory, communication.
 
-usage: python -m si_jax.plan --config=FILE[:ARCHITECTURE] [--config.FIELD=VALUE ...]
+usage: python -m si_jax.plan --config=FILE[:ARCHITECTURE]
+                             [--config.FIELD=VALUE ...]
                              (--chip=NAME [--devices=N] | --calibrate)
 
 examples:
