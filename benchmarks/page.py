@@ -31,7 +31,10 @@ def planned() -> str:
 def speed() -> str:
     """Everything that `python -m benchmarks` measured."""
     parts = []
-    for name, part in json.loads((RESULTS / 'speed_cpu.json').read_text())['rows'].items():
+    measured: dict[str, Any] = {}
+    for file in sorted(RESULTS.glob('speed_*.json')):
+        measured |= json.loads(file.read_text())['rows']
+    for name, part in measured.items():
         made_with = part['environment']
         form = 'quick form' if made_with['quick'] else 'full form'
         clock = 'seconds of the CPU' if made_with['clock'] == 'cpu' else 'time that passed'

@@ -29,7 +29,7 @@ LATENCY = 15e-6
 STATE_BYTES = 16
 # Left to the runtime.
 USABLE = 0.9
-# Intermediate values by convolution output. On the CPU measured from compiled steps (results/plan_cpu.json);
+# Intermediate values by convolution output. On the CPU from what XLA reserves for compiled steps;
 # elsewhere an estimate.
 RESIDUES = {'wrn': 2.4, 'small_cnn': 2.3, 'preact': 2.8, 'resnet': 2.95}
 RESIDUES_ACCELERATOR = 3.7

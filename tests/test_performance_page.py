@@ -10,8 +10,16 @@ PAGE = (ROOT / 'docs' / 'performance.md').read_text()
 
 
 def test_the_tables_are_the_results():
-    for line in page.planned().splitlines():
+    for line in (*page.planned().splitlines(), *page.speed().splitlines()):
         assert line in PAGE, line
+
+
+def test_memory_of_an_attack_does_not_grow_with_its_steps():
+    rows = json.loads((ROOT / 'results' / 'speed_memory.json').read_text())['rows']['memory']['rows']
+    taken = [row['bytes'] for row in rows if 'PGD' in row['what']]
+    assert len(taken) == 3 and max(taken) < 1.01 * min(taken)
+    for row in rows[3:]:
+        assert 0.75 <= row['bytes']['predicted'] / row['bytes']['measured'] <= 1.25
 
 
 def test_predictions_are_within_a_quarter():
