@@ -30,6 +30,8 @@ examples:
     python evaluate.py --workdir=WORKDIR --attacks=autoattack --num_examples=100
   your own network: build() in my_model.py returns a function of images
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255
+  a network of the zoo (python -m si_jax.zoo lists them)
+    python evaluate.py --model=zoo:digits-tradessi --attacks=autoattack
   weights of PyTorch
     python evaluate.py --torch_checkpoint=trades.pt --arch=wrn_34_10 \\
         --normalise=none --dataset=cifar10
@@ -63,7 +65,9 @@ def parser() -> argparse.ArgumentParser:
     what = flags.add_argument_group('what is evaluated: one of the first three')
     what.add_argument('--workdir', metavar='FOLDER', help='of a run of train.py')
     what.add_argument(
-        '--model', metavar='FILE.py:FUNCTION', help='a function that returns a classifier or nn.Module'
+        '--model',
+        metavar='FILE.py:FUNCTION',
+        help='a function that returns a classifier or nn.Module; or zoo:NAME, or a file of weights FILE.npz',
     )
     what.add_argument(
         '--torch_checkpoint', metavar='FILE', help='PyTorch weights, of torch.save or safetensors'

@@ -1,0 +1,116 @@
+"""Lists, checks and measures the networks of the zoo, and adds to it.
+
+    python -m si_jax.zoo                                    # what there is
+    python -m si_jax.zoo verify                             # the files of all, or of NAME ...
+    python -m si_jax.zoo evaluate digits-tradessi           # clean and the PGD family again, in seconds
+    python -m si_jax.zoo evaluate --full                    # AutoAttack and the others too, all networks
+    python -m si_jax.zoo add --zoo=FOLDER --name=NAME --workdir=RUN --result=RESULT.json
+
+Exit status: 0 as stated, 1 something is not as the manifest states, 2 a wrong flag or value.
+SI_JAX_ZOO=FOLDER adds a zoo of your own to the one of the package.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable
+
+from si_jax import compilation_cache
+from si_jax.errors import InputError
+from si_jax.zoo.adding import add
+from si_jax.zoo.entries import Entry, entries, entry
+from si_jax.zoo.verifying import measure, verify
+
+COLUMNS = {'clean': 'clean', 'pgd': 'PGD', 'autoattack': 'AA', 'worst_case': 'worst'}
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = argparse.ArgumentParser(
+        prog='python -m si_jax.zoo', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = flags.add_subparsers(dest='command', metavar='COMMAND', required=False)
+    commands.add_parser('list', help='what there is (the default)')
+    checked = commands.add_parser('verify', help='check SHA-256, shapes and figures of the files')
+    checked.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
+    measured = commands.add_parser('evaluate', help='measure the accuracies again and compare image by image')
+    measured.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
+    measured.add_argument(
+        '--full', action='store_true', help='all attacks of the manifest, not only the PGD family'
+    )
+    measured.add_argument('--data_dir', metavar='FOLDER', help='as for evaluate.py')
+    added = commands.add_parser('add', help='write the entry of a trained and evaluated network')
+    added.add_argument(
+        '--zoo', required=True, metavar='FOLDER', help='with manifest.json; made if there is none'
+    )
+    added.add_argument('--name', required=True, help='of the new entry')
+    added.add_argument('--workdir', required=True, metavar='RUN', help='folder of the run of train.py')
+    added.add_argument(
+        '--result', required=True, metavar='FILE.json', help='what evaluate.py --workdir=RUN wrote'
+    )
+    added.add_argument('--data_dir', metavar='FOLDER', help='as for evaluate.py')
+    return flags
+
+
+def table(found: Iterable[Entry]) -> str:
+    """The networks, their threat model and accuracies in percent, for a terminal of 80 columns."""
+    lines = [
+        f'{"":<18}{"data":<9}{"ball":<16}'
+        + ''.join(f'{title:>7}' for title in COLUMNS.values())
+        + f'{"kB":>6}'
+    ]
+    for one in found:
+        ball = f'{one.threat_model["norm"]} {one.threat_model["eps"]:.4g}'
+        cells = [one.accuracy.get(key) for key in COLUMNS]
+        shown = ''.join(f'{"-" if cell is None else f"{100 * cell:.2f}":>7}' for cell in cells)
+        lines.append(f'{one.name:<18}{one.dataset["name"]:<9}{ball:<16}{shown}{one.bytes / 1000:>6.0f}')
+    return '\n'.join(lines)
+
+
+def run_verify(names: list[str]) -> int:
+    """Prints a line for each network; 1 if one is not as stated."""
+    status = 0
+    for name in names or entries():
+        entry(name)  # an unknown name is a wrong value, not a damaged file
+        try:
+            print(f'{verify(name).name}: as stated')
+        except InputError as error:
+            print(f'FAIL {error}')
+            status = 1
+    return status
+
+
+def run_evaluate(names: list[str], full: bool, data_dir: str | None) -> int:
+    """Prints stated and measured accuracies; 1 if the flag of an image differs."""
+    compilation_cache.enable()
+    status = 0
+    print(f'{"":<18}{"attack":<17}{"stated":>8}{"found":>8}  images that differ')
+    for name in names or entries():
+        one = entry(name)
+        for row in measure(name, attacks=one.protocol['attacks'] if full else None, data_dir=data_dir):
+            differ = f'{row.differing} of {row.images}'
+            print(
+                f'{one.name:<18}{row.attack:<17}{100 * row.stated:>8.2f}{100 * row.found:>8.2f}  {differ}',
+                flush=True,
+            )
+            status |= row.differing > 0
+    if status:
+        print('Another machine rounds differently, and an image or two may differ; more is a fault.')
+    return int(status)
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = vars(parser().parse_args(argv))
+    command = given.pop('command') or 'list'
+    try:
+        if command == 'verify':
+            return run_verify(**given)
+        if command == 'evaluate':
+            return run_evaluate(**given)
+        print(table([add(**given)] if command == 'add' else entries().values()))
+    except InputError as error:
+        print(f'si_jax.zoo: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
