@@ -28,7 +28,8 @@ def parser() -> argparse.ArgumentParser:
         prog='python -m si_jax.zoo', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = flags.add_subparsers(dest='command', metavar='COMMAND', required=False)
-    commands.add_parser('list', help='what there is (the default)')
+    listed = commands.add_parser('list', help='what there is (the default)')
+    listed.add_argument('--markdown', action='store_true', help='as a Markdown table')
     checked = commands.add_parser('verify', help='check SHA-256, shapes and figures of the files')
     checked.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
     measured = commands.add_parser('evaluate', help='measure the accuracies again and compare image by image')
@@ -62,6 +63,21 @@ def table(found: Iterable[Entry]) -> str:
         cells = [one.accuracy.get(key) for key in COLUMNS]
         shown = ''.join(f'{"-" if cell is None else f"{100 * cell:.2f}":>7}' for cell in cells)
         lines.append(f'{one.name:<18}{one.dataset["name"]:<9}{ball:<16}{shown}{one.bytes / 1000:>6.0f}')
+    return '\n'.join(lines)
+
+
+def markdown(found: Iterable[Entry]) -> str:
+    """The same for a page, with how each network is trained and the first digits of its SHA-256."""
+    lines = [
+        f'| network | data, ball | {" | ".join(COLUMNS.values())} | recipe, seed | SHA-256 |',
+        f'|{"---|" * (4 + len(COLUMNS))}',
+    ]
+    for one in found:
+        ball = f'{one.dataset["name"]}, {one.threat_model["norm"]} {one.threat_model["eps"]:.4g}'
+        cells = [one.accuracy.get(key) for key in COLUMNS]
+        shown = ' | '.join('' if cell is None else f'{100 * cell:.2f}' for cell in cells)
+        recipe = f'`{one.recipe["config"]}`, {one.seed}'
+        lines.append(f'| `{one.name}` | {ball} | {shown} | {recipe} | `{one.sha256[:12]}` |')
     return '\n'.join(lines)
 
 
@@ -105,7 +121,10 @@ def main(argv: list[str] | None = None) -> int:
             return run_verify(**given)
         if command == 'evaluate':
             return run_evaluate(**given)
-        print(table([add(**given)] if command == 'add' else entries().values()))
+        if command == 'add':
+            print(table([add(**given)]))
+        else:
+            print((markdown if given.get('markdown') else table)(entries().values()))
     except InputError as error:
         print(f'si_jax.zoo: {error}', file=sys.stderr)
         return 2
