@@ -360,7 +360,8 @@ def test_a_defense_of_your_own_is_a_row_like_any_other(monkeypatch):
     monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))
     assert register('mine', own(passes=('nat', 'adv', 'nat'), steps=3)) == 'mine'
     row = base.defense('mine', si=True)
-    assert row['weights'] == {'natural_ce': 1.0, 'kl': 2.0, SI_TERM: 0.2} and row['passes'] == 'nat,adv,nat'
+    assert row.weights.to_dict() == {'natural_ce': 1.0, 'kl': 2.0, SI_TERM: 0.2}
+    assert row.passes == 'nat,adv,nat'
     assert base.paper('mine', dataset='digits', arch='small_cnn').attack.steps == 3
     made = from_config(row)
     assert made.outer['kl'].weight == 2.0 and made.passes == ('nat', 'adv', 'nat')

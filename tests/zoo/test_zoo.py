@@ -135,7 +135,7 @@ def test_files_outside_the_folder(mine, place):
 
 
 def test_names(mine):
-    refused(lambda: load_model('zoo:digits-tradesi'), 'did you mean digits-trades or digits-tradessi')
+    refused(lambda: load_model('zoo:digits-tradesi'), 'did you mean digits-tradessi or digits-trades')
     refused(lambda: verify('tradessi'), "unknown model of the zoo 'tradessi': did you mean digits-tradessi")
     message = refused(lambda: load_model('digits-traded'), 'no such folder; nor is it in the zoo')
     assert 'did you mean digits-trades' in message
