@@ -26,12 +26,10 @@ a table, and writes one JSON file with the flags of each image beside it.
 examples:
   a run of train.py, under four attacks of 20 steps
     python evaluate.py --workdir=runs/quickstart/44136fa3
-  the same under AutoAttack, on the first 100 images
-    python evaluate.py --workdir=WORKDIR --attacks=autoattack --num_examples=100
+  a network of the zoo under AutoAttack, on the first 100 images
+    python evaluate.py --model=zoo:digits-at --attacks=autoattack --num_examples=100
   your own network: build() in my_model.py returns a function of images
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255
-  a network of the zoo (python -m si_jax.zoo lists them)
-    python evaluate.py --model=zoo:digits-tradessi --attacks=autoattack
   weights of PyTorch
     python evaluate.py --torch_checkpoint=trades.pt --arch=wrn_34_10 \\
         --normalise=none --dataset=cifar10

@@ -170,7 +170,7 @@ def test_every_command_of_the_pages_parses(monkeypatch, capsys):
 
 OURS = (
     'README training evaluation report tables audit compare attacks defenses pytorch figures table5 '
-    'commands configs'
+    'commands configs adaptive'
 )
 
 

@@ -1,44 +1,61 @@
-"""Lists, checks and measures the networks of the zoo, and adds to it.
-
-    python -m si_jax.zoo                                    # what there is
-    python -m si_jax.zoo verify                             # the files of all, or of NAME ...
-    python -m si_jax.zoo evaluate digits-tradessi           # clean and the PGD family again, in seconds
-    python -m si_jax.zoo evaluate --full                    # AutoAttack and the others too, all networks
-    python -m si_jax.zoo add --zoo=FOLDER --name=NAME --workdir=RUN --result=RESULT.json
-
-Exit status: 0 as stated, 1 something is not as the manifest states, 2 a wrong flag or value.
-SI_JAX_ZOO=FOLDER adds a zoo of your own to the one of the package.
-"""
+"""Lists, checks and measures the networks of the zoo, and adds to it."""
 
 import argparse
 import sys
 from collections.abc import Iterable
+from typing import Any
 
-from si_jax import compilation_cache
+from si_jax import compilation_cache, terminal
 from si_jax.errors import InputError
 from si_jax.zoo.adding import add
 from si_jax.zoo.entries import Entry, entries, entry
 from si_jax.zoo.verifying import measure, verify
 
 COLUMNS = {'clean': 'clean', 'pgd': 'PGD', 'autoattack': 'AA', 'worst_case': 'worst'}
+USAGE = """
+  python -m si_jax.zoo [list [--markdown]]
+  python -m si_jax.zoo verify [NAME ...]
+  python -m si_jax.zoo evaluate [NAME ...] [--full] [--data_dir=FOLDER]
+  python -m si_jax.zoo add --zoo=FOLDER --name=NAME --workdir=RUN
+                           --result=FILE.json"""
+ABOUT = """
+Lists, checks and measures the networks of the zoo, and adds to it.
+`zoo:NAME` stands for one of them in evaluate.py and si_jax.load_model.
+
+examples:
+  what there is
+    python -m si_jax.zoo
+  whether the files are what the manifest says: SHA-256, shapes, figures
+    python -m si_jax.zoo verify
+  clean accuracy and the PGD family again, image by image, in seconds
+    python -m si_jax.zoo evaluate digits-tradessi
+  AutoAttack and all else that was measured, on all networks
+    python -m si_jax.zoo evaluate --full
+  a run of yours and its result, into a zoo of yours
+    python -m si_jax.zoo add --zoo=FOLDER --name=NAME --workdir=RUN \\
+        --result=RESULT.json
+"""
+EPILOG = f"""
+SI_JAX_ZOO=FOLDER adds a zoo of your own to the one of the package.
+
+{terminal.exit_status('something is not as the manifest states', 'nothing is kept')}
+"""
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = argparse.ArgumentParser(
-        prog='python -m si_jax.zoo', description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    commands = flags.add_subparsers(dest='command', metavar='COMMAND', required=False)
+    flags = terminal.parser('python -m si_jax.zoo', USAGE, ABOUT, EPILOG)
+    commands = flags.add_subparsers(dest='command', metavar='COMMAND', prog='python -m si_jax.zoo')
     listed = commands.add_parser('list', help='what there is (the default)')
     listed.add_argument('--markdown', action='store_true', help='as a Markdown table')
-    checked = commands.add_parser('verify', help='check SHA-256, shapes and figures of the files')
+    checked = commands.add_parser('verify', help='check the files')
     checked.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
-    measured = commands.add_parser('evaluate', help='measure the accuracies again and compare image by image')
+    measured = commands.add_parser('evaluate', help='measure again and compare image by image')
     measured.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
     measured.add_argument(
         '--full', action='store_true', help='all attacks of the manifest, not only the PGD family'
     )
     measured.add_argument('--data_dir', metavar='FOLDER', help='as for evaluate.py')
-    added = commands.add_parser('add', help='write the entry of a trained and evaluated network')
+    added = commands.add_parser('add', help='a trained and evaluated network')
     added.add_argument(
         '--zoo', required=True, metavar='FOLDER', help='with manifest.json; made if there is none'
     )
@@ -66,7 +83,7 @@ def table(found: Iterable[Entry]) -> str:
     return '\n'.join(lines)
 
 
-def markdown(found: Iterable[Entry]) -> str:
+def as_markdown(found: Iterable[Entry]) -> str:
     """The same for a page, with how each network is trained and the first digits of its SHA-256."""
     lines = [
         f'| network | data, ball | {" | ".join(COLUMNS.values())} | recipe, seed | SHA-256 |',
@@ -83,21 +100,21 @@ def markdown(found: Iterable[Entry]) -> str:
 
 def run_verify(names: list[str]) -> int:
     """Prints a line for each network; 1 if one is not as stated."""
-    status = 0
+    status = terminal.OK
     for name in names or entries():
         entry(name)  # an unknown name is a wrong value, not a damaged file
         try:
             print(f'{verify(name).name}: as stated')
         except InputError as error:
             print(f'FAIL {error}')
-            status = 1
+            status = terminal.FAILED
     return status
 
 
 def run_evaluate(names: list[str], full: bool, data_dir: str | None) -> int:
     """Prints stated and measured accuracies; 1 if the flag of an image differs."""
     compilation_cache.enable()
-    status = 0
+    status = terminal.OK
     print(f'{"":<18}{"attack":<17}{"stated":>8}{"found":>8}  images that differ')
     for name in names or entries():
         one = entry(name)
@@ -114,21 +131,18 @@ def run_evaluate(names: list[str], full: bool, data_dir: str | None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    given = vars(parser().parse_args(argv))
-    command = given.pop('command') or 'list'
-    try:
-        if command == 'verify':
-            return run_verify(**given)
-        if command == 'evaluate':
-            return run_evaluate(**given)
-        if command == 'add':
-            print(table([add(**given)]))
-        else:
-            print((markdown if given.get('markdown') else table)(entries().values()))
-    except InputError as error:
-        print(f'si_jax.zoo: {error}', file=sys.stderr)
-        return 2
-    return 0
+    return terminal.run('si_jax.zoo', lambda: run(**vars(parser().parse_args(argv))))
+
+
+def run(command: str | None, markdown: bool = False, **given: Any) -> int:
+    """The exit status of a command."""
+    if command == 'verify':
+        return run_verify(**given)
+    if command == 'evaluate':
+        return run_evaluate(**given)
+    found = [add(**given)] if command == 'add' else list(entries().values())
+    print(as_markdown(found) if markdown else table(found))
+    return terminal.OK
 
 
 if __name__ == '__main__':
