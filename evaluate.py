@@ -27,7 +27,8 @@ examples:
   a run of train.py, under four attacks of 20 steps
     python evaluate.py --workdir=runs/quickstart/44136fa3
   a network of the zoo under AutoAttack, on the first 100 images
-    python evaluate.py --model=zoo:digits-at --attacks=autoattack --num_examples=100
+    python evaluate.py --model=zoo:digits-at --attacks=autoattack \\
+        --num_examples=100
   your own network: build() in my_model.py returns a function of images
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255
   weights of PyTorch
