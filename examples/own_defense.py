@@ -54,7 +54,8 @@ def main(workdir='runs/own_defense', epochs=15, limit=0, examples=397, steps=20)
     """Trains on `limit` images (0: all), attacks the first `examples` test images, and returns the result."""
     absl.logging.set_verbosity(absl.logging.WARNING)
     config = get_config()
-    config.epochs, config.data.limit, config.evaluation.every_epochs = epochs, limit, epochs
+    config.epochs, config.data.limit = epochs, limit
+    config.evaluation.every_epochs, config.evaluation.steps = epochs, steps  # on held-out images, once
     run(config, workdir)  # run again, it goes on from its last checkpoint, or is finished
     test = data.load('digits', 'test')
     return si_jax.evaluate(

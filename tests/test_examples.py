@@ -1,7 +1,6 @@
 """Every example runs: small here, through the arguments of its `main`; the notebook as it is."""
 
 import json
-import os
 import pathlib
 import sys
 
@@ -9,7 +8,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.processes import optimised
+from tests.processes import environment, quick
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / 'examples'
@@ -41,7 +40,7 @@ results = {{
 }}
 print(json.dumps({{name: result.accuracy for name, result in results.items()}}))
 """
-    return json.loads(optimised('-c', script).splitlines()[-1]), workdir
+    return json.loads(quick('-c', script).splitlines()[-1]), workdir
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -72,12 +71,6 @@ def test_the_notebook(tmp_path):
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == 'code']
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
-    environment = os.environ | {
-        'XLA_FLAGS': '',
-        'PYTHONPATH': str(ROOT),
-        'JUPYTER_RUNTIME_DIR': str(tmp_path),
-    }
-    environment.pop('NPROC')
     # The kernel of this environment, whatever kernels the user has.
     (tmp_path / 'kernels' / 'python3').mkdir(parents=True)
     argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
@@ -85,7 +78,7 @@ def test_the_notebook(tmp_path):
     (tmp_path / 'kernels' / 'python3' / 'kernel.json').write_text(json.dumps(spec))
     client = NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(tmp_path)}})
     client.create_kernel_manager().kernel_spec_manager.kernel_dirs.insert(0, str(tmp_path / 'kernels'))
-    client.execute(env=environment)
+    client.execute(env=environment(optimised=True) | {'JUPYTER_RUNTIME_DIR': str(tmp_path)})
     text = ''.join(output.get('text', '') for cell in code for output in cell.outputs)
     assert 'TRADES-SI' in text and text.count('SI-PGD at any') == 2
     pictures = [output.data for cell in code for output in cell.outputs if 'data' in output]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import si_jax
-from tests.processes import optimised
+from tests.processes import quick
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = {name: (ROOT / 'docs' / f'{name}.md').read_text() for name in ('adaptive', 'related', 'zoo')}
@@ -34,7 +34,7 @@ codes = [evaluate.main(words[2:]) for words in {given!r}]
 print(json.dumps({{'codes': codes, 'won': won, 'eot': averaged.accuracy['pgd'], 'plain': plain.accuracy}}))
 """
     )
-    told = json.loads(optimised(script).splitlines()[-1])
+    told = json.loads(quick(script).splitlines()[-1])
     assert told['codes'] == [0, 0]  # no check of the audit failed
     assert 0 < told['won']['unnoticed'] and told['eot'] < told['plain']['clean']
     audit = json.loads((tmp_path / 'audit.json').read_text())
