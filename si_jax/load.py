@@ -157,6 +157,7 @@ def _file(model: str | os.PathLike) -> Path | None:
 def _from_file(path: Path) -> LoadedModel:
     found = weights.read(path)
     try:
+        check_fields(found.config, FIELDS)
         config = ConfigDict(found.config)
         module, like = network(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

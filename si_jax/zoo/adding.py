@@ -1,6 +1,5 @@
 """A run of train.py and a result of evaluate.py become a network of a zoo."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.result import check_output
-from si_jax.files import write_json
+from si_jax.files import read_json, write_json
 from si_jax.load import LoadedModel, load_model
 from si_jax.zoo import weights
 from si_jax.zoo.entries import MANIFEST, SCHEMA, Entry, check_name, read_manifest
-from si_jax.zoo.verifying import facts, images_of
+from si_jax.zoo.verifying import facts, images_of, read_flags
 
 # Rounding may decide otherwise on one image in so many.
 ALIKE = 1000
@@ -52,10 +51,10 @@ def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None 
         )
     path = check_output(result)
     try:
-        found = json.loads(path.read_text())
-        flags = np.load(path.with_suffix('.npz'), allow_pickle=False)['clean']
-    except (OSError, ValueError, KeyError) as error:
+        found = read_json(path)
+    except (OSError, ValueError) as error:
         raise InputError(f'--result={result} cannot be read ({error}): give a file of evaluate.py') from error
+    flags = read_flags(path.with_suffix('.npz'), ('clean',))['clean']
     taken = facts(found)
     checkpoint = found.get('model', {}).get('checkpoint', 'best')
     model = load_model(workdir, checkpoint)
@@ -122,7 +121,7 @@ def recipe(workdir: Path) -> dict[str, Any]:
     """
     path = workdir / 'environment.json'
     try:
-        command = json.loads(path.read_text())['command']
+        command = read_json(path)['command']
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
             f'{path} does not say how the run was started ({error}): train with train.py'

@@ -12,13 +12,13 @@ Paths are relative to the folder of the manifest, and never lead out of it.
 """
 
 import dataclasses
-import json
 import os
 import re
 from pathlib import Path
 from typing import Any
 
 from si_jax.errors import InputError, unknown
+from si_jax.files import read_json
 from si_jax.zoo.weights import sha256
 
 SCHEMA = 1
@@ -166,7 +166,7 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
     """
     path = folder / MANIFEST
     try:
-        manifest = json.loads(path.read_text())
+        manifest = read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f'{path} cannot be read ({error}): restore it') from error
     models = manifest.get('models') if isinstance(manifest, dict) else None

@@ -1,17 +1,18 @@
 """Whether a network of the zoo is what its manifest says: its files, and its accuracies measured again."""
 
-import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import data
+from si_jax import archives, data
 from si_jax.attacks.catalogue import ATTACKS
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.runner import evaluate
+from si_jax.files import read_json
 from si_jax.load import LoadedModel, load_model
 from si_jax.zoo.entries import Entry, check_file, entry
 from si_jax.zoo.weights import sha256
@@ -83,7 +84,7 @@ def read_result(one: Entry) -> dict[str, Any]:
     """
     path = one.result_path
     try:
-        digest, result = sha256(path), json.loads(path.read_text())
+        digest, result = sha256(path), read_json(path)
     except (OSError, ValueError) as error:
         raise InputError(f'{one.name}: {path} cannot be read ({error}): get it again') from error
     if digest != one.result_sha256:
@@ -147,6 +148,20 @@ def images_of(dataset: dict[str, Any], data_dir: str | None) -> tuple[np.ndarray
     return images, labels
 
 
+def read_flags(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The flags of a result by attack, from the npz beside it.
+
+    Raises:
+        InputError: It is missing or damaged, or lacks one of them.
+    """
+    try:
+        return archives.read(path, names)
+    except (OSError, archives.ArchiveError) as error:
+        raise InputError(
+            f'{path} with the flags of the images cannot be used ({error}): get it again'
+        ) from error
+
+
 def measure(
     name: str, *, attacks: Sequence[str] | None = None, data_dir: str | None = None
 ) -> list[Measured]:
@@ -174,7 +189,7 @@ def measure(
     images, labels = images_of(one.dataset, data_dir)
     model: LoadedModel = load_model(one.weights_path)
     result = evaluate(model, images, labels, attacks=chosen or stated[:1], **one.threat_model, **settings)
-    flags = np.load(one.result_path.with_suffix('.npz'), allow_pickle=False)
+    flags = read_flags(one.result_path.with_suffix('.npz'), ('clean', *result.attacks))
     return [
         Measured(
             attack,

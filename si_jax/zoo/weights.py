@@ -10,16 +10,16 @@ import hashlib
 import io
 import json
 import os
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from si_jax import archives
 from si_jax.arrays import leaves
 from si_jax.errors import InputError
-from si_jax.files import write_atomic
+from si_jax.files import check_fields, write_atomic
 
 FORMAT = 1
 ABOUT = 'about'
@@ -67,26 +67,22 @@ def read(path: str | os.PathLike) -> Weights:
             something else.
     """
     path = Path(path)
-    if not path.is_file():
+    try:
+        arrays = archives.read(path)
+    except FileNotFoundError:
         raise InputError(
             f'there is no file of weights {path}: python -m si_jax.zoo lists those that there are'
-        )
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, KeyError, zipfile.BadZipFile) as error:
-        if 'allow_pickle' in str(error):
-            raise InputError(
-                f'{path} is refused: it holds Python objects (a pickle), and reading them could run any '
-                'code. Save arrays alone: python -m si_jax.zoo add'
-            ) from error
-        raise InputError(f'{path} is damaged, cut short or no npz ({error}): get it again') from error
+        ) from None
+    except (OSError, archives.ArchiveError) as error:
+        raise InputError(f'{path} {error}: get it again') from error
     try:
         about = json.loads(arrays.pop(ABOUT).tobytes())
+        check_fields(about, {('format',): int, ('config',): dict, ('step',): int})
         found, config, step = about['format'], about['config'], about['step']
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise InputError(
-            f'{path} does not say what network it is of: only files of python -m si_jax.zoo add can be read'
+            f'{path} does not say what network it is of ({error}): only files of python -m si_jax.zoo add '
+            'can be read'
         ) from error
     if found != FORMAT:
         raise InputError(f'{path} has format {found}, this version of si_jax reads format {FORMAT}')

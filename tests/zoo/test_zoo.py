@@ -172,23 +172,19 @@ def test_files_of_weights(tmp_path):
 
     trap = tmp_path / 'was read'
     written({'params/linear/bias': np.array([Planted(trap)], dtype=object)})
-    refused(lambda: load_model(path), 'refused: it holds Python objects')
-    with path.open('wb') as file:
-        np.save(file, np.array([Planted(trap)], dtype=object))
-    refused(lambda: load_model(path), 'refused: it holds Python objects')
-
+    refused(lambda: load_model(path), "holds Python objects as 'params/linear/bias'")
     path.write_bytes(pickle.dumps(Planted(trap)))
-    refused(lambda: load_model(path), 'refused: it holds Python objects')
+    refused(lambda: load_model(path), 'cannot be read as an npz file')
     assert not trap.exists()
 
     content = good.read_bytes()
     for part in (b'', content[: len(content) // 2], content[:-10], content[100:]):
         path.write_bytes(part)
-        refused(lambda: load_model(path), 'damaged, cut short or no npz|refused')
+        refused(lambda: load_model(path), 'cannot be read as an npz file')
     stream = io.BytesIO()
     np.save(stream, np.zeros(3))
     path.write_bytes(stream.getvalue())
-    refused(lambda: load_model(path), 'damaged, cut short or no npz')
+    refused(lambda: load_model(path), 'cannot be read as an npz file')
     written({'about': None})
     refused(lambda: load_model(path), 'does not say what network it is of')
     written({'params/linear/bias': None})
@@ -278,7 +274,7 @@ def test_adding_a_run(tmp_path, monkeypatch, capsys):
     del changed['dataset']['name']
     other.write_text(json.dumps(changed))
     fails("no result of evaluate.py for a named data set: 'name' is missing", ('result', other))
-    fails('cannot be read', ('result', workdir / 'config.json'))
+    fails('with the flags of the images cannot be used', ('result', workdir / 'config.json'))
     fails('cannot be the name', ('name', '../new'))
 
     assert add() == 0
