@@ -24,6 +24,11 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = [f'digits-{row}' for row in ('at', 'atsi', 'mart', 'martsi', 'trades', 'tradessi')]
 
 
+@pytest.fixture(autouse=True)
+def no_other_zoo(monkeypatch):
+    monkeypatch.delenv('SI_JAX_ZOO', raising=False)
+
+
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
     """A zoo of one's own with one network, `mine`, beside the packaged one."""
