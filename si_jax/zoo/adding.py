@@ -56,7 +56,7 @@ def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None 
         raise InputError(f'--result={result} cannot be read ({error}): give a file of evaluate.py') from error
     flags = read_flags(path.with_suffix('.npz'), ('clean',))['clean']
     taken = facts(found)
-    checkpoint = found.get('model', {}).get('checkpoint', 'best')
+    checkpoint = str(found.get('model', {}).get('checkpoint', 'best'))
     model = load_model(workdir, checkpoint)
     config = model.config.to_dict()
     _check_result_is_of(model, taken, flags, data_dir or config['data']['dir'], result, workdir)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from si_jax.errors import InputError, unknown
-from si_jax.files import read_json
+from si_jax.files import check_fields, read_json
 from si_jax.zoo.weights import sha256
 
 SCHEMA = 1
@@ -54,7 +54,7 @@ class Entry:
     folder: Path
     recipe: dict[str, Any]
     seed: int
-    checkpoint: str | int
+    checkpoint: str
     step: int
     dataset: dict[str, Any]
     threat_model: dict[str, Any]
@@ -82,20 +82,17 @@ class Entry:
         return {key: value for key, value in fields.items() if key not in ('name', 'folder')}
 
 
-TYPES: dict[str, tuple[type, ...]] = {
-    'recipe': (dict,),
-    'seed': (int,),
-    'checkpoint': (str, int),
-    'step': (int,),
-    'dataset': (dict,),
-    'threat_model': (dict,),
-    'protocol': (dict,),
-    'accuracy': (dict,),
-    'result': (str,),
-    'result_sha256': (str,),
-    'file': (str,),
-    'bytes': (int,),
-    'sha256': (str,),
+# What a manifest must say of each network.
+FIELDS: dict[tuple[str, ...], type] = {
+    **{(field,): dict for field in ('recipe', 'dataset', 'threat_model', 'protocol', 'accuracy')},
+    **{(field,): str for field in ('checkpoint', 'result', 'result_sha256', 'file', 'sha256')},
+    **{(field,): int for field in ('seed', 'step', 'bytes')},
+    ('recipe', 'config'): str,
+    ('recipe', 'command'): str,
+    ('dataset', 'name'): str,
+    ('threat_model', 'norm'): str,
+    ('threat_model', 'eps'): float,
+    ('accuracy', 'clean'): float,
 }
 
 
@@ -177,12 +174,13 @@ def read_manifest(folder: Path) -> dict[str, Entry]:
 
 def _entry(name: str, folder: Path, fields: Any) -> Entry:
     where = f'{folder / MANIFEST}: {name}'
-    if not isinstance(fields, dict) or set(fields) != set(TYPES):
-        odd = set(TYPES) ^ set(fields if isinstance(fields, dict) else ())
-        raise InputError(f'{where} lacks, or does not know, {", ".join(sorted(odd))}: restore it')
-    for key, kinds in TYPES.items():
-        if not isinstance(fields[key], kinds) or isinstance(fields[key], bool):
-            raise InputError(f'{where}.{key}={fields[key]!r} is no {kinds[0].__name__}: restore it')
+    try:
+        check_fields(fields, FIELDS)
+    except ValueError as error:
+        raise InputError(f'{where}: {error}: restore it') from error
+    known = {path[0] for path in FIELDS}
+    if odd := sorted(set(fields) - known):
+        raise InputError(f'{where}: {odd[0]!r} is no field of schema {SCHEMA}: restore it, or update si_jax')
     for key in ('file', 'result'):
         if not (folder / fields[key]).resolve().is_relative_to(folder.resolve()):
             raise InputError(f'{where}.{key}={fields[key]!r} leads out of the folder: it must lie inside')

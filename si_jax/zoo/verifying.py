@@ -57,7 +57,7 @@ def verify(name: str) -> Entry:
     model = load_model(one.weights_path)
     config = model.config
     of_file = {
-        'seed': config.seed,
+        'seed': config.get('seed'),
         'step': model.step,
         'dataset.name': config.data.name,
         'threat_model': {'norm': config.threat.norm, 'eps': config.threat.eps},
