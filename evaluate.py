@@ -26,8 +26,9 @@ a table, and writes one JSON file with the flags of each image beside it.
 examples:
   a run of train.py, under four attacks of 20 steps
     python evaluate.py --workdir=runs/quickstart/44136fa3
-  the same under AutoAttack, on the first 100 images
-    python evaluate.py --workdir=WORKDIR --attacks=autoattack --num_examples=100
+  a network of the zoo under AutoAttack, on the first 100 images
+    python evaluate.py --model=zoo:digits-at --attacks=autoattack \\
+        --num_examples=100
   your own network: build() in my_model.py returns a function of images
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255
   weights of PyTorch
@@ -63,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     what = flags.add_argument_group('what is evaluated: one of the first three')
     what.add_argument('--workdir', metavar='FOLDER', help='of a run of train.py')
     what.add_argument(
-        '--model', metavar='FILE.py:FUNCTION', help='a function that returns a classifier or nn.Module'
+        '--model',
+        metavar='FILE.py:FUNCTION',
+        help='a function that returns a classifier or nn.Module; or zoo:NAME, or a file of weights FILE.npz',
     )
     what.add_argument(
         '--torch_checkpoint', metavar='FILE', help='PyTorch weights, of torch.save or safetensors'

@@ -38,6 +38,7 @@ COMMANDS = {
     'si_jax.interop.export': ('si_jax.interop.export', []),
     'si_jax.launch': ('si_jax.launch', []),
     'si_jax.evaluation.conformance': ('si_jax.evaluation.conformance', []),
+    'si_jax.zoo': ('si_jax.zoo.__main__', []),
 }
 
 

@@ -17,6 +17,7 @@ from si_jax.evaluation.compare import Comparison, compare
 from si_jax.load import LoadedModel, load_model
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
+from si_jax.zoo.verifying import verify
 
 __version__ = '0.1.0'
 
@@ -35,4 +36,5 @@ __all__ = [
     'compare',
     'evaluate',
     'load_model',
+    'verify',
 ]

@@ -28,6 +28,7 @@ from flax import traverse_util
 from orbax.checkpoint import checkpoint_managers
 
 from si_jax import checkpoint_manifest, manifest, parallel, processes
+from si_jax.arrays import difference, leaves
 from si_jax.errors import InputError, unknown
 from si_jax.files import NO_ROOM, no_room
 
@@ -125,7 +126,7 @@ class Checkpoints:
         previous = processes.together(lambda: self._manifest(step) if step in self.steps() else None)
         if previous and not force and (metric is None or previous['metric'] is not None):
             return False
-        arrays = {path: _held(leaf) for path, leaf in _leaves(state)}
+        arrays = {path: _held(leaf) for path, leaf in leaves(state)}
         content['arrays'] = {path: [list(array.shape), str(array.dtype)] for path, array in arrays.items()}
         content['time'] = datetime.datetime.now(datetime.UTC).isoformat()
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
@@ -188,7 +189,7 @@ class Checkpoints:
             if only is None or path.split('/')[0] in only
         }
         if like is not None:
-            _check_same_arrays(folder, stored, dict(_leaves(like)), content['metadata'])
+            _check_same_arrays(folder, stored, dict(leaves(like)), content['metadata'])
         try:
             arrays = _read_arrays(folder / 'state', stored)
         except Exception as error:  # the files are those that were written, but no checkpoint of ours
@@ -197,7 +198,7 @@ class Checkpoints:
                 f'({type(error).__name__}): was it written by another program or version of Orbax?'
             ) from error
         if like is not None:
-            state = jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path, _ in _leaves(like)])
+            state = jax.tree.unflatten(jax.tree.structure(like), [arrays[path] for path, _ in leaves(like)])
         else:
             state = {name: {} for name in only or ()} | traverse_util.unflatten_dict(arrays, sep='/')
         return Restored(step, state, content['metadata'], content['metric'])
@@ -323,12 +324,6 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _leaves(tree: Any) -> Iterator[tuple[str, Any]]:
-    """Path and leaf, with one spelling for fields, keys and positions: `opt_state/0/trace/conv/kernel`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        yield jax.tree_util.keystr(path, simple=True, separator='/'), leaf
-
-
 def _held(leaf: Any) -> np.ndarray | jax.Array:
     """A copy on the host; over several processes an array over the devices of all, as Orbax wants it then."""
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
@@ -350,17 +345,9 @@ def _read_arrays(folder: Path, stored: dict[str, jax.ShapeDtypeStruct]) -> dict[
 
 def _check_same_arrays(folder: Path, stored: dict[str, Any], wanted: dict[str, Any], metadata: dict) -> None:
     """Raises InputError with the first path at which two trees differ."""
-
-    def describe(tree: dict[str, Any], path: str) -> str:
-        return f'{tuple(tree[path].shape)} {np.dtype(tree[path].dtype)}' if path in tree else 'absent'
-
-    paths = [*wanted, *(path for path in stored if path not in wanted)]
-    differing = [path for path in paths if describe(stored, path) != describe(wanted, path)]
-    if differing:
+    if found := difference(stored, wanted):
         arch = f' (arch={metadata["arch"]})' if 'arch' in metadata else ''
         raise InputError(
-            f'checkpoint {folder}{arch} is of another architecture or optimiser: {differing[0]} is '
-            f'{describe(stored, differing[0])} there and {describe(wanted, differing[0])} here '
-            f'({len(differing)} of {len(paths)} arrays differ). '
+            f'checkpoint {folder}{arch} is of another architecture or optimiser: {found}. '
             'Give the config it was trained with, or another --workdir'
         )

@@ -6,6 +6,7 @@ objective by cross-entropy on scaled cosines and adds one term to the outer one.
 `with_he` has every term computed from cosines. docs/defenses.md names sources and decisions row by row.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -256,6 +257,7 @@ DEFENSES: dict[str, Defense] = {
 }
 
 
+BUILT_IN = frozenset(DEFENSES)
 SI_TERM = 'si_margin_ce'
 
 
@@ -397,33 +399,67 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         for terms in (defense.outer, defense.inner_terms)
     )
     passes = tuple(part.strip() for part in config['passes'].split(','))
-    for part in passes:
-        if part not in PASSES:
-            raise unknown('pass', part, PASSES)
-    for term, row in outer.items():
-        missing = (frozenset({'random'}) if row.of_gradients else row.objective.uses) - set(passes)
-        if missing:
-            raise InputError(
-                f'defense.passes={config["passes"]!r} lacks {", ".join(sorted(missing))!r}, which the term '
-                f'{term!r} needs: use {",".join(defense.passes)!r}'
-            )
-    if config['start'] not in STARTS:
-        raise unknown('start', config['start'], STARTS)
-    if config['start'] == 'original' and defense.inner is not None and 'nat' in defense.inner.uses:
-        raise InputError(
-            f"defense.start='original' leaves {name} without an attack: the gradient of its inner objective "
-            f"is zero at the original image; use 'uniform' or 'gaussian'"
-        )
-    if config['attack_bn'] not in BN_MODES:
-        raise unknown('attack_bn', config['attack_bn'], BN_MODES)
-    replays = config.get('replays', defense.replays)
-    if replays < 1 or (replays > 1 and defense.step != 'free'):
-        raise InputError(f'defense.replays={replays} must be 1, or more with freeat')
-    return defense._replace(
+    defense = defense._replace(
         outer=outer,
         inner_terms=inner_terms if inner_terms else defense.inner_terms,
         passes=passes,
         start=config['start'],
         attack_bn=config['attack_bn'],
-        replays=replays,
+        replays=config.get('replays', defense.replays),
     )
+    _check(name, defense)
+    return defense
+
+
+def register(name: str, defense: Defense) -> str:
+    """Adds a defense of your own to `DEFENSES`, so that configs can name it.
+
+    Call it in the file of the config, as examples/own_defense.py does: whatever reads the file knows the row.
+
+    Args:
+        name: Letters, digits and underscores. One that was registered before is replaced.
+        defense: The row.
+
+    Returns:
+        The name.
+
+    Raises:
+        InputError: The name is a row of this library or cannot be one, or the row asks for what is not
+            there: a pass, start or mode that is not known, a term that needs a pass that is not made, an
+            attack that cannot leave its start.
+    """
+    if name in BUILT_IN:
+        raise InputError(f'defense {name!r} is a row of this library: give yours another name')
+    if not re.fullmatch(r'[A-Za-z]\w*', name):
+        raise InputError(f'{name!r} cannot be the name of a defense: use letters, digits and _')
+    if not isinstance(defense, Defense):
+        raise InputError(f'defense {name!r} must be a si_jax.defenses.Defense, not {type(defense).__name__}')
+    _check(name, defense)
+    DEFENSES[name] = defense
+    return name
+
+
+def _check(name: str, defense: Defense) -> None:
+    """Raises InputError for a defense that cannot be trained with."""
+    for part in defense.passes:
+        if part not in PASSES:
+            raise unknown('pass', part, PASSES)
+    for term, row in defense.outer.items():
+        needed = frozenset({'random'}) if row.of_gradients else row.objective.uses
+        if missing := needed - set(defense.passes):
+            enough = sorted(needed | set(defense.passes), key=PASSES.index)
+            raise InputError(
+                f'defense.passes={",".join(defense.passes)!r} lacks {", ".join(sorted(missing))!r}, which '
+                f'the term {term!r} needs: use {",".join(enough)!r}'
+            )
+    if defense.start not in STARTS:
+        raise unknown('start', defense.start, STARTS)
+    if defense.start == 'original' and defense.inner is not None and 'nat' in defense.inner.uses:
+        raise InputError(
+            f"defense.start='original' leaves {name} without an attack: the gradient of its inner objective "
+            f"is zero at the original image; use 'uniform' or 'gaussian'"
+        )
+    if defense.attack_bn not in BN_MODES:
+        raise unknown('attack_bn', defense.attack_bn, BN_MODES)
+    if defense.replays < 1 or (defense.replays > 1 and defense.step != 'free'):
+        raise InputError(f'defense.replays={defense.replays} must be 1, or more with freeat')

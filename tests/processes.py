@@ -8,16 +8,36 @@ import gzip
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
+def environment(*, optimised: bool) -> dict[str, str]:
+    """That of a command on one device; without optimisation it compiles as the suite does."""
+    flags = (
+        ''
+        if optimised
+        else re.sub('--xla_force_host_platform_device_count=[0-9]+', '', os.environ['XLA_FLAGS'])
+    )
+    found = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
+    found.pop('NPROC', None)
+    return found
+
+
 def optimised(*arguments: object) -> str:
     """What `python *arguments` prints, run in the project's folder on one device; it must succeed."""
-    environment = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': '', 'PYTHONPATH': str(ROOT)}
-    environment.pop('NPROC', None)
+    return _run(arguments, environment(optimised=True))
+
+
+def quick(*arguments: object) -> str:
+    """The same for many programs that run for milliseconds, compiled without optimisation."""
+    return _run(arguments, environment(optimised=False))
+
+
+def _run(arguments: tuple[object, ...], environment: dict[str, str]) -> str:
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]

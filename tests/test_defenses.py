@@ -6,8 +6,20 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from si_jax import defenses
-from si_jax.defenses import DEFENSES, SI_TERM, Moment, from_config, with_he, with_inner, with_si
+from configs import base
+from si_jax import defenses, objectives
+from si_jax.defenses import (
+    DEFENSES,
+    SI_TERM,
+    Defense,
+    Moment,
+    Term,
+    from_config,
+    register,
+    with_he,
+    with_inner,
+    with_si,
+)
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 
@@ -337,3 +349,42 @@ def test_hypersphere_embedding_reads_cosines(random):
 def test_wrong_single_step_and_he_configs_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         from_config(config(**changes))
+
+
+def own(**changes):
+    outer = {'natural_ce': Term(1.0, objectives.natural_ce), 'kl': Term(2.0, objectives.kl)}
+    return Defense(outer=outer, inner=objectives.kl)._replace(**changes)
+
+
+def test_a_defense_of_your_own_is_a_row_like_any_other(monkeypatch):
+    monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))
+    assert register('mine', own(passes=('nat', 'adv', 'nat'), steps=3)) == 'mine'
+    row = base.defense('mine', si=True)
+    assert row.weights.to_dict() == {'natural_ce': 1.0, 'kl': 2.0, SI_TERM: 0.2}
+    assert row.passes == 'nat,adv,nat'
+    assert base.paper('mine', dataset='digits', arch='small_cnn').attack.steps == 3
+    made = from_config(row)
+    assert made.outer['kl'].weight == 2.0 and made.passes == ('nat', 'adv', 'nat')
+    register('mine', own())  # the file of a config may be read twice
+    assert from_config(base.defense('mine')).passes == ('nat', 'adv')
+
+
+@pytest.mark.parametrize(
+    ('name', 'changes', 'message'),
+    [
+        ('trades', {}, "defense 'trades' is a row of this library: give yours another name"),
+        ('my defense', {}, "'my defense' cannot be the name"),
+        ('mine', None, "'mine' must be a si_jax.defenses.Defense, not dict"),
+        ('mine', {'passes': ('adv',)}, "lacks 'nat', which the term 'natural_ce' needs: use 'nat,adv'"),
+        ('mine', {'passes': ('nat', 'adversarial')}, "unknown pass 'adversarial'"),
+        ('mine', {'start': 'unifrom'}, 'did you mean uniform'),
+        ('mine', {'start': 'original'}, 'leaves mine without an attack'),
+        ('mine', {'attack_bn': 'off'}, "unknown attack_bn 'off'"),
+        ('mine', {'replays': 0}, 'defense.replays=0 must be 1'),
+    ],
+)
+def test_defenses_of_your_own_that_are_refused(monkeypatch, name, changes, message):
+    monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))
+    with pytest.raises(InputError, match=message):
+        register(name, {} if changes is None else own(**changes))
+    assert defenses.DEFENSES == DEFENSES

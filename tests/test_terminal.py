@@ -26,6 +26,7 @@ from si_jax.evaluation.compare import Comparison, Difference
 from si_jax.evaluation.result import AttackRecord, Result
 from si_jax.interop import export
 from si_jax.threat import Threat
+from si_jax.zoo import __main__ as zoo
 from tests.test_train_command import SMALL
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -47,6 +48,7 @@ HELP = {
     'python -m si_jax.interop.export': lambda: export.main(['--help']),
     'python -m si_jax.launch': lambda: launch.main(['--help']),
     'python -m si_jax.evaluation.conformance': lambda: conformance.main(['--help']),
+    'python -m si_jax.zoo': lambda: zoo.main(['--help']),
 }
 
 

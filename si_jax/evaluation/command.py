@@ -26,9 +26,11 @@ from si_jax.evaluation.speed import of_evaluation
 from si_jax.files import write_json
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
-from si_jax.load import load_model
+from si_jax.load import is_file_or_zoo, load_model
 from si_jax.terminal import resumable, show
 from si_jax.threat import Threat
+from si_jax.zoo.entries import PREFIX
+from si_jax.zoo.weights import SUFFIX
 
 
 class Loaded(NamedTuple):
@@ -100,7 +102,8 @@ def run(
     Args:
         workdir: Folder of a run of train.py: the network, and the defaults of data set, eps and norm.
         checkpoint: 'best', 'last' or a step of that run.
-        model: 'path/to/file.py:build' instead, a function without arguments that returns a classifier.
+        model: 'path/to/file.py:build' instead, a function without arguments that returns a classifier; or a
+            network of the zoo, 'zoo:NAME', or a file of weights, with the defaults of a run.
         torch_checkpoint: A PyTorch file of weights instead, of torch.save or safetensors.
         arch: Its architecture, see `torch_weights.load`.
         variant: Likewise, where two have the same names and shapes.
@@ -220,7 +223,8 @@ def load(
     """
     if sum(given is not None for given in (workdir, model, torch_checkpoint)) != 1:
         raise InputError(
-            'give either --workdir=FOLDER or --model=FILE.py:FUNCTION or --torch_checkpoint=FILE --arch=NAME'
+            'give either --workdir=FOLDER or --model=FILE.py:FUNCTION (or zoo:NAME) or '
+            '--torch_checkpoint=FILE --arch=NAME'
         )
     of_checkpoint = {'arch': arch, 'variant': variant, 'normalise': normalise, 'stated_clean': stated_clean}
     if torch_checkpoint is None and (extra := [key for key, v in of_checkpoint.items() if v is not None]):
@@ -235,15 +239,20 @@ def load(
     classifier: Any
     about: dict[str, Any]
     hint = ''
-    if workdir is not None:
-        classifier = load_model(workdir, checkpoint)
+    saved = workdir or (model if model is not None and _is_saved(model) else None)
+    if saved is not None:
+        classifier = load_model(saved, checkpoint)
         config = classifier.config
         if dataset in (None, config.data.name):
             dataset, data_dir = config.data.name, data_dir or config.data.dir
         eps = config.threat.eps if eps is None else eps
         norm = norm or config.threat.norm
-        about = {'workdir': str(workdir), 'checkpoint': checkpoint, 'step': classifier.step}
-        stem, folder = checkpoint, Path(workdir) / 'evaluation'
+        if workdir is None:
+            about = {'model': model, 'step': classifier.step}
+            stem, folder = _name_of(saved), Path('evaluation')
+        else:
+            about = {'workdir': str(workdir), 'checkpoint': checkpoint, 'step': classifier.step}
+            stem, folder = checkpoint, Path(workdir) / 'evaluation'
     else:
         if dataset is None:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
@@ -254,7 +263,7 @@ def load(
         eps, norm, folder = 8 / 255 if eps is None else eps, norm or 'linf', Path('evaluation')
         if model is not None:
             classifier = _classifier(model, source.shape)
-            about, stem = {'model': model}, Path(model.rpartition(':')[0]).stem
+            about, stem = {'model': model}, _name_of(model)
         else:
             assert torch_checkpoint is not None
             if arch is None:
@@ -325,7 +334,9 @@ def run_compare(*, a: str, b: str, output: str | None, resamples: int, seed: int
 
 
 def _classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model') -> Any:
-    """The classifier that `path/to/file.py:function` returns, whatever it was written in."""
+    """The classifier that `path/to/file.py:function` returns, whatever it was written in, or a saved one."""
+    if _is_saved(model):
+        return load_model(model)
     classifier = _load(model, flag)()
     return load_torch_module(classifier, image_shape) if is_torch_module(classifier) else classifier
 
@@ -334,8 +345,7 @@ def sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
     """The classifiers of --transfer_from, named after their files or folders."""
     found: dict[str, Any] = {}
     for model in models.split(','):
-        path = Path(model.rpartition(':')[0] if '.py:' in model else model)
-        name = path.stem if '.py:' in model else '-'.join(path.parts[-2:])
+        name = _name_of(model)
         if name in found:
             name = f'{name}-{len(found)}'
         if '.py:' in model:
@@ -343,6 +353,20 @@ def sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
         else:
             found[name] = load_model(model)
     return found
+
+
+def _is_saved(model: str) -> bool:
+    """Whether --model is a network of the zoo or a file of weights, not a function of a Python file."""
+    return model.startswith(PREFIX) or model.endswith(SUFFIX)
+
+
+def _name_of(model: str) -> str:
+    """A name for files and rows: of a Python file, a file of weights, a network of the zoo or a workdir."""
+    if '.py:' in model:
+        return Path(model.rpartition(':')[0]).stem
+    if is_file_or_zoo(model):
+        return Path(model).stem if model.endswith(SUFFIX) else model.removeprefix(PREFIX)
+    return '-'.join(Path(model).parts[-2:])
 
 
 def _own_attack(name: str) -> Any:

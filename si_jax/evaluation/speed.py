@@ -15,10 +15,12 @@ def of_evaluation(result: Result, classifier: Any, image_shape: tuple[int, ...])
     """What the attacks of a result reached, compilation included; '' if there were none that can be counted.
 
     Forward passes and the gradients of images count; attacks of the user's own that are callables do not, nor
-    do the passes that decide.
+    do transfer and the passes that decide.
     """
     passes, seconds = 0.0, 0.0
     for name, record in result.attacks.items():
+        if any('forward_passes' not in stage for stage in record.stages):
+            continue  # of transfer, whose passes are not counted
         if record.stages:
             passes += sum(stage['forward_passes'] + stage['backward_passes'] for stage in record.stages)
         elif record.steps is not None:

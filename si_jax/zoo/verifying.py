@@ -1,0 +1,202 @@
+"""Whether a network of the zoo is what its manifest says: its files, and its accuracies measured again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from si_jax import archives, data
+from si_jax.attacks.catalogue import ATTACKS
+from si_jax.errors import InputError, unknown
+from si_jax.evaluation.result import data_digest
+from si_jax.evaluation.runner import evaluate
+from si_jax.files import read_json
+from si_jax.load import LoadedModel, load_model
+from si_jax.zoo.entries import Entry, check_file, entry
+from si_jax.zoo.weights import sha256
+
+
+class Measured(NamedTuple):
+    """One accuracy of a network of the zoo, measured again.
+
+    Attributes:
+        attack: 'clean' or the attack.
+        stated: The manifest's, a fraction.
+        found: What was measured now.
+        differing: Images whose flag is not that of the result in the zoo.
+        images: How many there are.
+    """
+
+    attack: str
+    stated: float
+    found: float
+    differing: int
+    images: int
+
+
+def verify(name: str) -> Entry:
+    """Checks the files of a network of the zoo; nothing is measured.
+
+    The weights must have the size and SHA-256 of the manifest and fit the network that they name; seed, data
+    set and threat model in them must be the manifest's, and its accuracies those of the result, whose digest
+    is checked too.
+
+    Args:
+        name: In the zoo, with or without `zoo:`.
+
+    Returns:
+        What the manifest says of it.
+
+    Raises:
+        InputError: The zoo has no such name (those that come near are named), or something is not as stated.
+    """
+    one = entry(name)
+    check_file(one)
+    model = load_model(one.weights_path)
+    config = model.config
+    of_file = {
+        'seed': config.get('seed'),
+        'step': model.step,
+        'dataset.name': config.data.name,
+        'threat_model': {'norm': config.threat.norm, 'eps': config.threat.eps},
+    }
+    stated = {'seed': one.seed, 'step': one.step, 'dataset.name': one.dataset.get('name')}
+    stated['threat_model'] = one.threat_model
+    for key, value in of_file.items():
+        if stated[key] != value:
+            raise InputError(f'{one.name}: {key} is {stated[key]} in the manifest and {value} in {one.file}')
+    for key, value in facts(read_result(one)).items():
+        if getattr(one, key) != value:
+            raise InputError(
+                f'{one.name}: {key} is {getattr(one, key)} in the manifest and {value} in {one.result}: '
+                'the manifest was edited; add the model again'
+            )
+    return one
+
+
+def read_result(one: Entry) -> dict[str, Any]:
+    """The result of a network of the zoo.
+
+    Raises:
+        InputError: It cannot be read, or is not the file that was added.
+    """
+    path = one.result_path
+    try:
+        digest, result = sha256(path), read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f'{one.name}: {path} cannot be read ({error}): get it again') from error
+    if digest != one.result_sha256:
+        raise InputError(
+            f'{one.name}: the SHA-256 of {path} is {digest}, the manifest says {one.result_sha256}: it was '
+            'changed or damaged; get it again'
+        )
+    return result
+
+
+def facts(result: dict[str, Any]) -> dict[str, Any]:
+    """What a manifest takes from the JSON of a result: dataset, threat_model, protocol and accuracy.
+
+    Raises:
+        InputError: It is no such JSON, or has attacks that are not the library's.
+    """
+    try:
+        attacks = result['attacks']
+        free = [row for name, row in attacks.items() if name in ATTACKS and ATTACKS[name].steps is None]
+        settings = [{key: row[key] for key in ('steps', 'step_size', 'restarts')} for row in free]
+        if own := [name for name, row in attacks.items() if 'own' in row.get('protocol', {})]:
+            raise InputError(f'the result has the attack {own[0]!r} of your own, which others cannot repeat')
+        if any(one != settings[0] for one in settings):
+            raise InputError('the attacks of the result have different steps, step sizes or restarts')
+        return {
+            'dataset': {
+                key: result['dataset'][key] for key in ('name', 'split', 'examples', 'classes', 'digest')
+            },
+            'threat_model': result['threat_model'],
+            'protocol': {
+                'attacks': list(attacks),
+                'seed': result['seed'],
+                **(settings[0] if settings else {}),
+            },
+            'accuracy': {
+                'clean': result['clean']['accuracy'],
+                **{name: row['accuracy'] for name, row in attacks.items()},
+                'worst_case': result['worst_case']['accuracy'],
+            },
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'this is no result of evaluate.py for a named data set: {error} is missing'
+        ) from error
+
+
+def images_of(dataset: dict[str, Any], data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """The images in [0, 1] and labels of a result.
+
+    Raises:
+        InputError: The data set is not there, or has other pixels or labels.
+    """
+    test, count = data.load(dataset['name'], dataset['split'], data_dir), dataset['examples']
+    images = np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale))
+    labels = test.labels[:count]
+    if data_digest(images, labels) != dataset['digest']:
+        raise InputError(
+            f'the first {count} images of {dataset["name"]} are not those of the result, or in another '
+            'order: give --data_dir=FOLDER of the original'
+        )
+    return images, labels
+
+
+def read_flags(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The flags of a result by attack, from the npz beside it.
+
+    Raises:
+        InputError: It is missing or damaged, or lacks one of them.
+    """
+    try:
+        return archives.read(path, names)
+    except (OSError, archives.ArchiveError) as error:
+        raise InputError(
+            f'{path} with the flags of the images cannot be used ({error}): get it again'
+        ) from error
+
+
+def measure(
+    name: str, *, attacks: Sequence[str] | None = None, data_dir: str | None = None
+) -> list[Measured]:
+    """Evaluates a network of the zoo again, as its result was measured.
+
+    Args:
+        name: In the zoo.
+        attacks: Of those in the manifest; None for all of the PGD family, which take seconds.
+        data_dir: Where the data set lies.
+
+    Returns:
+        A row for 'clean' and for each attack. On the machine that made the result no flag differs; elsewhere
+        float32 rounds differently.
+
+    Raises:
+        InputError: As `verify`; or an attack that the manifest does not have, or other images.
+    """
+    one = verify(name)
+    settings = dict(one.protocol)
+    stated = settings.pop('attacks')
+    chosen = [attack for attack in stated if attack in ATTACKS] if attacks is None else list(attacks)
+    for attack in chosen:
+        if attack not in stated:
+            raise unknown(f'attack of {one.name}', attack, stated)
+    images, labels = images_of(one.dataset, data_dir)
+    model: LoadedModel = load_model(one.weights_path)
+    result = evaluate(model, images, labels, attacks=chosen or stated[:1], **one.threat_model, **settings)
+    flags = read_flags(one.result_path.with_suffix('.npz'), ('clean', *result.attacks))
+    return [
+        Measured(
+            attack,
+            one.accuracy[attack],
+            result.accuracy[attack],
+            int(np.sum(result.correct[attack] != flags[attack])),
+            len(labels),
+        )
+        for attack in ('clean', *result.attacks)
+    ]
