@@ -19,6 +19,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from si_jax.environment import environment as versions
 from si_jax.files import write_json
@@ -33,6 +34,7 @@ def main() -> int:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument('--kills', type=int, default=100)
     flags.add_argument('--processes', default='2,1', help='numbers of processes (default: %(default)s)')
+    flags.add_argument('--only', choices=('training', 'evaluation'), help='leave out the other one')
     flags.add_argument('--minutes', type=float, default=40, help='no kill after these (default: %(default)s)')
     flags.add_argument('--seed', type=int, default=0)
     flags.add_argument('--side_by_side', type=int, default=1, help='runs at once (default: %(default)s)')
@@ -40,44 +42,56 @@ def main() -> int:
     flags.add_argument('--output', type=Path, default=ROOT / 'results' / 'chaos.json')
     arguments = flags.parse_args()
     counts = [int(part) for part in arguments.processes.split(',')]
-    wanted = _shares(arguments.kills, counts)
+    wanted = _shares(arguments.kills, counts, arguments.only)
     until = time.monotonic() + 60 * arguments.minutes
     folder = Path(tempfile.mkdtemp(prefix='chaos-'))
     os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(folder / 'compiled'))
     os.environ |= environment()  # what a fork has imported has read this
     lock, fork = threading.Lock(), not arguments.fresh
-    lost = missing = 0
 
-    def work(scenario: Scenario) -> tuple[int, int]:
-        kills, began = wanted[scenario], time.monotonic()
-        rng = random.Random(f'{arguments.seed} {scenario.name}')
-        expected = uninterrupted(scenario, folder / scenario.name / 'whole', fork=fork)
-        chains: list[Chain] = []
-        done = 0
+    began = time.monotonic()
+    parts = max(1, arguments.side_by_side // len(wanted))
+    wholes = {scenario: (threading.Lock(), []) for scenario in wanted}
+    chains: dict[Scenario, list[Chain]] = {scenario: [] for scenario in wanted}
+
+    def whole(scenario: Scenario) -> dict[str, Any]:
+        first, found = wholes[scenario]
+        with first:
+            if not found:
+                found.append(uninterrupted(scenario, folder / scenario.name / 'whole', fork=fork))
+        return found[0]
+
+    def work(job: tuple[Scenario, int]) -> None:
+        scenario, part = job
+        kills = wanted[scenario] // parts + (part < wanted[scenario] % parts)
+        rng = random.Random(f'{arguments.seed} {scenario.name} {part}')
+        expected, done, number = whole(scenario), 0, 0
         while done < kills and time.monotonic() < until:
-            place = folder / scenario.name / str(len(chains))
-            most = min(rng.randint(1, 5), kills - done)
+            place = folder / scenario.name / f'{part}-{number}'
+            most, number = min(rng.randint(1, 5), kills - done), number + 1
             ended = chain(
                 scenario, place, expected, most, rng, fork=fork, enough=lambda: time.monotonic() >= until
             )
-            chains.append(ended)
-            done += len(chains[-1].faults)
-            for reason in chains[-1].lost:
+            done += len(ended.faults)
+            for reason in ended.lost:
                 print(f'LOST, {scenario.name}, in {place}: {reason}', flush=True)
-            print(f'{scenario.name}: {done} of {kills} kills, {len(chains)} runs', flush=True)
-            row = as_json(chains) | {
-                'wanted': kills, 'seed': arguments.seed, 'minutes': round((time.monotonic() - began) / 60, 1),
-                'command': f'python -m tests.chaos {" ".join(sys.argv[1:])}'.strip(),
-            }  # fmt: skip
+            # The lock of the system is for a second command with the same output.
             with lock, open(Path(tempfile.gettempdir()) / 'si_jax-chaos.lock', 'w') as others:
-                fcntl.flock(others, fcntl.LOCK_EX)  # of a second command with the same output
+                fcntl.flock(others, fcntl.LOCK_EX)
+                chains[scenario].append(ended)
+                row = as_json(chains[scenario]) | {
+                    'wanted': wanted[scenario], 'seed': arguments.seed,
+                    'minutes': round((time.monotonic() - began) / 60, 1),
+                    'command': f'python -m tests.chaos {" ".join(sys.argv[1:])}'.strip(),
+                }  # fmt: skip
                 _write(arguments.output, scenario.name, row)
-        counted = as_json(chains)
-        return counted['lost'], kills - counted['faults']
+                print(f'{scenario.name}: {row["faults"]} kills, {row["runs"]} runs', flush=True)
 
     with ThreadPoolExecutor(arguments.side_by_side) as pool:
-        for lost_here, missing_here in pool.map(work, wanted):
-            lost, missing = lost + lost_here, missing + missing_here
+        list(pool.map(work, [(scenario, part) for part in range(parts) for scenario in wanted]))
+    rows = [as_json(chains[scenario]) for scenario in wanted]
+    lost = sum(row['lost'] for row in rows)
+    missing = arguments.kills - sum(row['faults'] for row in rows)
     injected = arguments.kills - missing
     print(f'faults injected: {injected}, survived: {injected - lost}, lost: {lost}')
     if missing:
@@ -87,10 +101,11 @@ def main() -> int:
     return int(lost > 0 or missing > 0)
 
 
-def _shares(kills: int, counts: list[int]) -> dict[Scenario, int]:
+def _shares(kills: int, counts: list[int], only: str | None) -> dict[Scenario, int]:
     """How many kills each scenario gets; together exactly `kills`."""
     # Side by side, so that those of several processes, which wait for each other, do not meet.
-    scenarios = [*map(Training, counts), *map(Evaluation, reversed(counts))]
+    scenarios: list[Scenario] = [*map(Training, counts), *map(Evaluation, reversed(counts))]
+    scenarios = [one for one in scenarios if only in (None, one.kind)]
     weights = [SHARES.get(one.processes, 10) for one in scenarios]
     total, given, before = sum(weights), {}, 0.0
     for scenario, weight in zip(scenarios, weights, strict=True):
