@@ -51,7 +51,7 @@ def main() -> int:
 
     began = time.monotonic()
     parts = max(1, arguments.side_by_side // len(wanted))
-    wholes = {scenario: (threading.Lock(), []) for scenario in wanted}
+    wholes: dict[Scenario, tuple[Any, list]] = {scenario: (threading.Lock(), []) for scenario in wanted}
     chains: dict[Scenario, list[Chain]] = {scenario: [] for scenario in wanted}
 
     def whole(scenario: Scenario) -> dict[str, Any]:
