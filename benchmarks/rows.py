@@ -3,10 +3,12 @@
     python -m benchmarks.rows --data_dir=FOLDER --output=results/rows.json
     python -m benchmarks.rows --data_dir=FOLDER --output=results/rows.json --rows=gat_cifar10,gatsi_cifar10
     python -m benchmarks.rows --data_dir=FOLDER --output=results/rows.json --rows=at_cifar10 --attack_steps=3
+    python -m benchmarks.rows --data_dir=FOLDER --output=results/rows.json --rows=gatsi_cifar10 --peak=0.05
 
 Every row is a config of its own with its schedule squeezed into the run, its network with 8 filters in the
-first layer. It says whether a method trains at all, nothing of its accuracy. Rows that the output file holds
-already and that are not named stay. Exit status 1 if a loss did not fall.
+first layer. A learning rate for tens of epochs can be too high for two: `--peak` lowers it. It says whether a
+method trains at all, nothing of its accuracy. Rows that the output file holds already and that are not named
+stay. Exit status 1 if a loss did not fall.
 """
 
 import argparse
@@ -28,12 +30,16 @@ ROWS += [f'{method}he_cifar10' for method in ('at', 'trades', 'alp')]
 PASSES, WIDTH, IMAGES = 2, 8, 5000
 
 
-def measure(name: str, data_dir: str, attack_steps: int | None = None) -> dict[str, Any]:
+def measure(
+    name: str, data_dir: str, attack_steps: int | None = None, peak: float | None = None
+) -> dict[str, Any]:
     """Trains one config; the mean loss and its terms over each pass through the data."""
     config = importlib.import_module(f'configs.{name}').get_config()
     replays = config.defense.replays
     if attack_steps is not None and config.attack.steps > 1:
         config.attack.steps = attack_steps
+    if peak is not None:
+        config.schedule.peak = peak
     config.update_from_flattened_dict(
         {
             'data.dir': data_dir,
@@ -59,6 +65,7 @@ def measure(name: str, data_dir: str, attack_steps: int | None = None) -> dict[s
         'variant': config.model.variant,
         'replays': replays,
         'attack_steps': config.attack.steps,
+        'peak': config.schedule.peak,
         'updates': lines[-1]['step'],
         'passes': passes,
         'loss_fell': all(math.isfinite(each['loss']) for each in passes)
@@ -75,12 +82,15 @@ def main() -> int:
     flags.add_argument(
         '--attack_steps', type=int, metavar='N', help="of multi-step methods (default: the config's)"
     )
+    flags.add_argument(
+        '--peak', type=float, metavar='RATE', help="of the learning rate (default: the config's)"
+    )
     given = flags.parse_args()
     output = Path(given.output)
     rows = json.loads(output.read_text())['rows'] if output.exists() else {}
     settings = {'images': IMAGES, 'width': WIDTH, 'passes': PASSES}
     for name in given.rows.split(','):
-        rows[name] = measure(name, given.data_dir, given.attack_steps)
+        rows[name] = measure(name, given.data_dir, given.attack_steps, given.peak)
         write_json(output, {'settings': settings, 'rows': rows, 'environment': environment()})
         losses = ' -> '.join(f'{each["loss"]:.4f}' for each in rows[name]['passes'])
         print(f'{name}: loss {losses}')
