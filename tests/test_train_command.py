@@ -74,7 +74,7 @@ def final(workdir):
     restored = Checkpoints(workdir / 'checkpoints').restore('last')
     lines = list(read_metrics(workdir / 'metrics.jsonl'))
     for line in lines:
-        line.pop('images_per_second')
+        line.pop('images_per_second', None)  # missing where only one step was left of an epoch
         line.pop('time', None)
     return restored, lines
 

@@ -214,7 +214,8 @@ class _Run:
                     return False
         figures = {f'train/{name}': value / steps_per_epoch for name, value in self.sums.items()}
         figures['learning_rate'] = float(self.ready.schedule(self.step_number - 1))
-        figures['images_per_second'] = trained / seconds if seconds else float('nan')
+        if seconds:  # not known where all that was left of the epoch was the step that compiles
+            figures['images_per_second'] = trained / seconds
         self.sums = {}
         if self.overfitting:
             figures['pgd5_accuracy'] = self._watch(indices[first][mask[first]], epoch + 1)
@@ -226,7 +227,7 @@ class _Run:
         if self.writer:
             self.writer.write(self.step_number, epoch + 1, figures)
             tqdm.write(_epoch_line(epoch + 1, config.epochs, figures), file=sys.stdout)
-            if speed := self.meter.describe(figures['images_per_second']):
+            if seconds and (speed := self.meter.describe(figures['images_per_second'])):
                 if final or not self.speed:
                     tqdm.write(f'speed: {speed}', file=sys.stdout)
                 self.speed = speed
@@ -329,4 +330,6 @@ def _epoch_line(epoch: int, epochs: int, figures: dict[str, float]) -> str:
         value = figures.get(f'validation/{name}_accuracy')
         if value is not None:
             parts.append(f'{title} {100 * value:.1f}%')
-    return '  '.join([*parts, f'{figures["images_per_second"]:.0f} img/s'])
+    if 'images_per_second' in figures:
+        parts.append(f'{figures["images_per_second"]:.0f} img/s')
+    return '  '.join(parts)

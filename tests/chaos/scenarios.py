@@ -157,8 +157,7 @@ class Training(Scenario):
         found['step'], found['best step'] = restored.step, checkpoints.best_step
         found['metric'] = restored.metric
         for number, line in enumerate(read_metrics(folder / 'run' / 'metrics.jsonl')):
-            line.pop('images_per_second')  # the time that it took, and not known where only one step was left
-            line['non_finite'] = sorted({*line.get('non_finite', {})} - {'images_per_second'})
+            line.pop('images_per_second', None)  # missing where only one step was left of an epoch
             found |= {f'metrics/{number}/{name}': value for name, value in line.items()}
         return found
 
