@@ -7,8 +7,9 @@
 
 Every row is a config of its own with its schedule squeezed into the run, its network with 8 filters in the
 first layer. A learning rate for tens of epochs can be too high for two: `--peak` lowers it. It says whether a
-method trains at all, nothing of its accuracy. Rows that the output file holds already and that are not named
-stay. Exit status 1 if a loss did not fall.
+method trains at all, nothing of its accuracy. FreeAT takes each batch eight times, so the last 8 of 5,000
+images decide how a pass ends: `--images=5120` fills every batch. Rows that the output file holds already and
+that are not named stay. Exit status 1 if a loss did not fall.
 """
 
 import argparse
@@ -31,7 +32,11 @@ PASSES, WIDTH, IMAGES = 2, 8, 5000
 
 
 def measure(
-    name: str, data_dir: str, attack_steps: int | None = None, peak: float | None = None
+    name: str,
+    data_dir: str,
+    attack_steps: int | None = None,
+    peak: float | None = None,
+    images: int = IMAGES,
 ) -> dict[str, Any]:
     """Trains one config; the mean loss and its terms over each pass through the data."""
     config = importlib.import_module(f'configs.{name}').get_config()
@@ -43,7 +48,7 @@ def measure(
     config.update_from_flattened_dict(
         {
             'data.dir': data_dir,
-            'data.limit': IMAGES,
+            'data.limit': images,
             'data.validation': 0,
             'model.width': WIDTH,
             'epochs': PASSES * replays,
@@ -66,6 +71,7 @@ def measure(
         'replays': replays,
         'attack_steps': config.attack.steps,
         'peak': config.schedule.peak,
+        'images': images,
         'updates': lines[-1]['step'],
         'passes': passes,
         'loss_fell': all(math.isfinite(each['loss']) for each in passes)
@@ -85,12 +91,13 @@ def main() -> int:
     flags.add_argument(
         '--peak', type=float, metavar='RATE', help="of the learning rate (default: the config's)"
     )
+    flags.add_argument('--images', type=int, default=IMAGES, metavar='N', help='default: %(default)s')
     given = flags.parse_args()
     output = Path(given.output)
     rows = json.loads(output.read_text())['rows'] if output.exists() else {}
     settings = {'images': IMAGES, 'width': WIDTH, 'passes': PASSES}
     for name in given.rows.split(','):
-        rows[name] = measure(name, given.data_dir, given.attack_steps, given.peak)
+        rows[name] = measure(name, given.data_dir, given.attack_steps, given.peak, given.images)
         write_json(output, {'settings': settings, 'rows': rows, 'environment': environment()})
         losses = ' -> '.join(f'{each["loss"]:.4f}' for each in rows[name]['passes'])
         print(f'{name}: loss {losses}')
