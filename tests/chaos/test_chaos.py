@@ -12,7 +12,7 @@ from tests.chaos.scenarios import Evaluation, Training, damage, differences
 
 @pytest.mark.parametrize(
     ('scenario', 'kills'),
-    [(Training(1), 2), (Evaluation(1), 2), (Training(2), 1)],
+    [(Training(1), 2), (Evaluation(1), 4), (Training(2), 1)],
     ids=('training', 'evaluation', 'training-in-two-processes'),
 )
 def test_kills_at_random_points_lose_nothing(scenario, kills, tmp_path):
