@@ -13,7 +13,7 @@ import torchattacks
 from benchmarks import peers
 from benchmarks.peers import EPS, STEP_SIZE, F
 from benchmarks.turns import in_turns
-from si_jax import attacks, models
+from si_jax import attacks, models, parallel
 from si_jax.threat import Threat
 
 THREAT = Threat('linf', EPS)
@@ -53,7 +53,8 @@ def attack_and_arguments(
                 step_size=STEP_SIZE,
             ).last
 
-    return jax.jit(attack), (variables, jnp.asarray(images), jnp.asarray(labels))
+    compile_ = jax.jit(attack, compiler_options=parallel.compiler_options())
+    return compile_, (variables, jnp.asarray(images), jnp.asarray(labels))
 
 
 def compiled(

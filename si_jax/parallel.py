@@ -8,6 +8,7 @@ single images, which need nothing of each other, run on the devices of this proc
 
 import contextlib
 import contextvars
+import functools
 import inspect
 import os
 from collections.abc import Callable, Iterable, Sequence
@@ -146,6 +147,7 @@ def compile_step(step: Callable[..., Any], devices: list[jax.Device] | None = No
     body = jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=returns, check_vma=False)
     return jax.jit(
         body,
+        compiler_options=compiler_options(),
         in_shardings=tuple(NamedSharding(over, spec) for spec in takes),
         out_shardings=tuple(NamedSharding(over, spec) for spec in returns),
         donate_argnums=(0, 1),
@@ -159,9 +161,40 @@ def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None 
     `shard_rows`.
     """
 
-    parameters = len(inspect.signature(function).parameters)
-    devices = devices or (jax.local_devices() if jax.process_count() > 1 else None)
-    return jax.pmap(function, axis_name=AXIS, in_axes=(None, *[0] * (parameters - 1)), devices=devices)
+    rows = len(inspect.signature(function).parameters) - 1
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    over = mesh(devices or jax.local_devices())
+
+    def shard(shared: Any, *rows: Any) -> Any:
+        found = function(shared, *jax.tree.map(lambda leaf: leaf[0], rows))
+        return jax.tree.map(lambda leaf: leaf[None], found)
+
+    takes = (whole, *[split] * rows)
+    body = jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=split, check_vma=False)
+    return jax.jit(
+        body,
+        compiler_options=compiler_options(),
+        in_shardings=tuple(NamedSharding(over, spec) for spec in takes),
+        out_shardings=NamedSharding(over, split),
+    )
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """What XLA is told for a program of this package: on the CPU, to leave convolutions to Eigen.
+
+    The other library that XLA may take for them, YNNPACK, was slower in attacks on all networks that were
+    measured (docs/performance.md). `XLA_FLAGS` goes before; a version of XLA without the option is let be.
+    """
+    option = 'xla_cpu_experimental_ynn_fusion_type'
+    if jax.default_backend() != 'cpu' or option in os.environ.get('XLA_FLAGS', ''):
+        return {}
+    options = {option: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return {}
+    return options
 
 
 def side_by_side(

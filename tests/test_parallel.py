@@ -173,3 +173,28 @@ def test_a_device_with_one_core_does_one_task_at_a_time(monkeypatch, cores, devi
     monkeypatch.setattr(parallel, 'cores', lambda: cores)
     threads = parallel.side_by_side(lambda _: threading.get_ident(), range(3), jax.local_devices()[:devices])
     assert threads == [threading.get_ident()] * 3
+
+
+def test_convolutions_are_left_to_eigen_on_the_cpu_alone(monkeypatch):
+    monkeypatch.delenv('XLA_FLAGS')
+    option, library = 'xla_cpu_experimental_ynn_fusion_type', 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+    options = parallel.compiler_options.__wrapped__
+    assert options() == {option: library}
+    monkeypatch.setenv('XLA_FLAGS', f'--{option}=LIBRARY_FUSION_TYPE_DOT')
+    assert options() == {}  # the user's choice stays
+    monkeypatch.delenv('XLA_FLAGS')
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+    assert options() == {}
+
+
+def test_a_version_of_xla_without_the_option_is_let_be(monkeypatch):
+    monkeypatch.setenv('XLA_FLAGS', '')
+    jit = jax.jit
+
+    def without(function, compiler_options):
+        return jit(
+            function, compiler_options={f'no_{name}': value for name, value in compiler_options.items()}
+        )
+
+    monkeypatch.setattr(jax, 'jit', without)
+    assert parallel.compiler_options.__wrapped__() == {}

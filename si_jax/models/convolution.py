@@ -70,15 +70,37 @@ def _lax(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Arra
     )
 
 
-# Up to so many input channels (those of images) a convolution with a stride is faster as a matrix product.
+# Where other forms are faster on the CPU, as measured (docs/performance.md): images have few channels; two or
+# four neighbouring pixels of a convolution with few outputs are computed as one of more outputs.
 FEW_CHANNELS = 4
+FEW_OUTPUTS = 32
+SMALL_KERNEL = 256  # input channels times outputs
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _fast(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    if stride > 1 and x.shape[3] <= FEW_CHANNELS:
+    channels, outputs = kernel.shape[2:]
+    if channels <= FEW_CHANNELS and (stride > 1 or outputs > FEW_OUTPUTS):
         return _product(x, kernel, stride, padding)
+    if stride == 1 and kernel.shape[1] > 1 and outputs <= FEW_OUTPUTS and channels * outputs <= SMALL_KERNEL:
+        width = x.shape[2] + 2 * padding - kernel.shape[1] + 1
+        for pixels in (4, 2) if outputs <= FEW_CHANNELS else (2,):
+            if width % pixels == 0:
+                return _side_by_side(x, kernel, padding, pixels)
     return _lax(x, kernel, stride, padding)
+
+
+def _side_by_side(x: jax.Array, kernel: jax.Array, padding: int, pixels: int) -> jax.Array:
+    """The convolution of stride 1, `pixels` neighbours in a row at a time: each is an output of its own."""
+    shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
+    found = lax.conv_general_dilated(
+        x,
+        jnp.concatenate(shifted, axis=3),
+        window_strides=(1, pixels),
+        padding=((padding, padding), (padding, padding)),
+        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    return found.reshape(*found.shape[:2], -1, kernel.shape[3])
 
 
 def _product(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -117,6 +139,10 @@ def _backward(
 def _input_gradient(
     cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
 ) -> jax.Array:
+    # In all forms the convolution is `_fast` again, so that the gradient of a gradient (GradAlign) is fast.
+    if stride > 1 and shape[3] <= FEW_GROUPED:
+        return _grouped_gradient(cotangent, kernel, shape, stride, padding)
+
     def edges(size: int, window: int, out: int) -> tuple[int, int, int]:
         # The convolution below must return `size` values from the cotangent with stride - 1 zeros between its
         # entries. lax.pad crops where an edge is negative (padding wider than the kernel needs).
@@ -133,8 +159,38 @@ def _input_gradient(
             (0, 0, 0),
         ),
     )
-    # `_fast` again, so that the gradient of a gradient (GradAlign) is fast as well.
     return _fast(spread, lax.rev(kernel, (0, 1)).transpose(0, 1, 3, 2), 1, 0)
+
+
+# Up to so many input channels the gradient of a convolution with a stride is faster without zeros between.
+FEW_GROUPED = 16
+
+
+def _grouped_gradient(
+    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
+) -> jax.Array:
+    """The gradient of a block of stride x stride pixels as the outputs of one convolution of the cotangent.
+
+    Pixel stride q + r gets tap stride t + r + padding of the cotangent's pixel q - t.
+    """
+    channels, outputs = kernel.shape[2:]
+    first = -((padding + stride - 1) // stride)
+    kernel_edges, cotangent_edges, blocks = [], [], []
+    for d in (0, 1):
+        last = (kernel.shape[d] - 1 - padding) // stride
+        low = -(stride * first + padding)
+        kernel_edges.append((low, stride * (last - first + 1) - kernel.shape[d] - low, 0))
+        blocks.append(-(-shape[d + 1] // stride))
+        cotangent_edges.append((last, blocks[d] - first - cotangent.shape[d + 1], 0))
+    zero, whole = kernel.dtype.type(0), (0, 0, 0)
+    kernel = lax.pad(kernel, zero, [*kernel_edges, whole, whole])
+    taps = [kernel.shape[d] // stride for d in (0, 1)]
+    kernel = kernel.reshape(taps[0], stride, taps[1], stride, channels, outputs).transpose(0, 2, 5, 1, 3, 4)
+    kernel = lax.rev(kernel, (0, 1)).reshape(*taps, outputs, -1)
+    found = _fast(lax.pad(cotangent, zero, [whole, *cotangent_edges, whole]), kernel, 1, 0)
+    found = found.reshape(-1, *blocks, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
+    found = found.reshape(-1, blocks[0] * stride, blocks[1] * stride, channels)
+    return found[:, : shape[1], : shape[2]]
 
 
 _fast.defvjp(_forward, _backward)

@@ -33,22 +33,31 @@ def first_and_second(x, kernel, stride, padding):
     return first, jax.grad(gradient_size, argnums=(0, 1))(x, kernel)
 
 
-CASES = [(kernel, stride, padding, 5) for kernel in (1, 3, 4) for stride in (1, 2) for padding in (0, 1)]
-# With few channels and a stride: a product of patches.
-CASES += [(kernel, 2, padding, 3) for kernel in (1, 3, 4) for padding in (0, 1)] + [
-    (5, 3, 2, 3),
-    (2, 3, 0, 1),
-]
+# Outputs of 4 and 6 are computed several neighbours at a time where the width allows.
+CASES = [(kernel, stride, padding, (5, 4)) for kernel in (1, 3, 4) for stride in (1, 2) for padding in (0, 1)]
+# With few channels and a stride, or many outputs: a product of patches.
+CASES += [(kernel, 2, padding, (3, 4)) for kernel in (1, 3, 4) for padding in (0, 1)]
+CASES += [(5, 3, 2, (3, 4)), (2, 3, 0, (1, 4)), (3, 1, 1, (2, 33))]
+CASES += [(3, 1, 1, (5, 6)), (3, 1, 1, (17, 16)), (3, 2, 1, (17, 4)), (1, 2, 0, (17, 4)), (4, 3, 2, (6, 5))]
 
 
 @pytest.mark.parametrize(('kernel', 'stride', 'padding', 'channels'), CASES)
 def test_both_forms_have_the_same_derivatives(kernel, stride, padding, channels):
-    x, weights = inputs((5, 6), kernel, (channels, 4))  # An odd and an even size.
+    x, weights = inputs((5, 6), kernel, channels)  # An odd and an even size.
     results = [
         in_form(kind, lambda x, w: first_and_second(x, w, stride, padding), x, weights)
         for kind in ('fast', 'lax')
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), *results)
+
+
+@pytest.mark.parametrize(('channels', 'outputs', 'width'), [(5, 4, 2), (5, 3, 2), (8, 8, 4), (3, 16, 4)])
+def test_neighbours_of_a_narrow_convolution_are_computed_together(channels, outputs, width):
+    x, kernel = inputs((8, 8), 3, (channels, outputs))
+    with use_convolution('fast'):
+        program = jax.make_jaxpr(lambda x: convolve(x, kernel, 1, 1))(x)
+    (found,) = [e for e in _equations(program.jaxpr) if e.primitive.name == 'conv_general_dilated']
+    assert found.outvars[0].aval.shape == (2, 8, width, outputs * 8 // width)
 
 
 @pytest.mark.parametrize('channels', [3, 5])
@@ -66,8 +75,9 @@ def test_forward_is_that_of_torch(channels):
     )
 
 
-def test_input_gradient_of_the_fast_form_is_an_ordinary_convolution():
-    x, kernel = inputs((8, 8), 3, (5, 4))
+@pytest.mark.parametrize('channels', [5, 17])
+def test_input_gradient_of_the_fast_form_is_an_ordinary_convolution(channels):
+    x, kernel = inputs((8, 8), 3, (channels, 4))
 
     def convolutions(kind):
         with use_convolution(kind):
