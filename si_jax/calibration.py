@@ -86,12 +86,12 @@ def synthetic(config: ConfigDict, attack_steps: int, row: Defense | None = None)
 
 def arguments(ready: Setup) -> tuple[Any, ...]:
     """What the compiled step of `ready` is called with first."""
-    rows = np.arange(ready.config.batch_size), np.ones(ready.config.batch_size, bool)
+    rows = np.arange(ready.config.batch_size)[:, None], np.ones((ready.config.batch_size, 1), bool)
     return (
         parallel.replicate(initial_state(ready)),
-        parallel.shard_rows(initial_carry(ready)),
+        parallel.place_rows(initial_carry(ready)),
         parallel.replicate((ready.train.images, ready.train.labels)),
-        parallel.shard_rows(rows),
+        parallel.place_rows(rows),
         parallel.replicate(jax.random.key(ready.config.seed)),
     )
 

@@ -27,8 +27,6 @@ STEPS = 20
 
 def train(config) -> dict[str, np.ndarray]:
     """The leaves of state and carry after some steps in float64, the last batch of a pass is padded."""
-    from si_jax import data
-
     ready = setup.setup(config)
     state = jax.tree.map(
         lambda x: np.asarray(x, np.float64) if x.dtype == np.float32 else x, setup.initial_state(ready)
@@ -38,10 +36,7 @@ def train(config) -> dict[str, np.ndarray]:
     resident = parallel.replicate((ready.train.images, ready.train.labels))
     key, step = parallel.replicate(jax.random.key(config.seed)), setup.compile_train_step(ready)
     for number in range(STEPS):
-        round_, batch = setup.batch_of_step(ready, number)
-        order = data.epoch_order(config.seed, round_, len(ready.train.labels))
-        indices, mask = data.epoch_batches(order, config.batch_size)
-        rows = parallel.shard_rows((indices[batch], mask[batch]))
+        rows, _, _ = setup.batches_of_pass(ready, setup.batch_of_step(ready, number)[0])
         state, carry, metrics = step(state, carry, resident, rows, key)
     leaves = jax.tree_util.tree_leaves_with_path((state, parallel.join_rows(carry), metrics))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}

@@ -1,6 +1,7 @@
 """Data that lives on the device: gathered and augmented inside the compiled step.
 
-The images are uploaded once, as bytes; a step gets only the indices of its rows.
+The images are uploaded once, as bytes, and the indices of all batches once a pass: a step finds its own by
+its number, and the host hands over nothing.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,9 @@ def with_resident_data(
 ) -> Callable[..., Any]:
     """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
 
+    Indices and mask [rows, S] are those of the S batches of a pass; a step takes column
+    (step // replays) % S.
+
     Every random number of a row comes from fold_in(fold_in(key, step // replays), image index): it depends
     neither on the number of devices nor on whether the run was interrupted.
 
@@ -36,8 +40,9 @@ def with_resident_data(
         state: TrainState, carry: Carry, resident: tuple[Array, Array], rows: tuple[Array, Array], key: Array
     ) -> tuple[TrainState, Carry, dict[str, Array]]:
         images, labels = resident
-        indices, mask = rows
-        step_key = jax.random.fold_in(key, state.step // replays)
+        number = state.step // replays
+        indices, mask = (batches[:, number % batches.shape[1]] for batches in rows)
+        step_key = jax.random.fold_in(key, number)
         keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(indices)
         augmented = data.augment(images[indices], keys[:, 0], crop=crop, flip=flip)
         pixels = data.to_unit(augmented, scale, jnp.float32)

@@ -21,7 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-from si_jax import data, parallel, processes, utilisation, watchdog
+from si_jax import parallel, processes, utilisation, watchdog
 from si_jax.checkpoints import Checkpoints, Restored
 from si_jax.errors import InputError
 from si_jax.evaluation.saved import digest
@@ -37,12 +37,14 @@ from si_jax.training.overfitting import OverfittingGuard, Watched
 from si_jax.training.setup import (
     Setup,
     batch_of_step,
+    batches_of_pass,
     compile_train_step,
     initial_carry,
     initial_state,
     setup,
 )
 from si_jax.training.state import TrainState
+from si_jax.training.update import metric_names
 from si_jax.training.wishes import Wishes
 from si_jax.workdir import Workdir, open_together
 
@@ -116,7 +118,7 @@ class _Run:
         if processes.is_first():
             self.writer = MetricsWriter(place.path, tensorboard=config.logging.tensorboard)
             self.writer.cut(self.step_number or -1)
-        self.state, self.carry = parallel.replicate(state), parallel.shard_rows(carry)
+        self.state, self.carry = parallel.replicate(state), parallel.place_rows(carry)
         self.resident = parallel.replicate((ready.train.images, ready.train.labels))
         self.key = parallel.replicate(jax.random.key(config.seed))
         self.train_step = compile_train_step(ready)
@@ -180,13 +182,12 @@ class _Run:
         """Trains the rest of an epoch; False if the run was asked to stop before its end."""
         config, steps_per_epoch = self.ready.config, self.ready.steps_per_epoch
         round_, first = batch_of_step(self.ready, epoch * steps_per_epoch)
-        order = data.epoch_order(config.seed, round_, len(self.ready.train.labels))
-        indices, mask = data.epoch_batches(order, config.batch_size)
-        pending: list[dict[str, jax.Array]] = []
+        rows, indices, mask = batches_of_pass(self.ready, round_)
+        real = mask.sum(axis=1)
+        pending: list[jax.Array] = []
         seconds, trained = 0.0, 0
         for position in range(self.step_number % steps_per_epoch, steps_per_epoch):
             _, batch = batch_of_step(self.ready, self.step_number)
-            rows = parallel.shard_rows((indices[batch], mask[batch]))
             began = time.monotonic()
             self.state, self.carry, metrics = self.train_step(
                 self.state, self.carry, self.resident, rows, self.key
@@ -203,7 +204,7 @@ class _Run:
                 self._collect(epoch, pending)
             if self.compiled:
                 seconds += time.monotonic() - began
-                trained += int(mask[batch].sum())
+                trained += int(real[batch])
             else:
                 # The first call compiles; it does not count for the speed.
                 jax.block_until_ready(metrics)
@@ -251,9 +252,10 @@ class _Run:
         """What a checkpoint holds; the carry is in global row order."""
         return {**state._asdict(), 'carry': carry, 'kept': self.kept}
 
-    def _collect(self, epoch: int, pending: list[dict[str, jax.Array]]) -> None:
+    def _collect(self, epoch: int, pending: list[jax.Array]) -> None:
         """Fetches the metrics of the steps since the last time; ends the run if one was not finite."""
-        fetched = [{name: float(value) for name, value in step.items()} for step in jax.device_get(pending)]
+        names = metric_names(self.ready.defense)
+        fetched = [dict(zip(names, step.tolist(), strict=True)) for step in jax.device_get(pending)]
         pending.clear()
         bad_step = int(self.state.bad_step)
         good = [

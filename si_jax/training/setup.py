@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -105,7 +106,10 @@ def plan(ready: Setup) -> str:
 
 
 def compile_train_step(ready: Setup) -> Any:
-    """The compiled step (state, carry, resident data, (indices, mask), key) of a run."""
+    """The compiled step of a run: (state, carry, resident data, rows, key) -> (state, carry, metrics).
+
+    The metrics are one array, in the order of `metric_names`: the host fetches and forgets one, not a dozen.
+    """
     config, train = ready.config, ready.train
     parts = ready.defense, ready.model, ready.optimiser
     common = {'threat': ready.threat, 'axis_name': parallel.AXIS, 'sync_bn': config.model.sync_bn}
@@ -119,10 +123,16 @@ def compile_train_step(ready: Setup) -> Any:
             attack_step_size=config.attack.step_size,
             calendar=Calendar(ready.steps_per_epoch, config.epochs),
         )
-    replays = ready.defense.replays
-    return parallel.compile_step(
-        with_resident_data(step, crop=train.crop, flip=train.flip, scale=train.scale, replays=replays)
+    whole = with_resident_data(
+        step, crop=train.crop, flip=train.flip, scale=train.scale, replays=ready.defense.replays
     )
+    names = metric_names(ready.defense)
+
+    def with_one_array(*given: Any) -> tuple[TrainState, Any, jax.Array]:
+        state, carry, metrics = whole(*given)
+        return state, carry, jnp.stack([metrics[name] for name in names])
+
+    return parallel.compile_step(with_one_array)
 
 
 def initial_carry(ready: Setup) -> Any:
@@ -139,6 +149,13 @@ def batch_of_step(ready: Setup, step: int) -> tuple[int, int]:
     every m.
     """
     return divmod(step // ready.defense.replays, ready.steps_per_epoch)
+
+
+def batches_of_pass(ready: Setup, number: int) -> tuple[Any, np.ndarray, np.ndarray]:
+    """The batches of a pass over the data: on the devices, and there as indices [S, B] and mask [S, B]."""
+    order = data.epoch_order(ready.config.seed, number, len(ready.train.labels))
+    indices, mask = data.epoch_batches(order, ready.config.batch_size)
+    return parallel.place_rows((indices.T, mask.T)), indices, mask
 
 
 def initial_state(ready: Setup) -> TrainState:

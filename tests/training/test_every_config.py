@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from si_jax import data, parallel
-from si_jax.training.run import compile_train_step, initial_carry, initial_state, setup
+from si_jax import parallel
+from si_jax.training.run import batches_of_pass, compile_train_step, initial_carry, initial_state, setup
+from si_jax.training.update import metric_names
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / 'configs'
 # Hypersphere embedding is the same on every data set: one of them is enough here.
@@ -38,15 +39,14 @@ def take_a_step(config, images, **changes):
     ready = setup(config)
     state = parallel.replicate(initial_state(ready))
     before = jax.device_get(state.params)
-    order = data.epoch_order(0, 0, len(ready.train.labels))
-    indices, mask = data.epoch_batches(order, config.batch_size)
     resident = parallel.replicate((ready.train.images, ready.train.labels))
-    rows = parallel.shard_rows((indices[0], mask[0]))
+    rows, _, _ = batches_of_pass(ready, 0)
     carry = parallel.shard_rows(initial_carry(ready))
     state, _, metrics = compile_train_step(ready)(
         state, carry, resident, rows, parallel.replicate(jax.random.key(0))
     )
     assert int(state.step) == 1 and int(state.bad_step) == -1
+    metrics = dict(zip(metric_names(ready.defense), metrics.tolist(), strict=True))
     assert np.isfinite(metrics['loss'])
     moved = jax.tree.map(lambda a, b: bool(np.any(a != np.asarray(b))), before, state.params)
     # A triangular schedule begins with a rate of 0.
