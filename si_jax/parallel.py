@@ -175,13 +175,17 @@ def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None 
         return jax.tree.map(lambda leaf: leaf[None], found)
 
     takes = (whole, *[split] * rows)
-    body = jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=split, check_vma=False)
-    return jax.jit(
-        body,
+    layouts = tuple(NamedSharding(over, spec) for spec in takes)
+    compiled = jax.jit(
+        jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=split, check_vma=False),
         compiler_options=compiler_options(),
-        in_shardings=tuple(NamedSharding(over, spec) for spec in takes),
-        out_shardings=NamedSharding(over, split),
+        in_shardings=layouts,
+        out_shardings=layouts[-1],
     )
+    if jax.process_count() == 1:
+        return compiled
+    # Where there are several, jit takes no host array for rows, though they are of this process alone.
+    return lambda shared, *rows: compiled(shared, *jax.device_put(rows, layouts[1:]))
 
 
 @functools.cache
