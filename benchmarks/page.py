@@ -15,6 +15,7 @@ NAMES = {
     'compile': 'Compilation',
     'memory': 'Memory',
     'growth': 'Growth',
+    'techniques': 'Single techniques',
 }
 
 

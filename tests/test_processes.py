@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,6 +49,15 @@ def test_processes_train_and_evaluate_as_one_does(tmp_path, shape):
         else:
             np.testing.assert_array_equal(found[name], value, err_msg=name)
     assert 0 < np.mean(expected['correct autoattack']) < np.mean(expected['correct clean'])
+    # One process goes on with half of what they had finished.
+    units = sorted(path for path in (tmp_path / 'state').glob('*.npz') if path.stem != 'clean')
+    for path in units[::2]:
+        path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in units[1::2]}
+    alone = pods_worker.flags(tmp_path)
+    assert kept == {path: path.stat().st_mtime_ns for path in kept} and all(map(Path.exists, units))
+    for name, value in alone.items():
+        np.testing.assert_array_equal(value, expected[name], err_msg=name)
     for _, out, _ in ended if shape[0] > 1 else ():
         assert 'process 1 is not like process 0: config.seed is 1 instead of 0' in out
         assert "process 1 is not like process 0: data is 'cd' instead of 'ab'" in out

@@ -72,6 +72,8 @@ class Program:
         self.classifier, self.devices, self.chunk = classifier, devices, chunk
         self.images, self.labels, self.indices = images, labels.astype(np.int32), indices
         self.sizes = packing.sizes(chunk, len(devices))
+        # Of how many processes the groups are made: those that began the evaluation.
+        self.shares = processes.count()
         self.seed = seed
         self._key = jax.random.key(seed)
         self.key_impl = jax.random.key_impl(self._key)
@@ -161,8 +163,8 @@ class Program:
     def groups(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows in the groups that are worked on, and saved, together: some for each process."""
         wanted = GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
-        wanted = min(wanted, -(-len(rows) // processes.count())) if processes.count() > 1 else wanted
-        wanted = -(-wanted // self.chunk) * self.chunk if processes.count() > 1 else wanted
+        wanted = min(wanted, -(-len(rows) // self.shares)) if self.shares > 1 else wanted
+        wanted = -(-wanted // self.chunk) * self.chunk if self.shares > 1 else wanted
         size = max(wanted // self.chunk, 1) * self.chunk
         return [rows[first : first + size] for first in range(0, len(rows), size)]
 
@@ -250,7 +252,7 @@ class Program:
             'weights': self._digest(),
             'data': digest(self.images, self.labels, self.indices),
             'images at once': self.chunk,
-            **({'processes': processes.count()} if processes.count() > 1 else {}),
+            **({'processes': self.shares} if self.shares > 1 else {}),
         }
 
     def gradient_digest(self) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from si_jax.evaluation.attacked import calibrate
 from si_jax.evaluation.classifier import PRECISIONS, classifier_of
 from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord, Result, data_digest
-from si_jax.evaluation.saved import Saved
+from si_jax.evaluation.saved import Saved, begun
 from si_jax.progress import passing, silent
 from si_jax.progress import progress as progress_of
 from si_jax.same import check_same
@@ -131,7 +131,8 @@ def evaluate(
     step_size = threat.eps / 4 if step_size is None else step_size
     step_size = checks.check_step_size(step_size, norm, images.shape[1:])
     devices = list(devices or jax.local_devices())
-    chunk = images_at_once(batch_size, len(images), devices)
+    before = begun(state_path)
+    chunk = images_at_once(batch_size, len(images), devices, before.get('images at once'))
     precision = _precision(search_precision, images.dtype, devices[0].platform)
 
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
@@ -152,6 +153,9 @@ def evaluate(
             needs_features=needs_features,
             gradient_of=None if gradient_of is None else classifier_of(gradient_of),
         )
+        shares = before.get('processes', 1)
+        if before and isinstance(shares, int) and shares > 0:
+            program.shares = shares
         checks.check_classes(program.outputs, labels, names, program.why_no_features, reads_features)
         shown = progress and processes.is_first()
         with passing(len(images), 'clean images', shown) as told:
@@ -256,8 +260,14 @@ def _precision(wanted: str | None, dtype: np.dtype, platform: str) -> str | None
     return wanted
 
 
-def images_at_once(batch_size: int | None, count: int, devices: list[jax.Device]) -> int:
-    """Images at once on all devices together: a multiple of their number, and no more than there are."""
+def images_at_once(batch_size: int | None, count: int, devices: list[jax.Device], before: Any = None) -> int:
+    """Images at once on all devices together: a multiple of their number, and no more than there are.
+
+    Where it is not given, as many as there were `before`, when the evaluation began on other devices.
+    """
+    most = -(-count // len(devices)) * len(devices)
+    if batch_size is None and before in range(len(devices), most + 1, len(devices)):
+        return before
     if batch_size is None:
         batch_size = CHUNK.get(devices[0].platform, CHUNK_ACCELERATOR) * len(devices)
     wanted = min(checks.check_count('batch_size', batch_size), count)

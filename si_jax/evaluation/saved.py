@@ -40,6 +40,19 @@ class Work(NamedTuple):
     compute: Callable[[Part], Arrays]
 
 
+def begun(folder: str | os.PathLike | None) -> dict[str, Any]:
+    """What the evaluation in a folder is made of; empty if there is none that can be read."""
+
+    def read() -> dict[str, Any]:
+        try:
+            before = read_json(Path(folder or '') / 'identity.json')
+        except (OSError, ValueError):
+            return {}
+        return before if isinstance(before, dict) else {}
+
+    return processes.together(read) if folder is not None else {}
+
+
 class Saved:
     """The finished units of an evaluation; without a folder it remembers nothing.
 

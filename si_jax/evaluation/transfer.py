@@ -56,6 +56,7 @@ def prepare(name: str, source: Classifier, target: Program, seed: int) -> Progra
         )
     except (TypeError, ValueError) as error:
         raise cannot_take(name, target.images.shape, error) from error
+    program.shares = target.shares
     classes, wanted = program.outputs.logits.shape[1], target.outputs.logits.shape[1]
     if classes != wanted:
         raise InputError(

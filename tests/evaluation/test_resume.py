@@ -8,6 +8,7 @@ from numpy.testing import assert_array_equal
 
 from si_jax import InputError, evaluate
 from si_jax.evaluation import program
+from si_jax.evaluation.runner import images_at_once
 from si_jax.evaluation.saved import Saved, digest
 from tests.evaluation.problems import images_and_labels, net
 from tests.evaluation.searches import quicken
@@ -148,3 +149,12 @@ def test_digests_tell_values_shapes_and_types_apart():
     assert len({digest(array) for array in arrays}) == len(arrays)
     assert digest(jax.random.key(0)) != digest(jax.random.key(1))
     assert digest(np.zeros(2), np.ones(2)) != digest(np.ones(2), np.zeros(2))
+
+
+@pytest.mark.parametrize(
+    ('asked', 'before', 'chosen'),
+    [(None, None, 64), (None, 30, 30), (None, 31, 64), (8, 30, 8), (None, 'all', 64), (None, 10**9, 64)],
+)
+def test_an_evaluation_goes_on_with_as_many_images_at_once_as_it_began_with(asked, before, chosen):
+    devices = jax.devices()[:2]
+    assert images_at_once(asked, 64, devices, before) == chosen

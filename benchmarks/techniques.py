@@ -1,0 +1,109 @@
+"""What single techniques bring on the CPU: with all of them, and with one changed, in turns."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import flax.linen as nn
+import jax
+
+from benchmarks.pgd import attack_and_arguments, title
+from benchmarks.turns import in_turns
+from configs import narrow, quickstart
+from si_jax import defenses, parallel
+from si_jax.calibration import arguments, synthetic
+from si_jax.models import convolution, resnet
+from si_jax.training.setup import compile_train_step
+
+NETWORKS = (('small_cnn', None, 64), ('resnet18', 8, 64), ('resnet18', None, 32))
+STEPS = 10
+
+
+class Folded(nn.Module):
+    """What is left of batch normalisation in evaluation mode once its scale is in the kernel: a bias."""
+
+    axis: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, train: bool = False, mask: jax.Array | None = None) -> jax.Array:
+        return x + self.param('bias', nn.initializers.zeros, x.shape[-1:])
+
+
+def xla_chooses() -> Any:
+    """XLA takes the library for convolutions that it would take without us."""
+    return mock.patch.object(parallel, 'compiler_options', dict)
+
+
+@contextlib.contextmanager
+def one_form() -> Iterator[None]:
+    """Narrow convolutions one pixel at a time, and gradients of strides with zeros between."""
+    with mock.patch.multiple(convolution, FEW_OUTPUTS=0, FEW_GROUPED=0):
+        yield
+
+
+def folded() -> Any:
+    """As fast as batch normalisation folded into the convolutions can be: the folding itself is left out."""
+    return mock.patch.object(resnet, 'BatchNorm', Folded)
+
+
+CHANGES: dict[str, Callable[[], Any]] = {
+    'si_jax': contextlib.nullcontext,
+    "XLA's choice of library": xla_chooses,
+    'one form of convolution': one_form,
+    'batch normalisation folded': folded,
+}
+
+
+TOGETHER = 4  # training steps in one dispatch
+
+
+def dispatch(name: str, config: Any, turns: int) -> dict[str, Any]:
+    """Training steps handed over one by one, as `train.py` does, and several in one program."""
+    ready = synthetic(config, config.attack.steps, defenses.from_config(config.defense))
+    step = compile_train_step(ready)
+    _, _, *rest = arguments(ready)
+
+    def looped(state: Any, carry: Any, *rest: Any) -> Any:
+        return jax.lax.fori_loop(0, TOGETHER, lambda _, both: step(*both, *rest)[:2], (state, carry))
+
+    def one_by_one(state: Any, carry: Any, *rest: Any) -> Any:
+        for _ in range(TOGETHER):
+            state, carry, _ = step(state, carry, *rest)
+        return state, carry
+
+    options = parallel.compiler_options()
+    programs = {
+        'si_jax': one_by_one,
+        'several steps in one dispatch': jax.jit(looped, donate_argnums=(0, 1), compiler_options=options),
+    }
+
+    def keeping_its_state(program: Callable[..., Any]) -> Callable[[], None]:
+        under_way = list(arguments(ready)[:2])
+
+        def call() -> None:
+            under_way[:] = jax.block_until_ready(program(*under_way, *rest))
+
+        return call
+
+    calls = {name: keeping_its_state(program) for name, program in programs.items()}
+    return in_turns(f'{TOGETHER} training steps, {name}', calls, TOGETHER * config.batch_size, turns)
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    """How many times as fast ours is as with each change."""
+    found = [dispatch('configs/quickstart.py', quickstart.get_config(), 11)]
+    if not quick:
+        found.append(dispatch('configs/narrow.py', narrow.get_config(), 3))
+    for arch, width, batch in NETWORKS[: 2 if quick else 3]:
+        programs = {}
+        for name, change in CHANGES.items():
+            if name == 'batch normalisation folded' and arch == 'small_cnn':
+                continue  # it has none
+            with change():
+                attack, given = attack_and_arguments(arch, width, batch, STEPS)
+                compiled = attack.lower(*given).compile()
+            programs[name] = lambda compiled=compiled, given=given: jax.block_until_ready(compiled(*given))
+        what = f'PGD-{STEPS}, {title(arch, width)}, batch {batch}'
+        found.append(in_turns(what, programs, batch, 5 if arch == 'resnet18' and width is None else 11))
+    return found
