@@ -16,6 +16,7 @@ NAMES = {
     'memory': 'Memory',
     'growth': 'Growth',
     'techniques': 'Single techniques',
+    'hotspots': 'Where the time goes',
 }
 
 

@@ -67,11 +67,16 @@ def compiled(
 def foolbox_jax(
     arch: str, width: int | None, images: np.ndarray, labels: np.ndarray, steps: int
 ) -> Callable[[], Any]:
-    """Foolbox's PGD on the same JAX network, whose forward pass is compiled by hand."""
+    """Foolbox's PGD on the same network, compiled by hand, with convolutions as JAX has them."""
     model = models.create(arch, num_classes=10, width=width)
     x, y = jnp.asarray(images), jnp.asarray(labels)
     variables = model.init(jax.random.key(0), x[:1])
-    forward = jax.jit(lambda x: model.apply(variables, x).logits)
+
+    @jax.jit
+    def forward(x: jax.Array) -> jax.Array:
+        with models.use_convolution('lax'):
+            return model.apply(variables, x).logits
+
     wrapped = foolbox.JAXModel(forward, bounds=(0, 1))
     attack = foolbox.attacks.LinfPGD(abs_stepsize=STEP_SIZE, steps=steps)
     return lambda: jax.block_until_ready(attack.run(wrapped, x, y, epsilon=EPS))

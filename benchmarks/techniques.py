@@ -62,10 +62,12 @@ def dispatch(name: str, config: Any, turns: int) -> dict[str, Any]:
     """Training steps handed over one by one, as `train.py` does, and several in one program."""
     ready = synthetic(config, config.attack.steps, defenses.from_config(config.defense))
     step = compile_train_step(ready)
+    with xla_chooses():  # a program within a program takes no options
+        inner = compile_train_step(ready)
     _, _, *rest = arguments(ready)
 
     def looped(state: Any, carry: Any, *rest: Any) -> Any:
-        return jax.lax.fori_loop(0, TOGETHER, lambda _, both: step(*both, *rest)[:2], (state, carry))
+        return jax.lax.fori_loop(0, TOGETHER, lambda _, both: inner(*both, *rest)[:2], (state, carry))
 
     def one_by_one(state: Any, carry: Any, *rest: Any) -> Any:
         for _ in range(TOGETHER):

@@ -1,0 +1,86 @@
+"""Where the time of PGD-10 goes on one core, and how near its convolutions are to that core's matrix products."""
+
+import glob
+import gzip
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+NETWORKS = (('small_cnn', None, 64), ('resnet18', 8, 64), ('resnet18', None, 8))
+STEPS = 10
+SIZE = 1024  # of the square matrices
+
+
+def measure(arch: str, width: int | None, batch: int) -> dict[str, Any]:
+    """In a process that has one core, so that an operation's time is its own."""
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.pgd import attack_and_arguments, title
+    from si_jax import flops, models
+
+    attack, given = attack_and_arguments(arch, width, batch, STEPS)
+    compiled = attack.lower(*given).compile()
+    convolutions = set(re.findall(r'%(\S+) = \S+ convolution\(', compiled.as_text()))
+    jax.block_until_ready(compiled(*given))
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, create_perfetto_trace=True):
+            jax.block_until_ready(compiled(*given))
+        (trace,) = glob.glob(f'{folder}/plugins/profile/*/perfetto_trace.json.gz')
+        with gzip.open(trace) as stream:
+            events = [event for event in json.load(stream)['traceEvents'] if event.get('ph') == 'X']
+    seconds = {'convolutions': 0.0, 'other products': 0.0}
+    whole = max(event['dur'] for event in events if event['name'].startswith('ThunkExecutor::Execute')) / 1e6
+    for event in events:
+        if event['name'] in convolutions:
+            seconds['convolutions'] += event['dur'] / 1e6
+        elif event['name'].startswith(('ynn_fusion', 'dot')):
+            seconds['other products'] += event['dur'] / 1e6
+    matrix = jnp.ones((SIZE, SIZE), jnp.float32)
+    product = jax.jit(lambda a, b: a @ b).lower(matrix, matrix).compile()
+    taken = []
+    for _ in range(9):
+        began = time.perf_counter()
+        jax.block_until_ready(product(matrix, matrix))
+        taken.append(time.perf_counter() - began)
+    needed = (
+        2 * STEPS * batch * flops.network(models.create(arch, num_classes=10, width=width), (32, 32, 3)).flops
+    )
+    rate, best = (
+        needed / (seconds['convolutions'] + seconds['other products']),
+        2 * SIZE**3 / statistics.median(taken),
+    )
+    return {
+        'what': f'PGD-{STEPS} on one core, {title(arch, width)}, batch {batch}',
+        'seconds': {'whole': whole, **seconds},
+        'flops_a_second': {'needed': rate, 'matrix product': best},
+        'figures': {
+            **{f'in {name}': f'{each / whole:.0%} of the time' for name, each in seconds.items()},
+            'FLOPs that are needed': f'{rate / 1e9:.0f} GFLOP/s in these',
+            'a product of 1024 x 1024 matrices': f'{best / 1e9:.0f} GFLOP/s',
+        },
+    }
+
+
+def rows(quick: bool) -> list[dict[str, Any]]:
+    """Each network in a process of its own."""
+    found = []
+    core = min(os.sched_getaffinity(0))
+    for network in NETWORKS[: 2 if quick else 3]:
+        code = (
+            f'import json, os; os.sched_setaffinity(0, {{{core}}})\n'
+            f'from benchmarks.hotspots import measure; print(json.dumps(measure(*{network!r})))'
+        )
+        done = subprocess.run(
+            [sys.executable, '-c', code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+        )
+        found.append(json.loads(done.stdout.splitlines()[-1]))
+    return found
