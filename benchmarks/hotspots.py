@@ -1,4 +1,4 @@
-"""Where the time of PGD-10 goes on one core, and how near its convolutions are to that core's matrix products."""
+"""Where the time of PGD-10 goes on one core, and how near its convolutions are to that core's best."""
 
 import glob
 import gzip

@@ -137,5 +137,5 @@ def rows(quick: bool) -> list[dict[str, Any]]:
         for steps in (10,) if quick or large else (10, 20):
             each = programs(arch, width, batch, steps, compile_torch=not quick and not large)
             what = f'PGD-{steps}, {title(arch, width)}, batch {batch}'
-            found.append(in_turns(what, each, batch, 3 if large else 5))
+            found.append(in_turns(what, each, batch, 7 if large else 5))
     return found

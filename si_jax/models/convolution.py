@@ -159,7 +159,19 @@ def _input_gradient(
             (0, 0, 0),
         ),
     )
-    return _fast(spread, lax.rev(kernel, (0, 1)).transpose(0, 1, 3, 2), 1, 0)
+    return _fast(spread, _flipped(kernel.transpose(0, 1, 3, 2)), 1, 0)
+
+
+def _flipped(kernel: jax.Array) -> jax.Array:
+    """Reversed in both directions of space, written so that XLA does it once, before a loop.
+
+    It leaves `rev` and `transpose` in the loop, and moves a concatenation out with all that it needs.
+    """
+    for axis in (0, 1):
+        size = kernel.shape[axis]
+        parts = [lax.slice_in_dim(kernel, i, i + 1, axis=axis) for i in reversed(range(size))]
+        kernel = jnp.concatenate(parts, axis=axis)
+    return kernel
 
 
 # Up to so many input channels the gradient of a convolution with a stride is faster without zeros between.
@@ -186,7 +198,7 @@ def _grouped_gradient(
     kernel = lax.pad(kernel, zero, [*kernel_edges, whole, whole])
     taps = [kernel.shape[d] // stride for d in (0, 1)]
     kernel = kernel.reshape(taps[0], stride, taps[1], stride, channels, outputs).transpose(0, 2, 5, 1, 3, 4)
-    kernel = lax.rev(kernel, (0, 1)).reshape(*taps, outputs, -1)
+    kernel = _flipped(kernel.reshape(*taps, outputs, -1))
     found = _fast(lax.pad(cotangent, zero, [whole, *cotangent_edges, whole]), kernel, 1, 0)
     found = found.reshape(-1, *blocks, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
     found = found.reshape(-1, blocks[0] * stride, blocks[1] * stride, channels)
