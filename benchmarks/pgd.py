@@ -32,11 +32,17 @@ def problem(batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def attack_and_arguments(
-    arch: str, width: int | None, batch: int, steps: int, convolution: str | None = None
+    arch: str,
+    width: int | None,
+    batch: int,
+    steps: int,
+    convolution: str | None = None,
+    dtype: str | None = None,
+    train: bool = False,
 ) -> tuple[Any, tuple[Any, ...]]:
     """Our PGD as one program, not yet compiled; `lax` is the loop with convolutions as JAX has them."""
     images, labels = problem(batch)
-    model = models.create(arch, num_classes=10, width=width)
+    model = models.create(arch, num_classes=10, width=width, dtype=dtype)
     variables = model.init(jax.random.key(0), jnp.asarray(images[:1]))
     keys = jax.random.split(jax.random.key(1), batch)
 
@@ -44,7 +50,7 @@ def attack_and_arguments(
         with models.use_convolution(convolution):
             return attacks.run(
                 attacks.ATTACKS['pgd'],
-                lambda x, _: model.apply(variables, x),
+                lambda x, _: model.apply(variables, x, train=train),
                 x,
                 y,
                 keys,

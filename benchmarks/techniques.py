@@ -47,11 +47,14 @@ def folded() -> Any:
     return mock.patch.object(resnet, 'BatchNorm', Folded)
 
 
-CHANGES: dict[str, Callable[[], Any]] = {
-    'si_jax': contextlib.nullcontext,
-    "XLA's choice of library": xla_chooses,
-    'one form of convolution': one_form,
-    'batch normalisation folded': folded,
+# Name, what is patched while it is traced, what the program is made with.
+CHANGES: dict[str, tuple[Callable[[], Any], dict[str, Any]]] = {
+    'si_jax': (contextlib.nullcontext, {}),
+    "XLA's choice of library": (xla_chooses, {}),
+    'one form of convolution': (one_form, {}),
+    'bfloat16 in the convolutions': (contextlib.nullcontext, {'dtype': 'bfloat16'}),
+    'batch normalisation folded': (folded, {}),
+    'batch normalisation in training mode': (contextlib.nullcontext, {'train': True}),
 }
 
 
@@ -99,11 +102,11 @@ def rows(quick: bool) -> list[dict[str, Any]]:
         found.append(dispatch('configs/narrow.py', narrow.get_config(), 3))
     for arch, width, batch in NETWORKS[: 2 if quick else 3]:
         programs = {}
-        for name, change in CHANGES.items():
-            if name == 'batch normalisation folded' and arch == 'small_cnn':
+        for name, (change, settings) in CHANGES.items():
+            if 'normalisation' in name and arch == 'small_cnn':
                 continue  # it has none
             with change():
-                attack, given = attack_and_arguments(arch, width, batch, STEPS)
+                attack, given = attack_and_arguments(arch, width, batch, STEPS, **settings)
                 compiled = attack.lower(*given).compile()
             programs[name] = lambda compiled=compiled, given=given: jax.block_until_ready(compiled(*given))
         what = f'PGD-{STEPS}, {title(arch, width)}, batch {batch}'

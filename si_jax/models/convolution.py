@@ -8,6 +8,7 @@ gradients.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -57,7 +58,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
         [B, (H + 2 padding - k) // stride + 1, likewise, O].
     """
     kind = _forced.get() or ('fast' if jax.default_backend() == 'cpu' else 'lax')
-    return (_fast if kind == 'fast' else _lax)(x, kernel, stride, padding)
+    return _fast(x, kernel, stride, padding, True) if kind == 'fast' else _lax(x, kernel, stride, padding)
 
 
 def _lax(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -77,8 +78,11 @@ FEW_OUTPUTS = 32
 SMALL_KERNEL = 256  # input channels times outputs
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _fast(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _fast(x: jax.Array, kernel: jax.Array, stride: int, padding: int, dense: bool) -> jax.Array:
+    # With zeros between its pixels the plain form is the fast one: XLA sees them and skips them.
+    if not dense:
+        return _lax(x, kernel, stride, padding)
     channels, outputs = kernel.shape[2:]
     if channels <= FEW_CHANNELS and (stride > 1 or outputs > FEW_OUTPUTS):
         return _product(x, kernel, stride, padding)
@@ -122,13 +126,13 @@ def _product(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
 
 
 def _forward(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: int
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, dense: bool
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _fast(x, kernel, stride, padding), (x, kernel)
+    return _fast(x, kernel, stride, padding, dense), (x, kernel)
 
 
 def _backward(
-    stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    stride: int, padding: int, dense: bool, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     # The weight gradient is lax's own; where only the image is differentiated, the compiler drops it.
@@ -140,7 +144,9 @@ def _input_gradient(
     cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
 ) -> jax.Array:
     # In all forms the convolution is `_fast` again, so that the gradient of a gradient (GradAlign) is fast.
-    if stride > 1 and shape[3] <= FEW_GROUPED:
+    first, lasts = _reach(kernel.shape, stride, padding)
+    computed = math.prod(stride * (last - first + 1) for last in lasts)  # taps, with those that are zero
+    if stride > 1 and shape[3] <= FEW_GROUPED and computed <= 2 * math.prod(kernel.shape[:2]):
         return _grouped_gradient(cotangent, kernel, shape, stride, padding)
 
     def edges(size: int, window: int, out: int) -> tuple[int, int, int]:
@@ -159,7 +165,7 @@ def _input_gradient(
             (0, 0, 0),
         ),
     )
-    return _fast(spread, _flipped(kernel.transpose(0, 1, 3, 2)), 1, 0)
+    return _fast(spread, _flipped(kernel.transpose(0, 1, 3, 2)), 1, 0, stride == 1)
 
 
 def _flipped(kernel: jax.Array) -> jax.Array:
@@ -174,8 +180,14 @@ def _flipped(kernel: jax.Array) -> jax.Array:
     return kernel
 
 
-# Up to so many input channels the gradient of a convolution with a stride is faster without zeros between.
+# Up to so many input channels the gradient of a convolution with a stride is faster without zeros between,
+# where no more than half of what is computed instead are taps of zero.
 FEW_GROUPED = 16
+
+
+def _reach(kernel: tuple[int, ...], stride: int, padding: int) -> tuple[int, list[int]]:
+    """The first and, in each direction, the last t of `_grouped_gradient`."""
+    return -((padding + stride - 1) // stride), [(size - 1 - padding) // stride for size in kernel[:2]]
 
 
 def _grouped_gradient(
@@ -186,10 +198,9 @@ def _grouped_gradient(
     Pixel stride q + r gets tap stride t + r + padding of the cotangent's pixel q - t.
     """
     channels, outputs = kernel.shape[2:]
-    first = -((padding + stride - 1) // stride)
+    first, lasts = _reach(kernel.shape, stride, padding)
     kernel_edges, cotangent_edges, blocks = [], [], []
-    for d in (0, 1):
-        last = (kernel.shape[d] - 1 - padding) // stride
+    for d, last in enumerate(lasts):
         low = -(stride * first + padding)
         kernel_edges.append((low, stride * (last - first + 1) - kernel.shape[d] - low, 0))
         blocks.append(-(-shape[d + 1] // stride))
@@ -199,7 +210,7 @@ def _grouped_gradient(
     taps = [kernel.shape[d] // stride for d in (0, 1)]
     kernel = kernel.reshape(taps[0], stride, taps[1], stride, channels, outputs).transpose(0, 2, 5, 1, 3, 4)
     kernel = _flipped(kernel.reshape(*taps, outputs, -1))
-    found = _fast(lax.pad(cotangent, zero, [whole, *cotangent_edges, whole]), kernel, 1, 0)
+    found = _fast(lax.pad(cotangent, zero, [whole, *cotangent_edges, whole]), kernel, 1, 0, True)
     found = found.reshape(-1, *blocks, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
     found = found.reshape(-1, blocks[0] * stride, blocks[1] * stride, channels)
     return found[:, : shape[1], : shape[2]]
