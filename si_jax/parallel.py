@@ -193,12 +193,12 @@ def compiler_options() -> dict[str, str]:
     """What XLA is told for a program of this package: on the CPU, to leave convolutions to Eigen.
 
     The other library that XLA may take for them, YNNPACK, was slower in attacks on all networks that were
-    measured (docs/performance.md). `XLA_FLAGS` goes before; a version of XLA without the option is let be.
+    measured (docs/performance.md); products and reductions stay with it. `XLA_FLAGS` goes before; a version of XLA without the option is let be.
     """
     option = 'xla_cpu_experimental_ynn_fusion_type'
     if jax.default_backend() != 'cpu' or option in os.environ.get('XLA_FLAGS', ''):
         return {}
-    options = {option: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
+    options = {option: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'}
     try:
         jax.jit(lambda: 0, compiler_options=options).lower().compile()
     except (jax.errors.JaxRuntimeError, ValueError):

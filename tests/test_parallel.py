@@ -177,7 +177,8 @@ def test_a_device_with_one_core_does_one_task_at_a_time(monkeypatch, cores, devi
 
 def test_convolutions_are_left_to_eigen_on_the_cpu_alone(monkeypatch):
     monkeypatch.delenv('XLA_FLAGS')
-    option, library = 'xla_cpu_experimental_ynn_fusion_type', 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'
+    option = 'xla_cpu_experimental_ynn_fusion_type'
+    library = 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'
     options = parallel.compiler_options.__wrapped__
     assert options() == {option: library}
     monkeypatch.setenv('XLA_FLAGS', f'--{option}=LIBRARY_FUSION_TYPE_DOT')
