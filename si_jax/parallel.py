@@ -193,7 +193,8 @@ def compiler_options() -> dict[str, str]:
     """What XLA is told for a program of this package: on the CPU, to leave convolutions to Eigen.
 
     The other library that XLA may take for them, YNNPACK, was slower in attacks on all networks that were
-    measured (docs/performance.md); products and reductions stay with it. `XLA_FLAGS` goes before; a version of XLA without the option is let be.
+    measured (docs/performance.md); products and reductions stay with it. `XLA_FLAGS` goes before; a version
+    of XLA without the option is let be.
     """
     option = 'xla_cpu_experimental_ynn_fusion_type'
     if jax.default_backend() != 'cpu' or option in os.environ.get('XLA_FLAGS', ''):
