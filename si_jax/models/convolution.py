@@ -173,11 +173,8 @@ def _flipped(kernel: jax.Array) -> jax.Array:
 
     It leaves `rev` and `transpose` in the loop, and moves a concatenation out with all that it needs.
     """
-    for axis in (0, 1):
-        size = kernel.shape[axis]
-        parts = [lax.slice_in_dim(kernel, i, i + 1, axis=axis) for i in reversed(range(size))]
-        kernel = jnp.concatenate(parts, axis=axis)
-    return kernel
+    rows = reversed(range(kernel.shape[0]))
+    return jnp.concatenate([lax.rev(kernel[i : i + 1], (1,)) for i in rows], axis=0)
 
 
 # Up to so many input channels the gradient of a convolution with a stride is faster without zeros between,
