@@ -4,10 +4,10 @@
 
 `train.py`'s own loop runs with ResNet-18's state and a step that computes nothing, with the same number of
 images on each device. Two times are taken from the clock of the loop's thread, which stands still while it
-waits: `own` from the return of one step to the call of the next (rows, bookkeeping, fetching metrics every
-ten steps), and `dispatch` inside the call, where JAX hands the step to the devices. What the devices compute,
-and what they say to each other, is in neither. Each number of devices runs in
-processes of its own, in turn with the others.
+waits: `own` from the return of one step to the call of the next (bookkeeping, fetching metrics every ten
+steps), and `dispatch` inside the call, where JAX lets go of the last step's arrays and hands this one to the
+devices. What the devices compute, and what they say to each other, is in neither. Each number of devices runs
+in processes of its own, in turn with the others.
 """
 
 import argparse

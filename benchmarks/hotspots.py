@@ -51,13 +51,9 @@ def measure(arch: str, width: int | None, batch: int) -> dict[str, Any]:
         began = time.perf_counter()
         jax.block_until_ready(product(matrix, matrix))
         taken.append(time.perf_counter() - began)
-    needed = (
-        2 * STEPS * batch * flops.network(models.create(arch, num_classes=10, width=width), (32, 32, 3)).flops
-    )
-    rate, best = (
-        needed / (seconds['convolutions'] + seconds['other products']),
-        2 * SIZE**3 / statistics.median(taken),
-    )
+    forward = flops.network(models.create(arch, num_classes=10, width=width), (32, 32, 3)).flops
+    rate = 2 * STEPS * batch * forward / sum(seconds.values())
+    best = 2 * SIZE**3 / statistics.median(taken)
     return {
         'what': f'PGD-{STEPS} on one core, {title(arch, width)}, batch {batch}',
         'seconds': {'whole': whole, **seconds},

@@ -45,6 +45,64 @@ def speed() -> str:
     return '\n\n'.join(parts)
 
 
+# Work, goal, and what was measured towards it: row of `speed_cpu.json`, peer.
+GOALS = (
+    ('PGD-10 against torchattacks, ResNet-18', '0.9, better 1', 'torchattacks', ('resnet18, batch 32',)),
+    (
+        'the same, ResNet-18 of width 8',
+        '1.2, better 1.5',
+        'torchattacks',
+        ('resnet18 of width 8, batch 64', 'resnet18 of width 8, 8 batches of 64'),
+    ),
+    (
+        'the same, small CNN',
+        '1.2, better 1.5',
+        'torchattacks',
+        ('small_cnn, batch 64', 'small_cnn, 8 batches of 64'),
+    ),
+    (
+        'PGD-10 against Foolbox with JAX, ResNet-18',
+        '1.2, better 1.5',
+        'Foolbox with JAX',
+        ('resnet18, batch 32',),
+    ),
+    (
+        'the same, ResNet-18 of width 8',
+        '2.4, better 4',
+        'Foolbox with JAX',
+        ('resnet18 of width 8, batch 64', 'resnet18 of width 8, 8 batches of 64'),
+    ),
+    (
+        'the same, small CNN',
+        '2.4, better 4',
+        'Foolbox with JAX',
+        ('small_cnn, batch 64', 'small_cnn, 8 batches of 64'),
+    ),
+)
+AUTOATTACK = {'cnn_a_adv4': 'autoattack_speed.json', 'kw_base': 'autoattack_speed_kw_base.json'}
+
+
+def goals() -> str:
+    """How many times as fast as the peers on the CPU, beside what is wanted."""
+    lines = ['| work, on the CPU | wanted | measured |', '|---|---|---|']
+    for name, file in AUTOATTACK.items():
+        (network,) = json.loads((RESULTS / file).read_text())['rows']
+        parts = [f'{part} {_ratio(one["times_faster"])}' for part, one in network['seconds'].items()]
+        lines.append(
+            f'| standard AutoAttack against fra31/auto-attack, {name} | 2, better 4 | {"; ".join(parts)} |'
+        )
+    rows = json.loads((RESULTS / 'speed_cpu.json').read_text())['rows']['pgd']['rows']
+    speeds = {row['what'].removeprefix('PGD-10, '): row['times_faster_than'] for row in rows}
+    for work, wanted, peer, names in GOALS:
+        parts = [f'{_ratio(speeds[name][peer])} in {name.rpartition(", ")[2]}' for name in names]
+        lines.append(f'| {work} | {wanted} | {"; ".join(parts)} |')
+    return '\n'.join(lines)
+
+
+def _ratio(ratio: dict[str, float]) -> str:
+    return f'{ratio["median"]:.2f} ({ratio["min"]:.2f} to {ratio["max"]:.2f})'
+
+
 def _row(row: dict[str, Any]) -> str:
     if 'speed' not in row:
         cell = ', '.join(f'{name} {value}' for name, value in row['figures'].items())
@@ -52,9 +110,9 @@ def _row(row: dict[str, Any]) -> str:
         ours = next(iter(row['speed'].values()))
         cell = f'{ours["median"]:,.0f} {row["unit"]} ({ours["min"]:,.0f} to {ours["max"]:,.0f})'
         for peer, ratio in row['times_faster_than'].items():
-            cell += f'; {ratio["median"]:.2f} times {peer} ({ratio["min"]:.2f} to {ratio["max"]:.2f})'
+            cell += f'; {_ratio(ratio)} times {peer}'
     return f'| {row["what"]} | {cell} |'
 
 
 if __name__ == '__main__':
-    print(planned(), speed(), sep='\n\n')
+    print(planned(), speed(), goals(), sep='\n\n')

@@ -59,8 +59,8 @@ def attack_and_arguments(
                 step_size=STEP_SIZE,
             ).last
 
-    compile_ = jax.jit(attack, compiler_options=parallel.compiler_options())
-    return compile_, (variables, jnp.asarray(images), jnp.asarray(labels))
+    program = jax.jit(attack, compiler_options=parallel.compiler_options())
+    return program, (variables, jnp.asarray(images), jnp.asarray(labels))
 
 
 def compiled(

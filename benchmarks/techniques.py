@@ -8,7 +8,7 @@ from unittest import mock
 import flax.linen as nn
 import jax
 
-from benchmarks.pgd import attack_and_arguments, title
+from benchmarks.pgd import NETWORKS, attack_and_arguments, title
 from benchmarks.turns import in_turns
 from configs import narrow, quickstart
 from si_jax import defenses, parallel
@@ -16,7 +16,6 @@ from si_jax.calibration import arguments, synthetic
 from si_jax.models import convolution, resnet
 from si_jax.training.setup import compile_train_step
 
-NETWORKS = (('small_cnn', None, 64), ('resnet18', 8, 64), ('resnet18', None, 32))
 STEPS = 10
 
 

@@ -99,9 +99,9 @@ def shard_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
     return jax.tree.map(split, tree)
 
 
-def place_rows(tree: Tree) -> Tree:
+def place_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
     """`shard_rows`, on the devices already: a host array would be handed over at every call."""
-    return jax.device_put(shard_rows(tree), NamedSharding(mesh(), PartitionSpec(AXIS)))
+    return jax.device_put(shard_rows(tree, devices), NamedSharding(mesh(devices), PartitionSpec(AXIS)))
 
 
 def from_every_process(mine: np.ndarray) -> jax.Array:

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from si_jax import parallel
 from si_jax.attacks.search import Problem, Search, SearchState
@@ -131,9 +130,8 @@ class _Pack:
         padded = np.concatenate([np.arange(len(rows)), np.zeros(size - len(rows), int)])
         self.rows = rows[padded]
         self.active = np.arange(size) < len(rows)
-        layout = NamedSharding(parallel.mesh(devices), PartitionSpec(parallel.AXIS))
         filled = jax.tree.map(lambda leaf: leaf[padded], arrays)
-        self.problem, self.state = jax.device_put(parallel.shard_rows(filled, devices), layout)
+        self.problem, self.state = parallel.place_rows(filled, devices)
 
     def host(self, tree: Any, which: np.ndarray | slice = slice(None)) -> Any:
         """The chosen rows of a tree on the devices, as host arrays."""

@@ -2,9 +2,9 @@
 
 Inside `lax.fori_loop` XLA's CPU back end does not re-lay the weights for the input gradient of a convolution,
 so that it runs naively (jax-ml/jax issue 12868). `'fast'` writes that gradient as what it is, an ordinary
-convolution of the cotangent with the kernel flipped in space and transposed in (in, out). It is used on the
-CPU backend only; elsewhere, and for counting FLOPs, `'lax'` is lax's own convolution with lax's own
-gradients.
+convolution of the cotangent with the kernel flipped in space and transposed in (in, out), and either
+direction in the form that measured fastest for so many channels. It is used on the CPU backend only;
+elsewhere, and for counting FLOPs, `'lax'` is lax's own convolution with lax's own gradients.
 """
 
 import functools

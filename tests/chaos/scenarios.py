@@ -4,6 +4,7 @@ A scenario knows its commands (one a process), how far a run is, what could be d
 run came to. It is small but whole: attacks, several epochs and checkpoints, every part of a protocol.
 """
 
+import abc
 import dataclasses
 import json
 import os
@@ -54,7 +55,7 @@ def environment(devices: int = 1) -> dict[str, str]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Scenario:
+class Scenario(abc.ABC):
     """A command that is interrupted.
 
     Attributes:
@@ -69,9 +70,9 @@ class Scenario:
     def name(self) -> str:
         return f'{self.kind}, {self.processes} process{"es" if self.processes > 1 else ""}'
 
+    @abc.abstractmethod
     def arguments(self, folder: Path) -> list[str]:
         """The program and its flags, but those that join processes."""
-        raise NotImplementedError
 
     def commands(self, folder: Path) -> list[list[str]]:
         """One command a process."""
@@ -84,13 +85,13 @@ class Scenario:
         joined = [*command, address, f'--num_processes={self.processes}', f'--peer_timeout={PEER_TIMEOUT}']
         return [[*joined, f'--process_id={rank}'] for rank in range(self.processes)]
 
+    @abc.abstractmethod
     def progress(self, folder: Path) -> int:
         """How far a run is, in whatever unit; it grows as the run writes."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def whole(self) -> int:
         """About how far a finished run is."""
-        raise NotImplementedError
 
     def kept(self, folder: Path) -> int | None:
         """The step that the next start must go on from; None where nothing is said of it."""
@@ -100,13 +101,13 @@ class Scenario:
         """The step that a start said it goes on from."""
         return None
 
+    @abc.abstractmethod
     def damageable(self, folder: Path) -> list[Path]:
         """Files that may be damaged without loss: others serve in their place."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def outcome(self, folder: Path) -> dict[str, Any]:
         """What a finished run came to, by name; everything in it must be equal."""
-        raise NotImplementedError
 
 
 @dataclasses.dataclass(frozen=True)
