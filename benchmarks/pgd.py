@@ -113,31 +113,30 @@ def programs(arch: str, width: int | None, batch: int, steps: int, compile_torch
     return found
 
 
-BATCHES = 8
-
-
-def batch_after_batch(arch: str, width: int | None, batch: int, turns: int) -> dict[str, Any]:
+def batch_after_batch(arch: str, width: int | None, batch: int, batches: int, turns: int) -> dict[str, Any]:
     """Several batches: ours on the cores as `evaluate.py` spreads them, the others one after another."""
     each = programs(arch, width, batch, 10, compile_torch=False)
     ours = each.pop('si_jax')
 
     def spread_out() -> None:
-        parallel.side_by_side(lambda _: ours(), range(BATCHES))
+        parallel.side_by_side(lambda _: ours(), range(batches))
 
     def in_a_row(program: Callable[[], Any]) -> Callable[[], None]:
-        return lambda: [program() for _ in range(BATCHES)][-1]
+        return lambda: [program() for _ in range(batches)][-1]
 
     del each['plain JAX loop']
-    what = f'PGD-10, {title(arch, width)}, {BATCHES} batches of {batch}'
+    what = f'PGD-10, {title(arch, width)}, {batches} batches of {batch}'
     others = {name: in_a_row(program) for name, program in each.items()}
-    return in_turns(what, {'si_jax': spread_out, **others}, BATCHES * batch, turns)
+    return in_turns(what, {'si_jax': spread_out, **others}, batches * batch, turns)
 
 
 def rows(quick: bool) -> list[dict[str, Any]]:
     """Row (a)."""
     found = []
     for arch, width, batch in NETWORKS[:2]:
-        found.append(batch_after_batch(arch, width, batch, 3 if quick else 5))
+        found.append(batch_after_batch(arch, width, batch, 8, 3 if quick else 5))
+    if not quick:
+        found.append(batch_after_batch(*NETWORKS[2], 4, 3))
     for arch, width, batch in NETWORKS[: 2 if quick else 3]:
         large = arch == 'resnet18' and width is None
         for steps in (10,) if quick or large else (10, 20):

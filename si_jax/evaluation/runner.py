@@ -154,7 +154,7 @@ def evaluate(
             gradient_of=None if gradient_of is None else classifier_of(gradient_of),
         )
         shares = before.get('processes', 1)
-        if before and isinstance(shares, int) and shares > 0:
+        if before and type(shares) is int and shares > 0:
             program.shares = shares
         checks.check_classes(program.outputs, labels, names, program.why_no_features, reads_features)
         shown = progress and processes.is_first()
@@ -266,7 +266,7 @@ def images_at_once(batch_size: int | None, count: int, devices: list[jax.Device]
     Where it is not given, as many as there were `before`, when the evaluation began on other devices.
     """
     most = -(-count // len(devices)) * len(devices)
-    if batch_size is None and before in range(len(devices), most + 1, len(devices)):
+    if batch_size is None and type(before) is int and before in range(len(devices), most + 1, len(devices)):
         return before
     if batch_size is None:
         batch_size = CHUNK.get(devices[0].platform, CHUNK_ACCELERATOR) * len(devices)

@@ -153,7 +153,15 @@ def test_digests_tell_values_shapes_and_types_apart():
 
 @pytest.mark.parametrize(
     ('asked', 'before', 'chosen'),
-    [(None, None, 32), (None, 30, 30), (None, 31, 32), (8, 30, 8), (None, 'all', 32), (None, 10**9, 32)],
+    [
+        (None, None, 32),
+        (None, 30, 30),
+        (None, 31, 32),
+        (8, 30, 8),
+        (None, 'all', 32),
+        (None, 30.0, 32),
+        (None, 10**9, 32),
+    ],
 )
 def test_an_evaluation_goes_on_with_as_many_images_at_once_as_it_began_with(asked, before, chosen):
     devices = jax.devices()[:2]
