@@ -46,38 +46,16 @@ def speed() -> str:
 
 
 # Work, goal, and what was measured towards it: row of `speed_cpu.json`, peer.
+SMALL = ('small_cnn, batch 64', 'small_cnn, 8 batches of 64')
+NARROW = ('resnet18 of width 8, batch 64', 'resnet18 of width 8, 8 batches of 64')
+WHOLE = ('resnet18, batch 32', 'resnet18, 4 batches of 32')
 GOALS = (
-    ('PGD-10 against torchattacks, ResNet-18', '0.9, better 1', 'torchattacks', ('resnet18, batch 32',)),
-    (
-        'the same, ResNet-18 of width 8',
-        '1.2, better 1.5',
-        'torchattacks',
-        ('resnet18 of width 8, batch 64', 'resnet18 of width 8, 8 batches of 64'),
-    ),
-    (
-        'the same, small CNN',
-        '1.2, better 1.5',
-        'torchattacks',
-        ('small_cnn, batch 64', 'small_cnn, 8 batches of 64'),
-    ),
-    (
-        'PGD-10 against Foolbox with JAX, ResNet-18',
-        '1.2, better 1.5',
-        'Foolbox with JAX',
-        ('resnet18, batch 32',),
-    ),
-    (
-        'the same, ResNet-18 of width 8',
-        '2.4, better 4',
-        'Foolbox with JAX',
-        ('resnet18 of width 8, batch 64', 'resnet18 of width 8, 8 batches of 64'),
-    ),
-    (
-        'the same, small CNN',
-        '2.4, better 4',
-        'Foolbox with JAX',
-        ('small_cnn, batch 64', 'small_cnn, 8 batches of 64'),
-    ),
+    ('PGD-10 against torchattacks, ResNet-18', '0.9, better 1', 'torchattacks', WHOLE),
+    ('the same, ResNet-18 of width 8', '1.2, better 1.5', 'torchattacks', NARROW),
+    ('the same, small CNN', '1.2, better 1.5', 'torchattacks', SMALL),
+    ('PGD-10 against Foolbox with JAX, ResNet-18', '1.2, better 1.5', 'Foolbox with JAX', WHOLE),
+    ('the same, ResNet-18 of width 8', '2.4, better 4', 'Foolbox with JAX', NARROW),
+    ('the same, small CNN', '2.4, better 4', 'Foolbox with JAX', SMALL),
 )
 AUTOATTACK = {'cnn_a_adv4': 'autoattack_speed.json', 'kw_base': 'autoattack_speed_kw_base.json'}
 
@@ -108,7 +86,9 @@ def _row(row: dict[str, Any]) -> str:
         cell = ', '.join(f'{name} {value}' for name, value in row['figures'].items())
     else:
         ours = next(iter(row['speed'].values()))
-        cell = f'{ours["median"]:,.0f} {row["unit"]} ({ours["min"]:,.0f} to {ours["max"]:,.0f})'
+        digits = 0 if ours['median'] >= 100 else 1
+        median, least, most = (f'{ours[key]:,.{digits}f}' for key in ('median', 'min', 'max'))
+        cell = f'{median} {row["unit"]} ({least} to {most})'
         for peer, ratio in row['times_faster_than'].items():
             cell += f'; {_ratio(ratio)} times {peer}'
     return f'| {row["what"]} | {cell} |'
