@@ -51,10 +51,11 @@ clean:
 	rm -rf build/docs .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamps are written last: an interrupted installation is taken up again, and a changed requirements file is
-# installed again.
+# installed again. A newer pip is quicker; where there is none, the old one will do.
 $(RUN):
 	$(PYTHON) -c '$(WANTED)'
 	$(PYTHON) -m venv $(VENV)
+	-$(RUN) -m pip install --upgrade pip
 
 $(USER_STAMP): requirements.txt | $(RUN)
 	$(RUN) -m pip install -r requirements.txt

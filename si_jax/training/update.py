@@ -151,7 +151,7 @@ def guarded_update(
     )
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
     # An update can overflow though loss and gradient are finite: that state must not be the one that is kept.
-    finite &= _all_finite((updated.params, updated.batch_stats, updated.opt_state))
+    finite &= all_finite((updated.params, updated.batch_stats, updated.opt_state))
     failed = state._replace(bad_step=state.step, bad_terms=metrics)
     good = state.bad_step < 0
     new = jax.tree.map(
@@ -160,6 +160,10 @@ def guarded_update(
     return new, metrics, good & finite
 
 
-def _all_finite(tree: Any) -> Array:
+def all_finite(tree: Any) -> Array:
+    """Whether the floating-point leaves of a tree are finite, as one value []."""
     floating = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in floating]))
+    bad = jnp.stack([~jnp.all(jnp.isfinite(leaf)) for leaf in floating])
+    # jnp.all of them would become a chain of scalars, which XLA repeats in the selection of every leaf: more
+    # than half of the time that a step took to compile. A weighted sum stays one operation.
+    return jnp.sum(jnp.where(bad, jnp.arange(1, len(floating) + 1), 0)) == 0

@@ -15,7 +15,7 @@ from si_jax.models.layers import Conv, Linear, global_mean, outputs_of
 from si_jax.training.run import DivergedError, run
 from si_jax.training.state import create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, metric_names
+from si_jax.training.update import Calendar, all_finite, metric_names
 from tests.training.test_step_devices import CLASSES, SHAPE, THREAT, defense_of, make_batch, mapped
 
 POISON = 0.123  # of pixel (0, 0): the logits are those of any image, their gradient is not
@@ -128,3 +128,17 @@ def test_a_run_ends_with_step_terms_and_the_last_good_state(tmp_path, peak, what
     for part in ('params', 'opt_state'):
         assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored.state[part]))
     assert restored.state['bad_step'] == -1
+
+
+def test_whether_all_is_finite_is_computed_once_and_not_for_every_leaf():
+    leaves = [jnp.ones(size) for size in range(2, 22)]
+    for bad in (None, *range(len(leaves))):
+        given = [leaf.at[0].set(jnp.nan) if i == bad else leaf for i, leaf in enumerate(leaves)]
+        assert bool(all_finite([*given, jnp.arange(3)])) == (bad is None)
+
+    def keep(new, old):
+        finite = all_finite(new)
+        return [jnp.where(finite, a, b) for a, b in zip(new, old, strict=True)]
+
+    program = jax.jit(keep).lower(leaves, leaves).compile().as_text()
+    assert program.count(' and(') < 4 * len(leaves)
