@@ -45,10 +45,11 @@ def speed() -> str:
     return '\n\n'.join(parts)
 
 
-# Work, goal, and what was measured towards it: row of `speed_cpu.json`, peer.
+# Rows of `speed_cpu.json`.
 SMALL = ('small_cnn, batch 64', 'small_cnn, 8 batches of 64')
 NARROW = ('resnet18 of width 8, batch 64', 'resnet18 of width 8, 8 batches of 64')
 WHOLE = ('resnet18, batch 32', 'resnet18, 4 batches of 32')
+# Work, goal, peer, rows.
 GOALS = (
     ('PGD-10 against torchattacks, ResNet-18', '0.9, better 1', 'torchattacks', WHOLE),
     ('the same, ResNet-18 of width 8', '1.2, better 1.5', 'torchattacks', NARROW),
