@@ -28,7 +28,7 @@ test: $(DEV_STAMP)
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10 $(PYTEST_ARGS)
 
 conformance: $(USER_STAMP)
-	$(RUN) -m si_jax.evaluation.conformance
+	$(RUN) -m benchmarks.conformance
 
 docs: $(DEV_STAMP)
 	$(RUN) -m sphinx -q -E -W --keep-going -b html docs build/docs

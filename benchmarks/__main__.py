@@ -25,10 +25,10 @@ import torch
 
 from benchmarks import growth, hotspots, pgd, resources, steps, techniques
 from benchmarks.turns import CLOCKS, choose_clock, lines
-from si_jax import compilation_cache
-from si_jax.environment import environment
 from si_jax.errors import InputError, unknown
-from si_jax.files import write_json
+from si_jax.runtime import compilation_cache
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_json
 
 ROWS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
     'pgd': pgd.rows,

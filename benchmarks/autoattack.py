@@ -23,12 +23,13 @@ import jax
 import numpy as np
 import torch
 
+from benchmarks.conformance import problem
 from benchmarks.spread import spread
-from si_jax import compilation_cache, evaluate
-from si_jax.attacks.catalogue import PRESETS
-from si_jax.environment import environment
-from si_jax.evaluation.conformance import problem
-from si_jax.files import write_json
+from si_jax import evaluate
+from si_jax.attacks.registry import PRESETS
+from si_jax.runtime import compilation_cache
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_json
 
 F = torch.nn.functional
 NETWORKS = ('cnn_a_adv4', 'kw_base')

@@ -14,10 +14,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks.conformance import problem
 from si_jax import evaluate
-from si_jax.environment import environment
-from si_jax.evaluation.conformance import problem
-from si_jax.files import write_json
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_json
 
 SETTINGS = ((64, 1), (250, 1), (1000, 1), (64, 8), (1000, 8))  # images at once, devices
 FLAGS_THAT_MAY_DIFFER = 1e-3

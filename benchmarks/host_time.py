@@ -25,11 +25,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.spread import spread
-from configs import base
-from si_jax import parallel
-from si_jax.environment import environment
-from si_jax.files import write_json
-from si_jax.training import run as training
+from si_jax.runtime.devices import compile_step
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_json
+from si_jax.training import loop as training
+from si_jax.training import recipes
 from si_jax.training.setup import Setup
 from si_jax.training.update import metric_names
 
@@ -40,7 +40,7 @@ STEPS = 20  # an epoch
 def measure(epochs: int) -> dict[str, Any]:
     """The times of a step on this process's devices, in milliseconds."""
     devices = jax.device_count()
-    config = base.paper('trades', si=True, dataset='cifar10', arch='resnet18')
+    config = recipes.paper('trades', si=True, dataset='cifar10', arch='resnet18')
     config.update_from_flattened_dict(
         {
             'data.name': 'digits',
@@ -63,7 +63,7 @@ def measure(epochs: int) -> dict[str, Any]:
             del data, rows, key
             return state._replace(step=state.step + 1), carry, jnp.zeros(names)
 
-        step = parallel.compile_step(nothing)
+        step = compile_step(nothing)
         given: list[Any] = []
 
         def timed(*arguments: Any) -> Any:

@@ -25,7 +25,8 @@ def measure(arch: str, width: int | None, batch: int) -> dict[str, Any]:
     import jax.numpy as jnp
 
     from benchmarks.pgd import attack_and_arguments, title
-    from si_jax import flops, models
+    from si_jax import models
+    from si_jax.cost import flops
 
     attack, given = attack_and_arguments(arch, width, batch, STEPS)
     compiled = attack.lower(*given).compile()

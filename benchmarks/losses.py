@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from si_jax import Result, compilation_cache, data, evaluate, load_model
-from si_jax.environment import environment
-from si_jax.files import write_json
+from si_jax import Result, data, evaluate, load_model
+from si_jax.runtime import compilation_cache
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_json
 
 NETWORKS = ('cnn_a_adv4', 'kw_base', 'resnet4b')
 STEPS = 20

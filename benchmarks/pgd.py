@@ -13,7 +13,8 @@ import torchattacks
 from benchmarks import peers
 from benchmarks.peers import EPS, STEP_SIZE, F
 from benchmarks.turns import in_turns
-from si_jax import attacks, models, parallel
+from si_jax import attacks, models
+from si_jax.runtime import devices
 from si_jax.threat import Threat
 
 THREAT = Threat('linf', EPS)
@@ -59,7 +60,7 @@ def attack_and_arguments(
                 step_size=STEP_SIZE,
             ).last
 
-    program = jax.jit(attack, compiler_options=parallel.compiler_options())
+    program = jax.jit(attack, compiler_options=devices.compiler_options())
     return program, (variables, jnp.asarray(images), jnp.asarray(labels))
 
 
@@ -119,7 +120,7 @@ def batch_after_batch(arch: str, width: int | None, batch: int, batches: int, tu
     ours = each.pop('si_jax')
 
     def spread_out() -> None:
-        parallel.side_by_side(lambda _: ours(), range(batches))
+        devices.side_by_side(lambda _: ours(), range(batches))
 
     def in_a_row(program: Callable[[], Any]) -> Callable[[], None]:
         return lambda: [program() for _ in range(batches)][-1]

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.spread import spread
-from si_jax import compilation_cache, planning
-from si_jax.calibration import FEW, MANY, arguments, machine_of, synthetic, timed
-from si_jax.environment import environment
-from si_jax.files import write_json
+from si_jax.cost import planning
+from si_jax.runtime import compilation_cache
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_json
 from si_jax.training.setup import compile_train_step, setup
+from si_jax.training.timing import FEW, MANY, arguments, machine_of, synthetic, timed
 
 OFF = 0.25
 DIGITS = {'data.limit': 768}

@@ -15,10 +15,11 @@ import torch
 from benchmarks import peers
 from benchmarks.pgd import attack_and_arguments
 from benchmarks.turns import in_turns
-from configs import base
-from si_jax import data, defenses, planning
-from si_jax.calibration import arguments, synthetic
+from si_jax import data, defenses
+from si_jax.cost import planning
+from si_jax.training import recipes
 from si_jax.training.setup import compile_train_step
+from si_jax.training.timing import arguments, synthetic
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,7 +56,7 @@ COMPILING = """
 import time
 from configs import quickstart, narrow
 from si_jax import compilation_cache
-from si_jax.calibration import synthetic, arguments
+from si_jax.training.timing import synthetic, arguments
 from si_jax.training.setup import compile_train_step
 from si_jax.defenses import from_config
 compilation_cache.enable()
@@ -107,7 +108,7 @@ def memory_rows(quick: bool) -> list[dict[str, Any]]:
         )
     for method in ('at', 'tradessi'):
         name = method.removesuffix('si')
-        config = base.paper(name, si=method.endswith('si'), dataset='cifar10', arch='resnet18')
+        config = recipes.paper(name, si=method.endswith('si'), dataset='cifar10', arch='resnet18')
         config.model.width, config.batch_size = width or 0, 32
         ready = synthetic(config, config.attack.steps, defenses.from_config(config.defense))
         reserved = compile_train_step(ready).lower(*arguments(ready)).compile().memory_analysis()

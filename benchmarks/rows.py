@@ -20,10 +20,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from si_jax.environment import environment
-from si_jax.files import write_json
-from si_jax.metrics import read_metrics
-from si_jax.training.run import run
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_json
+from si_jax.training.loop import run
+from si_jax.training.metrics import read_metrics
 
 METHODS = ('at', 'trades', 'alp', 'mart', 'freeat', 'gat', 'rfgsm', 'gradalign')
 ROWS = [f'{method}{kind}_cifar10' for method in METHODS for kind in ('', 'si')]

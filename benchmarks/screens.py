@@ -18,10 +18,11 @@ import matplotlib
 import numpy as np
 
 from benchmarks.losses import NETWORKS, published
-from si_jax import Result, compilation_cache, evaluate
-from si_jax.attacks.catalogue import TARGETS
-from si_jax.environment import environment
-from si_jax.files import write_json
+from si_jax import Result, evaluate
+from si_jax.attacks.registry import TARGETS
+from si_jax.runtime import compilation_cache
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_json
 
 PASSES = 101  # of one run of APGD on an image that withstands it
 REST = 9 * 100 * 2 + 5001  # of FAB-T and Square

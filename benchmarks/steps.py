@@ -5,9 +5,9 @@ from typing import Any
 from benchmarks import peers, torch_steps
 from benchmarks.pgd import problem, title
 from benchmarks.turns import in_turns
-from configs import base
 from si_jax import defenses
-from si_jax.calibration import synthetic, timed
+from si_jax.training import recipes
+from si_jax.training.timing import synthetic, timed
 
 METHODS = ('at', 'trades', 'tradessi', 'mart', 'freeat', 'rfgsm', 'gradalign')
 ARCH, WIDTH, BATCH = 'resnet18', 8, 32
@@ -16,7 +16,7 @@ ARCH, WIDTH, BATCH = 'resnet18', 8, 32
 def row(method: str, turns: int) -> dict[str, Any]:
     """One method; both sides augment nothing, and ours gathers its batch from the resident data."""
     name, si = method.removesuffix('si'), method.endswith('si')
-    config = base.paper(name, si=si, dataset='cifar10', arch=ARCH)
+    config = recipes.paper(name, si=si, dataset='cifar10', arch=ARCH)
     config.model.width, config.batch_size = WIDTH, BATCH
     images, labels = problem(BATCH)
     net = peers.network(ARCH, WIDTH)

@@ -11,10 +11,11 @@ import jax
 from benchmarks.pgd import NETWORKS, attack_and_arguments, title
 from benchmarks.turns import in_turns
 from configs import narrow, quickstart
-from si_jax import defenses, parallel
-from si_jax.calibration import arguments, synthetic
+from si_jax import defenses
 from si_jax.models import convolution, resnet
+from si_jax.runtime import devices
 from si_jax.training.setup import compile_train_step
+from si_jax.training.timing import arguments, synthetic
 
 STEPS = 10
 
@@ -31,7 +32,7 @@ class Folded(nn.Module):
 
 def xla_chooses() -> Any:
     """XLA takes the library for convolutions that it would take without us."""
-    return mock.patch.object(parallel, 'compiler_options', dict)
+    return mock.patch.object(devices, 'compiler_options', dict)
 
 
 @contextlib.contextmanager
@@ -76,7 +77,7 @@ def dispatch(name: str, config: Any, turns: int) -> dict[str, Any]:
             state, carry, _ = step(state, carry, *rest)
         return state, carry
 
-    options = parallel.compiler_options()
+    options = devices.compiler_options()
     programs = {
         'si_jax': one_by_one,
         'several steps in one dispatch': jax.jit(looped, donate_argnums=(0, 1), compiler_options=options),

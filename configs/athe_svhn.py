@@ -15,8 +15,8 @@ ResNet-18.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return base.paper('at', he=True, dataset='svhn', arch=arch)
+    return recipes.paper('at', he=True, dataset='svhn', arch=arch)

@@ -20,8 +20,8 @@ only.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return base.paper('at', si=True, dataset='svhn', arch=arch)
+    return recipes.paper('at', si=True, dataset='svhn', arch=arch)

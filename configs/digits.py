@@ -12,8 +12,9 @@ shows whether a method trains and whether an attack works, not how methods rank 
 
 from ml_collections import ConfigDict
 
-from configs import base, quickstart
+from configs import quickstart
 from si_jax.errors import unknown
+from si_jax.training import recipes
 
 METHODS = ('at', 'trades', 'alp', 'mart')
 ROWS = {f'{name}{"si" if si else ""}': (name, si) for name in METHODS for si in (False, True)}
@@ -29,5 +30,5 @@ def get_config(row: str = 'tradessi') -> ConfigDict:
         raise unknown('row', row, ROWS)
     name, si = ROWS[row]
     config = quickstart.get_config()
-    config.defense = base.defense(name, si=si)
+    config.defense = recipes.defense(name, si=si)
     return config

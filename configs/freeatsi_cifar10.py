@@ -21,8 +21,8 @@ Any architecture of `si_jax.models` can follow the file name after a colon; the 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return base.single_step('freeat', si=True, arch=arch)
+    return recipes.single_step('freeat', si=True, arch=arch)

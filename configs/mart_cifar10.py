@@ -20,8 +20,8 @@ Any architecture of `si_jax.models` can follow the file name after a colon.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return base.paper('mart', si=False, dataset='cifar10', arch=arch)
+    return recipes.paper('mart', si=False, dataset='cifar10', arch=arch)

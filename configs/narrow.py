@@ -12,9 +12,9 @@ It shows that every method trains on real images, nothing of how methods rank af
 
 from ml_collections import ConfigDict
 
-from configs import base
 from configs.digits import ROWS
 from si_jax.errors import unknown
+from si_jax.training import recipes
 
 
 def get_config(row: str = 'tradessi') -> ConfigDict:
@@ -26,7 +26,7 @@ def get_config(row: str = 'tradessi') -> ConfigDict:
     if row not in ROWS:
         raise unknown('row', row, ROWS)
     name, si = ROWS[row]
-    config = base.paper(name, si=si, dataset='cifar10', arch='resnet18')
+    config = recipes.paper(name, si=si, dataset='cifar10', arch='resnet18')
     config.model.width = 8
     config.data.limit = 10_000
     config.data.validation = 100

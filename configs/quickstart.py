@@ -9,12 +9,12 @@ attacks are too weak to tell a robust net from a plain one.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'small_cnn') -> ConfigDict:
     """TRADES-SI with the paper's weights on a small net; the learning rate suits a few hundred steps."""
-    config = base.paper('trades', si=True, dataset='digits', arch=arch)
+    config = recipes.paper('trades', si=True, dataset='digits', arch=arch)
     config.epochs = 40
     config.batch_size = 32
     config.data.validation = 200

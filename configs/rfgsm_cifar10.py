@@ -20,8 +20,8 @@ Any architecture of `si_jax.models` can follow the file name after a colon; the 
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'preact_resnet18') -> ConfigDict:
-    return base.single_step('rfgsm', si=False, arch=arch)
+    return recipes.single_step('rfgsm', si=False, arch=arch)

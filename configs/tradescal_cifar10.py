@@ -13,10 +13,10 @@ Any architecture of `si_jax.models` can follow the file name after a colon.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'resnet18') -> ConfigDict:
-    config = base.paper('trades', si=False, dataset='cifar10', arch=arch)
+    config = recipes.paper('trades', si=False, dataset='cifar10', arch=arch)
     config.defense.inner = 'calibrated_ce'
     return config

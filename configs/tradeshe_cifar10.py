@@ -21,8 +21,8 @@ only.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return base.paper('trades', he=True, dataset='cifar10', arch=arch)
+    return recipes.paper('trades', he=True, dataset='cifar10', arch=arch)

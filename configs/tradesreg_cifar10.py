@@ -12,10 +12,10 @@ Any architecture of `si_jax.models` can follow the file name after a colon.
 
 from ml_collections import ConfigDict
 
-from configs import base
+from si_jax.training import recipes
 
 
 def get_config(arch: str = 'resnet18') -> ConfigDict:
-    config = base.paper('trades', si=True, dataset='cifar10', arch=arch)
+    config = recipes.paper('trades', si=True, dataset='cifar10', arch=arch)
     config.defense.inner = 'kl'
     return config

@@ -16,15 +16,16 @@ from sphinx.util.docutils import SphinxDirective
 
 import configs
 import si_jax
-from configs import at_cifar10, fields
+from configs import at_cifar10
 from si_jax import defenses, models, objectives
-from si_jax.analysis import report
-from si_jax.analysis.figures import FIGURES
-from si_jax.attacks.catalogue import ATTACKS, NEEDS_FEATURES, PRESETS, SCREENS, SEARCHES, Stage
-from si_jax.attacks.gradient import STARTS
+from si_jax.attacks.pgd import STARTS
+from si_jax.attacks.registry import ATTACKS, NEEDS_FEATURES, PRESETS, SCREENS, SEARCHES, Stage
 from si_jax.data import SOURCES
 from si_jax.errors import InputError
 from si_jax.evaluation import cascade
+from si_jax.paper import report
+from si_jax.paper.figures import FIGURES
+from si_jax.training import recipe_fields
 
 CONFIGS = pathlib.Path(configs.__file__).parent
 COMMANDS = {
@@ -34,11 +35,11 @@ COMMANDS = {
     'report.py': ('report', []),
     'report.py --figure': ('report', ['--figure=1']),
     'report.py --workdirs': ('report', ['--workdirs=A']),
-    'si_jax.plan': ('si_jax.plan', []),
+    'si_jax.cli.plan': ('si_jax.cli.plan', []),
     'si_jax.interop.export': ('si_jax.interop.export', []),
-    'si_jax.launch': ('si_jax.launch', []),
-    'si_jax.evaluation.conformance': ('si_jax.evaluation.conformance', []),
-    'si_jax.zoo': ('si_jax.zoo.__main__', []),
+    'si_jax.cli.launch': ('si_jax.cli.launch', []),
+    'benchmarks.conformance': ('benchmarks.conformance', []),
+    'si_jax.zoo': ('si_jax.cli.zoo', []),
 }
 
 
@@ -189,8 +190,8 @@ def datasets() -> str:
 def config_fields() -> str:
     """All fields of a config, with the values of configs/at_cifar10.py."""
     rows = [
-        (code(name), code(fields.show(value)), comment)
-        for name, value, comment in fields.fields(at_cifar10.get_config())
+        (code(name), code(recipe_fields.show(value)), comment)
+        for name, value, comment in recipe_fields.fields(at_cifar10.get_config())
     ]
     return grid(('field', f'value in {code("at_cifar10")}', ''), rows)
 
@@ -206,9 +207,11 @@ def config_modules() -> dict[str, Any]:
 
 def changes(config: Any) -> str:
     """What a config has otherwise than configs/at_cifar10.py."""
-    before = dict(fields.flat(at_cifar10.get_config().to_dict()))
-    after = dict(fields.flat(config.to_dict()))
-    shown = [f'`{name}={fields.show(value)}`' for name, value in after.items() if before.get(name) != value]
+    before = dict(recipe_fields.flat(at_cifar10.get_config().to_dict()))
+    after = dict(recipe_fields.flat(config.to_dict()))
+    shown = [
+        f'`{name}={recipe_fields.show(value)}`' for name, value in after.items() if before.get(name) != value
+    ]
     shown += [f'no `{name}`' for name in before if name not in after]
     return ', '.join(shown) or 'nothing'
 

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import si_jax
-from configs import base, quickstart
+from configs import quickstart
 from si_jax import data, objectives
 from si_jax.defenses import Defense, Term, register
 from si_jax.objectives import Objective
-from si_jax.training.run import run
+from si_jax.training import recipes
+from si_jax.training.loop import run
 
 
 def squared_distance(adversarial, natural, labels, step):
@@ -46,7 +47,7 @@ register(
 def get_config():
     """What train.py reads: the recipe of the quickstart with this defense."""
     config = quickstart.get_config()
-    config.defense = base.defense('squared')  # si=True would add the SI attack and regulariser
+    config.defense = recipes.defense('squared')  # si=True would add the SI attack and regulariser
     return config
 
 

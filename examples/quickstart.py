@@ -21,11 +21,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import si_jax
-from configs import base, quickstart
+from configs import quickstart
 from si_jax import data
-from si_jax.analysis import page
+from si_jax import reports as page
 from si_jax.evaluation.result import Result
-from si_jax.training.run import run
+from si_jax.training import recipes
+from si_jax.training.loop import run
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt
@@ -37,7 +38,7 @@ TITLES = {'standard': 'plain training', 'tradessi': 'TRADES-SI'}
 def configs() -> dict[str, ConfigDict]:
     """The two runs: the quickstart config, and the same without a defense."""
     robust, plain = quickstart.get_config(), quickstart.get_config()
-    plain.defense = base.defense('standard')
+    plain.defense = recipes.defense('standard')
     # Held-out accuracy every tenth epoch is enough to watch a run of a minute.
     for config in (robust, plain):
         config.evaluation.every_epochs = 10

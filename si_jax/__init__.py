@@ -14,9 +14,9 @@ from si_jax.auditing import Audit, audit
 from si_jax.errors import InputError
 from si_jax.evaluation import Randomised, Result, evaluate
 from si_jax.evaluation.compare import Comparison, compare
-from si_jax.load import LoadedModel, load_model
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
+from si_jax.zoo.load import LoadedModel, load_model
 from si_jax.zoo.verifying import verify
 
 __version__ = '0.1.0'

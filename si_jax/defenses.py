@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax import objectives
-from si_jax.attacks.gradient import STARTS, Attack
+from si_jax.attacks.pgd import STARTS, Attack
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import Objective
 from si_jax.outputs import Outputs, Score, cosine, logits, scaled_cosine, scaled_logits
@@ -81,7 +81,7 @@ class Defense(NamedTuple):
         passes: The train-mode forward passes of the objective in order, each 'nat', 'adv' or 'random' (a
             uniform point of the ball around the image, not clipped); every one updates the running statistics
             of batch normalisation, a repeated one does nothing else.
-        start: Where the attack starts, a name in `si_jax.attacks.gradient.STARTS`.
+        start: Where the attack starts, a name in `si_jax.attacks.pgd.STARTS`.
         attack_bn: Batch normalisation inside the attack: 'eval' for running statistics, 'train' for those of
             the batch. Neither updates the running statistics.
         steps: Steps of the attack, a default for configs.

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from configs import base
 from si_jax import defenses, objectives
 from si_jax.defenses import (
     DEFENSES,
@@ -22,6 +21,7 @@ from si_jax.defenses import (
 )
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
+from si_jax.training import recipes
 
 BATCH, FEATURES, CLASSES = 6, 4, 5
 S, M, BETA = 15.0, 0.2, 0.2
@@ -359,14 +359,14 @@ def own(**changes):
 def test_a_defense_of_your_own_is_a_row_like_any_other(monkeypatch):
     monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))
     assert register('mine', own(passes=('nat', 'adv', 'nat'), steps=3)) == 'mine'
-    row = base.defense('mine', si=True)
+    row = recipes.defense('mine', si=True)
     assert row.weights.to_dict() == {'natural_ce': 1.0, 'kl': 2.0, SI_TERM: 0.2}
     assert row.passes == 'nat,adv,nat'
-    assert base.paper('mine', dataset='digits', arch='small_cnn').attack.steps == 3
+    assert recipes.paper('mine', dataset='digits', arch='small_cnn').attack.steps == 3
     made = from_config(row)
     assert made.outer['kl'].weight == 2.0 and made.passes == ('nat', 'adv', 'nat')
     register('mine', own())  # the file of a config may be read twice
-    assert from_config(base.defense('mine')).passes == ('nat', 'adv')
+    assert from_config(recipes.defense('mine')).passes == ('nat', 'adv')
 
 
 @pytest.mark.parametrize(

@@ -17,9 +17,8 @@ import numpy as np
 
 from si_jax.attacks import rows
 from si_jax.attacks.ascent import Project, Rule
-from si_jax.attacks.climbing import TargetedObjective, climbing
-from si_jax.attacks.rules import DIRECTIONS
-from si_jax.attacks.search import Search
+from si_jax.attacks.search import Search, TargetedObjective, climbing
+from si_jax.attacks.steps import DIRECTIONS
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import Objective
 from si_jax.outputs import Score, logits

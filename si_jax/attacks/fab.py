@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks import rows
-from si_jax.attacks.gradient import KeyedClassifier
 from si_jax.attacks.hyperplane import displacement
+from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.threat import Threat
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks import rows
-from si_jax.attacks.gradient import KeyedClassifier
+from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.threat import Threat
 

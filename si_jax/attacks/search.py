@@ -9,8 +9,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
-from si_jax.attacks.gradient import KeyedClassifier
+from si_jax.attacks import rows
+from si_jax.attacks.ascent import Ascent, Climb, Rule, step
+from si_jax.attacks.pgd import Attack, KeyedClassifier, Start, objective_and_rule, value_function
+from si_jax.objectives import Objective
+from si_jax.outputs import Score
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -64,3 +69,101 @@ class Search(NamedTuple):
     advance: Callable[[KeyedClassifier, Problem, Threat, SearchState, Array, int], SearchState]
     iterations: int
     targeted: bool = False
+
+
+# target classes [B] -> the objective that aims at them
+TargetedObjective = Callable[[Array], Objective]
+
+
+def climbing(
+    objective: Objective | TargetedObjective,
+    score: Score,
+    *,
+    start: Start,
+    rule: Callable[[Threat], Rule],
+    steps: int,
+    eot_samples: int,
+) -> Search:
+    """A search that climbs an objective.
+
+    Each iteration evaluates a point and moves on from it, so there are `steps` + 1: the last one evaluates
+    the point after the last step. An image keeps its first misclassified point and is done.
+
+    Args:
+        objective: What to climb, or a function from target classes [B] to it.
+        score: What the objective is computed from.
+        start: (threat, keys, images) -> where to begin.
+        rule: threat -> how a point moves.
+        steps: Number of steps.
+        eot_samples: Gradients averaged per step.
+
+    Returns:
+        The `Search`. A query is one forward and one backward pass.
+    """
+
+    def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
+        start_keys, _ = rows.split(problem.keys)
+        first = start(threat, start_keys, problem.images)
+        batch = first.shape[:1]
+        return SearchState(
+            found=problem.images,
+            fooled=jnp.zeros(batch, bool),
+            queries=jnp.zeros(batch, jnp.int32),
+            inner=(first, rule(threat).init(first)),
+        )
+
+    def advance(
+        classifier: KeyedClassifier,
+        problem: Problem,
+        threat: Threat,
+        state: SearchState,
+        first: Array,
+        count: int,
+    ) -> SearchState:
+        _, keys = rows.split(problem.keys)
+        goal = objective if isinstance(objective, Objective) else objective(problem.targets)
+        value = value_function(goal, score, classifier, problem.labels, None, keys, eot_samples=eot_samples)
+        how = rule(threat)
+
+        def project(x: Array) -> Array:
+            return threat.project(x, problem.images)
+
+        def body(offset: Array, carry: tuple[Climb, Array]) -> tuple[Climb, Array]:
+            under_way, queries = carry
+            before = under_way.seen
+            under_way = step(value, under_way, first + offset, rule=how, project=project)
+            # The first success is kept, so that it does not matter in which parts the search is made.
+            found = rows.where(before.fooled, before.fooled_image, under_way.seen.fooled_image)
+            spent = jnp.where(before.fooled, 0, eot_samples)
+            return under_way._replace(seen=under_way.seen._replace(fooled_image=found)), queries + spent
+
+        last, rule_state = state.inner
+        # The engine's best point is not read (APGD's rule keeps it with its gradient), so it costs nothing.
+        lowest = jnp.full(last.shape[:1], -jnp.inf, last.dtype)
+        seen = Ascent(last, last, lowest, state.found, state.fooled)
+        (seen, rule_state), queries = jax.lax.fori_loop(
+            0, count, body, (Climb(seen, rule_state), state.queries)
+        )
+        return SearchState(seen.fooled_image, seen.fooled, queries, (seen.last, rule_state))
+
+    return Search(init, advance, iterations=steps + 1, targeted=not isinstance(objective, Objective))
+
+
+def of_attack(attack: Attack, steps: int, eot_samples: int) -> Search:
+    """An attack of the PGD family that counts any iterate and fixes its step size, as a search.
+
+    Args:
+        attack: The attack; its objective reads the adversarial images alone.
+        steps: Number of steps.
+        eot_samples: Gradients averaged per step.
+    """
+    assert attack.any_iterate and attack.step_size is not None and 'nat' not in attack.objective.uses
+    objective, _ = objective_and_rule(attack, Threat('linf', 1.0), steps, 1.0)
+    return climbing(
+        objective,
+        attack.score,
+        start=attack.start,
+        rule=lambda threat: objective_and_rule(attack, threat, steps, 1.0)[1],
+        steps=steps,
+        eot_samples=eot_samples,
+    )

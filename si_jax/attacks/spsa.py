@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from si_jax.attacks import rows
-from si_jax.attacks.gradient import KeyedClassifier
+from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.errors import InputError
 from si_jax.losses import margin

@@ -18,7 +18,7 @@ import numpy as np
 
 from si_jax import losses
 from si_jax.attacks import rows
-from si_jax.attacks.gradient import KeyedClassifier
+from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.errors import InputError, unknown
 from si_jax.threat import Threat

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import parallel
-from si_jax.attacks.gradient import Attack
+from si_jax.attacks.pgd import Attack
 from si_jax.auditing.traces import Settings, Trace, scalars, trace
-from si_jax.evaluation.program import Program
+from si_jax.evaluation.network import Program
 from si_jax.outputs import Outputs
+from si_jax.runtime import devices
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -121,7 +121,7 @@ def heads(
         outputs = program.apply(weights, images, jax.random.wrap_key_data(keys, impl=program.key_impl))
         return outputs.features if featured else outputs.logits
 
-    compiled = parallel.compile_rows(read, program.devices)
+    compiled = devices.compile_rows(read, program.devices)
     keys, half = program.keys(0), count // 2
     shape = program.outputs.logits if program.outputs.features is None else program.outputs.features
     usable, random = np.zeros(len(rows), bool), np.zeros(len(rows))
@@ -139,7 +139,7 @@ def heads(
                 points(rng, image, threat, threat.eps, half, corners=True),
             ]
         )
-        z = parallel.map_rows(
+        z = devices.map_rows(
             compiled,
             program.weights,
             (cloud, np.repeat(keys[row][None], len(cloud), axis=0)),
@@ -204,10 +204,10 @@ def attack(
             eot_samples=eot_samples,
         )
 
-    compiled = parallel.compile_rows(search, program.devices)
+    compiled = devices.compile_rows(search, program.devices)
     dtype, success = program.images.dtype, np.zeros(len(rows), bool)
     for restart in range(restarts):
-        done: Trace = parallel.map_rows(
+        done: Trace = devices.map_rows(
             compiled,
             (program.weights, scalars(settings, dtype)),
             (

@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import losses, parallel
-from si_jax.attacks.catalogue import ATTACKS
-from si_jax.evaluation.program import Program
+from si_jax import losses
+from si_jax.attacks.registry import ATTACKS
+from si_jax.evaluation.network import Program
 from si_jax.outputs import Outputs, scaled_by_gap
+from si_jax.runtime import devices
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -88,9 +89,9 @@ def measure(program: Program, name: str, threat: Threat, rows: np.ndarray) -> di
         found |= {f'largest_{stage}': largest[i] for i, stage in enumerate(table)}
         return found | {'moves': jnp.any(moved != logits, axis=1)}
 
-    compiled = parallel.compile_rows(gradients, program.devices)
+    compiled = devices.compile_rows(gradients, program.devices)
     arrays = program.images[rows], program.labels[rows], program.keys(0)[rows]
-    return parallel.map_rows(compiled, program.weights, arrays, program.chunk, program.devices)
+    return devices.map_rows(compiled, program.weights, arrays, program.chunk, program.devices)
 
 
 def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:

@@ -9,8 +9,8 @@ from si_jax.attacks.square import square
 from si_jax.auditing.traces import Follower, Settings
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import classifier_of
+from si_jax.evaluation.network import Program
 from si_jax.evaluation.packing import compile_search, run_search
-from si_jax.evaluation.program import Program
 from si_jax.threat import Threat
 
 PART = 100  # queries of Square between two looks at which images are done

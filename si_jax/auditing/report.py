@@ -8,8 +8,8 @@ from typing import Any
 from si_jax.auditing import plots
 from si_jax.auditing.verdicts import FAIL, PASS, SKIP, WARN, Check, overall
 from si_jax.evaluation.result import SCHEMA, check_output
-from si_jax.files import write_json
-from si_jax.terminal import WIDTH, wrapped
+from si_jax.runtime.terminal import WIDTH, wrapped
+from si_jax.storage.files import write_json
 from si_jax.threat import Threat
 
 # Outcome -> how a reader is to take it.

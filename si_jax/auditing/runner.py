@@ -13,16 +13,16 @@ from si_jax.auditing import others, traces, verdicts
 from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
 from si_jax.auditing.work import Work
-from si_jax.environment import environment
 from si_jax.errors import InputError
 from si_jax.evaluation import checks, sanity
 from si_jax.evaluation.classifier import classifier_of
-from si_jax.evaluation.program import Program
+from si_jax.evaluation.evaluate import images_at_once
+from si_jax.evaluation.network import Program
 from si_jax.evaluation.result import data_digest
-from si_jax.evaluation.runner import images_at_once
-from si_jax.evaluation.saved import Saved
-from si_jax.progress import passing, silent
-from si_jax.progress import progress as progress_of
+from si_jax.evaluation.state import Saved
+from si_jax.runtime.environment import environment
+from si_jax.runtime.progress import passing, silent
+from si_jax.runtime.progress import progress as progress_of
 from si_jax.threat import Threat
 
 STEPS = (10, 20, 50, 100, 500)

@@ -11,14 +11,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import losses, parallel
-from si_jax.attacks import rules
-from si_jax.attacks.catalogue import ATTACKS, LEAST_CLASSES, NEEDS_FEATURES
-from si_jax.attacks.gradient import Attack, KeyedClassifier, starting_points, value_function
+from si_jax import losses
+from si_jax.attacks.pgd import Attack, KeyedClassifier, starting_points, value_function
+from si_jax.attacks.registry import ATTACKS, LEAST_CLASSES, NEEDS_FEATURES
+from si_jax.attacks.steps import steepest_step
 from si_jax.errors import InputError
-from si_jax.evaluation.program import Program
+from si_jax.evaluation.network import Program
 from si_jax.objectives import margin
 from si_jax.outputs import scaled_by_gap
+from si_jax.runtime import devices
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -128,7 +129,7 @@ def trace(
         jax.vmap(jax.random.split)(keys)[:, 1],
         eot_samples=eot_samples,
     )
-    rule = attack.rule(step_size) if attack.rule else rules.steepest_step(norm, step_size)
+    rule = attack.rule(step_size) if attack.rule else steepest_step(norm, step_size)
 
     def record(i: Array, seen: Trace) -> tuple[Trace, Array, Array]:
         loss, gradient, fooled = value(i, seen.last)
@@ -186,7 +187,7 @@ class Follower:
                 eot_samples=eot_samples,
             )
 
-        self._compiled = parallel.compile_rows(search, program.devices)
+        self._compiled = devices.compile_rows(search, program.devices)
 
     def run(
         self,
@@ -197,7 +198,7 @@ class Follower:
     ) -> Trace:
         """The trace of these rows [M], as host arrays, from the starting points that `evaluate` takes too."""
         program = self._program
-        done = parallel.map_rows(
+        done = devices.map_rows(
             self._compiled,
             (program.weights, scalars(settings, program.images.dtype)),
             (program.images[rows], program.labels[rows], program.keys(restart)[rows]),

@@ -10,10 +10,10 @@ import numpy as np
 from si_jax.auditing import binarization, curves, gradients, others, traces, verdicts
 from si_jax.auditing.traces import Settings
 from si_jax.auditing.verdicts import Check
-from si_jax.evaluation.program import Program
-from si_jax.evaluation.saved import Arrays, Saved
+from si_jax.evaluation.network import Program
+from si_jax.evaluation.state import Arrays, Saved
 from si_jax.losses import margin
-from si_jax.progress import GRADIENT, Part, Progress, part, silent
+from si_jax.runtime.progress import GRADIENT, Part, Progress, part, silent
 from si_jax.threat import Threat
 
 

@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 
-from si_jax import archives
 from si_jax.data import tfds
 from si_jax.errors import InputError
+from si_jax.storage import npz
 
 
 def _files(folder: pathlib.Path, name: str, split: str) -> list[pathlib.Path]:
@@ -57,7 +57,7 @@ def _read_file(
     path: pathlib.Path, shape: tuple[int, int, int], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
     try:
-        arrays = archives.read(path, ('images', 'labels'))
+        arrays = npz.read(path, ('images', 'labels'))
     except (OSError, ValueError) as error:
         raise InputError(
             f'{path} {error}: it is truncated or no npz; copy it again, or save it with '

@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from si_jax import profiling
-from si_jax.attacks.catalogue import SCREENS, SEARCHES, SearchAttack, Stage
 from si_jax.attacks.rays import average_distance
+from si_jax.attacks.registry import SCREENS, SEARCHES, SearchAttack, Stage
+from si_jax.evaluation.network import Program
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
-from si_jax.evaluation.program import Program
 from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.saved import Arrays, Saved, Work
-from si_jax.progress import GRADIENT, Part, Progress, unseen
+from si_jax.evaluation.state import Arrays, Saved, Work
+from si_jax.runtime import profiling
+from si_jax.runtime.progress import GRADIENT, Part, Progress, unseen
 from si_jax.threat import Threat
 
 # The public implementation that the protocols follow.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax.attacks.catalogue import LEAST_CLASSES, NEEDS_FEATURES
+from si_jax.attacks.registry import LEAST_CLASSES, NEEDS_FEATURES
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
 from si_jax.outputs import Outputs

@@ -14,9 +14,8 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.checks import check_count
-from si_jax.evaluation.measured import Measured, check_alike, read
-from si_jax.evaluation.result import SCHEMA
-from si_jax.terminal import named, wrapped
+from si_jax.evaluation.result import SCHEMA, Measured, check_alike, read
+from si_jax.runtime.terminal import named, wrapped
 
 RESAMPLES = 10_000
 Paths = str | os.PathLike | Sequence[str | os.PathLike]

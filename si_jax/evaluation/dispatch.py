@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from si_jax.attacks import catalogue
-from si_jax.attacks.gradient import Attack
-from si_jax.evaluation import cascade, family, own, transfer
-from si_jax.evaluation.program import Program
+from si_jax.attacks import registry
+from si_jax.attacks.pgd import Attack
+from si_jax.evaluation import cascade, custom, pgd, transfer
+from si_jax.evaluation.network import Program
 from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.saved import Saved
-from si_jax.progress import GRADIENT, Progress
+from si_jax.evaluation.state import Saved
+from si_jax.runtime.progress import GRADIENT, Progress
 from si_jax.threat import Threat
 
 
@@ -35,7 +35,7 @@ class Plan(NamedTuple):
 
     program: Program
     logits: np.ndarray
-    own: dict[str, Attack | own.Own]
+    own: dict[str, Attack | custom.Own]
     sources: dict[str, Program]
     threat: Threat
     steps: int
@@ -57,9 +57,9 @@ def cost(plan: Plan, name: str) -> int:
         steps = plan.steps if attack.steps is None else attack.steps
         return _restarts(plan, attack) * each * steps
     if name in plan.own:
-        return plan.restarts * own.COST
+        return plan.restarts * custom.COST
     classes = plan.logits.shape[1]
-    stages = catalogue.stages(name, plan.eot_samples)
+    stages = registry.stages(name, plan.eot_samples)
     return sum(cascade.runs(stage, classes) * cascade.cost(stage, classes) for stage in stages)
 
 
@@ -76,7 +76,7 @@ def run(plan: Plan, name: str, bar: Progress) -> tuple[AttackRecord, np.ndarray,
         return *transfer.run(plan.program, plan.sources[name], name, *steps, clean=clean, **common), {}
     attack = _record(plan, name)
     if attack is not None:
-        record, images = family.run(
+        record, images = pgd.run(
             plan.program,
             name,
             attack,
@@ -85,22 +85,22 @@ def run(plan: Plan, name: str, bar: Progress) -> tuple[AttackRecord, np.ndarray,
             plan.steps,
             plan.step_size,
             plan.eot_samples,
-            unit=own.UNIT + name if name in plan.own else name,
+            unit=custom.UNIT + name if name in plan.own else name,
             **common,
         )
         if name in plan.own:
-            record = dataclasses.replace(record, protocol=own.protocol(name, attack))
+            record = dataclasses.replace(record, protocol=custom.protocol(name, attack))
         return record, images, {}
     function: Any = plan.own.get(name)
     if function is not None:
-        return *own.run(plan.program, name, function, plan.threat, plan.restarts, **common), {}
-    stages = catalogue.stages(name, plan.eot_samples)
+        return *custom.run(plan.program, name, function, plan.threat, plan.restarts, **common), {}
+    stages = registry.stages(name, plan.eot_samples)
     setting = cascade.Cascade(plan.program, plan.logits, plan.threat, plan.saved, plan.keep, bar)
     return cascade.run_stages(setting, name, stages, individual=plan.individual)
 
 
 def _record(plan: Plan, name: str) -> Attack | None:
-    attack = plan.own.get(name, catalogue.ATTACKS.get(name))
+    attack = plan.own.get(name, registry.ATTACKS.get(name))
     return attack if isinstance(attack, Attack) else None
 
 

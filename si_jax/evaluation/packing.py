@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from si_jax import parallel
 from si_jax.attacks.search import Problem, Search, SearchState
+from si_jax.runtime.devices import compile_rows, place_rows, side_by_side
 from si_jax.threat import Threat
 
 LEAST_ROWS = 32  # in a pack on each device: smaller ones take as long
@@ -96,8 +96,8 @@ def compile_search(
     return CompiledSearch(
         search,
         part,
-        parallel.compile_rows(init, devices),
-        parallel.compile_rows(advance, devices),
+        compile_rows(init, devices),
+        compile_rows(advance, devices),
         lambda weights, first, count: (weights, np.int32(first), *(() if static else (np.int32(count),))),
         devices,
     )
@@ -131,7 +131,7 @@ class _Pack:
         self.rows = rows[padded]
         self.active = np.arange(size) < len(rows)
         filled = jax.tree.map(lambda leaf: leaf[padded], arrays)
-        self.problem, self.state = parallel.place_rows(filled, devices)
+        self.problem, self.state = place_rows(filled, devices)
 
     def host(self, tree: Any, which: np.ndarray | slice = slice(None)) -> Any:
         """The chosen rows of a tree on the devices, as host arrays."""
@@ -178,7 +178,7 @@ def run_search(
         return compiled.init(weights, *one.problem)
 
     packs = pack(np.arange(count), ())
-    for one, state in zip(packs, parallel.side_by_side(begin, packs, devices), strict=True):
+    for one, state in zip(packs, side_by_side(begin, packs, devices), strict=True):
         one.state = state
     for first in range(0, iterations, compiled.part):
         made = min(compiled.part, iterations - first)
@@ -188,7 +188,7 @@ def run_search(
             return compiled.advance(shared, *one.problem, one.state)
 
         # All are dispatched before the first is waited for: a device need not wait for the host.
-        for one, state in zip(packs, parallel.side_by_side(advance, packs, devices), strict=True):
+        for one, state in zip(packs, side_by_side(advance, packs, devices), strict=True):
             one.state = state
         claims = []
         for one in packs:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from si_jax.attacks.catalogue import ATTACKS, PRESETS, SEARCHES, stages
+from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, stages
 from si_jax.evaluation.result import AttackRecord
 
 # The attacks that climb the cross-entropy of the logits, alone or as a stage.

@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from si_jax.attacks.catalogue import ATTACKS
+from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError
-from si_jax.evaluation import family, own
+from si_jax.evaluation import custom, pgd
 from si_jax.evaluation.classifier import Classifier, classifier_of
-from si_jax.evaluation.program import Program, cannot_take
+from si_jax.evaluation.network import Program, cannot_take
 from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.saved import Saved
-from si_jax.progress import Progress
+from si_jax.evaluation.state import Saved
+from si_jax.runtime.progress import Progress
 from si_jax.threat import Threat
 
 ATTACK = 'pgd-gap'  # does not depend on the scale of anyone's logits
@@ -40,7 +40,7 @@ def parse(sources: Any) -> dict[str, Classifier]:
         listed = sources if isinstance(sources, list | tuple) else [sources]
         sources = {str(number): source for number, source in enumerate(listed)}
     for name in sources:
-        own.check_name(name)
+        custom.check_name(name)
     return {f'{PREFIX}{name}': classifier_of(source) for name, source in sources.items()}
 
 
@@ -110,7 +110,7 @@ def run(
         'bar': bar,
         'saved': saved,
     }
-    _, images = family.run(
+    _, images = pgd.run(
         source, f'the source of {name}', attack, threat, 1, unit=f'source.{name}', keep=True, **settings
     )
 
@@ -121,7 +121,7 @@ def run(
         return {'correct': correct, 'largest': np.float64(largest)}
 
     tried = saved.remember(f'transferred.{name}', confirm)
-    started, final = family.run(
+    started, final = pgd.run(
         program, name, attack, threat, 1, unit=f'started.{name}', keep=keep, starts=images, **settings
     )
 

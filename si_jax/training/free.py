@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from si_jax.attacks.gradient import value_function
-from si_jax.attacks.rules import DIRECTIONS
+from si_jax.attacks.pgd import value_function
+from si_jax.attacks.steps import DIRECTIONS
 from si_jax.defenses import Defense
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs

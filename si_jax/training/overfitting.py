@@ -10,10 +10,11 @@ import flax.linen as nn
 import jax
 import numpy as np
 
-from si_jax import data, parallel, processes
+from si_jax import data
 from si_jax.data import Dataset
+from si_jax.runtime import devices, processes
 from si_jax.threat import Threat
-from si_jax.training.heldout import compile_pgd, map_over_processes
+from si_jax.training.validation import compile_pgd, map_over_processes
 
 STEPS, STEP_SIZE = 5, 0.25  # the latter as a multiple of eps
 
@@ -60,8 +61,8 @@ class OverfittingGuard:
         images = np.asarray(data.to_unit(self._dataset.images[rows], self._dataset.scale, np.float32))
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(self._key, epoch), i))(rows)
         count = jax.local_device_count()
-        variables = parallel.local({'params': params, 'batch_stats': batch_stats})
-        shared = variables, parallel.replicate(np.float32(1), jax.local_devices())
+        variables = devices.local({'params': params, 'batch_stats': batch_stats})
+        shared = variables, devices.replicate(np.float32(1), jax.local_devices())
         each = -(-len(rows) // processes.count())
         arrays = images, self._dataset.labels[rows], keys
         correct = map_over_processes(self._attacked, shared, arrays, -(-each // count) * count)

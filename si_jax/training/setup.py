@@ -11,14 +11,16 @@ import numpy as np
 import optax
 from ml_collections import ConfigDict
 
-from si_jax import data, defenses, models, parallel, processes
+from si_jax import data, defenses, models
 from si_jax.data import Dataset
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
+from si_jax.runtime import processes
+from si_jax.runtime.devices import AXIS, check_divisible, compile_step, place_rows
 from si_jax.threat import Threat
 from si_jax.training import schedules
+from si_jax.training.feed import with_resident_data
 from si_jax.training.free import make_free_step
-from si_jax.training.resident import with_resident_data
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, metric_names
@@ -66,7 +68,7 @@ def setup(config: ConfigDict) -> Setup:
     for section, names in POSITIVE.items():
         for name in names:
             _check_positive(f'{section}.{name}', config[section][name])
-    parallel.check_divisible(config.batch_size)
+    check_divisible(config.batch_size)
     if not 0 <= config.overfitting.drop < 1:
         raise InputError(f'overfitting.drop={config.overfitting.drop:g} is not in [0, 1): 0 is no guard')
     if config.data.limit < 0:
@@ -84,7 +86,7 @@ def setup(config: ConfigDict) -> Setup:
         variant=config.model.variant or None,
         normalise=config.model.normalise,
         dtype=None if config.model.dtype == 'float32' else config.model.dtype,
-        bn_axis=parallel.AXIS if config.model.sync_bn else None,
+        bn_axis=AXIS if config.model.sync_bn else None,
         hypersphere=defense.hypersphere,
     )
     steps_per_epoch = -(-len(train.labels) // config.batch_size)
@@ -112,7 +114,7 @@ def compile_train_step(ready: Setup) -> Any:
     """
     config, train = ready.config, ready.train
     parts = ready.defense, ready.model, ready.optimiser
-    common = {'threat': ready.threat, 'axis_name': parallel.AXIS, 'sync_bn': config.model.sync_bn}
+    common = {'threat': ready.threat, 'axis_name': AXIS, 'sync_bn': config.model.sync_bn}
     if ready.defense.step == 'free':
         step = make_free_step(*parts, **common, step_size=config.attack.step_size)
     else:
@@ -132,7 +134,7 @@ def compile_train_step(ready: Setup) -> Any:
         state, carry, metrics = whole(*given)
         return state, carry, jnp.stack([metrics[name] for name in names])
 
-    return parallel.compile_step(with_one_array)
+    return compile_step(with_one_array)
 
 
 def initial_carry(ready: Setup) -> Any:
@@ -155,7 +157,7 @@ def batches_of_pass(ready: Setup, number: int) -> tuple[Any, np.ndarray, np.ndar
     """The batches of a pass over the data: on the devices, and there as indices [S, B] and mask [S, B]."""
     order = data.epoch_order(ready.config.seed, number, len(ready.train.labels))
     indices, mask = data.epoch_batches(order, ready.config.batch_size)
-    return parallel.place_rows((indices.T, mask.T)), indices, mask
+    return place_rows((indices.T, mask.T)), indices, mask
 
 
 def initial_state(ready: Setup) -> TrainState:

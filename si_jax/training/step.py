@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from si_jax.attacks import gradient
-from si_jax.attacks.gradient import Attack, KeyedClassifier
+from si_jax.attacks import pgd
+from si_jax.attacks.pgd import Attack, KeyedClassifier
 from si_jax.defenses import Defense
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
 from si_jax.threat import Threat
@@ -94,7 +94,7 @@ def make_train_step(
         attack = defense.attack_at(moment)
         images = {'nat': batch.images}
         if attack is not None:
-            images['start'] = gradient.starting_points(attack.start, threat, batch.images, batch.keys)
+            images['start'] = pgd.starting_points(attack.start, threat, batch.images, batch.keys)
         if 'random' in defense.passes:
             keys = jax.vmap(lambda key: jax.random.fold_in(key, _RANDOM_POINT))(batch.keys)
             images['random'] = batch.images + threat.uniform_noise(keys, batch.images)
@@ -104,7 +104,7 @@ def make_train_step(
             """Of the inner objective, at images of that name."""
             assert attack is not None
             network = attacked_network(params, before, batch.mask)
-            value = gradient.value_function(
+            value = pgd.value_function(
                 attack.objective, attack.score, network, batch.labels, None, batch.keys
             )
             return value(jnp.asarray(0), images[name])[1]
@@ -115,7 +115,7 @@ def make_train_step(
                 attack = attack._replace(
                     score=scaled_logits(_calibration(network(batch.images, batch.keys).logits, rows))
                 )
-            ascent = gradient.run(
+            ascent = pgd.run(
                 attack,
                 network,
                 batch.images,

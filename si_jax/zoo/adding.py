@@ -11,10 +11,10 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.result import check_output
-from si_jax.files import read_json, write_json
-from si_jax.load import LoadedModel, load_model
+from si_jax.storage.files import read_json, write_json
 from si_jax.zoo import weights
 from si_jax.zoo.entries import MANIFEST, SCHEMA, Entry, check_name, read_manifest
+from si_jax.zoo.load import LoadedModel, load_model
 from si_jax.zoo.verifying import facts, images_of, read_flags
 
 # Rounding may decide otherwise on one image in so many.

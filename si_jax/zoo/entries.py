@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from si_jax.errors import InputError, unknown
-from si_jax.files import check_fields, read_json
+from si_jax.storage.files import check_fields, read_json
 from si_jax.zoo.weights import sha256
 
 SCHEMA = 1

@@ -7,14 +7,15 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import archives, data
-from si_jax.attacks.catalogue import ATTACKS
+from si_jax import data
+from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError, unknown
+from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.result import data_digest
-from si_jax.evaluation.runner import evaluate
-from si_jax.files import read_json
-from si_jax.load import LoadedModel, load_model
+from si_jax.storage import npz
+from si_jax.storage.files import read_json
 from si_jax.zoo.entries import Entry, check_file, entry
+from si_jax.zoo.load import LoadedModel, load_model
 from si_jax.zoo.weights import sha256
 
 
@@ -155,8 +156,8 @@ def read_flags(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         InputError: It is missing or damaged, or lacks one of them.
     """
     try:
-        return archives.read(path, names)
-    except (OSError, archives.ArchiveError) as error:
+        return npz.read(path, names)
+    except (OSError, npz.ArchiveError) as error:
         raise InputError(
             f'{path} with the flags of the images cannot be used ({error}): get it again'
         ) from error

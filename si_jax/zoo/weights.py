@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from si_jax import archives
-from si_jax.arrays import leaves
 from si_jax.errors import InputError
-from si_jax.files import check_fields, write_atomic
+from si_jax.storage import npz
+from si_jax.storage.files import check_fields, write_atomic
+from si_jax.storage.trees import leaves
 
 FORMAT = 1
 ABOUT = 'about'
@@ -68,12 +68,12 @@ def read(path: str | os.PathLike) -> Weights:
     """
     path = Path(path)
     try:
-        arrays = archives.read(path)
+        arrays = npz.read(path)
     except FileNotFoundError:
         raise InputError(
             f'there is no file of weights {path}: python -m si_jax.zoo lists those that there are'
         ) from None
-    except (OSError, archives.ArchiveError) as error:
+    except (OSError, npz.ArchiveError) as error:
         raise InputError(f'{path} {error}: get it again') from error
     try:
         about = json.loads(arrays.pop(ABOUT).tobytes())

@@ -8,7 +8,7 @@ import pytest
 from si_jax import objectives
 from si_jax.attacks.apgd import apgd, random_start, rule, windows
 from si_jax.attacks.ascent import begin, step
-from si_jax.attacks.gradient import value_function
+from si_jax.attacks.pgd import value_function
 from si_jax.attacks.search import Problem
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits

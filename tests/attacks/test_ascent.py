@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.ascent import Rule, ascend, begin, climb, evaluate_last
-from si_jax.attacks.rules import sign_step
+from si_jax.attacks.steps import sign_step
 
 
 def images_of(*values):

@@ -10,9 +10,9 @@ import pytest
 from si_jax import InputError, Randomised, audit, evaluate
 from si_jax.auditing import binarization, curves, gradients, traces, verdicts
 from si_jax.evaluation.classifier import classifier_of
-from si_jax.evaluation.program import Program
+from si_jax.evaluation.network import Program
 from si_jax.threat import Threat
-from tests.evaluation.problems import images_and_labels, net
+from tests.helpers.problems import images_and_labels, net
 
 NET = net()
 IMAGES, LABELS = images_and_labels(32, NET)

@@ -21,8 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from si_jax.environment import environment as versions
-from si_jax.files import write_json
+from si_jax.runtime.environment import environment as versions
+from si_jax.storage.files import write_json
 from tests.chaos.injection import Chain, as_json, chain, uninterrupted
 from tests.chaos.scenarios import ROOT, Evaluation, Scenario, Training, environment
 

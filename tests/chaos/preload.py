@@ -4,7 +4,7 @@ import importlib
 
 for _name in (
     'absl.app', 'matplotlib.pyplot', 'ml_collections.config_flags', 'scipy.stats', 'sklearn.datasets',
-    'si_jax.auditing.command', 'si_jax.checkpoints', 'si_jax.compilation_cache', 'si_jax.evaluation.command',
-    'si_jax.training.run',
+    'si_jax.cli.audit', 'si_jax.training.checkpoints', 'si_jax.runtime.compilation_cache',
+    'si_jax.cli.evaluate',    'si_jax.training.loop',
 ):  # fmt: skip
     importlib.import_module(_name)

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from si_jax import manifest
-from si_jax.checkpoints import Checkpoints
-from si_jax.metrics import read_metrics
+from si_jax.storage import manifest
+from si_jax.training.checkpoints import Checkpoints
+from si_jax.training.metrics import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PEER_TIMEOUT = 20  # seconds after which the processes of a run notice that one is gone

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from si_jax.checkpoints import Checkpoints
+from si_jax.training.checkpoints import Checkpoints
 from tests.chaos import page
 from tests.chaos.injection import chain, uninterrupted
 from tests.chaos.scenarios import Evaluation, Training, damage, differences

@@ -7,7 +7,7 @@ the nearest bound that leaves room for that. `make conformance` does it for all 
 import numpy as np
 import pytest
 
-from tests.evaluation import reference_networks
+from tests.helpers import reference_networks
 
 COUNT = 200
 NAME = 'cnn_a_adv4'

@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from si_jax import InputError, Outputs, Randomised, evaluate
-from si_jax.attacks.catalogue import PRESETS, SEARCHES, Stage
-from tests.evaluation.problems import images_and_labels, net
-from tests.evaluation.searches import quicken, row, told
+from si_jax.attacks.registry import PRESETS, SEARCHES, Stage
+from tests.helpers.problems import images_and_labels, net
+from tests.helpers.searches import quicken, row, told
 
 NET = net()
 IMAGES, LABELS = images_and_labels(40, NET)

@@ -7,7 +7,7 @@ import pytest
 
 from si_jax import InputError, Outputs, Randomised, evaluate
 from si_jax.evaluation import checks, dispatch
-from tests.evaluation.problems import SHAPE, images_and_labels, net
+from tests.helpers.problems import SHAPE, images_and_labels, net
 
 NET = net()
 IMAGES, LABELS = images_and_labels(10)

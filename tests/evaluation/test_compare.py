@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import evaluate
 from si_jax import InputError, Threat, compare
+from si_jax.cli import evaluate
 from si_jax.evaluation.compare import mcnemar
 from si_jax.evaluation.result import AttackRecord, Result
 

@@ -7,7 +7,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from si_jax import ATTACKS, Randomised, Threat, evaluate
-from tests.evaluation.problems import images_and_labels, net
+from tests.helpers.problems import images_and_labels, net
 
 NET = net()
 IMAGES, LABELS = images_and_labels(30, NET)

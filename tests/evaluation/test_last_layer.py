@@ -10,7 +10,7 @@ from flax import nnx
 from si_jax import InputError, Outputs, Randomised, evaluate
 from si_jax.evaluation.classifier import classifier_of, lift
 from si_jax.evaluation.last_layer import with_features
-from tests.evaluation.problems import SHAPE, images_and_labels, net
+from tests.helpers.problems import SHAPE, images_and_labels, net
 
 NET = net(dtype='float64')
 IMAGES, LABELS = images_and_labels(10, NET, dtype='float64')

@@ -7,9 +7,9 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from si_jax import InputError, Outputs, Randomised, evaluate
-from si_jax.evaluation.attacked import backward_of
-from tests.evaluation.problems import images_and_labels, net
-from tests.evaluation.searches import quicken
+from si_jax.evaluation.surrogate import backward_of
+from tests.helpers.problems import images_and_labels, net
+from tests.helpers.searches import quicken
 
 NET = net()
 IMAGES, LABELS = images_and_labels(40, NET)

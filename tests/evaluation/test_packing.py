@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from si_jax import Outputs, Threat, parallel
+from si_jax import Outputs, Threat
 from si_jax.evaluation import packing
-from tests.evaluation.searches import told
+from si_jax.runtime.devices import compile_rows, map_rows, replicate
+from tests.helpers.searches import told
 
 THREAT = Threat('linf', 0.001)
 
@@ -56,7 +57,7 @@ def search(iterations, *, devices=1, part=4, confirm=None, sizes=None, **setting
         local,
     )
     confirm = confirm or (lambda rows, found: np.ones(len(rows), bool))
-    weights = parallel.replicate([], local)
+    weights = replicate([], local)
     sizes = sizes or tuple(devices * size for size in (16, 8, 4))
     return packing.run_search(compiled, weights, problem, confirm, sizes, **settings), images
 
@@ -139,7 +140,7 @@ def test_map_rows_takes_the_smallest_size_for_the_last_chunk():
         return x + shared
 
     local = jax.local_devices()[:1]
-    compiled = parallel.compile_rows(function, local)
+    compiled = compile_rows(function, local)
     rows = (np.arange(37, dtype=np.float32),)
-    assert_array_equal(parallel.map_rows(compiled, np.float32(1), rows, (16, 8, 4), local), rows[0] + 1)
+    assert_array_equal(map_rows(compiled, np.float32(1), rows, (16, 8, 4), local), rows[0] + 1)
     assert seen == [16, 8]

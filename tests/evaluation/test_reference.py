@@ -10,7 +10,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.evaluation import reference_networks
+from tests.helpers import reference_networks
 
 FAMILY = ('pgd', 'cw', 'dlr', 'sipgd')
 

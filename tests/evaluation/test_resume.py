@@ -7,11 +7,12 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from si_jax import InputError, evaluate
-from si_jax.evaluation import program
-from si_jax.evaluation.runner import images_at_once
-from si_jax.evaluation.saved import Saved, digest
-from tests.evaluation.problems import images_and_labels, net
-from tests.evaluation.searches import quicken
+from si_jax.evaluation import network
+from si_jax.evaluation.evaluate import images_at_once
+from si_jax.evaluation.state import Saved
+from si_jax.storage.trees import digest
+from tests.helpers.problems import images_and_labels, net
+from tests.helpers.searches import quicken
 
 NET = net()
 IMAGES, LABELS = images_and_labels(40, NET)
@@ -21,7 +22,7 @@ SETTINGS = {'attacks': 'pgd,autoattack,rays', 'eps': 0.04, 'steps': 2, 'restarts
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     quicken(monkeypatch)
-    monkeypatch.setattr(program, 'GROUP', {'cpu': 16})  # images in a unit
+    monkeypatch.setattr(network, 'GROUP', {'cpu': 16})  # images in a unit
 
 
 def run(state=None, classifier=NET, images=IMAGES, labels=LABELS, **settings):
@@ -71,7 +72,7 @@ def test_an_evaluation_that_is_interrupted_again_and_again_has_the_same_result(t
 def test_what_was_done_is_not_done_again(tmp_path, monkeypatch):
     state = tmp_path / 'state'
     whole = run(state)
-    monkeypatch.setattr(program.Program, 'confirm', None)
+    monkeypatch.setattr(network.Program, 'confirm', None)
     same(run(state), whole)
 
 

@@ -7,11 +7,11 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from si_jax import InputError, Outputs, evaluate
-from si_jax.evaluation.attacked import calibrate
-from si_jax.evaluation.saved import Saved
-from tests.evaluation import scaled_networks
-from tests.evaluation.problems import images_and_labels, net
-from tests.evaluation.searches import quicken
+from si_jax.evaluation.state import Saved
+from si_jax.evaluation.surrogate import calibrate
+from tests.helpers import scaled_networks
+from tests.helpers.problems import images_and_labels, net
+from tests.helpers.searches import quicken
 
 NET = net()
 IMAGES, LABELS = images_and_labels(40, NET)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from si_jax import InputError, evaluate
-from tests.evaluation.problems import images_and_labels, net
-from tests.evaluation.searches import quicken
+from tests.helpers.problems import images_and_labels, net
+from tests.helpers.searches import quicken
 
 NET = net()
 IMAGES, LABELS = images_and_labels(40, NET)

@@ -21,14 +21,17 @@ from hypothesis import strategies as st
 from ml_collections import config_flags
 
 from configs import quickstart
-from si_jax import InputError, data, load, manifest, metrics, workdir
-from si_jax.analysis import results
-from si_jax.checkpoints import Checkpoints
-from si_jax.environment import environment
-from si_jax.evaluation import measured
-from si_jax.evaluation.saved import Saved
-from si_jax.files import write_json
-from si_jax.training.run import setup
+from si_jax import InputError, data
+from si_jax.evaluation import result as measured
+from si_jax.evaluation.state import Saved
+from si_jax.reports import results
+from si_jax.runtime.environment import environment
+from si_jax.storage import manifest
+from si_jax.storage.files import write_json
+from si_jax.training import metrics, workdir
+from si_jax.training.checkpoints import Checkpoints
+from si_jax.training.loop import setup
+from si_jax.zoo import load
 from tests.hostile import inputs
 
 TRIED = int(os.environ.get('SI_JAX_MALFORMED', '560'))

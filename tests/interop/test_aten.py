@@ -9,7 +9,7 @@ from si_jax.interop import aten
 torch = pytest.importorskip('torch', reason="the operations are PyTorch's")
 
 from si_jax.interop import torch_graph  # noqa: E402
-from tests.interop.parity import COMPILE  # noqa: E402
+from tests.helpers.parity import COMPILE  # noqa: E402
 
 F = torch.nn.functional
 

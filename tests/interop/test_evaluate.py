@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-import evaluate as evaluate_command
 from si_jax import models
-from si_jax.evaluation import command, sanity
+from si_jax.cli import evaluate
+from si_jax.cli import evaluate as evaluate_command
+from si_jax.evaluation import sanity
 from si_jax.interop import torch_files, torch_weights
-from tests.processes import optimised
+from tests.helpers.processes import optimised
 
 torch = pytest.importorskip('torch', reason="the networks are PyTorch's")
 
@@ -82,7 +83,7 @@ def test_checkpoints_that_do_not_fit_are_refused_before_any_compute(checkpoint, 
     def fail(*args, **kwargs):
         raise AssertionError('the evaluation began')
 
-    monkeypatch.setattr(command, 'evaluate', fail)
+    monkeypatch.setattr(evaluate, 'evaluate', fail)
     bias = np.zeros(10, np.float32)
     assert 'NaN or infinite, in linear.bias (1' in run(
         capsys, checkpoint(**{'linear.bias': np.where(np.arange(10) == 1, np.nan, bias)}), 2

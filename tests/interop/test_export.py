@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import si_jax.load
+import si_jax.zoo.load
 from si_jax import models
 from si_jax.errors import InputError
 from si_jax.interop import export
@@ -29,7 +29,7 @@ def run(monkeypatch):
         asked.append((str(workdir), checkpoint))
         return types.SimpleNamespace(module=model, variables=variables, config=config, step=7)
 
-    monkeypatch.setattr(si_jax.load, 'load_model', load_model)
+    monkeypatch.setattr(si_jax.zoo.load, 'load_model', load_model)
     return model, variables, asked
 
 

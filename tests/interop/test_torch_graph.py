@@ -10,8 +10,8 @@ from si_jax.errors import InputError
 torch = pytest.importorskip('torch', reason="the modules are PyTorch's")
 
 from si_jax.interop.torch_graph import from_module  # noqa: E402
-from tests.interop import zoo  # noqa: E402
-from tests.interop.parity import assert_parity, offset, random_images  # noqa: E402
+from tests.helpers import torch_zoo as zoo  # noqa: E402
+from tests.helpers.parity import assert_parity, offset, random_images  # noqa: E402
 
 nn, F = torch.nn, torch.nn.functional
 SHAPE = (16, 16, 3)

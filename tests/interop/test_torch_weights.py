@@ -13,8 +13,8 @@ from si_jax.interop.torch_weights import from_torch, state_arrays
 
 torch = pytest.importorskip('torch', reason="the checkpoints are PyTorch's")
 
-from tests.interop.parity import assert_parity, random_images  # noqa: E402
-from tests.torch_references import NETWORKS, randomised  # noqa: E402
+from tests.helpers.parity import assert_parity, random_images  # noqa: E402
+from tests.helpers.torch_references import NETWORKS, randomised  # noqa: E402
 
 SHAPE = (12, 12, 3)
 

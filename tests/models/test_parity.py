@@ -10,7 +10,7 @@ from si_jax import models
 
 torch = pytest.importorskip('torch', reason='the reference networks are written in PyTorch')
 
-from tests.torch_references import NETWORKS, randomised  # noqa: E402
+from tests.helpers.torch_references import NETWORKS, randomised  # noqa: E402
 
 LEAVES = {
     ('params', 'scale'): 'weight',

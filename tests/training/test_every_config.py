@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from si_jax import parallel
-from si_jax.training.run import batches_of_pass, compile_train_step, initial_carry, initial_state, setup
+from si_jax.runtime import devices
+from si_jax.training.loop import batches_of_pass, compile_train_step, initial_carry, initial_state, setup
 from si_jax.training.update import metric_names
 
-FOLDER = pathlib.Path(__file__).resolve().parent.parent.parent / 'configs'
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 # Hypersphere embedding is the same on every data set: one of them is enough here.
 CONFIGS = sorted(
     path.stem for path in FOLDER.glob('[a-z]*_*.py') if not re.search('he_(cifar100|svhn)$', path.stem)
@@ -37,13 +37,13 @@ def take_a_step(config, images, **changes):
         {'data.dir': str(images), 'data.validation': 8, 'batch_size': 16, 'attack.steps': 1} | changes
     )
     ready = setup(config)
-    state = parallel.replicate(initial_state(ready))
+    state = devices.replicate(initial_state(ready))
     before = jax.device_get(state.params)
-    resident = parallel.replicate((ready.train.images, ready.train.labels))
+    resident = devices.replicate((ready.train.images, ready.train.labels))
     rows, _, _ = batches_of_pass(ready, 0)
-    carry = parallel.shard_rows(initial_carry(ready))
+    carry = devices.shard_rows(initial_carry(ready))
     state, _, metrics = compile_train_step(ready)(
-        state, carry, resident, rows, parallel.replicate(jax.random.key(0))
+        state, carry, resident, rows, devices.replicate(jax.random.key(0))
     )
     assert int(state.step) == 1 and int(state.bad_step) == -1
     assert metrics.dtype == jnp.dtype('float32')

@@ -8,11 +8,11 @@ import optax
 import pytest
 
 from configs import quickstart
-from si_jax import parallel
-from si_jax.checkpoints import Checkpoints
 from si_jax.models.batch_norm import BatchNorm
 from si_jax.models.layers import Conv, Linear, global_mean, outputs_of
-from si_jax.training.run import DivergedError, run
+from si_jax.runtime import devices
+from si_jax.training.checkpoints import Checkpoints
+from si_jax.training.loop import DivergedError, run
 from si_jax.training.state import create_state
 from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, all_finite, metric_names
@@ -38,7 +38,7 @@ class Net(nn.Module):
     @nn.compact
     def __call__(self, x, train=False, mask=None):
         y = Conv(8, 3, stride=2, dtype=self.dtype, name='conv')(x)
-        y = nn.relu(BatchNorm(parallel.AXIS, name='bn')(y, train=train, mask=mask))
+        y = nn.relu(BatchNorm(devices.AXIS, name='bn')(y, train=train, mask=mask))
         outputs = outputs_of(global_mean(y), Linear(CLASSES, name='linear'))
         return outputs._replace(logits=poisoned(outputs.logits, x[:, 0, 0]))
 
@@ -52,7 +52,7 @@ def compiled(request):
     state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE)
     step = make_train_step(
         defense, model, optimiser, threat=THREAT, attack_steps=1, attack_step_size=0.1,
-        axis_name=parallel.AXIS, calendar=Calendar(4, 1),
+        axis_name=devices.AXIS, calendar=Calendar(4, 1),
     )  # fmt: skip
     return request.param, state, mapped(step)
 
@@ -91,7 +91,7 @@ FAULTS = (
 
 def test_a_fault_on_any_device_leaves_the_state_as_it_was_on_all(compiled):
     dtype, start, step = compiled
-    batches = [parallel.shard_rows(make_batch(index, 16, 16, jnp.float32)) for index in range(2)]
+    batches = [devices.shard_rows(make_batch(index, 16, 16, jnp.float32)) for index in range(2)]
     for fault in FAULTS:
         before, batch = harmed(fault, start, batches[0])
         after, _, metrics = step(before, (), batch)

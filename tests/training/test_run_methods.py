@@ -6,14 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from configs import base, quickstart
+from configs import quickstart
 from si_jax import load_model
-from si_jax.checkpoints import Checkpoints
 from si_jax.data import epoch_order
-from si_jax.metrics import read_metrics
-from si_jax.training import run as running
+from si_jax.training import loop as running
+from si_jax.training import recipes
+from si_jax.training.checkpoints import Checkpoints
+from si_jax.training.loop import batch_of_step, initial_state, run, setup
+from si_jax.training.metrics import read_metrics
 from si_jax.training.overfitting import OverfittingGuard, Watched
-from si_jax.training.run import batch_of_step, initial_state, run, setup
 
 
 def digits(config, **changes):
@@ -28,7 +29,7 @@ def digits(config, **changes):
 
 
 def freeat(**changes):
-    config = base.single_step('freeat', si=True, arch='small_cnn')
+    config = recipes.single_step('freeat', si=True, arch='small_cnn')
     return digits(
         config,
         **{'defense.replays': 2, 'epochs': 4, 'checkpoint.every_steps': 5, 'data.validation': 0} | changes,
@@ -88,7 +89,7 @@ def test_catastrophic_overfitting_ends_the_run_with_the_weights_before_it(tmp_pa
     monkeypatch.setattr(running, 'OverfittingGuard', Fake)
 
     def config():
-        rfgsm = base.single_step('rfgsm', si=False, arch='small_cnn')
+        rfgsm = recipes.single_step('rfgsm', si=False, arch='small_cnn')
         return digits(rfgsm, **{'epochs': 4, 'overfitting.drop': 0.2, 'data.validation': 0})
 
     state = run(config(), str(tmp_path))
@@ -122,7 +123,7 @@ def test_the_guard_measures_the_first_batch():
 
 
 def test_a_network_of_cosines_is_trained_and_read_back(tmp_path):
-    config = digits(base.paper('trades', he=True, dataset='digits', arch='small_cnn'), epochs=1)
+    config = digits(recipes.paper('trades', he=True, dataset='digits', arch='small_cnn'), epochs=1)
     run(config, str(tmp_path))
     model = load_model(tmp_path)
     outputs = model(np.random.default_rng(0).uniform(size=(4, 8, 8, 1)).astype(np.float32))

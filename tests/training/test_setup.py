@@ -4,7 +4,7 @@ import pytest
 
 from configs import quickstart
 from si_jax.errors import InputError
-from si_jax.training.run import setup
+from si_jax.training.loop import setup
 
 
 @pytest.mark.parametrize(

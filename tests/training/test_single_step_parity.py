@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from si_jax import defenses
-from si_jax.attacks import gradient
+from si_jax.attacks import pgd
 from si_jax.threat import Threat
 from si_jax.training.free import make_free_step
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, metric_names
-from tests.tiny import TinyNet
+from tests.helpers.tiny import TinyNet
 
 torch = pytest.importorskip('torch', reason='parity of the training step is measured against PyTorch')
 F = torch.nn.functional
@@ -252,7 +252,7 @@ def test_steps_equal_pytorch(case):
     rng = np.random.default_rng(7)
     for index in range(4 if defense.scheduled else 3):
         batch = make_batch(rng, index)
-        start = gradient.starting_points(defense.attack.start, THREAT, batch.images, batch.keys)
+        start = pgd.starting_points(defense.attack.start, THREAT, batch.images, batch.keys)
         noise = THREAT.uniform_noise(
             jax.vmap(lambda key: jax.random.fold_in(key, 2))(batch.keys), batch.images
         )

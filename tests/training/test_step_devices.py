@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from si_jax import parallel
 from si_jax.defenses import DEFENSES, from_config
+from si_jax.runtime import devices
 from si_jax.threat import Threat
 from si_jax.training.free import make_free_step
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, metric_names
-from tests.tiny import TinyNet
+from tests.helpers.tiny import TinyNet
 
 SHAPE, CLASSES = (8, 8, 1), 10
 THREAT = Threat('linf', 0.2)
@@ -75,12 +75,12 @@ def make_batch(seed, rows, real, dtype=jnp.float64):
 
 
 def mapped(step):
-    return jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0, 0), out_axes=(None, 0, None))
+    return jax.pmap(step, axis_name=devices.AXIS, in_axes=(None, 0, 0), out_axes=(None, 0, None))
 
 
 def shard_mapped(step):
-    mesh = Mesh(np.array(jax.devices()), (parallel.AXIS,))
-    rows, whole = PartitionSpec(parallel.AXIS), PartitionSpec()
+    mesh = Mesh(np.array(jax.devices()), (devices.AXIS,))
+    rows, whole = PartitionSpec(devices.AXIS), PartitionSpec()
     body = jax.shard_map(
         step, mesh=mesh, in_specs=(whole, rows, rows), out_specs=(whole, rows, whole), check_vma=False
     )
@@ -98,13 +98,13 @@ def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
     # 40 rows in 8 shards of 5, of which 32 are real: the last shard is all padding, one is partly.
     defense = defense_of(name, si)
     alone_state, alone = make(defense, None)
-    pmap_state, spread = make(defense, parallel.AXIS)
+    pmap_state, spread = make(defense, devices.AXIS)
     shard_state = pmap_state
     alone, over_pmap, over_shards = jax.jit(alone), mapped(spread), shard_mapped(spread)
     for index in range(2):
         batch = make_batch(index, 40, 33)
         alone_state, _, metrics = alone(alone_state, (), batch)
-        pmap_state, _, pmap_metrics = over_pmap(pmap_state, (), parallel.shard_rows(batch))
+        pmap_state, _, pmap_metrics = over_pmap(pmap_state, (), devices.shard_rows(batch))
         shard_state, _, shard_metrics = over_shards(shard_state, (), batch)
     assert distance(alone_state.params, pmap_state.params) < 1e-9
     assert distance(alone_state.batch_stats, pmap_state.batch_stats) < 1e-9
@@ -123,24 +123,24 @@ def test_one_and_eight_devices_agree_on_the_other_methods(case):
         defense = defense_of(case, True, **own(case))
     free = case == 'freeat'
     alone_state, alone = make(defense, None)
-    spread_state, spread = make(defense, parallel.AXIS)
+    spread_state, spread = make(defense, devices.AXIS)
     alone, spread = jax.jit(alone), mapped(spread)
     alone_carry = spread_carry = ()
     if free:
         alone_carry = jnp.zeros((40, *SHAPE))
-        spread_carry = parallel.shard_rows(alone_carry)
+        spread_carry = devices.shard_rows(alone_carry)
     for index in range(2):
         batch = make_batch(index, 40, 33)
         alone_state, alone_carry, metrics = alone(alone_state, alone_carry, batch)
         spread_state, spread_carry, spread_metrics = spread(
-            spread_state, spread_carry, parallel.shard_rows(batch)
+            spread_state, spread_carry, devices.shard_rows(batch)
         )
     assert distance(alone_state.params, spread_state.params) < 1e-9
     assert distance(alone_state.batch_stats, spread_state.batch_stats) < 1e-9
     for name, value in metrics.items():
         assert float(spread_metrics[name]) == pytest.approx(float(value), rel=1e-6), name
     if free:
-        carry = parallel.join_rows(spread_carry)
+        carry = devices.join_rows(spread_carry)
         np.testing.assert_allclose(carry, alone_carry, atol=1e-12)
         assert np.abs(carry[:33]).max() > 0.1 and not carry[33:].any()
 
@@ -163,9 +163,9 @@ def test_a_bad_step_keeps_the_perturbation():
 )
 def test_all_copies_of_the_state_are_bit_equal(name, si, sync_bn):
     defense = defense_of(name, si, **own(name))
-    state, step = make(defense, parallel.AXIS, sync_bn=sync_bn, dtype=jnp.float32)
-    compiled = jax.pmap(step, axis_name=parallel.AXIS, in_axes=(None, 0, 0), out_axes=0)
-    copies, _, metrics = compiled(state, (), parallel.shard_rows(make_batch(0, 40, 36, jnp.float32)))
+    state, step = make(defense, devices.AXIS, sync_bn=sync_bn, dtype=jnp.float32)
+    compiled = jax.pmap(step, axis_name=devices.AXIS, in_axes=(None, 0, 0), out_axes=0)
+    copies, _, metrics = compiled(state, (), devices.shard_rows(make_batch(0, 40, 36, jnp.float32)))
     for leaf in jax.tree.leaves((copies, metrics)):
         array = np.asarray(leaf)
         assert array.shape[0] == 8
@@ -178,7 +178,7 @@ def test_all_copies_of_the_state_are_bit_equal(name, si, sync_bn):
 
 
 def test_one_compilation_for_many_steps_and_a_donated_state():
-    state, step = make(defense_of('at', False), parallel.AXIS, dtype=jnp.float32)
+    state, step = make(defense_of('at', False), devices.AXIS, dtype=jnp.float32)
     compiles = 0
 
     def counted(state, carry, data, batch, key):
@@ -186,12 +186,12 @@ def test_one_compilation_for_many_steps_and_a_donated_state():
         compiles += 1
         return step(state, carry, batch)
 
-    compiled = parallel.compile_step(counted)
-    state, carry = parallel.replicate(state), ()
-    nothing, key = parallel.replicate(np.zeros(1)), parallel.replicate(jax.random.key(0))
+    compiled = devices.compile_step(counted)
+    state, carry = devices.replicate(state), ()
+    nothing, key = devices.replicate(np.zeros(1)), devices.replicate(jax.random.key(0))
     for index in range(3):
         given = state
-        batch = parallel.shard_rows(make_batch(index, 16, 16, jnp.float32))
+        batch = devices.shard_rows(make_batch(index, 16, 16, jnp.float32))
         state, carry, _ = compiled(state, carry, nothing, batch, key)
     assert compiles == 1
     assert given.params['linear']['kernel'].is_deleted()
@@ -199,9 +199,9 @@ def test_one_compilation_for_many_steps_and_a_donated_state():
 
 
 def test_a_loss_that_is_not_finite_freezes_the_state_and_names_the_step():
-    state, step = make(defense_of('trades', True), parallel.AXIS, dtype=jnp.float32)
+    state, step = make(defense_of('trades', True), devices.AXIS, dtype=jnp.float32)
     compiled = mapped(step)
-    batches = [parallel.shard_rows(make_batch(index, 16, 16, jnp.float32)) for index in range(3)]
+    batches = [devices.shard_rows(make_batch(index, 16, 16, jnp.float32)) for index in range(3)]
     state, _, _ = compiled(state, (), batches[0])
     good = jax.device_get(state)
     poisoned = batches[1]._replace(images=batches[1].images.at[3, 0, 0, 0, 0].set(jnp.nan))

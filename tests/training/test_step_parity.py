@@ -12,7 +12,7 @@ from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
 from si_jax.training.update import metric_names
-from tests.tiny import TinyNet
+from tests.helpers.tiny import TinyNet
 
 torch = pytest.importorskip('torch', reason='parity of the training step is measured against PyTorch')
 F = torch.nn.functional

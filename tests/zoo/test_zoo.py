@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-import evaluate
 from configs import digits, quickstart
 from si_jax import InputError, data, load_model, models, verify
-from si_jax.checkpoints import Checkpoints
+from si_jax.cli import evaluate
+from si_jax.cli.zoo import main
+from si_jax.training.checkpoints import Checkpoints
 from si_jax.zoo import weights
-from si_jax.zoo.__main__ import main
 from si_jax.zoo.entries import MANIFEST, PACKAGED, entries, read_manifest
 from si_jax.zoo.verifying import measure
-from tests.processes import optimised
+from tests.helpers.processes import optimised
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = [f'digits-{row}' for row in ('at', 'atsi', 'mart', 'martsi', 'trades', 'tradessi')]

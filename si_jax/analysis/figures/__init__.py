@@ -1,6 +1,0 @@
-"""The figures of the paper, measured on trained networks and drawn: `report.py --figure=NAME`."""
-
-from si_jax.analysis.figures.command import parser, run
-from si_jax.analysis.figures.table import FIGURES, Figure, make, redraw
-
-__all__ = ['FIGURES', 'Figure', 'make', 'parser', 'redraw', 'run']

@@ -1,0 +1,220 @@
+"""Gradient attacks: an objective, a score, a start and a rule, climbed by the engine of `ascent`.
+
+The attacks of evaluation and those inside training are this one function. To write an attack of your own,
+make an `Attack` record; `catalogue.ATTACKS` holds the named ones.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from si_jax import objectives
+from si_jax.attacks.ascent import Ascent, Rule, Value, ascend
+from si_jax.attacks.steps import steepest_step
+from si_jax.objectives import Objective, adversarial_ce
+from si_jax.outputs import Outputs, Score, logits
+from si_jax.threat import Threat
+
+Array = jax.Array
+# images [B, H, W, C] in [0, 1], keys [B] -> Outputs. Deterministic classifiers ignore the keys.
+KeyedClassifier = Callable[[Array, Array], Outputs]
+# (threat, keys [B], images) -> images in the ball
+Start = Callable[[Threat, Array, Array], Array]
+
+
+def from_original(threat: Threat, keys: Array, images: Array) -> Array:
+    """Start at the original image."""
+    del threat, keys
+    return images
+
+
+def from_uniform(threat: Threat, keys: Array, images: Array) -> Array:
+    """Start at a uniformly random point of the ball, clipped to [0, 1] (eq. 2 of the paper)."""
+    return threat.uniform_start(keys, images)
+
+
+def from_gaussian(threat: Threat, keys: Array, images: Array, scale: float = 0.001) -> Array:
+    """Start at x + 0.001 N(0, 1), not projected, as the training code of TRADES, MART and AT_HE does."""
+    del threat
+    draw = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))
+    return images + scale * draw(keys)
+
+
+def from_signs(threat: Threat, keys: Array, images: Array, scale: float = 1.0) -> Array:
+    """Start at x + scale eps r, projected, with r = 1 or -1 for each entry (Bernoulli noise).
+
+    Source: repository val-iisc/GAMA-GAT: half of eps in GAT, all of it in GAMA-PGD.
+    """
+    draw = jax.vmap(lambda key: jax.random.rademacher(key, images.shape[1:], images.dtype))
+    return threat.project(images + scale * threat.eps * draw(keys), images)
+
+
+STARTS: dict[str, Start] = {
+    'original': from_original,
+    'uniform': from_uniform,
+    'gaussian': from_gaussian,
+    'half_signs': partial(from_signs, scale=0.5),
+}
+
+
+class Attack(NamedTuple):
+    """A gradient attack.
+
+    Attributes:
+        objective: What it climbs.
+        score: What the objective is computed from.
+        start: Where it starts, one of `STARTS`.
+        rule: step size -> Rule; None for the steepest ascent of the threat model's norm.
+        steps: Number of steps; None for the caller's.
+        step_size: As a multiple of eps; None for the caller's.
+        drops: Steps from which the step size is a tenth of what it was before.
+        reference: What the adversarial images are compared with, where the objective does so: 'natural' for
+            the original images, 'start' for the attack's own start.
+        then: What it climbs in the second half of its steps; None for `objective` all along.
+        odd: What it climbs in place of `objective` in the restarts 1, 3, 5 and so on (see `in_restart`).
+        cosines: The step size falls so many times, one after another, along half a cosine; 0: it stays.
+        any_iterate: Whether a misclassified iterate counts, not only the last point.
+        calibrated: Whether the score is computed from logits times 2 / (median gap between the two highest
+            logits of all clean images); who runs the attack brings a classifier with such logits.
+    """
+
+    objective: Objective = adversarial_ce
+    score: Score = logits
+    start: Start = from_uniform
+    rule: Callable[[float], Rule] | None = None
+    steps: int | None = None
+    step_size: float | None = None
+    drops: tuple[int, ...] = ()
+    reference: str = 'natural'
+    then: Objective | None = None
+    odd: Objective | None = None
+    cosines: int = 0
+    any_iterate: bool = False
+    calibrated: bool = False
+
+    def in_restart(self, number: int) -> 'Attack':
+        """The attack as it is in the restart of this number, counted from 0."""
+        return self._replace(objective=self.odd) if self.odd is not None and number % 2 else self
+
+
+def starting_points(start: Start, threat: Threat, images: Array, keys: Array) -> Array:
+    """Where an attack with this start begins, [B, H, W, C]; the other arguments are those of `run`."""
+    # One subkey for the start and one for a randomised classifier.
+    return start(threat, jax.vmap(jax.random.split)(keys)[:, 0], images)
+
+
+def run(
+    attack: Attack,
+    classifier: KeyedClassifier,
+    images: Array,
+    labels: Array,
+    keys: Array,
+    *,
+    threat: Threat,
+    steps: int,
+    step_size: float,
+    eot_samples: int = 1,
+    start: Array | None = None,
+    natural: Any = None,
+) -> Ascent:
+    """Runs a gradient attack on a batch; pure, to be compiled by the caller.
+
+    Args:
+        attack: The attack.
+        classifier: (images, keys [B]) -> Outputs.
+        images: [B, H, W, C] in [0, 1].
+        labels: [B], the true labels.
+        keys: [B] typed PRNG keys, one an image: nothing else is random, so no image depends on its batch.
+        threat: The ball.
+        steps: Number of steps where the attack does not fix it.
+        step_size: As a fraction of the pixel range, where the attack does not fix it.
+        eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
+        start: [B, H, W, C], where to start; None for the attack's own `starting_points`.
+        natural: The attack's score of the images it is compared with; None to compute it.
+
+    Returns:
+        The `Ascent`; the PGD family counts its `last` point, or with `any_iterate` its `fooled_image`.
+    """
+    steps = steps if attack.steps is None else attack.steps
+    objective, rule = objective_and_rule(attack, threat, steps, step_size)
+    if start is None:
+        start = starting_points(attack.start, threat, images, keys)
+    classifier_keys = jax.vmap(jax.random.split)(keys)[:, 1]
+    if natural is None and 'nat' in objective.uses:
+        # Constant during the attack: computed once, not in every step.
+        reference = start if attack.reference == 'start' else images
+        natural = attack.score(classifier(reference, _fold_in(classifier_keys, 0)))
+    value = value_function(
+        objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
+    )
+    return ascend(
+        value,
+        start,
+        rule=rule,
+        project=lambda x: threat.project(x, images),
+        steps=steps,
+    )
+
+
+def objective_and_rule(
+    attack: Attack, threat: Threat, steps: int, step_size: float
+) -> tuple[Objective, Rule]:
+    """What an attack climbs in its `steps` steps, and how; `step_size` as for `run`."""
+    objective = attack.objective
+    if attack.then is not None:
+        objective = objectives.in_turn(objective, attack.then, steps // 2)
+    size = step_size if attack.step_size is None else attack.step_size * threat.eps
+    if attack.rule is not None:
+        return objective, attack.rule(size)
+    period = -(-steps // attack.cosines) if attack.cosines else 0
+    return objective, steepest_step(threat.norm, size, attack.drops, period)
+
+
+def value_function(
+    objective: Objective,
+    score: Score,
+    classifier: KeyedClassifier,
+    labels: Array,
+    natural: Any,
+    keys: Array,
+    *,
+    eot_samples: int = 1,
+) -> Value:
+    """The value function (i, images) -> (loss, gradient, fooled) of an objective on a classifier.
+
+    The gradient is taken with respect to the images alone (the weights' would add half to the cost), and the
+    losses are summed first, so that each image's gradient is its own whatever the batch.
+    """
+
+    def evaluate(i: Array, images: Array, sample: Array) -> tuple[Array, Array, Array]:
+        sample_keys = _fold_in(keys, 1 + i * eot_samples + sample)
+
+        def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
+            outputs = classifier(x, sample_keys)
+            loss = objective(score(outputs), natural, labels, i)
+            return jnp.sum(loss), (loss, jnp.argmax(outputs.logits, axis=1) != labels)
+
+        gradient, (loss, fooled) = jax.grad(total, has_aux=True)(images)
+        return loss, gradient, fooled
+
+    def value(i: Array, images: Array) -> tuple[Array, Array, Array]:
+        if eot_samples == 1:
+            return evaluate(i, images, jnp.asarray(0))
+
+        def add(sample: Array, sums: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+            loss, gradient, fooled = evaluate(i, images, sample)
+            return sums[0] + loss, sums[1] + gradient, sums[2] + fooled
+
+        batch = images.shape[0]
+        zeros = jnp.zeros(batch, images.dtype), jnp.zeros_like(images), jnp.zeros(batch, jnp.int32)
+        loss, gradient, fooled = jax.lax.fori_loop(0, eot_samples, add, zeros)
+        return loss / eot_samples, gradient / eot_samples, 2 * fooled > eot_samples
+
+    return value
+
+
+def _fold_in(keys: Array, number: Array | int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

@@ -1,0 +1,223 @@
+"""The attacks by name: one row each.
+
+Three tables. `ATTACKS` is the PGD family: it takes its steps, step size and restarts from the caller, runs on
+every image, counts the final iterate, and shares its random starts: run after run, attacks and models are
+compared on the same noise. `SEARCHES` are the attacks of AutoAttack and the black-box attacks: their settings
+are fixed, and they look for one misclassified point for each correctly classified image. `PRESETS` run
+several searches one after another, each on what the ones before it left.
+
+Some attacks are blind to the scale of the logits but decide as they do. Sources: LAFEAT (Yu et al., CVPR
+2021) and MIFPE (Yu and Xu, CVPR 2023) divide the logits of each iterate by the gap of the two highest;
+T-MIFPE (2025, arXiv 2507.22428) derives a factor for it from the errors of floating point; PMA (Xie et al.,
+2024, arXiv 2411.15210) climbs the margin of probabilities; MD (Ma et al., 2020, arXiv 2006.13726) climbs one
+term of the margin at a time.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from si_jax import objectives
+from si_jax.attacks.apgd import apgd
+from si_jax.attacks.fab import fab
+from si_jax.attacks.pgd import Attack, from_original, from_signs
+from si_jax.attacks.rays import rays
+from si_jax.attacks.search import Search, of_attack
+from si_jax.attacks.spsa import spsa
+from si_jax.attacks.square import square
+from si_jax.errors import InputError, unknown
+from si_jax.objectives import adversarial_ce, dlr, margin
+from si_jax.outputs import cosine, logits, over_top_gap, scaled_by_gap, scaled_cosine
+
+SI_SCALE = 15.0  # s of eq. 24, fixed for every model under evaluation (sec. 5.2 of the paper)
+
+ATTACKS: dict[str, Attack] = {
+    'fgsm': Attack(adversarial_ce, logits, start=from_original, steps=1, step_size=1.0),
+    'pgd': Attack(adversarial_ce, logits),
+    'cw': Attack(margin, logits),
+    'dlr': Attack(dlr, logits),
+    'sipgd': Attack(adversarial_ce, scaled_cosine(SI_SCALE)),
+    # As blind to the scale of the logits as `sipgd`, but the score decides as the logits do.
+    'pgd-gap': Attack(adversarial_ce, scaled_by_gap),
+    # The loss of MIFPE with T = 1, and that of PMA.
+    'pgd-mifpe': Attack(adversarial_ce, over_top_gap),
+    'pgd-pm': Attack(objectives.probability_margin, logits),
+    # One scale for all images and iterates, so that losses can be compared; LAFEAT and MIFPE scale each.
+    'pgd-cal': Attack(adversarial_ce, logits, calibrated=True),
+    'pgd-hybrid': Attack(
+        adversarial_ce, scaled_by_gap, then=margin, step_size=2.0, cosines=1, any_iterate=True
+    ),
+    # MD of Ma et al. (2020): one term of the margin, which alternates over the restarts, and then the margin;
+    # the step size falls from 2 eps in each half. Two restarts are one attack of theirs.
+    'pgd-md': Attack(
+        objectives.minus_label,
+        logits,
+        then=margin,
+        odd=objectives.highest_other,
+        step_size=2.0,
+        cosines=2,
+        any_iterate=True,
+    ),
+    # Sriramanan et al. (2020); settings of repository val-iisc/GAMA-GAT: GAMA-PGD.
+    'gama': Attack(
+        objectives.gama(),
+        start=from_signs,
+        steps=100,
+        step_size=2.0,
+        drops=(60, 85),
+        reference='start',
+    ),
+}
+
+# Attacks that read features and kernel, and those that need a number of classes.
+NEEDS_FEATURES = frozenset({'sipgd', 'apgd-si', 'apgd-si-t'})
+LEAST_CLASSES = {'dlr': 3}
+
+TARGETS = 9  # targeted searches aim at the classes of rank 2 to 10, as far as there are so many
+
+
+class SearchAttack(NamedTuple):
+    """A search with its fixed settings.
+
+    Attributes:
+        make: (number of classes, restart, EoT samples) -> Search.
+        part: Iterations between two times that finished images make room for others. More cost less time
+            for packing, fewer less time on images that are done.
+        gradients: Gradients per query, from the number of classes; 0 for black-box attacks.
+        dlr_classes: With fewer classes its loss is not defined, and it climbs the margin.
+        queries: Forward passes of an iteration, roughly.
+        measures_distance: Whether its state's `distance` is a result in itself.
+        calibrated: As in `Attack`.
+    """
+
+    make: Callable[[int, int, int], Search]
+    part: int
+    gradients: Callable[[int], float]
+    dlr_classes: int = 2
+    queries: int = 1
+    measures_distance: bool = False
+    calibrated: bool = False
+
+    @property
+    def black_box(self) -> bool:
+        """Whether it uses no gradient."""
+        return self.gradients(2) == 0
+
+
+def _one(classes: int) -> float:
+    return 1.0
+
+
+def _none(classes: int) -> float:
+    return 0.0
+
+
+SEARCHES: dict[str, SearchAttack] = {
+    'apgd-ce': SearchAttack(lambda classes, r, eot: apgd(adversarial_ce, eot_samples=eot), 10, _one),
+    'apgd-dlr': SearchAttack(
+        lambda classes, r, eot: apgd(dlr if classes > 2 else margin, eot_samples=eot), 10, _one, dlr_classes=3
+    ),
+    'apgd-t': SearchAttack(
+        lambda classes, r, eot: apgd(
+            objectives.targeted_dlr if classes > 3 else objectives.targeted_margin, eot_samples=eot
+        ),
+        10,
+        _one,
+        dlr_classes=4,
+    ),
+    # As a stage of `fast`, where images that fall leave.
+    'pgd-hybrid-20': SearchAttack(lambda classes, r, eot: of_attack(ATTACKS['pgd-hybrid'], 20, eot), 7, _one),
+    # APGD compares the losses of iterates, so they need one scale: that of `pgd-cal`.
+    'apgd-cal': SearchAttack(
+        lambda classes, r, eot: apgd(adversarial_ce, eot_samples=eot), 10, _one, calibrated=True
+    ),
+    # Ablations of the paper's loss: APGD's steps, and targets without a temperature.
+    'apgd-si': SearchAttack(
+        lambda classes, r, eot: apgd(adversarial_ce, scaled_cosine(SI_SCALE), eot_samples=eot), 10, _one
+    ),
+    'apgd-si-t': SearchAttack(
+        lambda classes, r, eot: apgd(objectives.targeted_margin, cosine, eot_samples=eot), 10, _one
+    ),
+    'fab': SearchAttack(
+        lambda classes, r, eot: fab(targeted=False, random_start=r > 0),
+        20,
+        lambda classes: (classes - 1) / 2,
+        queries=2,
+    ),
+    'fab-t': SearchAttack(
+        lambda classes, r, eot: fab(targeted=True, random_start=r > 0), 20, lambda classes: 0.5, queries=2
+    ),
+    'square': SearchAttack(lambda classes, r, eot: square(5000), 250, _none),
+    'spsa': SearchAttack(lambda classes, r, eot: spsa(evaluations=256), 5, _none, queries=257),
+    'spsa-128': SearchAttack(lambda classes, r, eot: spsa(evaluations=128), 5, _none, queries=129),
+    'spsa-512': SearchAttack(lambda classes, r, eot: spsa(evaluations=512), 5, _none, queries=513),
+    'rays': SearchAttack(
+        lambda classes, r, eot: rays(query_limit=10_000), 500, _none, measures_distance=True
+    ),
+    'rays-40000': SearchAttack(
+        lambda classes, r, eot: rays(query_limit=40_000), 500, _none, measures_distance=True
+    ),
+}
+
+
+class Stage(NamedTuple):
+    """A search in a preset.
+
+    Attributes:
+        attack: A row of `SEARCHES`.
+        restarts: Runs from new random numbers; a targeted search runs once for each target in each of them.
+        eot_samples: Gradients averaged in each step.
+        targets: Classes that a targeted search aims at.
+    """
+
+    attack: str
+    restarts: int = 1
+    eot_samples: int = 1
+    targets: int = TARGETS
+
+
+# Croce and Hein (2020); restarts and order as in repository fra31/auto-attack, autoattack.py.
+PRESETS: dict[str, tuple[Stage, ...]] = {
+    'autoattack': (Stage('apgd-ce'), Stage('apgd-t'), Stage('fab-t'), Stage('square')),
+    'autoattack-plus': (
+        Stage('apgd-ce', restarts=5),
+        Stage('apgd-dlr', restarts=5),
+        Stage('fab', restarts=5),
+        Stage('square'),
+        Stage('apgd-t'),
+        Stage('fab-t'),
+    ),
+    'autoattack-rand': (Stage('apgd-ce', eot_samples=20), Stage('apgd-dlr', eot_samples=20)),
+    # Ours, a screen (see SCREENS): 324 forward and 324 backward passes for an image that withstands it, where
+    # `autoattack` takes 7,811 and 1,910.
+    'fast': (Stage('pgd-hybrid-20'), Stage('apgd-cal'), Stage('apgd-t', targets=2)),
+}
+
+# Presets that are quick looks, not protocols: their results say so.
+SCREENS = {
+    'fast': "a screen for development, without seven of AutoAttack's targets, FAB and Square: it cannot see "
+    'masked gradients; report autoattack'
+}
+
+
+def stages(name: str, eot_samples: int) -> tuple[Stage, ...]:
+    """The stages of a preset, or a search as its only stage, with the caller's number of EoT samples."""
+    return PRESETS.get(name) or (Stage(name, eot_samples=eot_samples),)
+
+
+def parse(attacks: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
+    """The attack names in `attacks`, a comma string or a sequence, in order.
+
+    Raises:
+        InputError: A name is unknown (with the near ones), given twice, or there is none.
+    """
+    known = (*ATTACKS, *SEARCHES, *PRESETS)
+    names = attacks.split(',') if isinstance(attacks, str) else list(attacks)
+    names = [str(name).strip() for name in names]
+    for name in names:
+        if name not in known:
+            raise unknown('attack', name, known)
+        if names.count(name) > 1:
+            raise InputError(f'attack {name!r} is given {names.count(name)} times: give it once')
+    if not names:
+        raise InputError(f'no attack given: name one or more of {", ".join(known)}')
+    return tuple(names)

@@ -1,0 +1,1 @@
+"""The commands: flags and printing. No other folder imports this one."""

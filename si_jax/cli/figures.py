@@ -1,0 +1,85 @@
+"""The command line of the figures: `report.py --figure=NAME`."""
+
+import argparse
+from typing import Any
+
+from si_jax.errors import InputError
+from si_jax.paper.figures.table import FIGURES, make, redraw
+from si_jax.runtime import compilation_cache, terminal
+
+
+def parser() -> argparse.ArgumentParser:
+    """The flags; None stands for the default of the figure."""
+    options = [
+        line
+        for name, figure in FIGURES.items()
+        for line in (
+            *terminal.wrapped(f'  {name:<7}', figure.about),
+            *terminal.wrapped(' ' * 9, figure.usage),
+        )
+    ]
+    flags = terminal.parser(
+        'report.py',
+        'report.py --figure=NAME [--workdirs=A,B] [flags]',
+        """
+Measures a figure of the paper on runs of train.py and draws it: FILE.json with
+the numbers, FILE.png and FILE.pdf.
+
+examples:
+  accuracy against a factor on the logits, for two runs
+    python report.py --figure=1 --workdirs=runs/at_cifar10/A,runs/atsi_cifar10/B
+  the same, quicker: 7 factors on 100 images
+    python report.py --figure=1 --workdirs=A,B --points=7 --num_examples=100
+  norms over the epochs, in a file of your choice
+    python report.py --figure=norms --workdirs=A,B --output=norms.json
+  the pictures once more, from the numbers
+    python report.py --figure=1 --redraw=runs/figures/figure1.json
+""",
+        '\n'.join(['options of each figure, with their defaults:', *options])
+        + '\n\n'
+        + terminal.exit_status('a fault of this library, with a traceback', 'nothing is kept'),
+    )
+    flags.add_argument('--figure', required=True, metavar='NAME', help=f'one of {", ".join(FIGURES)}')
+    flags.add_argument('--workdirs', metavar='A,B', help='folders of runs of train.py')
+    flags.add_argument('--checkpoint', help='best, last or a step of these runs')
+    flags.add_argument('--data_dir', metavar='FOLDER', help="of the images (default: the first run's)")
+    flags.add_argument('--num_examples', type=int, metavar='N', help='only the first N test images')
+    flags.add_argument('--points', type=int, metavar='N', help='factors, grid points of an axis, or bins')
+    flags.add_argument('--steps', type=int, metavar='N', help='of the attacks, each eps / 4 long')
+    flags.add_argument('--directions', type=int, metavar='N', help='random directions of the weights')
+    flags.add_argument('--epochs', type=int, metavar='N', help='of the training that figure 2 does')
+    flags.add_argument('--runs', type=int, metavar='N', help='of that training, with different seeds')
+    flags.add_argument('--rate', type=float, help='its learning rate')
+    flags.add_argument('--seed', type=int, help='of everything random')
+    flags.add_argument('--output', metavar='FILE.json', help='default: runs/figures/figure1.json and so on')
+    flags.add_argument(
+        '--redraw',
+        dest='redraw_file',
+        metavar='FILE.json',
+        help='draw the numbers of this file again; measures nothing',
+    )
+    return flags
+
+
+def run(*, figure: str, redraw_file: str | None = None, **options: Any) -> None:
+    """Makes a figure, or draws one again, and says where it lies.
+
+    Args:
+        figure: A row of `FIGURES`.
+        redraw_file: A file with numbers of that figure, to draw again.
+        options: Those of `make`.
+
+    Raises:
+        InputError: A value is wrong.
+    """
+    if redraw_file is None:
+        compilation_cache.enable()
+        path = make(figure, **options)
+    else:
+        given = [name for name, value in options.items() if value is not None]
+        if given:
+            raise InputError(
+                f'--{given[0]} does not go with --redraw, which measures nothing and draws beside its file'
+            )
+        path = redraw(figure, redraw_file)
+    print(f'written to {path}, {path.with_suffix(".png").name} and {path.with_suffix(".pdf").name}')

@@ -1,0 +1,150 @@
+"""Trains a robust classifier; measures it on held-out images after each epoch.
+
+usage: python train.py --config=FILE[:ARCHITECTURE] [--config.FIELD=VALUE ...]
+                       [--workdir=FOLDER] [--dry_run] [--profile=FOLDER]
+
+examples:
+  handwritten digits: nothing to download, a minute on a CPU
+    python train.py --config=configs/quickstart.py
+  the paper's TRADES-SI on CIFAR-10, which is downloaded on the first run
+    python train.py --config=configs/tradessi_cifar10.py
+  another architecture, with images from a folder of npz files
+    python train.py --config=configs/tradessi_cifar10.py:wrn_34_10 \\
+        --config.data.dir=FOLDER
+  a short run of another radius and seed, in a folder of your choice
+    python train.py --config=configs/at_cifar10.py --config.epochs=30 \\
+        --config.threat.eps=4/255 --config.seed=1 --workdir=runs/small
+  the fields of a config and their values
+    python train.py --config=configs/mart_svhn.py --help
+
+flags:
+  --config=FILE[:ARCHITECTURE]
+                        a file of configs/, and resnet18, resnet50,
+                        preact_resnet18, wrn_<depth>_<width> or small_cnn
+                        (default: that of the file)
+  --config.FIELD=VALUE  any field of the config, as listed below
+  --workdir=FOLDER      of checkpoints and metrics (default:
+                        runs/<config>[-<architecture>]/<hash of overrides>)
+  --dry_run             only check config, data and devices, and print the plan
+  --profile=FOLDER      write a profile of a few steps (docs/performance.md)
+  --helpfull            all flags, those of absl and of several processes too
+
+On a TPU pod and under SLURM the processes find each other: see docs/pods.md.
+
+The same command, run again, goes on from the last checkpoint. Ctrl-C and
+SIGTERM save first; a second Ctrl-C does not wait for that. Compiled programs
+are kept for the next command (SI_JAX_COMPILATION_CACHE=FOLDER moves them, off
+keeps none).
+"""
+
+import re
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import absl.logging
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from si_jax.errors import unknown
+from si_jax.runtime import processes, terminal
+from si_jax.training.workdir import default_workdir
+
+
+def define(values: flags.FlagValues) -> tuple[flags.FlagHolder, flags.FlagHolder]:
+    """The flags of this command, and of them the config and the workdir."""
+    about = 'A file of configs/, an architecture after a colon.'
+    where = 'Checkpoints and metrics; default runs/<config>[-<architecture>]/<hash of overrides>.'
+    kinds: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    for name, flag in processes.FLAGS.items():
+        kinds[flag.type](name, flag.default, flag.help, flag_values=values)
+    flags.DEFINE_string('profile', None, 'A folder for a profile of a few steps.', flag_values=values)
+    return (
+        config_flags.DEFINE_config_file('config', None, about, flag_values=values),
+        flags.DEFINE_string('workdir', None, where, flag_values=values),
+    )
+
+
+CONFIG, WORKDIR = define(flags.FLAGS)
+DRY_RUN = flags.DEFINE_boolean('dry_run', False, 'Check config, data and processes, and print the plan.')
+EXIT = terminal.exit_status(
+    'the loss or a gradient was not finite; the state before it is saved',
+    'saved; the same command goes on',
+    several=True,
+)
+EXAMPLE = 'configs/tradessi_cifar10.py'
+FRACTION = re.compile(r'^(--config\.[\w.]*(?:eps|step_size)=)(\d+)/([1-9]\d*)$')
+
+
+def parse(argv: list[str]) -> list[str]:
+    """The arguments that are no flags; a wrong flag ends the process with one line, --help with a page."""
+    if asked := {'--help', '-help', '-h', '--helpshort'} & set(argv[1:]):
+        argv = [argument for argument in argv if argument not in asked]
+        if not any(argument.startswith('--config') for argument in argv):
+            argv.append(f'--config={EXAMPLE}')
+    argv = [FRACTION.sub(lambda found: f'{found[1]}{int(found[2]) / int(found[3])}', one) for one in argv]
+    for file in (one.split('=', 1)[1].partition(':')[0] for one in argv if one.startswith('--config=')):
+        if not Path(file).is_file():
+            files = set(Path('configs').glob('[a-z]*.py')) - {
+                Path('si_jax/training/recipes.py'),
+                Path('si_jax/training/recipe_fields.py'),
+            }
+            refuse(unknown('config', file, map(str, files)))
+    try:
+        rest = flags.FLAGS(argv)
+    except (AttributeError, KeyError) as error:  # a field that the config does not have
+        refuse(
+            'no such config field: ' + ' '.join(str(error.args[0]).replace('\\n', ' ').strip('\'"').split())
+        )
+    except (flags.Error, ValueError) as error:
+        # What a config refuses comes as text, with a traceback before it.
+        *_, reason = str(error).split('InputError: ')
+        refuse(' '.join(reason.split()))
+    if flags.FLAGS.config is None:
+        refuse('give --config=FILE, one of configs/')
+    if asked:
+        print(page(config_flags.get_config_filename(flags.FLAGS['config']), CONFIG.value))
+        sys.exit(terminal.OK)
+    return rest
+
+
+def page(file: str, config: ConfigDict) -> str:
+    """What --help prints."""
+    from si_jax.training import recipe_fields
+
+    return f'{__doc__}\nfields of {file}:\n{recipe_fields.text(config)}\n\n{EXIT}'
+
+
+def refuse(reason: object) -> NoReturn:
+    print(f'train.py: {reason} (--help shows examples)', file=sys.stderr)
+    sys.exit(terminal.BAD_INPUT)
+
+
+def main(argv: list[str]) -> int:
+    absl.logging.set_verbosity(absl.logging.WARNING)
+    return processes.run('train.py', lambda: train(argv))
+
+
+def train(argv: list[str]) -> int:
+    from si_jax.runtime import compilation_cache
+    from si_jax.training.loop import DivergedError, run, setup_together
+    from si_jax.training.setup import plan
+
+    if len(argv) > 1:
+        refuse(f'{argv[1]!r} is not a flag: did you mean --{argv[1].lstrip("-")}?')
+    config_file, _, arch = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
+    overrides = config_flags.get_override_values(flags.FLAGS['config'])
+    joining: dict[str, Any] = {name: flags.FLAGS[name].value for name in processes.FLAGS}
+    processes.start(**joining)
+    workdir = WORKDIR.value or str(default_workdir(config_file, arch, overrides))
+    compilation_cache.enable()
+    processes.say(f'workdir: {workdir}')
+    if DRY_RUN.value:
+        processes.say(plan(setup_together(CONFIG.value)))
+        return terminal.OK
+    try:
+        run(CONFIG.value, workdir, flags.FLAGS['profile'].value)
+    except DivergedError as error:
+        print(f'train.py: {error}', file=sys.stderr)
+        return terminal.FAILED
+    return terminal.OK

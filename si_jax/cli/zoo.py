@@ -1,0 +1,149 @@
+"""Lists, checks and measures the networks of the zoo, and adds to it."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from si_jax.errors import InputError
+from si_jax.runtime import compilation_cache, terminal
+from si_jax.zoo.adding import add
+from si_jax.zoo.entries import Entry, entries, entry
+from si_jax.zoo.verifying import measure, verify
+
+COLUMNS = {'clean': 'clean', 'pgd': 'PGD', 'autoattack': 'AA', 'worst_case': 'worst'}
+USAGE = """
+  python -m si_jax.zoo [list [--markdown]]
+  python -m si_jax.zoo verify [NAME ...]
+  python -m si_jax.zoo evaluate [NAME ...] [--full] [--data_dir=FOLDER]
+  python -m si_jax.zoo add --zoo=FOLDER --name=NAME --workdir=RUN
+                           --result=FILE.json"""
+ABOUT = """
+Lists, checks and measures the networks of the zoo, and adds to it.
+`zoo:NAME` stands for one of them in evaluate.py and si_jax.load_model.
+
+examples:
+  what there is
+    python -m si_jax.zoo
+  whether the files are what the manifest says: SHA-256, shapes, figures
+    python -m si_jax.zoo verify
+  clean accuracy and the PGD family again, image by image, in seconds
+    python -m si_jax.zoo evaluate digits-tradessi
+  AutoAttack and all else that was measured, on all networks
+    python -m si_jax.zoo evaluate --full
+  a run of yours and its result, into a zoo of yours
+    python -m si_jax.zoo add --zoo=FOLDER --name=NAME --workdir=RUN \\
+        --result=RESULT.json
+"""
+EPILOG = f"""
+SI_JAX_ZOO=FOLDER adds a zoo of your own to the one of the package.
+
+{terminal.exit_status('something is not as the manifest states', 'nothing is kept')}
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = terminal.parser('python -m si_jax.zoo', USAGE, ABOUT, EPILOG)
+    commands = flags.add_subparsers(dest='command', metavar='COMMAND', prog='python -m si_jax.zoo')
+    listed = commands.add_parser('list', help='what there is (the default)')
+    listed.add_argument('--markdown', action='store_true', help='as a Markdown table')
+    checked = commands.add_parser('verify', help='check the files')
+    checked.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
+    measured = commands.add_parser('evaluate', help='measure again and compare image by image')
+    measured.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
+    measured.add_argument(
+        '--full', action='store_true', help='all attacks of the manifest, not only the PGD family'
+    )
+    measured.add_argument('--data_dir', metavar='FOLDER', help='as for evaluate.py')
+    added = commands.add_parser('add', help='a trained and evaluated network')
+    added.add_argument(
+        '--zoo', required=True, metavar='FOLDER', help='with manifest.json; made if there is none'
+    )
+    added.add_argument('--name', required=True, help='of the new entry')
+    added.add_argument('--workdir', required=True, metavar='RUN', help='folder of the run of train.py')
+    added.add_argument(
+        '--result', required=True, metavar='FILE.json', help='what evaluate.py --workdir=RUN wrote'
+    )
+    added.add_argument('--data_dir', metavar='FOLDER', help='as for evaluate.py')
+    return flags
+
+
+def table(found: Iterable[Entry]) -> str:
+    """The networks, their threat model and accuracies in percent, for a terminal of 80 columns."""
+    lines = [
+        f'{"":<18}{"data":<9}{"ball":<16}'
+        + ''.join(f'{title:>7}' for title in COLUMNS.values())
+        + f'{"kB":>6}'
+    ]
+    for one in found:
+        ball = f'{one.threat_model["norm"]} {one.threat_model["eps"]:.4g}'
+        cells = [one.accuracy.get(key) for key in COLUMNS]
+        shown = ''.join(f'{"-" if cell is None else f"{100 * cell:.2f}":>7}' for cell in cells)
+        lines.append(f'{one.name:<18}{one.dataset["name"]:<9}{ball:<16}{shown}{one.bytes / 1000:>6.0f}')
+    return '\n'.join(lines)
+
+
+def as_markdown(found: Iterable[Entry]) -> str:
+    """The same for a page, with how each network is trained and the first digits of its SHA-256."""
+    lines = [
+        f'| network | data, ball | {" | ".join(COLUMNS.values())} | recipe, seed | SHA-256 |',
+        f'|{"---|" * (4 + len(COLUMNS))}',
+    ]
+    for one in found:
+        ball = f'{one.dataset["name"]}, {one.threat_model["norm"]} {one.threat_model["eps"]:.4g}'
+        cells = [one.accuracy.get(key) for key in COLUMNS]
+        shown = ' | '.join('' if cell is None else f'{100 * cell:.2f}' for cell in cells)
+        recipe = f'`{one.recipe["config"]}`, {one.seed}'
+        lines.append(f'| `{one.name}` | {ball} | {shown} | {recipe} | `{one.sha256[:12]}` |')
+    return '\n'.join(lines)
+
+
+def run_verify(names: list[str]) -> int:
+    """Prints a line for each network; 1 if one is not as stated."""
+    status = terminal.OK
+    for name in names or entries():
+        entry(name)  # an unknown name is a wrong value, not a damaged file
+        try:
+            print(f'{verify(name).name}: as stated')
+        except InputError as error:
+            print(f'FAIL {error}')
+            status = terminal.FAILED
+    return status
+
+
+def run_evaluate(names: list[str], full: bool, data_dir: str | None) -> int:
+    """Prints stated and measured accuracies; 1 if the flag of an image differs."""
+    compilation_cache.enable()
+    status = terminal.OK
+    print(f'{"":<18}{"attack":<17}{"stated":>8}{"found":>8}  images that differ')
+    for name in names or entries():
+        one = entry(name)
+        for row in measure(name, attacks=one.protocol['attacks'] if full else None, data_dir=data_dir):
+            differ = f'{row.differing} of {row.images}'
+            print(
+                f'{one.name:<18}{row.attack:<17}{100 * row.stated:>8.2f}{100 * row.found:>8.2f}  {differ}',
+                flush=True,
+            )
+            status |= row.differing > 0
+    if status:
+        print('Another machine rounds differently, and an image or two may differ; more is a fault.')
+    return int(status)
+
+
+def main(argv: list[str] | None = None) -> int:
+    return terminal.run('si_jax.zoo', lambda: run(**vars(parser().parse_args(argv))))
+
+
+def run(command: str | None, markdown: bool = False, **given: Any) -> int:
+    """The exit status of a command."""
+    if command == 'verify':
+        return run_verify(**given)
+    if command == 'evaluate':
+        return run_evaluate(**given)
+    found = [add(**given)] if command == 'add' else list(entries().values())
+    print(as_markdown(found) if markdown else table(found))
+    return terminal.OK
+
+
+if __name__ == '__main__':
+    sys.exit(main())

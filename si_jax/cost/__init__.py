@@ -1,0 +1,1 @@
+"""What a run costs: floating-point operations, chips, and a plan of time and memory."""

@@ -1,0 +1,300 @@
+"""What a training run will take: time, memory and communication, from its config and a machine's rates.
+
+    time = images x epochs x passes x F / (rate x devices) + all-reduces
+    memory of a device = 16 bytes x parameters + data + images on it x convolution outputs x bytes x live x c
+
+with `passes` and F of `cost.flops`, `live` the train-mode forward passes that wait for the backward pass at
+the same time, and c the intermediate values a convolution output leaves. On a CPU two rates are measured (of
+attack steps and of updates, on the config's own network); for a chip of `cost.chips` a share of its peak is
+assumed, and the limit that its peak and bandwidth set is given beside it.
+"""
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from si_jax import data, defenses, models
+from si_jax.cost import chips, flops
+from si_jax.cost.chips import Chip
+from si_jax.cost.flops import Network, Passes
+from si_jax.errors import InputError, unknown
+
+# The share of its peak that one H100 needs for the goal of 12 minutes for 120 epochs of TRADES on ResNet-18.
+# An assumption: nothing here was measured on an accelerator.
+ASSUMED_MFU = 0.31
+# Below so many images on a device the last, small layers do not fill a large chip.
+FILLING = 128
+# Of a small all-reduce: 80 a step were estimated to take 0.8 to 1.6 ms on 8 GPUs.
+LATENCY = 15e-6
+# Parameters, momentum, gradient and update.
+STATE_BYTES = 16
+# Left to the runtime.
+USABLE = 0.9
+# Intermediate values by convolution output. On the CPU from what XLA reserves for compiled steps;
+# elsewhere an estimate.
+RESIDUES = {'wrn': 2.6, 'small_cnn': 2.2, 'preact': 2.6, 'resnet': 2.8}
+RESIDUES_ACCELERATOR = 3.7
+
+
+class Run(NamedTuple):
+    """A run, whatever it runs on.
+
+    Attributes:
+        arch: Its architecture.
+        network: What a forward pass costs.
+        passes: What a step takes.
+        held_out_passes: Forward passes of the held-out evaluation on one image.
+        live: Forward passes that wait for the backward pass.
+        images: Training images of an epoch.
+        held_out: Held-out images.
+        evaluations: How often they are evaluated.
+        epochs: Number of epochs.
+        batch_size: Images of a step on all devices.
+        data_bytes: The resident data set.
+        dtype: What convolutions compute in.
+        norm_reductions: Small all-reduces of a step, of synchronised batch normalisation.
+    """
+
+    arch: str
+    network: Network
+    passes: Passes
+    held_out_passes: float
+    live: int
+    images: int
+    held_out: int
+    evaluations: int
+    epochs: int
+    batch_size: int
+    data_bytes: int
+    dtype: str
+    norm_reductions: int
+
+
+class Machine(NamedTuple):
+    """What a device can do.
+
+    Attributes:
+        name: For the report.
+        attack: FLOP/s of attack steps.
+        update: FLOP/s of updates.
+        memory: Bytes.
+        link: Bytes a second to other devices; None where all devices share their memory.
+        accelerator: Whether it is none of the CPUs.
+        chip: Its row in the table of chips, if it has one.
+    """
+
+    name: str
+    attack: float
+    update: float
+    memory: float
+    link: float | None
+    accelerator: bool
+    chip: Chip | None = None
+
+
+class Memory(NamedTuple):
+    """Bytes on each device."""
+
+    state: float
+    data: float
+    activations: float
+
+    @property
+    def total(self) -> float:
+        return self.state + self.data + self.activations
+
+
+class Step(NamedTuple):
+    """Seconds of a training step on so many devices; nothing of the communication is thought hidden."""
+
+    devices: int
+    attack: float
+    update: float
+    gradients: float
+    norms: float
+
+    @property
+    def compute(self) -> float:
+        return self.attack + self.update
+
+    @property
+    def total(self) -> float:
+        return self.compute + self.gradients + self.norms
+
+    @property
+    def communication(self) -> float:
+        """The share of the step."""
+        return (self.gradients + self.norms) / self.total
+
+
+def describe(config: ConfigDict, images: int | None = None) -> Run:
+    """The run that a config describes; no data is read.
+
+    Args:
+        config: As made by `si_jax/training/recipes.py`.
+        images: Training images before the validation split; None for those of the data set.
+
+    Raises:
+        InputError: A name in the config is unknown, or a number is out of range.
+    """
+    config = config.copy_and_resolve_references()
+    if config.data.name not in data.SOURCES:
+        raise unknown('data set', config.data.name, data.SOURCES)
+    source = data.SOURCES[config.data.name]
+    for name in ('epochs', 'batch_size'):
+        if config[name] < 1:
+            raise InputError(f'{name}={config[name]} must be positive')
+    defense = defenses.from_config(config.defense)
+    network = flops.network(model_of(config), source.shape)
+    whole = source.train_images if images is None else images
+    count = whole - config.data.validation
+    if config.data.limit:
+        count = min(count, config.data.limit)
+    if count < 1:
+        raise InputError(f'data.validation={config.data.validation} leaves none of the {whole} images')
+    height, width, channels = source.shape
+    steps = defense.steps if defense.step == 'free' else config.attack.steps
+    norms = network.norms * 2 * (len(defense.passes) + len(defense.before))
+    if defense.attack_bn == 'train' and defense.inner is not None:
+        norms += network.norms * 2 * steps
+    return Run(
+        arch=config.model.arch,
+        network=network,
+        passes=flops.training_passes(defense, steps),
+        # Natural, PGD, and PGD on calibrated logits; each attack ends in a forward pass.
+        held_out_passes=1 + 2 * (2 * config.evaluation.steps + 1),
+        live=flops.live_forwards(defense),
+        images=count,
+        held_out=config.data.validation,
+        evaluations=-(-config.epochs // config.evaluation.every_epochs),
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        data_bytes=count * height * width * channels,
+        dtype=config.model.dtype,
+        norm_reductions=norms if config.model.sync_bn else 0,
+    )
+
+
+def model_of(config: ConfigDict) -> Any:
+    """The network of a config, on one device."""
+    return models.create(
+        config.model.arch,
+        num_classes=data.SOURCES[config.data.name].num_classes,
+        width=config.model.width or None,
+        variant=config.model.variant or None,
+        normalise=config.model.normalise,
+        dtype=None if config.model.dtype == 'float32' else config.model.dtype,
+        hypersphere=defenses.from_config(config.defense).hypersphere,
+    )
+
+
+def accelerator(name: str, dtype: str, mfu: float = ASSUMED_MFU) -> Machine:
+    """A chip of the table that reaches a share of its peak.
+
+    Raises:
+        InputError: The chip is unknown, or the share is not in (0, 1].
+    """
+    chip = chips.find(name)
+    if not 0 < mfu <= 1:
+        raise InputError(f'mfu={mfu:g} is not in (0, 1]: it is the share of the peak, such as {ASSUMED_MFU}')
+    rate = mfu * peak(chip, dtype)
+    return Machine(chip.title, rate, rate, chip.memory, chip.link, True, chip)
+
+
+def peak(chip: Chip, dtype: str) -> float:
+    """FLOP/s of a chip in the precision that products of this dtype have on it by default."""
+    precision = chips.product_precision('gpu' if 'tf32' in chip.peak else 'tpu', dtype)
+    if precision not in chip.peak:
+        raise InputError(f"model.dtype={dtype!r} has no known peak on a {chip.title}: use 'bfloat16'")
+    return chip.peak[precision]
+
+
+def memory(run: Run, machine: Machine, devices: int, batch_size: int | None = None) -> Memory:
+    """What a step needs on each device."""
+    batch = run.batch_size if batch_size is None else batch_size
+    residues = RESIDUES_ACCELERATOR
+    if not machine.accelerator:
+        family = next((name for name in RESIDUES if run.arch.startswith(name)), 'resnet')
+        residues = RESIDUES[family]
+    # XLA's CPU back end computes bfloat16 in float32.
+    each = {'bfloat16': 2 if machine.accelerator else 4, 'float64': 8}.get(run.dtype, 4)
+    activations = batch / devices * run.network.outputs * each * run.live * residues
+    return Memory(STATE_BYTES * run.network.parameters, run.data_bytes, activations)
+
+
+def check_fits(run: Run, machine: Machine, devices: int) -> Memory:
+    """The memory of a step.
+
+    Raises:
+        InputError: The batch is not divisible by the devices, or does not fit (with the largest that does).
+    """
+    if devices < 1:
+        raise InputError(f'devices={devices} must be positive')
+    if run.batch_size % devices:
+        low = max(1, run.batch_size // devices) * devices
+        raise InputError(
+            f'batch_size={run.batch_size} is not divisible by the {devices} devices: '
+            f'use --config.batch_size={low} or {low + devices}'
+        )
+    need = memory(run, machine, devices)
+    if need.total > USABLE * machine.memory:
+        largest = largest_batch(run, machine, devices)
+        remedy = f'the largest batch that fits is --config.batch_size={largest}'
+        if not largest:
+            remedy = f'not even one image on each of {devices} devices does: take a chip with more memory'
+        usable = f'{USABLE * machine.memory / 1e9:.1f} of the {machine.memory / 1e9:.0f} GB'
+        raise InputError(
+            f'{run.arch} with batch_size={run.batch_size} needs {need.total / 1e9:.1f} GB on each of '
+            f'{devices} devices, and {usable} of a {machine.name} are usable: {remedy}'
+        )
+    return need
+
+
+def largest_batch(run: Run, machine: Machine, devices: int) -> int:
+    """The largest batch that fits on the devices, a multiple of their number; 0 if none does."""
+    one = memory(run, machine, devices, devices)
+    left = USABLE * machine.memory - one.state - one.data
+    return max(0, int(left // one.activations)) * devices
+
+
+def step(run: Run, machine: Machine, devices: int) -> Step:
+    """How long a step takes: computing in each device's share of the batch, then reducing its gradient."""
+    flop = run.network.flops * run.batch_size / devices
+    reduced = 0.0
+    if machine.link and devices > 1:  # a ring sends everything nearly twice
+        reduced = 4 * run.network.parameters * 2 * (devices - 1) / devices / machine.link
+    return Step(
+        devices,
+        attack=run.passes.attack * flop / machine.attack,
+        update=run.passes.update * flop / machine.update,
+        gradients=reduced,
+        norms=LATENCY * run.norm_reductions if machine.link and devices > 1 else 0.0,
+    )
+
+
+def seconds(run: Run, one: Step) -> float:
+    """Training without the held-out evaluations, at so much a step."""
+    return run.epochs * -(-run.images // run.batch_size) * one.total
+
+
+def held_out_seconds(run: Run, machine: Machine, devices: int) -> float:
+    """All held-out evaluations; compilation is left out."""
+    work = run.evaluations * run.held_out * run.held_out_passes * run.network.flops
+    return work / machine.attack / devices
+
+
+def limit(run: Run, chip: Chip, devices: int) -> float:
+    """Seconds below which no training on these chips can be, however well it is written.
+
+    A convolution takes at least its FLOPs at the peak, or its input and output at the chip's bandwidth; what
+    lies between two convolutions reads and writes the output once more.
+    """
+    each = 2 if run.dtype == 'bfloat16' else 4
+    rate = peak(chip, run.dtype)
+    forward = sum(
+        max(layer.flops / rate, each * (layer.inputs + layer.outputs) / chip.bandwidth)
+        + each * 2 * layer.outputs / chip.bandwidth
+        for layer in run.network.layers
+        if layer.convolution
+    )
+    return run.epochs * run.images * run.passes.total * forward / devices

@@ -1,0 +1,184 @@
+"""An evaluation on disk, so that one that was interrupted goes on where it was.
+
+The folder holds one file for each finished unit of work (a run of an attack, or a part of the images in it)
+and says which evaluation they belong to. The evaluation is the same program after a restart: it asks for its
+units in the same order and gets the finished ones from the folder, so the result is identical.
+"""
+
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from si_jax.errors import InputError
+from si_jax.evaluation.checks import disagreement
+from si_jax.runtime import processes
+from si_jax.runtime.progress import Part, Progress, part, silent
+from si_jax.storage import npz
+from si_jax.storage.files import read_json, write_atomic, write_json
+
+Arrays = dict[str, Any]  # NumPy arrays and numbers
+
+
+class Work(NamedTuple):
+    """A unit of work.
+
+    Attributes:
+        name: Of its file.
+        cost: In the units of the progress.
+        compute: Makes its arrays, on the devices of one process, and tells how far it is.
+    """
+
+    name: str
+    cost: int
+    compute: Callable[[Part], Arrays]
+
+
+def begun(folder: str | os.PathLike | None) -> dict[str, Any]:
+    """What the evaluation in a folder is made of; empty if there is none that can be read."""
+
+    def read() -> dict[str, Any]:
+        try:
+            before = read_json(Path(folder or '') / 'identity.json')
+        except (OSError, ValueError):
+            return {}
+        return before if isinstance(before, dict) else {}
+
+    return processes.together(read) if folder is not None else {}
+
+
+class Saved:
+    """The finished units of an evaluation; without a folder it remembers nothing.
+
+    Several processes share the units. The first one alone reads and writes them.
+
+    Args:
+        folder: Where they lie. Made when the first one is written.
+        identity: What the evaluation is made of, in JSON's types: it must be the same to go on.
+        logits: [N, K], of the clean images: the same model gives them again, to rounding.
+
+    Raises:
+        InputError: The folder holds the units of another evaluation; the message names the differences.
+    """
+
+    def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
+        self._folder = None if folder is None else Path(folder)
+        if self._folder is not None:
+            processes.together(lambda: self._open(Path(folder), identity, logits))  # type: ignore[arg-type]
+
+    def _open(self, folder: Path, identity: dict[str, Any], logits: np.ndarray) -> None:
+        self._folder = folder
+        path = self._folder / 'identity.json'
+        try:
+            before = read_json(path)
+            if not isinstance(before, dict):
+                raise ValueError('it is no table of settings')
+        except FileNotFoundError:
+            if self._folder.exists() and any(self._folder.iterdir()):
+                raise InputError(
+                    f'{str(folder)!r} is no state of an evaluation: give another place'
+                ) from None
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._write('clean', {'logits': logits})
+            write_json(path, identity)
+            return
+        except ValueError as error:
+            raise InputError(f'{path} is damaged ({error}): remove {str(folder)!r} to begin anew') from None
+        identity = json.loads(json.dumps(identity))
+        differences = [
+            f'{name} was {before.get(name)!r} and is {identity.get(name)!r}'
+            for name in sorted(before.keys() | identity.keys())
+            if before.get(name) != identity.get(name)
+        ]
+        if not differences:
+            there = self._read('clean')
+            if there is None or there['logits'].shape != logits.shape:
+                differences = ['the logits of the clean images cannot be compared']
+            elif difference := disagreement(logits, there['logits']):
+                differences = [f'the model differs, by {difference} on the clean images']
+        if differences:
+            raise InputError(
+                f'{str(folder)!r} holds the state of another evaluation: {"; ".join(differences)}. Go on '
+                'with that one, choose another output, or remove the folder'
+            )
+
+    def remember(self, unit: str, compute: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a unit: from the folder, or computed and written there."""
+        return self.remember_all([Work(unit, 0, lambda told: compute())], silent())[0]
+
+    def remember_all(self, work: Sequence[Work], bar: Progress) -> list[Arrays]:
+        """The arrays of units that need nothing of each other: each process computes some, and all get all.
+
+        Args:
+            work: The units, in the order of the result.
+            bar: Is told of what is done.
+        """
+        found: list[Arrays] = []
+        for first in range(0, len(work), processes.count()):
+            some = work[first : first + processes.count()]
+            # The units of a round take about as long as each other: this process's stands for all.
+            with part(bar, sum(unit.cost for unit in some)) as told:
+                found += self._round(some, told)
+        return found
+
+    def _round(self, work: Sequence[Work], told: Part) -> list[Arrays]:
+        """The arrays of at most one unit for each process."""
+        kept = {unit.name: self._read(unit.name) for unit in work} if processes.is_first() else {}
+        missing = processes.together(lambda: [name for name, arrays in kept.items() if arrays is None])
+        given = {name: arrays for name, arrays in kept.items() if arrays is not None}
+
+        def compute() -> None:
+            for unit in work[processes.index() : processes.index() + 1]:
+                if unit.name in missing:
+                    given[unit.name] = unit.compute(told)
+
+        processes.checked(compute)
+        arrays = _from_all(given)
+        if processes.is_first():
+            for name in missing:
+                self._write(name, arrays[name])
+        return [arrays[unit.name] for unit in work]
+
+    def _read(self, unit: str) -> Arrays | None:
+        if self._folder is None:
+            return None
+        try:
+            return npz.read(self._folder / f'{unit}.npz')
+        except (FileNotFoundError, npz.ArchiveError):
+            return None  # not there yet, or damaged: it is computed again
+
+    def _write(self, unit: str, arrays: Arrays) -> None:
+        if self._folder is not None:
+            content = io.BytesIO()
+            np.savez(content, **arrays)
+            try:
+                write_atomic(self._folder / f'{unit}.npz', content.getvalue())
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f'could not keep {unit} in {self._folder}: {error.strerror}. What was finished before '
+                    'it is there: free some space and run the same command again',
+                ) from error
+
+
+def _from_all(units: dict[str, Arrays]) -> dict[str, Arrays]:
+    """The units that the processes have, each with its arrays, in all of them."""
+    if processes.count() == 1:
+        return units
+    flat = {f'{name}/{key}': array for name, arrays in units.items() for key, array in arrays.items()}
+    whole: dict[str, Arrays] = {}
+    for given in processes.gather_arrays(flat):
+        for path, array in given.items():
+            name, _, key = path.rpartition('/')
+            whole.setdefault(name, {})[key] = array
+    return whole
+
+
+def remove(folder: str | os.PathLike) -> None:
+    """Removes the state, once the result is safe."""
+    shutil.rmtree(folder, ignore_errors=True)

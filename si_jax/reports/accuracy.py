@@ -1,0 +1,203 @@
+"""Accuracy under attack: the results that may stand in one table, and what the table says."""
+
+import json
+import math
+from typing import Any, NamedTuple
+
+from si_jax.evaluation.result import PROTOCOL
+from si_jax.reports.collect import Evaluated, Network
+
+
+class Cell(NamedTuple):
+    """An accuracy with Wilson's 95 % interval, fractions as in the JSON."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Row(NamedTuple):
+    """A row of the comparison.
+
+    Attributes:
+        name: 'natural', the attack, or 'worst case'.
+        settings: What tells the attack from others of the name.
+        cells: One a column; None where it was not measured.
+    """
+
+    name: str
+    settings: str
+    cells: list[Cell | None]
+
+
+class Column(NamedTuple):
+    """A network in a comparison: results that were measured on the same weights in the same way.
+
+    Attributes:
+        number: What it is drawn by.
+        label: Of the network.
+        note: Which of its checkpoints, and what was done to it.
+        results: Whose accuracies stand in the column.
+    """
+
+    number: int
+    label: str
+    note: str
+    results: list[Evaluated]
+
+
+class Group(NamedTuple):
+    """Results on the same images in the same ball.
+
+    Attributes:
+        about: Of the first of them.
+        columns: The networks.
+        rows: Natural accuracy, the attacks, the worst cases.
+    """
+
+    about: dict[str, Any]
+    columns: list[Column]
+    rows: list[Row]
+
+    @property
+    def title(self) -> str:
+        """The images and the ball."""
+        dataset, threat = self.about['dataset'], self.about['threat_model']
+        name, split = dataset.get('name') or 'images of your own', dataset.get('split')
+        return f'{dataset["examples"]:,} images of {name}{f" ({split})" if split else ""}, {ball(threat)}'
+
+
+def ball(threat: dict[str, Any]) -> str:
+    """A threat model in words: `Linf, eps = 0.0313725 (8/255)`."""
+    norm, eps = str(threat['norm']).capitalize(), float(threat['eps'])
+    pixels = 255 * eps
+    known = (
+        f' ({pixels:.0f}/255)' if norm == 'Linf' and math.isclose(pixels, round(pixels), abs_tol=1e-4) else ''
+    )
+    return f'{norm}, eps = {eps:.6g}{known}'
+
+
+def groups_of(networks: list[Network], dataset: str) -> list[Group]:
+    """The comparisons on a data set: results on other images or in another ball stand apart."""
+    found: list[tuple[list[Any], list[Any], list[tuple[Network, Evaluated]]]] = []
+    for network in networks:
+        for result in network.results:
+            if result.dataset != dataset:
+                continue
+            about, threat = result.about['dataset'], result.about['threat_model']
+            key = [about.get('split'), about.get('classes'), about['examples'], threat['norm'], threat['eps']]
+            if not dataset:  # nothing but their digest tells these images from others
+                key.append(about.get('digest') or str(result.path))
+            # Older results have no digest; they go with any.
+            digest = [about['digest']] if about.get('digest') else []
+            for other, known, members in found:
+                if key == other and (not digest or not known or digest == known):
+                    members.append((network, result))
+                    known[:] = known or digest
+                    break
+            else:
+                found.append((key, digest, [(network, result)]))
+    return [_group(members, len(networks)) for _, _, members in found]
+
+
+def _group(members: list[tuple[Network, Evaluated]], count: int) -> Group:
+    columns: list[tuple[Any, Column, dict[str, Cell]]] = []
+    heads: dict[str, tuple[str, str]] = {}
+    for network, result in members:
+        cells = {}
+        for key, head, cell in _cells(result.about):
+            heads.setdefault(key, head)
+            cells[key] = cell
+        same = json.dumps([network.number, *_variant(result)], default=str)
+        for other, column, known in columns:
+            # What was measured twice and not alike gets a column of its own.
+            if same == other and all(known.get(key, cell) == cell for key, cell in cells.items()):
+                column.results.append(result)
+                known |= cells
+                break
+        else:
+            again = any(network.label == column.label for _, column, _ in columns)
+            number = count + len(columns) if again else network.number
+            columns.append((same, Column(number, network.label, _note(result), [result]), cells))
+    order = sorted(heads, key=lambda key: {'natural': 0, 'worst case': 2}.get(heads[key][0], 1))
+    rows = [Row(*heads[key], [cells.get(key) for _, _, cells in columns]) for key in order]
+    return Group(members[0][1].about, [column for _, column, _ in columns], rows)
+
+
+def _cells(about: dict[str, Any]) -> list[tuple[str, tuple[str, str], Cell]]:
+    """(what it must share to stand in one row, name and settings, accuracy) for each accuracy of a result."""
+    found = [('natural', ('natural', ''), cell_of(about['clean']))]
+    protocols = []
+    for name, entry in about['attacks'].items():
+        protocol = json.dumps([name, about['seed'], *(entry.get(field) for field in PROTOCOL)], default=str)
+        protocols.append(protocol)
+        found.append((protocol, (name, settings(entry, about)), cell_of(entry)))
+    if len(protocols) > 1:
+        names = ', '.join(about['attacks'])
+        of = f'of {names}' if len(protocols) <= 4 else f'of {len(protocols)} attacks: {names}'
+        found.append((json.dumps(sorted(protocols)), ('worst case', of), cell_of(about['worst_case'])))
+    return found
+
+
+def cell_of(entry: dict[str, Any]) -> Cell:
+    """The accuracy of an entry of a result's JSON."""
+    return Cell(float(entry['accuracy']), *map(float, entry['ci95']))
+
+
+def settings(entry: dict[str, Any], about: dict[str, Any]) -> str:
+    """The settings of an attack that its name does not say."""
+    parts = []
+    if entry.get('steps') is not None:
+        parts.append(f'{entry["steps"]} steps')
+        size, usual = entry.get('step_size'), about['threat_model']['eps'] / 4
+        if size is not None and not math.isclose(size, usual, rel_tol=1e-5):
+            parts.append(f'{size:.4g} long')
+    if (restarts := entry.get('restarts') or 1) > 1:
+        parts.append(f'{restarts} restarts')
+    if (samples := entry.get('eot_samples') or 1) > 1:
+        parts.append(f'{samples} gradients a step')
+    if about['seed']:
+        parts.append(f'seed {about["seed"]}')
+    return ', '.join(parts)
+
+
+def _variant(result: Evaluated) -> list[Any]:
+    """What makes another network of the same run."""
+    model, about = result.model, result.about
+    return [model.get('step'), model.get('logit_scale', 1.0), about.get('gradient_of'), about['precision']]
+
+
+def _note(result: Evaluated) -> str:
+    model = result.model
+    parts = [f'{model["checkpoint"]} checkpoint'] if model.get('checkpoint') else []
+    parts += [f'step {model["step"]}'] if model.get('step') is not None else []
+    if (scale := model.get('logit_scale', 1.0)) != 1.0:
+        parts.append(f'logits times {scale:g}')
+    if result.about.get('gradient_of'):
+        parts.append('attacked through another gradient')
+    return ', '.join(parts)
+
+
+class Headline(NamedTuple):
+    """The number of a network that a reader should keep: the lowest of its accuracies under attack."""
+
+    column: Column
+    of: str
+    cell: Cell | None
+    natural: Cell | None
+
+
+def headlines(group: Group) -> list[Headline]:
+    """The headline of each column."""
+    found = []
+    for i, column in enumerate(group.columns):
+        natural = next((row.cells[i] for row in group.rows if row.name == 'natural'), None)
+        lowest: Cell | None = None
+        of = ''
+        for row in group.rows:
+            cell = row.cells[i]
+            if row.name != 'natural' and cell is not None and (lowest is None or cell.value <= lowest.value):
+                worst = row.name == 'worst case'
+                lowest, of = cell, f'{row.name} {row.settings}' if worst else f'under {row.name}'
+        found.append(Headline(column, of, lowest, natural))
+    return found

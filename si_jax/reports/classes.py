@@ -1,0 +1,80 @@
+"""Accuracy by class, from the flags of each image."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from si_jax.evaluation.result import wilson
+from si_jax.reports.accuracy import Cell, Group
+
+# In the order of the data set's labels; the other sets have numbers for names, or too many names.
+NAMES = {
+    'cifar10': ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
+}
+
+
+class ClassRow(NamedTuple):
+    """A class.
+
+    Attributes:
+        name: Its number, with its name where it has one.
+        images: How many there are.
+        cells: (natural, worst case) for each column; None where it has no such image.
+    """
+
+    name: str
+    images: int
+    cells: list[tuple[Cell, Cell] | None]
+
+
+class ByClass(NamedTuple):
+    """The accuracies of a group by class.
+
+    Attributes:
+        heads: (number, label, worst case of which attacks) of each column.
+        rows: The classes that have images, in order.
+    """
+
+    heads: list[tuple[int, str, str]]
+    rows: list[ClassRow]
+
+    @property
+    def legend(self) -> list[tuple[int, str]]:
+        """Number and label of each network, once."""
+        return list(dict.fromkeys((number, label) for number, label, _ in self.heads))
+
+
+def name_of(dataset: str, label: int) -> str:
+    """What the page calls a class."""
+    names = NAMES.get(dataset, ())
+    return names[label] if 0 <= label < len(names) else str(label)
+
+
+def by_class(group: Group) -> ByClass | None:
+    """The natural accuracy and the worst case of every class; None if there are no flags of images.
+
+    Args:
+        group: Results on the same images.
+    """
+    columns = [
+        (column, result.flags) for column in group.columns for result in column.results if result.flags
+    ]
+    if not columns:
+        return None
+    dataset = str(group.about['dataset'].get('name') or '')
+    rows = []
+    for label in np.unique(np.concatenate([flags.labels for _, flags in columns])):
+        cells: list[tuple[Cell, Cell] | None] = []
+        count = 0
+        for _, flags in columns:
+            mine = flags.labels == label
+            count = max(count, int(mine.sum()))
+            shares = [_share(flags.correct[name][mine]) for name in ('clean', 'worst_case') if mine.any()]
+            cells.append((shares[0], shares[1]) if shares else None)
+        rows.append(ClassRow(name_of(dataset, int(label)), count, cells))
+    heads = [(column.number, column.label, ', '.join(flags.about['attacks'])) for column, flags in columns]
+    return ByClass(heads, rows)
+
+
+def _share(flags: np.ndarray) -> Cell:
+    return Cell(float(flags.mean()), *wilson(int(flags.sum()), len(flags)))

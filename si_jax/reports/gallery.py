@@ -1,0 +1,206 @@
+"""Test images before and after an attack, with what the network says of them."""
+
+import base64
+import io
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from si_jax import data
+from si_jax.errors import InputError
+from si_jax.reports.adversarial import Images, anew, saved
+from si_jax.reports.classes import name_of
+from si_jax.reports.collect import Network
+from si_jax.runtime.progress import progress
+from si_jax.zoo.load import LoadedModel, load_model
+
+
+class Said(NamedTuple):
+    """What a network says of an image: a class, and its softmax probability."""
+
+    label: str
+    confidence: float
+    right: bool
+
+
+class Shot(NamedTuple):
+    """An image of the gallery.
+
+    Attributes:
+        image: Its number in the test set.
+        label: Its true class.
+        clean: As a data URI.
+        adversarial: Likewise.
+        perturbation: Likewise, magnified around grey.
+        size: The largest change of a pixel.
+        before: What the network says of the clean image; None without a checkpoint.
+        after: What it says of the adversarial one.
+        held: Whether the adversarial image is classified correctly; None if that is not known.
+    """
+
+    image: int
+    label: str
+    clean: str
+    adversarial: str
+    perturbation: str
+    size: float
+    before: Said | None
+    after: Said | None
+    held: bool | None
+
+
+class Gallery(NamedTuple):
+    """The images of a network.
+
+    Attributes:
+        number: Of the network.
+        label: Likewise.
+        source: Where the adversarial images come from.
+        factor: By which perturbations are magnified.
+        shots: One an image.
+    """
+
+    number: int
+    label: str
+    source: str
+    factor: float
+    shots: list[Shot]
+
+
+def galleries(
+    networks: list[Network], dataset: str, count: int, data_dir: str | None, problems: list[str]
+) -> list[Gallery]:
+    """The first test images of each class, the same for all networks.
+
+    Args:
+        networks: Of the page.
+        dataset: Whose test images are shown.
+        count: How many; the first image of each class, then the next ones.
+        data_dir: Where the data set lies; None for where the runs had it.
+        problems: Gets why images cannot be shown, and the remedy.
+    """
+    shown = [one for one in networks if _is_on(one, dataset)]
+    if not count or not shown or dataset not in data.SOURCES:
+        return []
+    places = [one.run.config['data'].get('dir') for one in shown if one.run]
+    try:
+        test = data.load(dataset, 'test', data_dir or next((place for place in places if place), None))
+    except (InputError, OSError) as error:
+        problems.append(f'No images of {dataset}: {error}')
+        return []
+    images = np.asarray(data.to_unit(jnp.asarray(test.images), test.scale))
+    chosen = _choose(test.labels, min([len(test.labels), *_examples(shown, dataset)]), count)
+    found = []
+    with progress(len(shown), f'images of {dataset}', 'network', passing=True) as bar:
+        for network in shown:
+            model = _model(network, dataset, problems)
+            made = saved(network, dataset, images, test.labels, chosen, problems)
+            if made is None and model is not None:
+                made = anew(network, model, images, test.labels, chosen, problems)
+            if made is not None:
+                labels = test.labels[chosen]
+                found.append(_gallery(network, dataset, model, images[chosen], labels, chosen, made))
+            bar.update()
+    return found
+
+
+def _is_on(network: Network, dataset: str) -> bool:
+    trained = network.run is not None and network.run.config['data']['name'] == dataset
+    return trained or any(result.dataset == dataset for result in network.results)
+
+
+def _examples(networks: list[Network], dataset: str) -> list[int]:
+    """How many images the results have, so that each of them has the images that are shown."""
+    found = [one.about['dataset']['examples'] for network in networks for one in network.results
+             if one.dataset == dataset]  # fmt: skip
+    return found
+
+
+def _choose(labels: np.ndarray, limit: int, count: int) -> np.ndarray:
+    """The first image of each class, then the next images of all, in the order of their classes."""
+    labels = labels[:limit]
+    firsts = [int(np.argmax(labels == label)) for label in np.unique(labels)][:count]
+    others = [i for i in range(limit) if i not in firsts][: count - len(firsts)]
+    return np.asarray(firsts + others)
+
+
+def _model(network: Network, dataset: str, problems: list[str]) -> LoadedModel | None:
+    """The network at the checkpoint that was evaluated; None, and why, if it cannot be loaded."""
+    if network.run is None:
+        return None
+    steps = [result.model.get('step') for result in network.results if result.dataset == dataset]
+    which: Any = next((step for step in steps if step is not None), 'best')
+    if which == 'best' and not network.run.config['data'].get('validation'):
+        which = 'last'
+    try:
+        return load_model(network.run.path, which)
+    except (InputError, OSError, KeyError, AttributeError, TypeError) as error:
+        problems.append(
+            f'{network.run.path}: no predictions of this network in the gallery, its checkpoint cannot be '
+            f'loaded ({error})'
+        )
+        return None
+
+
+def _gallery(
+    network: Network,
+    dataset: str,
+    model: LoadedModel | None,
+    images: np.ndarray,
+    labels: np.ndarray,
+    chosen: np.ndarray,
+    made: Images,
+) -> Gallery:
+    delta = made.adversarial - images
+    factor = _round_down(0.5 / max(float(np.abs(delta).max()), 1e-6))
+    before = _say(model, images, labels, dataset)
+    after = _say(model, made.adversarial, labels, dataset)
+    shots = []
+    for i, index in enumerate(chosen):
+        said = after[i]
+        known = None if made.held is None else bool(made.held[i])
+        shots.append(
+            Shot(
+                int(index),
+                name_of(dataset, int(labels[i])),
+                data_uri(images[i]),
+                data_uri(made.adversarial[i]),
+                data_uri(0.5 + factor * delta[i]),
+                float(np.abs(delta[i]).max()),
+                before[i],
+                said,
+                known if said is None else said.right,
+            )
+        )
+    return Gallery(network.number, network.label, made.source, factor, shots)
+
+
+def _say(
+    model: LoadedModel | None, images: np.ndarray, labels: np.ndarray, dataset: str
+) -> list[Said | None]:
+    if model is None:
+        return [None] * len(images)
+    with jax.default_matmul_precision('highest'):
+        shares = np.asarray(jax.nn.softmax(model(jnp.asarray(images, jnp.float32)).logits))
+    return [
+        Said(name_of(dataset, int(row.argmax())), float(row.max()), int(row.argmax()) == label)
+        for row, label in zip(shares, labels, strict=True)
+    ]
+
+
+def _round_down(factor: float) -> float:
+    """The factor with two significant digits, so that it can be stated."""
+    unit = 10.0 ** (math.floor(math.log10(factor)) - 1)
+    return float(f'{math.floor(factor / unit + 0.01) * unit:.2g}')
+
+
+def data_uri(image: np.ndarray) -> str:
+    """An image [H, W, C] in [0, 1], with 1 or 3 channels, as PNG in a data URI."""
+    pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, 'PNG', optimize=True)
+    return f'data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}'

@@ -1,0 +1,168 @@
+"""The runs and results of a folder, found by what they are and not by what their folders are called.
+
+A run is a folder with the `config.json` of train.py; the results of evaluate.py below it belong to it. Copies
+of these files serve as well as the run itself, and checkpoints are not read.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from si_jax.errors import InputError
+from si_jax.evaluation.result import SCHEMA
+from si_jax.storage import files
+from si_jax.training.metrics import read_metrics
+from si_jax.training.workdir import MAY_CHANGE
+
+# Folders that hold no results, some of them many files.
+PRUNED = ('checkpoints', 'tensorboard')
+# What does not change what a run measures; everything else, the epochs too, makes it another run.
+IRRELEVANT = (*(name for name in MAY_CHANGE if name != 'epochs'), 'evaluation.batch_size')
+COLLAPSE = 0.2  # a fall of accuracy under PGD between two epochs, as in configs of RFGSM-AT
+
+
+class Run(NamedTuple):
+    """A run of train.py.
+
+    Attributes:
+        path: Its folder.
+        config: Its config, nested dictionaries.
+        lines: Its metrics, a dictionary for each epoch.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    lines: list[dict[str, Any]]
+
+    @property
+    def guarded(self) -> bool:
+        """Whether the guard against catastrophic overfitting ended it."""
+        falls = _largest_fall([line.get('pgd5_accuracy') for line in self.lines[-2:]])
+        drop = self.config.get('overfitting', {}).get('drop', 0.0)
+        return bool(drop) and falls is not None and falls > drop
+
+    @property
+    def unfinished(self) -> str | None:
+        """How far it is, None if it came to its end."""
+        done = self.lines[-1].get('epoch') or 0 if self.lines else 0
+        if done >= self.config['epochs'] or self.guarded:
+            return None
+        missing = '' if self.lines else ' (metrics.jsonl is missing or empty)'
+        return f'epoch {done:g} of {self.config["epochs"]}{missing}'
+
+    @property
+    def collapsed(self) -> bool | None:
+        """Whether its robustness collapsed during training; None if nothing was held out."""
+        fall = _largest_fall([line.get('validation/pgd_accuracy') for line in self.lines])
+        return True if self.guarded else None if fall is None else fall > COLLAPSE
+
+
+class Measured(NamedTuple):
+    """A result of evaluate.py.
+
+    Attributes:
+        path: The JSON file.
+        about: Its content.
+        run: The folder of the run that it belongs to, None for other networks.
+    """
+
+    path: Path
+    about: dict[str, Any]
+    run: Path | None
+
+
+class Folder(NamedTuple):
+    """The runs and results below a folder."""
+
+    runs: list[Run]
+    results: list[Measured]
+
+
+def scan(folder: str | os.PathLike, problems: list[str] | None = None) -> Folder:
+    """Reads all runs and results below a folder; one that does not exist has none.
+
+    Args:
+        folder: The folder, or a single JSON file.
+        problems: Gets what is wrong with a file, which is then passed over; None to raise it.
+
+    Raises:
+        InputError: A config or a result is damaged, or of another schema.
+    """
+    runs: list[Run] = []
+    results: list[Measured] = []
+    for path in json_files(Path(folder)):
+        try:
+            _sort_in(path, read_json(path), runs, results)
+        except InputError as error:
+            if problems is None:
+                raise
+            problems.append(str(error))
+    folders = {run.path for run in runs}
+    return Folder(runs, [result._replace(run=_owner(result.path, folders)) for result in results])
+
+
+def _sort_in(path: Path, about: dict[str, Any], runs: list[Run], results: list[Measured]) -> None:
+    """Adds a file to the runs or the results, if it is one of them."""
+    if path.name == 'config.json' and {'data', 'defense', 'epochs'} <= about.keys():
+        metrics = path.with_name('metrics.jsonl')
+        runs.append(Run(path.parent, about, list(read_metrics(metrics)) if metrics.exists() else []))
+    elif {'attacks', 'clean', 'threat_model'} <= about.keys():
+        if about.get('schema') != SCHEMA:
+            raise InputError(
+                f'{path} has schema {about.get("schema")!r}, known is {SCHEMA}: evaluate again with this '
+                'version, or move it out of the folder'
+            )
+        results.append(Measured(path, about, None))
+
+
+def json_files(folder: Path) -> Iterator[Path]:
+    """The JSON files below a folder that are not empty, in order; a file is the only one of itself."""
+    if folder.is_file():
+        yield folder
+    for place, below, names in os.walk(folder):
+        below[:] = sorted(n for n in below if n not in PRUNED and not n.endswith('.partial'))
+        for path in (Path(place, name) for name in sorted(names) if name.endswith('.json')):
+            if path.stat().st_size:  # as `report.py --json > FILE` has made it in the same folder
+                yield path
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one if it holds something else.
+
+    Raises:
+        InputError: It is damaged.
+    """
+    try:
+        about = files.read_json(path)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f'{path} is damaged ({error}): evaluate or train again, or move it out of the folder'
+        ) from error
+    return about if isinstance(about, dict) else {}
+
+
+def _owner(path: Path, folders: set[Path]) -> Path | None:
+    return next((parent for parent in path.parents if parent in folders), None)
+
+
+def _largest_fall(accuracies: list[float | None]) -> float | None:
+    known = [value for value in accuracies if value is not None]
+    return max((a - b for a, b in itertools.pairwise(known)), default=0.0 if known else None)
+
+
+def stale(about: dict[str, Any], run: Run, checkpoint: str | None) -> str | None:
+    """Why a result is not of the checkpoint that the run has now."""
+    model = about.get('model', {})
+    if model.get('checkpoint') != checkpoint:
+        return f'it is of the checkpoint {model.get("checkpoint")}, the table of {checkpoint}'
+    step = model.get('step')
+    if checkpoint == 'last':
+        wanted = run.lines[-1]['step']
+        return None if step == wanted else f'it is of step {step}, and the run went on to {wanted}'
+    name = 'validation/calibrated_pgd_accuracy'
+    scores = {line['step']: line[name] for line in run.lines if line.get(name) is not None}
+    if scores and scores.get(step) != max(scores.values()):
+        return f'it is of step {step}, which is no longer the best of the run'
+    return None

@@ -1,0 +1,1 @@
+"""What a program needs around it: devices, processes, signals, progress and the terminal."""

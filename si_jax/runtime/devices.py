@@ -1,0 +1,289 @@
+"""Devices: the one place that knows how many there are and how a program is spread over them.
+
+A training step is written for one shard of the batch and averages over the axis `AXIS` itself; it is compiled
+for all devices of all processes. State and resident data are replicated once, before the first call: handed
+over on the default device they would be copied at every call, and the step would compile twice. Attacks on
+single images, which need nothing of each other, run on the devices of this process alone.
+"""
+
+import contextlib
+import contextvars
+import functools
+import inspect
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from si_jax.errors import InputError
+from si_jax.runtime import processes
+
+AXIS = 'devices'
+Tree = TypeVar('Tree')
+Task = TypeVar('Task')
+Done = TypeVar('Done')
+
+
+def everywhere() -> list[jax.Device]:
+    """All devices, process by process: each has a block of the rows of a batch."""
+    return sorted(jax.devices(), key=lambda device: (device.process_index, device.id))
+
+
+def mesh(devices: list[jax.Device] | None = None) -> Mesh:
+    """The one-dimensional mesh over the devices, all of all processes by default."""
+    return Mesh(np.array(devices or everywhere()), (AXIS,))
+
+
+def replicate(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+    """A copy of the tree on every device, by default of all processes, which must give the same values.
+
+    Copies first: device_put may alias its source, which a later donation would delete.
+    """
+    target = NamedSharding(mesh(devices), PartitionSpec())
+
+    def copy(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            if target.is_fully_addressable:
+                return jax.device_put(leaf, target)
+            data = copy(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        host = np.array(leaf)
+        if target.is_fully_addressable:
+            return jax.device_put(host, target)
+        return jax.make_array_from_callback(host.shape, target, lambda index: host[index])
+
+    return jax.tree.map(copy, tree)
+
+
+def local(tree: Tree) -> Tree:
+    """Replicated leaves as arrays on the devices of this process alone, without a copy."""
+    target = NamedSharding(mesh(jax.local_devices()), PartitionSpec())
+
+    def part(leaf: Any) -> jax.Array:
+        if leaf.is_fully_addressable:
+            return leaf
+        copies = {shard.device: shard.data for shard in leaf.addressable_shards}
+        return jax.make_array_from_single_device_arrays(
+            leaf.shape, target, [copies[device] for device in jax.local_devices()]
+        )
+
+    return jax.tree.map(part, tree)
+
+
+def shard_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+    """Leaves [B, ...] as [D, B / D, ...], in row order over the devices, by default of all processes.
+
+    Over several processes each puts its own rows on its devices; the leaves are then arrays of all of them.
+
+    Raises:
+        InputError: B is not divisible by the number of devices.
+    """
+    devices = devices or everywhere()
+    count, rank = len(devices), jax.process_index()
+    mine = [number for number, device in enumerate(devices) if device.process_index == rank]
+    layout = None if len(mine) == count else NamedSharding(mesh(devices), PartitionSpec(AXIS))
+
+    def split(leaf: Any) -> Any:
+        check_divisible(leaf.shape[0], count)
+        rows = leaf.reshape((count, leaf.shape[0] // count, *leaf.shape[1:]))
+        if layout is None:
+            return rows
+        return jax.make_array_from_process_local_data(layout, np.asarray(rows[mine]), rows.shape)
+
+    return jax.tree.map(split, tree)
+
+
+def place_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
+    """`shard_rows`, on the devices already: a host array would be handed over at every call."""
+    return jax.device_put(shard_rows(tree, devices), NamedSharding(mesh(devices), PartitionSpec(AXIS)))
+
+
+def from_every_process(mine: np.ndarray) -> jax.Array:
+    """What each process has, [D, ...] over the devices of all: each device has a copy of its process's."""
+    layout = NamedSharding(mesh(), PartitionSpec(AXIS))
+    copies = np.broadcast_to(mine, (jax.local_device_count(), *mine.shape))
+    return jax.make_array_from_process_local_data(layout, copies, (jax.device_count(), *mine.shape))
+
+
+def join_rows(tree: Tree) -> Tree:
+    """Leaves [D, B / D, ...] as [B, ...], on the host of every process: the inverse of `shard_rows`."""
+
+    def join(leaf: Any) -> np.ndarray:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            leaf = multihost_utils.process_allgather(leaf, tiled=True)
+        return np.asarray(leaf).reshape(-1, *leaf.shape[2:])
+
+    return jax.tree.map(join, tree)
+
+
+def check_divisible(batch_size: int, devices: int | None = None) -> None:
+    """Raises InputError unless the batch size is a multiple of the number of devices of all processes."""
+    devices = devices or jax.device_count()
+    if batch_size < 1 or batch_size % devices:
+        low = max(1, batch_size // devices) * devices
+        parts = f' of {processes.count()} processes' if processes.count() > 1 else ''
+        raise InputError(
+            f'batch_size={batch_size} is not divisible by the {devices} devices{parts}: '
+            f'use {low} or {low + devices}'
+        )
+
+
+def compile_step(step: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
+    """Compiles (state, carry, data, batch, key) -> (state, carry, metrics) for all devices of all processes.
+
+    State, data and key are replicated, carry and batch have a leading device axis; metrics must be equal on
+    all devices when the step returns them. State and carry are donated.
+    """
+    whole, rows = PartitionSpec(), PartitionSpec(AXIS)
+    over = mesh(devices)
+
+    def shard(state: Any, carry: Any, data: Any, batch: Any, key: Any) -> Any:
+        carry, batch = jax.tree.map(lambda leaf: leaf[0], (carry, batch))
+        state, carry, metrics = step(state, carry, data, batch, key)
+        return state, jax.tree.map(lambda leaf: leaf[None], carry), metrics
+
+    takes, returns = (whole, rows, whole, rows, whole), (whole, rows, whole)
+    body = jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=returns, check_vma=False)
+    return jax.jit(
+        body,
+        compiler_options=compiler_options(),
+        in_shardings=tuple(NamedSharding(over, spec) for spec in takes),
+        out_shardings=tuple(NamedSharding(over, spec) for spec in returns),
+        donate_argnums=(0, 1),
+    )
+
+
+def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
+    """Compiles (shared, *rows) -> rows, a function of each row by itself, for the devices of this process.
+
+    `shared` is replicated (weights), every other argument and result has a leading device axis, as made by
+    `shard_rows`.
+    """
+
+    rows = len(inspect.signature(function).parameters) - 1
+    whole, split = PartitionSpec(), PartitionSpec(AXIS)
+    over = mesh(devices or jax.local_devices())
+
+    def shard(shared: Any, *rows: Any) -> Any:
+        found = function(shared, *jax.tree.map(lambda leaf: leaf[0], rows))
+        return jax.tree.map(lambda leaf: leaf[None], found)
+
+    takes = (whole, *[split] * rows)
+    layouts = tuple(NamedSharding(over, spec) for spec in takes)
+    compiled = jax.jit(
+        jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=split, check_vma=False),
+        compiler_options=compiler_options(),
+        in_shardings=layouts,
+        out_shardings=layouts[-1],
+    )
+    if jax.process_count() == 1:
+        return compiled
+    # Where there are several, jit takes no host array for rows, though they are of this process alone.
+    return lambda shared, *rows: compiled(shared, *jax.device_put(rows, layouts[1:]))
+
+
+@functools.cache
+def compiler_options() -> dict[str, str]:
+    """What XLA is told for a program of this package: on the CPU, to leave convolutions to Eigen.
+
+    The other library that XLA may take for them, YNNPACK, was slower in attacks on all networks that were
+    measured (docs/performance.md); products and reductions stay with it. `XLA_FLAGS` goes before; a version
+    of XLA without the option is let be.
+    """
+    option = 'xla_cpu_experimental_ynn_fusion_type'
+    if jax.default_backend() != 'cpu' or option in os.environ.get('XLA_FLAGS', ''):
+        return {}
+    options = {option: 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT,LIBRARY_FUSION_TYPE_REDUCE'}
+    try:
+        jax.jit(lambda: 0, compiler_options=options).lower().compile()
+    except (jax.errors.JaxRuntimeError, ValueError):
+        return {}
+    return options
+
+
+def side_by_side(
+    function: Callable[[Task], Done],
+    tasks: Sequence[Task],
+    devices: list[jax.Device] | None = None,
+    on_done: Callable[[int], None] = lambda count: None,
+) -> list[Done]:
+    """[function(task) for task in tasks], on the CPU several at a time, one for each core that a device has.
+
+    A small program keeps one core busy, however many its device has. JAX runs what one thread hands over in
+    order, but what several do side by side. What `function` returns is waited for on the CPU alone: elsewhere
+    the device works through a queue, which must not run empty. `on_done` is told how many tasks are done.
+    """
+    devices = devices or jax.local_devices()
+    count = min(cores() // len(devices) if devices[0].platform == 'cpu' else 1, len(tasks))
+    found: list[Done] = []
+
+    def collect(results: Iterable[Done]) -> list[Done]:
+        for one in results:
+            found.append(one)
+            on_done(len(found))
+        return found
+
+    if count < 2:
+        return collect(map(function, tasks))
+    precision = jax.config.values['jax_default_matmul_precision']  # each thread has its own
+
+    def one(task: Task) -> Done:
+        with jax.default_matmul_precision(precision):
+            return jax.block_until_ready(function(task))
+
+    contexts = [contextvars.copy_context() for _ in tasks]
+    with ThreadPoolExecutor(count) as pool:
+        # Closing drops the tasks that were not begun: after an interrupt nobody waits for them.
+        with contextlib.closing(
+            pool.map(lambda context, task: context.run(one, task), contexts, tasks)  # type: ignore[type-var]
+        ) as results:
+            return collect(results)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def map_rows(
+    function: Callable[..., Any],
+    shared: Any,
+    rows: tuple[Any, ...],
+    chunk: int | tuple[int, ...],
+    devices: list[jax.Device] | None = None,
+    on_share: Callable[[float], None] = lambda share: None,
+) -> Any:
+    """Applies a function from `compile_rows` to all rows, `chunk` at a time; results are host arrays.
+
+    The last chunk is filled up with copies of its first row, so that one compiled program serves all chunks.
+
+    Args:
+        function: (shared, *rows) -> rows.
+        shared: Replicated.
+        rows: Trees of arrays [N, ...].
+        chunk: Rows at once on all devices together, a multiple of their number. Of several such sizes,
+            largest first, the last chunk takes the smallest that holds its rows.
+        devices: Those that the function was compiled for.
+        on_share: Is told the share of the chunks that are done.
+    """
+    devices = devices or jax.local_devices()
+    sizes = (chunk,) if isinstance(chunk, int) else chunk
+    count = jax.tree.leaves(rows)[0].shape[0]
+
+    def part(first: int) -> Any:
+        real = min(sizes[0], count - first)
+        size = min(size for size in sizes if size >= real)
+        indices = np.arange(first, first + size)
+        indices[real:] = first
+        done = function(shared, *shard_rows(jax.tree.map(lambda leaf: leaf[indices], rows), devices))
+        return jax.tree.map(lambda leaf: np.asarray(leaf).reshape(size, *leaf.shape[2:])[:real], done)
+
+    firsts = range(0, count, sizes[0])
+    parts = side_by_side(part, firsts, devices, lambda done: on_share(done / len(firsts)))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)

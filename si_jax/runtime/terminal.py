@@ -1,0 +1,183 @@
+"""Manners that all commands share: exit status, what to type after an interruption, and sparing colours."""
+
+import argparse
+import contextlib
+import fractions
+import os
+import re
+import shlex
+import signal
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
+
+from si_jax.errors import InputError
+
+OK, FAILED, BAD_INPUT, LOST = 0, 1, 2, 3
+WIDTH = 80  # of tables and of what --help prints
+_BOLD, _RED, _YELLOW = '1', '31', '33'
+# What stands out in a table: the accuracy that counts, and what a reader must not miss.
+_COLOURS = (
+    (r'^(worst case|verdict: PASS)\b.*', _BOLD),
+    (r'^(warning: |warn |verdict: WARN\b).*(\n {2,}.*)*', _YELLOW),
+    (r'^(FAIL |verdict: FAIL\b).*(\n {2,}.*)*', _RED),
+)
+
+
+class Stopped(SystemExit):
+    """A signal ended the command, whose exit status is 128 + its number; what was finished is kept.
+
+    Attributes:
+        name: `'SIGINT'` or `'SIGTERM'`.
+    """
+
+    def __init__(self, name: str):
+        super().__init__(128 + signal.Signals[name])
+        self.name = name
+
+
+def exit_status(
+    failed: str,
+    stopped: str = 'the same command goes on from what was finished',
+    *,
+    several: bool = False,
+) -> str:
+    """The lines about exit status for --help.
+
+    Args:
+        failed: When it is 1.
+        stopped: What a signal leaves behind.
+        several: Whether several processes can run the command.
+    """
+    meaning = {
+        '0': 'done',
+        '1': failed,
+        '2': 'bad input: a wrong flag, value or file; the message names the remedy',
+        **({str(LOST): 'another process of the run was lost; the message names it'} if several else {}),
+        '130, 143': f'stopped by Ctrl-C, by SIGTERM; {stopped}',
+    }
+    lines = [line for number, words in meaning.items() for line in wrapped(f'  {number:<10}', words)]
+    return '\n'.join(['exit status:', *lines])
+
+
+def command_line() -> str:
+    """What was typed to start this process, to be typed again."""
+    return shlex.join(sys.orig_argv)
+
+
+def stopped(name: str, kept: str) -> Stopped:
+    """Says on standard error what a signal left behind and which command goes on; returns what to raise."""
+    print(f'{name}: {kept}. To go on:\n    {command_line()}', file=sys.stderr, flush=True)
+    return Stopped(name)
+
+
+@contextlib.contextmanager
+def resumable(kept: str) -> Iterator[None]:
+    """What is inside may be stopped at any moment by Ctrl-C or SIGTERM, as it keeps what is finished.
+
+    Args:
+        kept: What a signal leaves behind, for the reader.
+
+    Raises:
+        Stopped: One of the signals came.
+    """
+
+    def handle(number: int, frame: Any) -> None:
+        raise Stopped(signal.Signals(number).name)
+
+    in_main = threading.current_thread() is threading.main_thread()  # others cannot set handlers
+    before = signal.signal(signal.SIGTERM, handle) if in_main else None
+    try:
+        yield
+    except (KeyboardInterrupt, Stopped) as stop:
+        raise stopped(stop.name if isinstance(stop, Stopped) else 'SIGINT', kept) from None
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def run(name: str, command: Callable[[], int | None]) -> int:
+    """The exit status of a command; a wrong input, a full disk and Ctrl-C are one line on standard error."""
+    try:
+        return command() or OK
+    except InputError as error:
+        print(f'{name}: {error}', file=sys.stderr)
+        return BAD_INPUT
+    except OSError as error:  # disk full, for example: what was written before is whole
+        reason = error if error.filename or not error.strerror else error.strerror
+        print(f'{name}: {reason}', file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        raise stopped('SIGINT', 'stopped at once') from None
+
+
+def wrapped(start: str, text: str) -> list[str]:
+    """The text in lines of 80 columns, indented below what it starts with."""
+    return textwrap.wrap(start + text, WIDTH, subsequent_indent=' ' * len(start), break_on_hyphens=False)
+
+
+def listed(title: str, names: Iterable[str]) -> str:
+    """A title and names, for --help."""
+    return '\n'.join(wrapped(f'  {title:<12}', ', '.join(names)))
+
+
+def parser(prog: str, usage: str, about: str, epilog: str) -> argparse.ArgumentParser:
+    """A parser whose --help shows these texts as they are.
+
+    Args:
+        prog: Stands before its messages.
+        usage: Without `usage:`.
+        about: What the command does, and examples.
+        epilog: What follows the flags.
+    """
+    return argparse.ArgumentParser(
+        prog=prog,
+        usage=usage,
+        description=about.strip(),
+        epilog=epilog.strip(),
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
+            prog, max_help_position=24, width=WIDTH
+        ),
+    )
+
+
+def named(name: str, columns: str, width: int) -> list[str]:
+    """A row of a table: a name that is too long for its column stands on a line of its own."""
+    if len(name) < width:
+        return [f'{name:<{width}}{columns}']
+    return [*textwrap.wrap(name, WIDTH), f'{"":<{width}}{columns}']
+
+
+def shell_lines(command: str) -> list[str]:
+    """A command in lines of 80 columns that a shell reads as one, broken before flags."""
+    lines = ['']
+    for word in re.split(r' (?=--)', command):
+        if lines[-1] and len(f'{lines[-1]} {word}') > WIDTH - 2:
+            lines[-1] += ' \\'
+            lines.append(f'    {word}')
+        else:
+            lines[-1] += f' {word}' if lines[-1] else word
+    return lines
+
+
+def show(text: str, file: TextIO | None = None) -> None:
+    """Prints a table; on a terminal, unless NO_COLOR is set, with what must not be missed in colour."""
+    file = file or sys.stdout
+    if file.isatty() and not os.environ.get('NO_COLOR') and os.environ.get('TERM') != 'dumb':
+        for pattern, colour in _COLOURS:
+            text = re.sub(pattern, f'\x1b[{colour}m\\g<0>\x1b[0m', text, flags=re.MULTILINE)
+    print(text, file=file)
+
+
+def fraction(text: str) -> float:
+    """The number that '8/255', '0.031' or '1e-2' stands for.
+
+    Raises:
+        ValueError: It stands for none.
+    """
+    try:
+        return float(fractions.Fraction(text))
+    except ZeroDivisionError:
+        raise ValueError(f'{text!r} divides by zero') from None

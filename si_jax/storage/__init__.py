@@ -1,0 +1,1 @@
+"""Files: written whole or not at all, with digests, as archives of arrays and as trees."""

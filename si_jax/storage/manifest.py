@@ -1,0 +1,89 @@
+"""A manifest: the digests of all files in a folder, which says that the folder is whole.
+
+It is written last, so a folder without one was cut short. Its first line holds its own digest.
+"""
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from si_jax.storage.files import write_atomic
+
+NAME = 'manifest.json'
+FORMAT = 1
+
+
+def write(folder: Path, content: dict[str, Any]) -> None:
+    """Writes the manifest of a folder whose other files are finished.
+
+    Args:
+        folder: All files in it, at any depth, are listed with size and SHA-256.
+        content: What else the manifest says, in JSON's types.
+
+    Raises:
+        OSError: A file could not be read, or the manifest not be written. The folder has none then.
+    """
+    files = sorted(path for path in folder.rglob('*') if path.is_file() and path.name != NAME)
+    digests = {path.relative_to(folder).as_posix(): [path.stat().st_size, _digest(path)] for path in files}
+    write_atomic(folder / NAME, _serialise({'format': FORMAT, **content, 'files': digests}))
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a folder, None when there is none, or not byte for byte what was written."""
+    try:
+        written = (folder / NAME).read_bytes()
+        content = json.loads(written)['manifest']
+        return content if _serialise(content) == written and _is_one(content) else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _is_one(content: Any) -> bool:
+    """Whether it has a format and names files inside of the folder: a digest proves no good will."""
+    if not isinstance(content, dict) or type(content.get('format')) is not int:
+        return False
+    files = content.get('files')
+    if content['format'] != FORMAT or not isinstance(files, dict):
+        return content['format'] != FORMAT
+    for name, entry in files.items():
+        path = PurePosixPath(name)
+        if path.is_absolute() or not path.parts or '..' in path.parts or '\0' in name:
+            return False
+        if not isinstance(entry, list) or list(map(type, entry)) != [int, str]:
+            return False
+    return True
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a folder, None when every listed file is as it was when the manifest was written."""
+    if not (folder / NAME).is_file():
+        return f'it has no {NAME}, so writing it was cut short or still goes on'
+    if (content := read(folder)) is None:
+        return f'its {NAME} is damaged'
+    if content['format'] != FORMAT:
+        return f'it has format {content["format"]}, this version of si_jax reads format {FORMAT}'
+    for name, (size, digest) in content['files'].items():
+        file = folder / name
+        try:
+            if not file.is_file() and file.exists():
+                return f'{name} is no file'
+            if (found := file.stat().st_size) != size:
+                return f'{name} has {found} bytes instead of {size}'
+            if _digest(file) != digest:
+                return f'the SHA-256 of {name} is not that of the file that was saved'
+        except FileNotFoundError:
+            return f'{name} is missing'
+        except OSError as error:
+            return f'{name} cannot be read ({error.strerror})'
+    return None
+
+
+def _serialise(content: dict[str, Any]) -> bytes:
+    body = json.dumps(content, indent=1).encode()
+    return b'{"sha256": "%s", "manifest":\n%s}\n' % (hashlib.sha256(body).hexdigest().encode(), body)
+
+
+def _digest(file: Path) -> str:
+    with open(file, 'rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()

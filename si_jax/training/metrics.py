@@ -1,0 +1,114 @@
+"""What a run reports: JSON lines and TensorBoard events."""
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from si_jax.storage.files import write_atomic
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl` in a workdir, and the numbers to TensorBoard events in `tensorboard/`.
+
+    Write the metrics of a step before its checkpoint: after a crash in between, `cut` removes the line and
+    the step is run again. The other way round the line would be lost.
+
+    Args:
+        workdir: The folder of the run. It must exist.
+        tensorboard: Whether to write events too.
+    """
+
+    def __init__(self, workdir: str | os.PathLike, *, tensorboard: bool = True):
+        self.path = Path(workdir) / 'metrics.jsonl'
+        self._events: Any = None
+        self._tensorboard = tensorboard
+        self._purge_step: int | None = None
+
+    def write(self, step: int, epoch: float, values: Mapping[str, Any]) -> None:
+        """Appends one line, which is complete in the file when this returns.
+
+        Args:
+            step: Training step.
+            epoch: Epochs done, may be a fraction.
+            values: Name to number, text or None; arrays must hold one element. NaN and infinities, which JSON
+                has no words for, become null, and are spelled out under `non_finite`.
+
+        Raises:
+            ValueError: A value with several elements, or a name that the line uses itself.
+        """
+        if taken := {'step', 'epoch', 'non_finite'} & values.keys():
+            raise ValueError(f'metric names {sorted(taken)} are taken: every line has these fields already')
+        scalars = {name: np.asarray(value).item() for name, value in values.items()}
+        non_finite = {name: str(value) for name, value in scalars.items() if _is_non_finite(value)}
+        line = {'step': int(step), 'epoch': np.asarray(epoch).item()} | scalars | dict.fromkeys(non_finite)
+        if non_finite:
+            line['non_finite'] = non_finite
+        with open(self.path, 'a', encoding='utf-8') as file:
+            file.write(json.dumps(line, allow_nan=False) + '\n')
+        if self._tensorboard:
+            self._write_events(step, scalars)
+
+    def cut(self, step: int) -> None:
+        """Removes what was written after `step`, and a last line that was cut short. -1 removes everything.
+
+        Args:
+            step: The step that training goes on from.
+        """
+        if self.path.exists():
+            kept = [json.dumps(line) + '\n' for line in read_metrics(self.path) if line['step'] <= step]
+            write_atomic(self.path, ''.join(kept))
+        self.close()
+        self._purge_step = step + 1
+
+    def close(self) -> None:
+        """Writes out what TensorBoard's writer still holds."""
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def __enter__(self) -> 'MetricsWriter':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_events(self, step: int, scalars: Mapping[str, Any]) -> None:
+        if self._events is None:
+            from tensorboardX import (
+                SummaryWriter,
+            )  # takes a second to import, and evaluation needs none of it
+
+            folder = self.path.parent / 'tensorboard'
+            # The library names files by the second: without the count, two starts in one would share a file.
+            count = len(list(folder.glob('*'))) if folder.is_dir() else 0
+            self._events = SummaryWriter(
+                str(folder), purge_step=self._purge_step, flush_secs=10, filename_suffix=f'.{count:04d}'
+            )
+            self._purge_step = None
+        for name, value in scalars.items():
+            if isinstance(value, int | float):
+                self._events.add_scalar(name, value, step)
+
+
+def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
+    """The lines of a `metrics.jsonl`, without those that are not whole.
+
+    Raises:
+        OSError: The file cannot be read.
+    """
+    for text in Path(path).read_bytes().splitlines():
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            continue  # the run was killed while it wrote this line
+        if isinstance(line, dict) and isinstance(line.get('step'), int):
+            yield line
+
+
+def _is_non_finite(value: Any) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,113 @@
+"""The two rates of this machine on a config's network: FLOP/s of attack steps, and of updates.
+
+Measured on the compiled training step itself, with adversarial training's objective and random pixels: a step
+with few and one with many attack steps, in turns.
+"""
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from si_jax import data, defenses
+from si_jax.cost import flops
+from si_jax.cost.planning import Machine, model_of
+from si_jax.defenses import DEFENSES, Defense
+from si_jax.runtime.devices import AXIS, place_rows, replicate
+from si_jax.threat import Threat
+from si_jax.training import schedules
+from si_jax.training.setup import Setup, compile_train_step, initial_carry, initial_state
+
+FEW, MANY = 2, 8  # attack steps
+
+
+def calibrate(config: ConfigDict, *, turns: int = 3) -> Machine:
+    """Measures this machine.
+
+    Args:
+        config: For its network, batch size and precision.
+        turns: How often each step runs, beside the first time, which compiles.
+
+    Returns:
+        The machine, with the rates of one of its devices while all of them work.
+    """
+    calls = {steps: timed(synthetic(config, steps)) for steps in (FEW, MANY)}
+    taken: dict[int, list[float]] = {steps: [] for steps in calls}
+    for _ in range(turns):
+        for steps, call in calls.items():
+            taken[steps].append(call())
+    return machine_of(config, *(statistics.median(taken[steps]) for steps in (FEW, MANY)))
+
+
+def machine_of(config: ConfigDict, few: float, many: float) -> Machine:
+    """This machine, from the seconds of AT's step with `FEW` and with `MANY` attack steps."""
+    source = data.SOURCES[config.data.name]
+    devices = jax.local_device_count()
+    flop = flops.network(model_of(config), source.shape).flops * config.batch_size / devices
+    attack_step = max(many - few, 0.1 * many) / (MANY - FEW)
+    update = max(few - FEW * attack_step, 0.1 * few)
+    return Machine(
+        name='CPU' if jax.default_backend() == 'cpu' else jax.local_devices()[0].device_kind,
+        attack=2 * flop / attack_step,
+        update=flops.training_passes(DEFENSES['at'], 0).update * flop / update,
+        memory=os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / devices,
+        link=None,
+        accelerator=jax.default_backend() != 'cpu',
+    )
+
+
+def synthetic(config: ConfigDict, attack_steps: int, row: Defense | None = None) -> Setup:
+    """What a run of a defense (by default AT) needs, with one batch of random pixels for data."""
+    config = config.copy_and_resolve_references()
+    config.attack.steps = attack_steps
+    source = data.SOURCES[config.data.name]
+    if row is None:
+        row = DEFENSES['at']
+        if defenses.from_config(config.defense).hypersphere:
+            row = defenses.with_he(row)
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, source.scale, (config.batch_size, *source.shape), endpoint=True, dtype=np.uint8)
+    labels = rng.integers(0, source.num_classes, config.batch_size, dtype=np.int32)
+    train = data.Dataset(
+        config.data.name, images, labels, source.num_classes, source.scale, source.crop, source.flip
+    )
+    schedule, optimiser = schedules.schedule_and_optimiser(
+        config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=1
+    )
+    model = model_of(config)
+    if config.model.sync_bn and hasattr(model, 'bn_axis'):
+        model = model.clone(bn_axis=AXIS)
+    threat = Threat(config.threat.norm, config.threat.eps)
+    return Setup(config, train, train, row, model, threat, schedule, optimiser, 1)
+
+
+def arguments(ready: Setup) -> tuple[Any, ...]:
+    """What the compiled step of `ready` is called with first."""
+    rows = np.arange(ready.config.batch_size)[:, None], np.ones((ready.config.batch_size, 1), bool)
+    return (
+        replicate(initial_state(ready)),
+        place_rows(initial_carry(ready)),
+        replicate((ready.train.images, ready.train.labels)),
+        place_rows(rows),
+        replicate(jax.random.key(ready.config.seed)),
+    )
+
+
+def timed(ready: Setup, clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
+    """A function that makes one more training step and returns its seconds; it is compiled here."""
+    step = compile_train_step(ready)
+    state, carry, *rest = arguments(ready)
+    state, carry, _ = jax.block_until_ready(step(state, carry, *rest))
+
+    def call() -> float:
+        nonlocal state, carry
+        began = clock()
+        state, carry, _ = jax.block_until_ready(step(state, carry, *rest))
+        return clock() - began
+
+    return call

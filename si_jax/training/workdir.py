@@ -1,0 +1,170 @@
+"""The folder of a run: one run at a time, one config for its whole life.
+
+WORKDIR/config.json       the full config, as of the last start
+WORKDIR/environment.json  versions, devices, commit and command line of the last start
+WORKDIR/.lock             locked while a run is in the folder; the lock goes with the process
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from si_jax.errors import InputError
+from si_jax.runtime import processes
+from si_jax.runtime.environment import environment
+from si_jax.storage.files import read_json, write_json
+from si_jax.storage.trees import differences
+
+# What a resumed run may change: fields, or sections with all that they hold. None of them changes a step that
+# was already taken. `epochs` does move the schedule of the steps to come: its boundaries are fractions of it.
+MAY_CHANGE = ('epochs', 'data.dir', 'workdir', 'logging', 'checkpoint')
+LONGEST_NAME = 100  # letters; file systems take 255 for the two that are joined
+
+
+class Workdir(NamedTuple):
+    """A workdir that is open and locked."""
+
+    path: Path
+    resumed: bool  # whether a run was started here before
+    changed: dict[str, tuple[Any, Any]]  # field to (old, new), for the changes that a resume allows
+
+
+def default_workdir(
+    config_file: str | os.PathLike, arch: str | None, overrides: Mapping[str, Any], *, root: str = 'runs'
+) -> Path:
+    """`ROOT/<config>[-<arch>]/<hash of overrides>`, so that the same command finds its workdir again.
+
+    Args:
+        config_file: The config file, for example `'configs/tradessi_cifar10.py'`.
+        arch: The architecture named behind the config file, None or empty for its default.
+        overrides: Dotted field to value, as given on the command line, in any order.
+        root: The folder of all runs.
+
+    Raises:
+        InputError: A name that cannot be the name of one folder.
+    """
+    parts = [Path(config_file).stem] + ([arch] if arch else [])
+    for part in parts:
+        if not re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9_.-]*', part):
+            raise InputError(
+                f'{part!r} cannot name a folder in {root}/: '
+                'letters, digits, "_", "." and "-" can, and the first is no "." or "-"; or give --workdir'
+            )
+        if len(part) > LONGEST_NAME:
+            raise InputError(
+                f'{part[:40]!r}... has {len(part)} letters, a folder in {root}/ may have {LONGEST_NAME}: '
+                'shorten it, or give --workdir'
+            )
+    text = json.dumps(dict(overrides), sort_keys=True, default=str)
+    return Path(root, '-'.join(parts), hashlib.sha256(text.encode()).hexdigest()[:8])
+
+
+@contextlib.contextmanager
+def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Workdir]:
+    """Creates or reopens the folder of a run, and holds its lock.
+
+    Call it after `jax.distributed.initialize`, as it looks at the devices.
+
+    Args:
+        path: The folder.
+        config: The full config: nested dictionaries of JSON's types (tuples count as lists).
+
+    Raises:
+        InputError: Another run is in the folder, or one was started there with another config: all fields
+            that differ and may not (see `MAY_CHANGE`) are named. The files there are not touched then.
+        OSError: The folder cannot be written.
+    """
+    path = Path(path)
+    config = json.loads(json.dumps(config, allow_nan=False))
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(
+            f'--workdir={path} is not a folder, nor can one be made there: name another'
+        ) from None
+    with _locked(path):
+        old = _read_config(path / 'config.json')
+        changed = {} if old is None else differences(old, config)
+        if refused := {name: change for name, change in changed.items() if not _may_change(name)}:
+            listed = ', '.join(
+                f'{name}: {before!r} -> {after!r}' for name, (before, after) in refused.items()
+            )
+            raise InputError(
+                f'workdir {path} holds a run with another config ({listed}): '
+                'give another --workdir, or the old values to resume it'
+            )
+        write_json(path / 'config.json', config)
+        write_json(path / 'environment.json', environment())
+        yield Workdir(path, old is not None, changed)
+
+
+@contextlib.contextmanager
+def open_together(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Workdir]:
+    """`open_workdir` in a run of several processes: the first one opens it, and all must see the same folder.
+
+    Raises:
+        InputError: As there, in all processes; or a process does not see what the first one wrote.
+    """
+    path = Path(path)
+    with contextlib.ExitStack() as stack:
+
+        def first() -> list[Any]:
+            place = stack.enter_context(open_workdir(path, config))
+            if processes.count() > 1:
+                token = f'.seen-by-all-{os.urandom(8).hex()}'
+                (path / token).touch()
+                stack.callback((path / token).unlink, missing_ok=True)
+                return [place.resumed, place.changed, token]
+            return [place.resumed, place.changed, None]
+
+        def see(token: str | None) -> None:
+            if token is not None and not (path / token).exists():
+                raise InputError(
+                    f'--workdir={path} is not the folder that process 0 has under that name (on '
+                    f'{socket.gethostname()}): name one on a file system that all processes share'
+                )
+
+        resumed, changed, token = processes.together(first)
+        processes.checked(lambda: see(token))
+        yield Workdir(path, resumed, {name: (old, new) for name, (old, new) in changed.items()})
+
+
+def _may_change(name: str) -> bool:
+    return any(name == allowed or name.startswith(f'{allowed}.') for allowed in MAY_CHANGE)
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    try:
+        config = read_json(path)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise InputError(f'{path} is damaged: it holds no config. Restore it, or give another --workdir')
+    return config
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds an flock, which the system takes back however the process ends: no stale lock is left behind."""
+    with open(path / '.lock', 'a+', encoding='utf-8', errors='replace') as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read(200).strip() or 'another process'
+            raise InputError(
+                f'workdir {path} is in use by {holder}: wait for it, stop it, or give another --workdir'
+            ) from None
+        file.truncate(0)
+        file.write(f'process {os.getpid()} on {socket.gethostname()}\n')
+        file.flush()
+        yield

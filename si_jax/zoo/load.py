@@ -1,0 +1,168 @@
+"""Trained networks, read back from the folder of a run, from a file of weights, or from the zoo."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+from ml_collections import ConfigDict
+
+from si_jax import data, models
+from si_jax.errors import InputError, unknown
+from si_jax.outputs import Outputs
+from si_jax.storage.files import check_fields, read_json
+from si_jax.storage.trees import difference, leaves
+from si_jax.zoo import weights
+from si_jax.zoo.entries import PREFIX, check_file, entry
+
+# What is read of a config, and of which kind it is.
+FIELDS: dict[tuple[str, ...], type] = {
+    ('data', 'name'): str,
+    ('model', 'arch'): str,
+    ('model', 'width'): int,
+    ('model', 'variant'): str,
+    ('model', 'normalise'): str,
+    ('defense',): dict,
+    ('threat', 'norm'): str,
+    ('threat', 'eps'): float,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadedModel:
+    """A trained network in evaluation mode: call it on images [B, H, W, C] in [0, 1].
+
+    Attributes:
+        module: The network, in float32 whatever it was trained in.
+        variables: Its parameters and running statistics.
+        config: The config of the run.
+        step: The training step of the checkpoint.
+    """
+
+    module: nn.Module
+    variables: dict[str, Any]
+    config: ConfigDict
+    step: int
+
+    def __call__(self, images: jax.Array) -> Outputs:
+        """The logits, features and kernel, `Outputs`."""
+        return self.module.apply(self.variables, images)  # type: ignore[return-value]
+
+
+def read_config(model: str | os.PathLike) -> ConfigDict:
+    """The config of the run that a network comes from.
+
+    Args:
+        model: As for `load_model`.
+
+    Raises:
+        InputError: It names no network.
+    """
+    if (file := _file(model)) is not None:
+        return ConfigDict(weights.read(file).config)
+    path = Path(model) / 'config.json'
+    try:
+        config = read_json(path)
+        check_fields(config, FIELDS)
+        return ConfigDict(config)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f'{str(model)!r} is no workdir of train.py, {path.name} is missing or damaged ({error}): '
+            'give the folder that train.py printed'
+        ) from error
+
+
+def load_model(model: str | os.PathLike, checkpoint: str | int = 'best') -> LoadedModel:
+    """Loads a network that train.py trained.
+
+    Args:
+        model: The folder of the run; a file `.npz` of weights, as `python -m si_jax.zoo add` writes it; or
+            the name of a network of the zoo, with `zoo:` before it or, if there is no folder of that name,
+            without.
+        checkpoint: 'best' (by held-out robust accuracy), 'last', or a training step, of a run. A file holds
+            one, so leave it out there.
+
+    Raises:
+        InputError: The folder holds no run, no such checkpoint, a damaged one, or one of another network; the
+            zoo has no such name (those that come near are named); the file is missing, damaged, has another
+            digest than the manifest says, or holds a pickle.
+    """
+    if (file := _file(model)) is not None:
+        if checkpoint != 'best':
+            raise InputError(
+                f'checkpoint={checkpoint!r} belongs to a workdir, {model} holds one: leave it out'
+            )
+        return _from_file(file)
+    # Orbax takes seconds to import, and `evaluate` needs none of it.
+    from si_jax.training.checkpoints import Checkpoints
+
+    config = read_config(model)
+    module, like = network(config)
+    restored = Checkpoints(Path(model) / 'checkpoints').restore(checkpoint, like=like, only=tuple(like))
+    return LoadedModel(module, restored.state, config, restored.step)
+
+
+def network(config: ConfigDict) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a config, and the shapes and dtypes of its variables.
+
+    Raises:
+        InputError: A data set or an architecture that is not known.
+    """
+    if config.data.name not in data.SOURCES:
+        raise unknown('data set', config.data.name, data.SOURCES)
+    source = data.SOURCES[config.data.name]
+    module = models.create(
+        config.model.arch,
+        num_classes=source.num_classes,
+        width=config.model.width or None,
+        variant=config.model.variant or None,
+        normalise=config.model.normalise,
+        hypersphere=bool(config.defense.get('he', False)),
+    )
+    image = jnp.zeros((1, *source.shape), jnp.float32)
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    return module, {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
+
+
+def is_file_or_zoo(model: str | os.PathLike) -> bool:
+    """Whether `load_model` takes this for a file of weights or a name of the zoo, not for a workdir."""
+    text = str(model)
+    if text.startswith(PREFIX):
+        return True
+    return not Path(text).is_dir() and (text.endswith(weights.SUFFIX) or os.sep not in text)
+
+
+def _file(model: str | os.PathLike) -> Path | None:
+    """The file of weights that a name or path stands for; None for a workdir."""
+    text = str(model)
+    if not is_file_or_zoo(model):
+        return None
+    if text.startswith(PREFIX) or not text.endswith(weights.SUFFIX):
+        try:
+            return check_file(entry(text))
+        except InputError as error:
+            if text.startswith(PREFIX):
+                raise
+            raise InputError(
+                f'{text!r} is no workdir of train.py, as there is no such folder; nor is it in the '
+                f'zoo: {error}'
+            ) from error
+    return Path(text)
+
+
+def _from_file(path: Path) -> LoadedModel:
+    found = weights.read(path)
+    try:
+        check_fields(found.config, FIELDS)
+        config = ConfigDict(found.config)
+        module, like = network(config)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f'{path} is of a network that this version cannot build: {error}') from error
+    if differing := difference(found.arrays, dict(leaves(like))):
+        raise InputError(f'{path} is not of the network that it names: {differing}')
+    tree = traverse_util.unflatten_dict(found.arrays, sep='/')
+    return LoadedModel(module, {'params': {}, 'batch_stats': {}} | tree, config, found.step)

@@ -1,0 +1,69 @@
+"""The names of the attacks and the published settings behind them."""
+
+import pytest
+
+from si_jax import InputError
+from si_jax.attacks.registry import ATTACKS, PRESETS, SCREENS, SEARCHES, TARGETS, Stage, parse, stages
+
+
+def test_parse():
+    assert parse('pgd, autoattack') == parse(['pgd', 'autoattack']) == ('pgd', 'autoattack')
+    assert parse(','.join((*ATTACKS, *SEARCHES, *PRESETS)))[-1] == 'fast'
+    with pytest.raises(InputError, match="unknown attack 'auto-attack': did you mean autoattack"):
+        parse('auto-attack')
+    with pytest.raises(InputError, match="'square' is given 2 times"):
+        parse('square,fab,square')
+    with pytest.raises(InputError, match='no attack given: name one or more of fgsm, pgd'):
+        parse([])
+
+
+def test_no_name_means_two_things():
+    names = (*ATTACKS, *SEARCHES, *PRESETS)
+    assert len(set(names)) == len(names)
+    # A cascade says so in its name, or in its result.
+    assert all(name.startswith('autoattack') != (name in SCREENS) for name in PRESETS)
+    assert not any(name.startswith('autoattack') for name in (*ATTACKS, *SEARCHES))
+
+
+def test_the_published_protocols():
+    made = {name: attack.make(10, 0, 1) for name, attack in SEARCHES.items()}
+    assert {name: search.iterations for name, search in made.items()} == {
+        # 100 steps and the evaluation of the last point.
+        'apgd-ce': 101,
+        'apgd-dlr': 101,
+        'apgd-t': 101,
+        'pgd-hybrid-20': 21,
+        'apgd-cal': 101,
+        'apgd-si': 101,
+        'apgd-si-t': 101,
+        'fab': 100,
+        'fab-t': 100,
+        'square': 5000,
+        'spsa': 100,
+        'spsa-128': 100,
+        'spsa-512': 100,
+        'rays': 10_000,
+        'rays-40000': 40_000,
+    }
+    assert {name for name, search in made.items() if search.targeted} == {'apgd-t', 'apgd-si-t', 'fab-t'}
+    assert TARGETS == 9
+    assert [stage.attack for stage in PRESETS['autoattack']] == ['apgd-ce', 'apgd-t', 'fab-t', 'square']
+    assert {stage.restarts for stage in PRESETS['autoattack']} == {1}
+    assert stages('square', 20) == (Stage('square', eot_samples=20),)
+
+
+def test_what_a_query_costs():
+    gradients = {name: attack.gradients(10) for name, attack in SEARCHES.items()}
+    assert gradients['apgd-t'] == 1 and gradients['fab-t'] == 0.5 and gradients['fab'] == 4.5
+    black = {name for name, attack in SEARCHES.items() if attack.black_box}
+    assert black == {'square', 'spsa', 'spsa-128', 'spsa-512', 'rays', 'rays-40000'}
+    assert all(gradients[name] == 0 for name in black)
+    assert {name for name, attack in SEARCHES.items() if attack.measures_distance} == {'rays', 'rays-40000'}
+
+
+def test_parts_fit_the_searches():
+    for name, attack in SEARCHES.items():
+        search = attack.make(10, 0, 1)
+        assert 1 <= attack.part < search.iterations
+        # Square needs parts of one length.
+        assert name != 'square' or search.iterations % attack.part == 0

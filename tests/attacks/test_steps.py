@@ -1,0 +1,71 @@
+"""How a point moves in one step, by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from si_jax.attacks.steps import DIRECTIONS, l2_direction, l2_step, sign_step, steepest_step
+from si_jax.errors import InputError
+from si_jax.threat import NORMS
+
+
+def batch(*rows):
+    """[B, 1, 2, 1] images of two pixels."""
+    return jnp.asarray(rows, jnp.float64).reshape(len(rows), 1, 2, 1)
+
+
+def move(rule, x, gradient, project=lambda x: x):
+    moved, state = rule.update(jnp.asarray(0), x, jnp.zeros(len(x)), gradient, rule.init(x), project)
+    assert state == ()
+    return np.asarray(moved).reshape(len(x), 2)
+
+
+def test_sign_step():
+    x, gradient = batch([0.5, 0.5], [0.2, 0.8]), batch([1e-30, -7.0], [0.0, 2.0])
+    np.testing.assert_allclose(move(sign_step(0.1), x, gradient), [[0.6, 0.4], [0.2, 0.9]], atol=1e-15)
+
+
+def test_l2_step():
+    x, gradient = batch([0.5, 0.5], [0.2, 0.8]), batch([3.0, -4.0], [0.0, 0.0])
+    np.testing.assert_allclose(move(l2_step(0.1), x, gradient), [[0.56, 0.42], [0.2, 0.8]], atol=1e-15)
+
+
+@pytest.mark.parametrize('rule', [sign_step(0.5), l2_step(0.5)])
+def test_a_step_is_projected(rule):
+    x, gradient = batch([0.5, 0.5]), batch([1.0, 0.0])
+    moved = move(rule, x, gradient, lambda x: jnp.clip(x, 0.0, 0.7))
+    np.testing.assert_allclose(moved, [[0.7, 0.5]], atol=1e-15)
+
+
+def test_l2_direction_of_the_smallest_gradients_has_length_one():
+    # Their squares are 0 in float32.
+    direction = l2_direction(batch([3e-25, 4e-25]).astype(jnp.float32))
+    np.testing.assert_allclose(np.asarray(direction).ravel(), [0.6, 0.8], rtol=1e-6)
+
+
+def test_steepest_step_knows_every_norm():
+    assert set(NORMS) <= set(DIRECTIONS)
+    x, gradient = batch([0.5, 0.5]), batch([3.0, -4.0])
+    for norm, rule in {'linf': sign_step, 'l2': l2_step}.items():
+        np.testing.assert_array_equal(
+            move(steepest_step(norm, 0.1), x, gradient), move(rule(0.1), x, gradient)
+        )
+    with pytest.raises(InputError, match='linf'):
+        steepest_step('l-inf', 0.1)
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_the_step_size_drops_to_a_tenth_at_the_given_steps(norm):
+    rule, x = steepest_step(norm, 0.1, (60, 85)), batch([0.5, 0.5])
+    for i, size in ((0, 0.1), (59, 0.1), (60, 0.01), (84, 0.01), (85, 0.001), (99, 0.001)):
+        moved, _ = rule.update(jnp.asarray(i), x, jnp.zeros(1), batch([2.0, 0.0]), (), lambda x: x)
+        np.testing.assert_allclose(np.asarray(moved).ravel(), [0.5 + size, 0.5], rtol=1e-12)
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_the_step_size_falls_along_half_a_cosine_in_each_period(norm):
+    rule, x = steepest_step(norm, 0.2, period=4), batch([0.5, 0.5])
+    # 0.2 (1 + cos(pi i / 4)) / 2 for i = 0..3, and again.
+    for i, size in ((0, 0.2), (1, 0.1707106781), (2, 0.1), (3, 0.0292893219), (4, 0.2), (6, 0.1)):
+        moved, _ = rule.update(jnp.asarray(i), x, jnp.zeros(1), batch([1.0, 0.0]), (), lambda x: x)
+        np.testing.assert_allclose(np.asarray(moved).ravel(), [0.5 + size, 0.5], atol=1e-9)

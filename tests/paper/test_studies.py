@@ -1,0 +1,31 @@
+"""The committed studies are what report.py makes of the results beside them."""
+
+import json
+import pathlib
+
+import pytest
+
+from si_jax.paper import report
+from si_jax.paper.studies import STUDIES
+
+ROOT = pathlib.Path(report.__file__).resolve().parents[2]
+COMMITTED = {'digits': ('study-digits', '0,1,2', None), 'narrow': ('study-cifar10', '0', '../shared/data')}
+
+
+@pytest.mark.parametrize('table', STUDIES)
+def test_the_rendered_table_is_that_of_the_results(table, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    name, seeds, data_dir = COMMITTED[table]
+    folder = ROOT / 'results' / name
+    flags = {'table': table, 'seeds': seeds, 'runs': f'results/{name}', 'data_dir': data_dir}
+    assert (folder / 'table.md').read_text() == report.run(**flags, markdown=True) + '\n'
+    made = json.loads((folder / 'table.json').read_text())
+    assert made == json.loads(report.run(**flags, json=True))
+    commands = report.run(**flags | {'runs': f'runs/{name}'}, commands='all')
+    assert (folder / 'commands.txt').read_text() == commands + '\n'
+    # Each result was made by the commands that are listed.
+    for row in made['rows']:
+        for cell in row['cells']:
+            for path in (cell['ours'] or {'files': {}})['files'].values():
+                command = json.loads(pathlib.Path(path[0]).read_text())['environment']['command']
+                assert ' '.join(command) in commands

@@ -1,0 +1,345 @@
+"""The config files hold the recipe of the paper's sections 5.1.1 and 5.4."""
+
+import importlib
+import itertools
+import math
+import pathlib
+import sys
+
+import optax
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from configs import digits, narrow, quickstart
+from si_jax import defenses, models
+from si_jax.errors import InputError
+from si_jax.storage.trees import differences
+from si_jax.training import recipes, workdir
+from si_jax.training.schedules import schedule_and_optimiser
+
+FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
+DATASETS = ('cifar10', 'cifar100', 'svhn')
+RUNS = [
+    (f'{name}{"si" if si else ""}_{dataset}', name, si, dataset)
+    for name, si, dataset in itertools.product(('at', 'trades', 'alp', 'mart'), (False, True), DATASETS)
+]
+SINGLE_STEP = {
+    'freeat': 'resnet18',
+    'gat': 'resnet18',
+    'rfgsm': 'preact_resnet18',
+    'gradalign': 'preact_resnet18',
+}
+SINGLE_RUNS = [
+    (f'{name}{"si" if si else ""}_cifar10', name, si) for name in SINGLE_STEP for si in (False, True)
+]
+HE_RUNS = [(f'{name}he_{dataset}', name, dataset) for name in ('at', 'trades', 'alp') for dataset in DATASETS]
+ARMS = {
+    'tradesce_cifar10': (False, 'ce'),
+    'tradescal_cifar10': (False, 'calibrated_ce'),
+    'tradesreg_cifar10': (True, 'kl'),
+}
+EVERY = [run for run, *_ in (*RUNS, *SINGLE_RUNS, *HE_RUNS)] + list(ARMS)
+
+# From methods.md, sections 2 and 3, not from the table in si_jax.defenses.
+WEIGHTS = {
+    'at': {'adversarial_ce': 1.0},
+    'trades': {'natural_ce': 1.0, 'kl': 6.0},
+    'alp': {'natural_ce': 0.5, 'adversarial_ce': 0.5, 'logit_pairing': 3.0},
+    'mart': {'mart_bce': 1.0, 'weighted_kl': 6.0},
+}
+SHARED_FIELDS = {
+    'seed': 0,
+    'batch_size': 128,
+    'attack': {'steps': 10, 'step_size': 2 / 255},
+    'threat': {'norm': 'linf', 'eps': 8 / 255},
+    'evaluation': {'every_epochs': 1, 'steps': 20, 'step_size': 2 / 255, 'batch_size': 0},
+    'checkpoint': {'every_steps': 0, 'every_minutes': 10.0, 'keep_last': 2},
+    'logging': {'every_steps': 50, 'tensorboard': True},
+    'overfitting': {'drop': 0.0},
+}
+RECIPES = {
+    'resnet18': {
+        'epochs': 120,
+        'weight_decay': 5e-4,
+        # First and last epoch (counted from 1) at each rate.
+        'rates': {(1, 74): 0.01, (75, 89): 1e-3, (90, 99): 1e-4, (100, 120): 1e-5},
+    },
+    'wrn_34_10': {'epochs': 90, 'weight_decay': 7e-4, 'rates': {(1, 74): 0.1, (75, 90): 0.01}},
+}
+
+
+def load(run: str, arch: str | None = None):
+    """The config as `--config=configs/RUN.py[:ARCH]` gives it."""
+    path = FOLDER / f'{run}.py'
+    return parse(f'--config={path}:{arch}' if arch else f'--config={path}')
+
+
+def parse(*arguments: str):
+    """The config of a command line."""
+    values = flags.FlagValues()
+    holder = config_flags.DEFINE_config_file('config', flag_values=values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, 'argv', ['train.py', *arguments])  # config_flags looks for overrides there
+        values(sys.argv)
+    return holder.value
+
+
+def schedule(config, steps_per_epoch: int) -> optax.Schedule:
+    length = {'epochs': config.epochs, 'steps_per_epoch': steps_per_epoch}
+    return schedule_and_optimiser(config.schedule, config.optimiser, **length)[0]
+
+
+def test_the_files_are_every_defense_on_every_data_set():
+    files = {path.stem for path in FOLDER.glob('*.py')} - {
+        '__init__',
+        'base',
+        'digits',
+        'fields',
+        'narrow',
+        'quickstart',
+    }
+    assert files == set(EVERY)
+
+
+def changes(config, other):
+    """Fields in which a config differs from another one, with its values."""
+    return {name: new for name, (_, new) in differences(other.to_dict(), config.to_dict()).items()}
+
+
+@pytest.mark.parametrize(('run', 'name', 'si'), SINGLE_RUNS)
+def test_single_step_recipes(run, name, si):
+    """Against AT's config, from methods.md, section 4, and the repositories that it names."""
+    config, at = load(run), load('atsi_cifar10' if si else 'at_cifar10')
+    common = {'defense.name': name, 'attack.steps': 1, 'epochs': 30}
+    own = {
+        'freeat': {'epochs': 120, 'attack.step_size': 8 / 255, 'defense.start': 'original',
+                   'defense.replays': 8},
+        'gat': {'epochs': 100, 'batch_size': 64, 'attack.step_size': 8 / 255, 'defense.start': 'half_signs',
+                'defense.passes': 'adv,nat', 'schedule.peak': 0.1, 'schedule.boundaries': (0.71, 0.86),
+                'model.variant': 'gat'},
+        'rfgsm': {'attack.step_size': 10 / 255, 'defense.attack_bn': 'train', 'schedule.kind': 'triangular',
+                  'schedule.peak': 0.2, 'model.variant': 'fast_at', 'model.normalise': 'cifar10',
+                  'optimiser.cycle_momentum': True, 'overfitting.drop': 0.2},
+        'gradalign': {'attack.step_size': 10 / 255, 'defense.attack_bn': 'train',
+                      'defense.start': 'original', 'defense.passes': 'adv,random',
+                      'schedule.kind': 'triangular', 'schedule.peak': 0.3, 'schedule.peak_at': 0.4,
+                      'model.variant': 'gradalign'},
+    }[name]  # fmt: skip
+    if SINGLE_STEP[name] != 'resnet18':
+        own['model.arch'] = SINGLE_STEP[name]
+    weights = {'gat': {'natural_ce': 1.0, 'guided': 10.0}, 'gradalign': {'misalignment': 0.2}}.get(name, {})
+    own |= {f'defense.weights.{term}': value for term, value in weights.items()}
+    if name == 'gat':
+        own['defense.weights.adversarial_ce'] = 'absent'
+    expected = {name: value for name, value in (common | own).items() if value != flat(at).get(name)}
+    found = changes(config, at)
+    assert set(found) == set(expected)
+    for field, value in expected.items():
+        assert found[field] == (pytest.approx(value) if isinstance(value, float | tuple) else value), field
+
+
+def flat(config):
+    return dict(workdir._fields(config.to_dict()))
+
+
+@pytest.mark.parametrize(('run', 'name', 'dataset'), HE_RUNS)
+def test_hypersphere_embedding_changes_nothing_else(run, name, dataset):
+    assert changes(load(run), load(f'{name}_{dataset}')) == {'defense.he': True}
+
+
+@pytest.mark.parametrize('run', ARMS)
+def test_the_missing_arms_change_the_attack_only(run):
+    si, inner = ARMS[run]
+    assert changes(load(run), load('tradessi_cifar10' if si else 'trades_cifar10')) == {
+        'defense.inner': inner
+    }
+
+
+@pytest.mark.parametrize('arch', RECIPES)
+@pytest.mark.parametrize(('run', 'name', 'si', 'dataset'), RUNS)
+def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
+    config = load(run, arch)
+    weights = WEIGHTS[name] | ({'si_margin_ce': 0.2} if si else {})
+    recipe = RECIPES[arch]
+    fields = config.to_dict()
+    rates = fields.pop('schedule')  # tested as rates below
+    assert rates.keys() == {'kind', 'peak', 'factor', 'boundaries', 'peak_at'} and rates['kind'] == 'steps'
+    assert fields == SHARED_FIELDS | {
+        'epochs': recipe['epochs'],
+        'data': {'name': dataset, 'dir': None, 'validation': 1000, 'split_seed': 0, 'limit': 0},
+        'model': {
+            'arch': arch,
+            'width': 0,
+            'variant': '',
+            'normalise': 'none',
+            'dtype': 'float32',
+            'sync_bn': True,
+        },
+        'defense': {
+            'name': name,
+            'si': si,
+            'he': False,
+            'inner': '',
+            'replays': 1,
+            'weights': weights,
+            'scale': 15.0,
+            'margin': 0.2,
+            'start': 'uniform',
+            'attack_bn': 'eval',
+            'passes': 'adv' if name == 'at' else 'nat,adv',
+        },
+        'optimiser': {
+            'momentum': 0.9,
+            'nesterov': False,
+            'weight_decay': recipe['weight_decay'],
+            'clip_norm': 0.0,
+            'cycle_momentum': False,
+        },
+    }
+
+
+@pytest.mark.parametrize('arch', RECIPES)
+def test_learning_rate_of_every_epoch(arch):
+    config = load('trades_cifar10', arch)
+    steps = math.ceil((50_000 - config.data.validation) / config.batch_size)
+    assert steps == 383  # the last, partial batch is kept
+    rate = schedule(config, steps)
+    for (first, last), expected in RECIPES[arch]['rates'].items():
+        for step in ((first - 1) * steps, last * steps - 1):
+            assert float(rate(step)) == pytest.approx(expected, rel=1e-6), (first, last, step)
+
+
+@pytest.mark.parametrize('run', [run for run in EVERY if not run.startswith(('rfgsm', 'gradalign'))])
+def test_the_default_is_resnet18(run):
+    config = load(run)
+    assert config.model.arch == 'resnet18'
+    assert config.to_dict() == load(run, 'resnet18').to_dict()
+
+
+@pytest.mark.parametrize('run', [*EVERY, 'digits', 'narrow', 'quickstart'])
+def test_the_docstring_names_its_own_command(run):
+    text = importlib.import_module(f'configs.{run}').__doc__
+    assert f'python train.py --config=configs/{run}.py\n' in text
+
+
+@pytest.mark.parametrize(('run', 'name', 'si', 'dataset'), RUNS)
+def test_the_docstring_shows_the_numbers_of_the_paper(run, name, si, dataset, shared):
+    """Natural, PGD, PGD-CW, SI-PGD and AutoAttack accuracy of Tables 6 and 7."""
+    method = name.upper() + ('-SI' if si else '')
+    tables = (
+        (shared / 'spec' / 'paper.txt').read_text().replace('<b>', '').replace('</b>', '').split('\nTABLE ')
+    )
+    table = next(part for part in tables if part.startswith('7:' if dataset == 'svhn' else '6:'))
+    rows = [line.split('\t') for line in table.splitlines() if '\t' in line]
+    cells = [row for row in rows if method in [cell.split(' [')[0] for cell in row[:2]]]
+    first = {'cifar10': -10, 'cifar100': -5, 'svhn': -5}[dataset]
+    expected = [row[first:][:5] for row in cells]
+    shown = [
+        line.strip('| ').split(' | ')
+        for line in importlib.import_module(f'configs.{run}').__doc__.splitlines()
+        if line.startswith(('| resnet18', '| wrn_34_10'))
+    ]
+    assert [row[0] for row in shown] == (['resnet18'] if dataset == 'svhn' else ['resnet18', 'wrn_34_10'])
+    assert [row[1:] for row in shown] == expected
+
+
+def test_the_docstrings_show_the_numbers_of_tables_8_and_10(shared):
+    text = (shared / 'spec' / 'paper.txt').read_text().replace('<b>', '').replace('</b>', '')
+    tables = {part[:2].strip(':'): part for part in text.split('\nTABLE ')}
+    rows = {n: [line.split('\t') for line in tables[n].splitlines() if '\t' in line] for n in ('8', '10')}
+
+    def shown(run):
+        doc = importlib.import_module(f'configs.{run}').__doc__
+        return [
+            line.strip('| ').split(' | ')[1:] for line in doc.splitlines() if '| ' in line and '18 |' in line
+        ]
+
+    titles = {'freeat': 'FreeAT', 'gat': 'GAT', 'rfgsm': 'RFGSM-AT', 'gradalign': 'GradAlign'}
+    for run, name, si in SINGLE_RUNS:
+        method = titles[name] + ('-SI' if si else '')
+        (expected,) = [row[2:] for row in rows['8'] if row[1].split(' [')[0] == method]
+        assert shown(run) == [expected], run
+    paper = {row[0]: row for row in rows['10']}
+    he = rows['10'].index(paper['CIFAR-10']) + 1
+    for dataset, offset in (('cifar10', 0), ('svhn', 3), ('cifar100', 6)):
+        row = rows['10'][he + offset]
+        assert row[1] == 'TRADES-HE' and shown(f'tradeshe_{dataset}') == [row[2:]]
+        assert not shown(f'athe_{dataset}') and not shown(f'alphe_{dataset}')
+
+
+def test_every_config_is_a_defense_that_can_be_trained():
+    for run in EVERY:
+        config = load(run)
+        built = defenses.from_config(config.defense)
+        assert built.passes == tuple(config.defense.passes.split(','))
+        assert set(built.outer) == set(config.defense.weights)
+
+
+def test_quickstart_is_trades_si_on_digits():
+    config = quickstart.get_config()
+    assert (config.data.name, config.model.arch) == ('digits', 'small_cnn')
+    assert (config.defense.name, config.defense.si) == ('trades', True)
+    assert config.threat.eps == 0.2
+    assert config.attack.step_size == config.evaluation.step_size == 0.05
+    assert 0 < config.data.validation < 1400
+
+
+def test_a_row_on_the_digits_differs_from_the_quickstart_in_its_defense_alone():
+    assert digits.get_config().to_dict() == quickstart.get_config().to_dict()
+    for row in digits.ROWS:
+        config = load('digits', row)
+        changed = changes(config, quickstart.get_config())
+        assert all(field.startswith('defense.') for field in changed)
+        assert config.defense.to_dict() == load(f'{row}_cifar10').defense.to_dict()
+    with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
+        digits.get_config('tradesi')
+
+
+def test_a_narrow_row_differs_from_that_of_table_6_in_its_scale_alone():
+    scale = {'model.width', 'data.limit', 'data.validation', 'epochs', 'batch_size', 'attack.steps',
+             'schedule.peak'}  # fmt: skip
+    assert narrow.get_config().to_dict() == narrow.get_config('tradessi').to_dict()
+    for row in digits.ROWS:
+        assert set(changes(load('narrow', row), load(f'{row}_cifar10'))) == scale
+    with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
+        narrow.get_config('tradesi')
+
+
+def test_a_field_can_be_set_on_the_command_line_and_steps_follow_eps():
+    config = parse(
+        f'--config={FOLDER / "tradessi_cifar10.py"}:wrn_28_10',
+        '--config.threat.eps=0.04',
+        '--config.defense.weights.kl=5.0',
+        '--config.data.dir=images',
+        '--config.schedule.boundaries=(0.5, 0.75)',
+    )
+    assert config.model.arch == 'wrn_28_10'
+    assert config.attack.step_size == config.evaluation.step_size == 0.01
+    assert config.defense.weights.kl == 5.0
+    assert config.data.dir == 'images'
+    assert config.schedule.boundaries == (0.5, 0.75)
+
+
+def test_a_field_that_does_not_exist_is_refused():
+    with pytest.raises(AttributeError, match='epoch'):
+        parse(f'--config={FOLDER / "at_svhn.py"}', '--config.epoch=3')
+
+
+@pytest.mark.parametrize('arch', models.ARCHITECTURES)
+def test_every_architecture_has_a_recipe(arch):
+    config = load('at_cifar10', arch)
+    assert config.model.arch == arch
+    assert config.epochs == (90 if arch.startswith('wrn_') else 120)
+
+
+def test_an_unknown_architecture_is_refused_with_near_names():
+    with pytest.raises(InputError, match=r"unknown architecture 'resnet_18': did you mean .*resnet18"):
+        recipes.paper('trades', si=True, dataset='cifar10', arch='resnet_18')
+
+
+def test_an_unknown_defense_is_refused_with_near_names():
+    with pytest.raises(InputError, match=r"unknown defense 'trade': did you mean trades"):
+        recipes.defense('trade')
+    with pytest.raises(InputError, match='SI needs a defense with an attack'):
+        recipes.defense('standard', si=True)
