@@ -29,17 +29,17 @@ from si_jax.training import recipe_fields
 
 CONFIGS = pathlib.Path(configs.__file__).parent
 COMMANDS = {
-    'train.py': ('train', None),
-    'evaluate.py': ('evaluate', []),
-    'evaluate.py compare': ('evaluate', ['compare']),
-    'report.py': ('report', []),
-    'report.py --figure': ('report', ['--figure=1']),
-    'report.py --workdirs': ('report', ['--workdirs=A']),
+    'train.py': ('si_jax.cli.train', None),
+    'evaluate.py': ('si_jax.cli.evaluate', []),
+    'evaluate.py compare': ('si_jax.cli.evaluate', ['compare']),
+    'report.py': ('si_jax.cli.report', []),
+    'report.py --figure': ('si_jax.cli.report', ['--figure=1']),
+    'report.py --workdirs': ('si_jax.cli.report', ['--workdirs=A']),
     'si_jax.cli.plan': ('si_jax.cli.plan', []),
-    'si_jax.interop.export': ('si_jax.interop.export', []),
+    'si_jax.cli.export': ('si_jax.cli.export', []),
     'si_jax.cli.launch': ('si_jax.cli.launch', []),
     'benchmarks.conformance': ('benchmarks.conformance', []),
-    'si_jax.zoo': ('si_jax.cli.zoo', []),
+    'si_jax.cli.zoo': ('si_jax.cli.zoo', []),
 }
 
 
@@ -260,7 +260,7 @@ def helps() -> str:
     """The help of all commands."""
     parts = []
     for command in COMMANDS:
-        name = f'python -m {command}' if command.startswith('si_jax') else f'python {command}'
+        name = f'python -m {command}' if not command.split()[0].endswith('.py') else f'python {command}'
         parts.append(f'## {name}\n\n```text\n{help_of(command)}\n```')
     return '\n\n'.join(parts)
 

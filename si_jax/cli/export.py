@@ -7,22 +7,23 @@ from si_jax.errors import InputError
 from si_jax.interop.export import export
 from si_jax.interop.torch_files import FORMATS
 from si_jax.runtime import terminal
+from si_jax.zoo.load import load_model
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; `arguments` are those of the process unless given."""
     parser = terminal.parser(
-        'python -m si_jax.interop.export',
-        'python -m si_jax.interop.export --workdir=FOLDER [flags]',
+        'python -m si_jax.cli.export',
+        'python -m si_jax.cli.export --workdir=FOLDER [flags]',
         """
 Writes a trained network as a PyTorch module with its weights: model.py, whose
 build() returns it, and the weights beside it. Neither needs this project.
 
 examples:
   the best checkpoint of a run, into WORKDIR/export
-    python -m si_jax.interop.export --workdir=WORKDIR
+    python -m si_jax.cli.export --workdir=WORKDIR
   the last one, as safetensors, for a submission
-    python -m si_jax.interop.export --workdir=WORKDIR --checkpoint=last \\
+    python -m si_jax.cli.export --workdir=WORKDIR --checkpoint=last \\
         --format=safetensors --output=submission
   what was written, evaluated as any other file
     python evaluate.py --model=submission/model.py:build --dataset=cifar10
@@ -38,9 +39,6 @@ examples:
     )
     parser.add_argument('--output', metavar='FOLDER', help='where to write (default: WORKDIR/export)')
     flags = parser.parse_args(arguments)
-    # Not at the top: this imports the data sets and Orbax, which `export` does not need.
-    from si_jax.zoo.load import load_model
-
     checkpoint = int(flags.checkpoint) if flags.checkpoint.isdigit() else flags.checkpoint
     try:
         loaded = load_model(flags.workdir, checkpoint)

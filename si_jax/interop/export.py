@@ -1,6 +1,6 @@
 """Trained networks to PyTorch: weights with its names and layouts, and the nn.Module they belong to.
 
-    python -m si_jax.interop.export --workdir=runs/tradessi_cifar10/1f2e --format=torch --output=submission
+    python -m si_jax.cli.export --workdir=runs/tradessi_cifar10/1f2e --format=torch --output=submission
 
 writes submission/weights.pt and submission/model.py, whose `build()` returns the network, images [B, C, H, W]
 in [0, 1] -> logits [B, K]. `model.py` needs nothing of this project.

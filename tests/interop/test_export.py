@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import si_jax.zoo.load
 from si_jax import models
+from si_jax.cli import export as command
 from si_jax.errors import InputError
 from si_jax.interop import export
 from si_jax.interop.loading import is_torch_module
@@ -29,13 +29,13 @@ def run(monkeypatch):
         asked.append((str(workdir), checkpoint))
         return types.SimpleNamespace(module=model, variables=variables, config=config, step=7)
 
-    monkeypatch.setattr(si_jax.zoo.load, 'load_model', load_model)
+    monkeypatch.setattr(command, 'load_model', load_model)
     return model, variables, asked
 
 
 def test_command_writes_weights_and_module(run, tmp_path, capsys):
     model, variables, asked = run
-    export.main([f'--workdir={tmp_path}', '--checkpoint=300'])
+    command.main([f'--workdir={tmp_path}', '--checkpoint=300'])
     assert asked == [(str(tmp_path), 300)]
     path = tmp_path / 'export' / 'model.py'
     assert str(path) in capsys.readouterr().out
@@ -53,7 +53,7 @@ def test_command_writes_weights_and_module(run, tmp_path, capsys):
 
 def test_command_reports_a_wrong_workdir(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
-        export.main([f'--workdir={tmp_path}'])
+        command.main([f'--workdir={tmp_path}'])
     assert stopped.value.code == 2
     assert 'config.json is missing' in capsys.readouterr().err
 

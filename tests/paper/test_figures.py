@@ -11,6 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import si_jax
 from si_jax import InputError, Threat, data, defenses, load_model
+from si_jax.cli import figures as command
 from si_jax.cli import report
 from si_jax.paper import figures
 from si_jax.paper.figures import (
@@ -357,7 +358,7 @@ def test_pictures_can_be_drawn_again_from_the_file(folder, both):
     with pytest.raises(InputError, match='holds schema 1, figure norms, not schema 1, figure 5'):
         figures.redraw('5', str(path))
     with pytest.raises(InputError, match='--seed does not go with --redraw'):
-        figures.run(figure='norms', redraw_file=str(path), seed=1)
+        command.run(figure='norms', redraw_file=str(path), seed=1)
     path.write_text('[1]')
     with pytest.raises(InputError, match='holds schema None'):
         figures.redraw('norms', str(path))
@@ -373,7 +374,7 @@ def test_the_command(folder, both, capsys):
 
 
 def test_help_names_every_figure_and_option():
-    text = figures.parser().format_help()
+    text = command.parser().format_help()
     for name, figure in FIGURES.items():
         assert f'  {name:<6} {figure.about}' in text
         for option in figure.options:

@@ -17,12 +17,10 @@ import pytest
 from benchmarks import conformance
 from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
-from si_jax.cli import evaluate, launch, report, zoo
+from si_jax.cli import evaluate, export, figures, launch, report, zoo
 from si_jax.errors import InputError
 from si_jax.evaluation.compare import Comparison, Difference
 from si_jax.evaluation.result import AttackRecord, Result
-from si_jax.interop import export
-from si_jax.paper import figures
 from si_jax.runtime import terminal
 from si_jax.threat import Threat
 from tests.cli.test_train import SMALL
@@ -43,7 +41,7 @@ HELP = {
     'report.py': lambda: report.main(['--help']),
     'report.py --workdirs=A': lambda: report.main(['--workdirs=A', '--help']),
     'report.py --figure=1': lambda: report.main(['--figure=1', '--help']),
-    'python -m si_jax.interop.export': lambda: export.main(['--help']),
+    'python -m si_jax.cli.export': lambda: export.main(['--help']),
     'python -m si_jax.cli.launch': lambda: launch.main(['--help']),
     'python -m benchmarks.conformance': lambda: conformance.main(['--help']),
     'python -m si_jax.zoo': lambda: zoo.main(['--help']),
