@@ -30,8 +30,8 @@ def git(folder, *arguments) -> str:
 
 def test_commit_of_the_source_and_whether_it_was_changed(tmp_path, monkeypatch):
     package = tmp_path / 'checkout' / 'si_jax'
-    package.mkdir(parents=True)
-    source = package / 'environment.py'
+    (package / 'runtime').mkdir(parents=True)
+    source = package / 'runtime' / 'environment.py'
     source.write_text('a = 1\n')
     monkeypatch.setattr(module, '__file__', str(source))
     monkeypatch.setenv('GIT_CEILING_DIRECTORIES', str(tmp_path))
@@ -52,8 +52,9 @@ def test_an_installed_package_does_not_take_the_commit_of_a_checkout_around_it(t
     (tmp_path / 'file').write_text('')
     git(tmp_path, 'add', '.')
     git(tmp_path, 'commit', '-q', '-m', 'someone else')
-    monkeypatch.setattr(module, '__file__', str(tmp_path / 'site-packages' / 'si_jax' / 'environment.py'))
-    (tmp_path / 'site-packages' / 'si_jax').mkdir(parents=True)
+    package = tmp_path / 'site-packages' / 'si_jax' / 'runtime'
+    monkeypatch.setattr(module, '__file__', str(package / 'environment.py'))
+    package.mkdir(parents=True)
     assert environment()['git_commit'] is None
 
 
