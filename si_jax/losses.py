@@ -61,7 +61,7 @@ def highest_other(score: Array, labels: Array) -> Array:
     """max_{k != y} u_k, [B]: the first of the two terms of `margin`.
 
     Source: margin decomposition, Ma et al. (2020), arXiv 2006.13726: where the gradients of the two terms
-    differ much in size, their sum climbs one of them only.
+    differ much in size, an attack on their sum raises one of them only.
     """
     _check(score, labels)
     return _others(score, labels).max(axis=1)

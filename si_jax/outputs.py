@@ -63,12 +63,19 @@ def logits(outputs: Outputs) -> Array:
 
 
 def cosine(outputs: Outputs) -> Array:
-    """cos(theta_k), the angle between the features and row k of the last layer, [B, K] in [-1, 1].
+    """cos(theta_k), of the angle between the features and the weights of class k, [B, K] in [-1, 1].
 
-    Blind to the scale of the logits, of the features and of each weight vector, and to the bias; gradients
-    flow through both norms. A zero vector has cosine 0 and gradient 0 (no NaN).
+    The weights of class k are column k of the kernel [F, K] of the last layer. Blind to the scale of the
+    logits, of the features and of each weight vector, and to the bias; gradients flow through both norms.
 
-    Source: eq. 17 of the paper; floor of the norms 1e-12.
+    A norm counts as 1e-12 if it is smaller. So a zero vector has cosine 0, and no gradient is NaN: the
+    gradient at zero features is 1e12 W_k / |W_k|, which is finite (zero where W_k is zero too). Where ReLU
+    made the features zero, the layers before it receive no gradient.
+
+    Source: eq. 17 of the paper.
+
+    Raises:
+        InputError: The outputs have no features or no kernel.
     """
     if outputs.features is None or outputs.kernel is None:
         raise InputError(

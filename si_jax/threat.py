@@ -1,11 +1,19 @@
 """Threat models: the set of images that an attack may return.
 
 Pixels are in [0, 1] and eps is a fraction of that range: 8/255, not 8.
+
+A threat model is a norm and a radius. All that follows from the norm stands in one class, its *ball*: how
+long a perturbation is, which way a loss rises fastest, how a point is put back, how noise is drawn. Attacks
+ask the ball and never the name of the norm, so that a new norm is a new ball in `BALLS`. Only algorithms that
+are different ones in each norm have a table by norm of their own (Square, the hyperplanes of FAB).
 """
 
+import abc
 import dataclasses
 import math
+from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,12 +21,161 @@ import numpy as np
 from si_jax.errors import InputError, unknown
 
 Array = jax.Array
-NORMS = ('linf', 'l2')
 # For L1, APGD and Square are other algorithms: sparse steps, a schedule of radii, another projection.
 NO_L1 = (
     "norm 'l1' is not implemented, for no attack: evaluate with 'linf' or 'l2', or with the public PyTorch "
     "implementation (fra31/auto-attack, norm='L1')"
 )
+IMAGE = (1, 2, 3)  # the axes of an image in a batch [B, H, W, C]
+
+
+class Ball(abc.ABC):
+    """The geometry of a norm, for perturbations [B, H, W, C] or [B, d].
+
+    The methods that draw take one key and make the noise of one image, [H, W, C]; `Threat` calls them with
+    one key per image, so that no image's noise depends on its batch.
+
+    Attributes:
+        words: How far an attack may move an image, as a phrase.
+        tolerance: What the audit allows beyond eps, as a multiple of max(1, eps).
+    """
+
+    words: str
+    # The grid of 8-bit pixels at 8/255 is off by up to 2.6e-8 in float32.
+    tolerance: float = 1e-6
+
+    @abc.abstractmethod
+    def limit(self, shape: tuple[int, ...]) -> float:
+        """The largest radius that makes sense for images [H, W, C]: the distance of black from white."""
+
+    @abc.abstractmethod
+    def length(self, delta: Any, xp: Any = jnp) -> Any:
+        """The norm of each perturbation, [B]; with `xp=np` in NumPy, on the host."""
+
+    @abc.abstractmethod
+    def dual_length(self, gradient: Array) -> Array:
+        """The dual norm of each gradient, [B]: how much the loss rises along a direction of length 1."""
+
+    @abc.abstractmethod
+    def steepest(self, gradient: Array) -> Array:
+        """The direction of length 1 in which the loss rises fastest; a zero gradient stays zero."""
+
+    @abc.abstractmethod
+    def project(self, images: Array, centre: Array, eps: float) -> Array:
+        """The images moved into the ball around `centre`; `Threat` then clips them to [0, 1]."""
+
+    @abc.abstractmethod
+    def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
+        """A uniformly random point of the ball."""
+
+    @abc.abstractmethod
+    def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        """A random perturbation of no particular length, of which APGD and FAB make their starts."""
+
+    @abc.abstractmethod
+    def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
+        """A random perturbation of length eps that uses all of the ball: in Linf in every pixel."""
+
+    @abc.abstractmethod
+    def sample(
+        self, rng: np.random.Generator, shape: tuple[int, ...], radius: float, *, corners: bool
+    ) -> np.ndarray:
+        """Random perturbations [B, H, W, C] in float64, on the host: `corner` or `uniform` by NumPy."""
+
+
+class LinfBall(Ball):
+    """max_i |d_i| <= eps: every pixel on its own."""
+
+    words = 'by eps in every pixel'
+
+    def limit(self, shape: tuple[int, ...]) -> float:
+        return 1.0
+
+    def length(self, delta: Any, xp: Any = jnp) -> Any:
+        return xp.max(xp.abs(delta), axis=tuple(range(1, delta.ndim)))
+
+    def dual_length(self, gradient: Array) -> Array:
+        return jnp.sum(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)))
+
+    def steepest(self, gradient: Array) -> Array:
+        return jnp.sign(gradient)
+
+    def project(self, images: Array, centre: Array, eps: float) -> Array:
+        return jnp.clip(images, centre - eps, centre + eps)
+
+    def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
+        return jax.random.uniform(key, shape, dtype, -eps, eps)
+
+    def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+
+    def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
+        return eps * jax.random.rademacher(key, shape, dtype)
+
+    def sample(
+        self, rng: np.random.Generator, shape: tuple[int, ...], radius: float, *, corners: bool
+    ) -> np.ndarray:
+        return rng.choice((-radius, radius), shape) if corners else rng.uniform(-radius, radius, shape)
+
+
+class L2Ball(Ball):
+    """sqrt(sum_i d_i^2) <= eps: the image as one vector."""
+
+    words = 'by eps in Euclidean distance'
+
+    def limit(self, shape: tuple[int, ...]) -> float:
+        return math.sqrt(math.prod(shape))
+
+    def length(self, delta: Any, xp: Any = jnp) -> Any:
+        return xp.sqrt(xp.sum(delta**2, axis=tuple(range(1, delta.ndim))))
+
+    def dual_length(self, gradient: Array) -> Array:
+        return self.length(gradient)
+
+    def steepest(self, gradient: Array) -> Array:
+        # Scaled by the largest entry first: squares of gradients below 1e-19 vanish in float32.
+        largest = jnp.max(jnp.abs(gradient), axis=IMAGE, keepdims=True)
+        gradient = gradient / jnp.where(largest > 0, largest, 1.0)
+        norm = jnp.sqrt(jnp.sum(gradient**2, axis=IMAGE, keepdims=True))
+        return gradient / jnp.where(norm > 0, norm, 1.0)
+
+    def project(self, images: Array, centre: Array, eps: float) -> Array:
+        delta = images - centre
+        norm = jnp.sqrt(jnp.maximum(jnp.sum(delta**2, axis=IMAGE, keepdims=True), 1e-24))
+        return centre + delta * jnp.minimum(1.0, eps / norm)
+
+    def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
+        for_direction, for_radius = jax.random.split(key)
+        noise = jax.random.normal(for_direction, shape, dtype)
+        length = jax.random.uniform(for_radius, (), dtype) ** (1.0 / math.prod(shape))
+        return eps * length * noise / jnp.maximum(jnp.linalg.norm(noise.ravel()), 1e-12)
+
+    def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        return jax.random.normal(key, shape, dtype)
+
+    def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
+        noise = jax.random.normal(key, shape, dtype)
+        return eps * noise / jnp.linalg.norm(noise.ravel())
+
+    def sample(
+        self, rng: np.random.Generator, shape: tuple[int, ...], radius: float, *, corners: bool
+    ) -> np.ndarray:
+        delta = rng.normal(size=shape)
+        delta *= radius / self.length(delta, np).reshape(-1, 1, 1, 1)
+        if not corners:
+            delta *= rng.uniform(size=(shape[0], 1, 1, 1)) ** (1 / math.prod(shape[1:]))
+        return delta
+
+
+BALLS: dict[str, Ball] = {'linf': LinfBall(), 'l2': L2Ball()}
+NORMS = tuple(BALLS)
+
+
+def ball_of(norm: str) -> Ball:
+    """The ball of a norm by name; InputError if there is none."""
+    if norm not in tuple(BALLS):  # a tuple, as what a caller gave may have no hash
+        raise InputError(NO_L1) if str(norm).lower() == 'l1' else unknown('norm', norm, BALLS)
+    return BALLS[norm]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,20 +183,21 @@ class Threat:
     """The ball of radius eps around each image, intersected with [0, 1].
 
     Attributes:
-        norm: 'linf' or 'l2'.
+        norm: 'linf' or 'l2', a row of `BALLS`.
         eps: Radius; in (0, 1] for Linf, in (0, sqrt(H W C)] for L2 (checked by `check`).
     """
 
     norm: str
     eps: float
 
+    @property
+    def ball(self) -> Ball:
+        """The geometry of the norm; InputError if it is unknown."""
+        return ball_of(self.norm)
+
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Raises InputError if the norm is unknown or eps cannot be a radius for images [H, W, C]."""
-        if str(self.norm).lower() == 'l1':
-            raise InputError(NO_L1)
-        if self.norm not in NORMS:
-            raise unknown('norm', self.norm, NORMS)
-        limit = 1.0 if self.norm == 'linf' else math.sqrt(math.prod(image_shape))
+        limit = self.ball.limit(image_shape)
         if not 0 < self.eps <= limit:  # also refuses NaN
             in_bytes = 1 < self.eps <= 255
             advice = f'did you mean {self.eps:g}/255?' if in_bytes else 'give a fraction of the pixel range'
@@ -51,54 +209,38 @@ class Threat:
         For Linf this is the nearest point of the intersection; for L2 the ball comes first, then the range,
         as in the reference code of AutoAttack.
         """
-        if self.norm == 'linf':
-            images = jnp.clip(images, centre - self.eps, centre + self.eps)
-        else:
-            delta = images - centre
-            norm = jnp.sqrt(jnp.maximum(jnp.sum(delta**2, axis=(1, 2, 3), keepdims=True), 1e-24))
-            images = centre + delta * jnp.minimum(1.0, self.eps / norm)
-        return jnp.clip(images, 0.0, 1.0)
+        chex.assert_equal_shape([images, centre])
+        return jnp.clip(self.ball.project(images, centre, self.eps), 0.0, 1.0)
 
     def uniform_start(self, keys: Array, images: Array) -> Array:
         """A random point of the ball for each image, projected (eq. 2 of the paper): `uniform_noise`."""
         return self.project(images + self.uniform_noise(keys, images), images)
 
     def uniform_noise(self, keys: Array, images: Array) -> Array:
-        """A random perturbation for each image, [B, H, W, C].
-
-        Linf: uniform in [-eps, eps] per entry. L2: uniform in the ball. Drawn from one key per image, so that
-        it does not depend on the batch.
+        """A random perturbation for each image, [B, H, W, C], uniform in the ball.
 
         Args:
-            keys: [B] typed PRNG keys.
+            keys: [B] typed PRNG keys, one per image, so that no perturbation depends on the batch.
             images: [B, H, W, C]; shape and dtype count.
         """
-        shape, dtype = images.shape[1:], images.dtype
+        return jax.vmap(lambda key: self.ball.uniform(key, images.shape[1:], images.dtype, self.eps))(keys)
 
-        def draw(key: Array) -> Array:
-            if self.norm == 'linf':
-                return jax.random.uniform(key, shape, dtype, -self.eps, self.eps)
-            direction, radius = jax.random.split(key)
-            noise = jax.random.normal(direction, shape, dtype)
-            length = jax.random.uniform(radius, (), dtype) ** (1.0 / math.prod(shape))
-            return self.eps * length * noise / jnp.maximum(jnp.linalg.norm(noise.ravel()), 1e-12)
-
-        return jax.vmap(draw)(keys)
+    def random_direction(self, keys: Array, images: Array) -> tuple[Array, Array]:
+        """`Ball.direction` for each image, [B, H, W, C], and its length, [B, 1, 1, 1]; as `uniform_noise`."""
+        noise = jax.vmap(lambda key: self.ball.direction(key, images.shape[1:], images.dtype))(keys)
+        return noise, self.ball.length(noise).reshape(-1, 1, 1, 1)
 
     def distance(self, images: Array, centre: Array) -> Array:
         """The norm of each perturbation, [B]."""
-        delta = (images - centre).reshape(len(images), -1)
-        if self.norm == 'linf':
-            return jnp.max(jnp.abs(delta), axis=1)
-        return jnp.sqrt(jnp.sum(delta**2, axis=1))
+        return self.ball.length((images - centre).reshape(len(images), -1))
 
     def audit(
         self, images: np.ndarray, centre: np.ndarray, *, source: str, indices: np.ndarray | None = None
     ) -> float:
         """Checks that an attack kept to its threat model; returns the largest perturbation.
 
-        Computed in float64 on the host, apart from the code that made the images. The tolerance is
-        1e-6 max(1, eps): the grid of 8-bit pixels at 8/255 is off by up to 2.6e-8 in float32.
+        Computed in float64 on the host, with NumPy, apart from the code that made the images. It allows
+        `Ball.tolerance` max(1, eps) beyond eps, and nothing beyond [0, 1].
 
         Args:
             images: [B, H, W, C], returned by the attack.
@@ -111,10 +253,9 @@ class Threat:
                 is a fault of the attack, never a success to be counted.
         """
         images, centre = np.asarray(images, np.float64), np.asarray(centre, np.float64)
-        delta, axes = np.abs(images - centre), (1, 2, 3)
-        distance = delta.max(axis=axes) if self.norm == 'linf' else np.sqrt((delta**2).sum(axis=axes))
-        outside = np.abs(images - np.clip(images, 0, 1)).max(axis=axes)
-        tolerance = 1e-6 * max(1.0, self.eps)
+        distance = self.ball.length(images - centre, np)
+        outside = np.abs(images - np.clip(images, 0, 1)).max(axis=IMAGE)
+        tolerance = self.ball.tolerance * max(1.0, self.eps)
         # Written so that NaN fails.
         wrong = ~((distance <= self.eps + tolerance) & (outside <= 0))
         if wrong.any():

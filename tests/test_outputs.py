@@ -85,7 +85,7 @@ def test_cosine_is_blind_to_the_norm_of_each_weight_vector(random_outputs):
 
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.float64])
-def test_zero_features_and_zero_weights_have_cosine_and_gradient_zero(dtype):
+def test_zero_features_and_zero_weights_have_cosine_zero_and_a_finite_gradient(dtype):
     features = jnp.array([[0.0, 0.0], [1.0, 2.0]], dtype)
     kernel = jnp.array([[0.0, 1.0], [0.0, 3.0]], dtype)
 
@@ -97,6 +97,8 @@ def test_zero_features_and_zero_weights_have_cosine_and_gradient_zero(dtype):
     np.testing.assert_array_equal(value[0], [0.0, 0.0])
     np.testing.assert_array_equal(value[:, 0], [0.0, 0.0])
     assert np.isfinite(dz).all() and np.isfinite(dw).all()
+    # At zero features: 1e12 W_k / |W_k|, here of the second class with its factor 2.
+    np.testing.assert_allclose(dz[0], 2e12 * np.array([1, 3]) / np.sqrt(10), rtol=1e-5)
     # The second image with the second class is the only pair without a zero vector.
     assert np.abs(dz[1]).max() > 0 and np.abs(dw[:, 1]).max() > 0
 

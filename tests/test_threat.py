@@ -8,8 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from si_jax.attacks import ATTACKS, run
+from si_jax.attacks.apgd import apgd
+from si_jax.attacks.search import Problem
 from si_jax.errors import InputError
-from si_jax.threat import NORMS, Threat
+from si_jax.objectives import margin
+from si_jax.outputs import Outputs
+from si_jax.threat import BALLS, NORMS, Threat
 
 SHAPE = (3, 4, 4, 2)
 pixels = hnp.arrays(np.float64, SHAPE, elements=st.floats(0, 1))
@@ -195,3 +200,41 @@ def test_audit_catches_pixels_outside_the_range(norm, pixel):
         Threat(norm, 0.1).audit(images, centre, source='pgd')
     images[0, 0, 0, 0] = round(pixel)
     Threat(norm, 0.1).audit(images, centre, source='pgd')
+
+
+def test_a_new_norm_is_a_new_ball(monkeypatch):
+    """Attacks ask the ball: one more row, and PGD and APGD run in its norm."""
+
+    class Half(type(BALLS['linf'])):
+        """The Linf ball of half the radius."""
+
+        def length(self, delta, xp=jnp):
+            return 2 * super().length(delta, xp)
+
+        def steepest(self, gradient):
+            return super().steepest(gradient) / 2
+
+        def project(self, images, centre, eps):
+            return super().project(images, centre, eps / 2)
+
+        def uniform(self, key, shape, dtype, eps):
+            return super().uniform(key, shape, dtype, eps / 2)
+
+    monkeypatch.setitem(BALLS, 'half', Half())
+    images, labels = jnp.full((2, 2, 2, 3), 0.5), jnp.array([0, 1])
+    keys = jax.random.split(jax.random.key(0), 2)
+
+    def classifier(x, keys):
+        return Outputs(x.mean(axis=(1, 2)))
+
+    def found(threat):
+        pgd = run(ATTACKS['cw'], classifier, images, labels, keys, threat=threat, steps=3, step_size=0.1)
+        search, problem = apgd(margin, steps=3), Problem(images, labels, keys, labels)
+        state = search.init(classifier, problem, threat)
+        return pgd.last, search.advance(classifier, problem, threat, state, jnp.asarray(0), 4).inner[0]
+
+    half, linf = Threat('half', 0.2), Threat('linf', 0.1)
+    half.check((2, 2, 3))
+    for ours, theirs in zip(found(half), found(linf), strict=True):
+        assert half.audit(ours, images, source='pgd') == pytest.approx(0.2)
+        np.testing.assert_allclose(jnp.abs(ours - images).max(), jnp.abs(theirs - images).max(), rtol=1e-6)

@@ -1,8 +1,8 @@
 """APGD: projected gradient ascent with momentum that chooses its own step size.
 
-A rule of the engine of `ascent`, and the search that AutoAttack makes of it. The step starts at 2 eps and is
-halved at checkpoints where the loss no longer rises, for each image by itself; it then goes on from the best
-point.
+`rule` is a rule of the engine of `ascent`, and `apgd` the search that AutoAttack makes of it. The step starts
+at 2 eps. At fixed checkpoints APGD asks whether the loss still rises, for each image by itself; where it does
+not, APGD halves the step and goes on from the best point.
 
 Source: Croce and Hein (2020), "Reliable evaluation of adversarial robustness with an ensemble of diverse
 parameter-free attacks", algorithm 1; details as in repository fra31/auto-attack, autopgd_base.py. L1 is left
@@ -17,9 +17,8 @@ import numpy as np
 
 from si_jax.attacks import rows
 from si_jax.attacks.ascent import Project, Rule
-from si_jax.attacks.search import Search, TargetedObjective, climbing
-from si_jax.attacks.steps import DIRECTIONS
-from si_jax.errors import InputError, unknown
+from si_jax.attacks.search import Search, TargetedObjective, gradient_search
+from si_jax.errors import InputError
 from si_jax.objectives import Objective
 from si_jax.outputs import Score, logits
 from si_jax.threat import Threat
@@ -74,7 +73,7 @@ def windows(steps: int) -> np.ndarray:
 def rule(threat: Threat, steps: int) -> Rule:
     """The rule of APGD for a run of `steps` steps.
 
-    It moves from x to P(x + a (v - x) + (1 - a) (x - x_previous)) with v = P(x + step_size * direction),
+    APGD moves from x to P(x + a (v - x) + (1 - a) (x - x_previous)) with v = P(x + step_size * direction),
     where a is 1 in the first step and then 0.75. At the end of each of the `windows` an image halves its step
     and goes back to its best point (with the gradient there, and without forgetting x_previous) if at most
     0.75 of the window's steps raised the loss, or if its best loss is what it was at the last checkpoint and
@@ -86,13 +85,11 @@ def rule(threat: Threat, steps: int) -> Rule:
         steps: Number of steps; `update` also takes i = steps, for the evaluation of the last point.
 
     Raises:
-        InputError: For a norm other than 'linf' and 'l2', or fewer than one step.
+        InputError: An unknown norm, or fewer than one step.
     """
-    if threat.norm not in DIRECTIONS:
-        raise unknown('norm', threat.norm, DIRECTIONS)
     if steps < 1:
         raise InputError(f'APGD needs at least one step, not steps={steps}')
-    direction = DIRECTIONS[threat.norm]
+    direction = threat.ball.steepest
     table = windows(steps)
 
     def init(x: Array) -> State:
@@ -155,15 +152,8 @@ def random_start(threat: Threat, keys: Array, images: Array) -> Array:
         keys: [B] typed PRNG keys, one an image.
         images: [B, H, W, C].
     """
-
-    def draw(key: Array) -> Array:
-        if threat.norm == 'linf':
-            t = jax.random.uniform(key, images.shape[1:], images.dtype, -1.0, 1.0)
-            return t / (jnp.max(jnp.abs(t)) + 1e-12)
-        t = jax.random.normal(key, images.shape[1:], images.dtype)
-        return t / (jnp.sqrt(jnp.sum(t**2)) + 1e-12)
-
-    return jnp.clip(images + threat.eps * jax.vmap(draw)(keys), 0.0, 1.0)
+    t, length = threat.random_direction(keys, images)
+    return jnp.clip(images + threat.eps * (t / (length + 1e-12)), 0.0, 1.0)
 
 
 def apgd(
@@ -181,7 +171,7 @@ def apgd(
     not depend on it.
 
     Args:
-        objective: What to climb, a loss of the adversarial score. A function from target classes [B] to it
+        objective: What to raise, a loss of the adversarial score. A function from target classes [B] to it
             (`objectives.targeted_dlr`) makes the search a targeted one, toward `Problem.targets`.
         score: What the objective is computed from.
         steps: Number of steps.
@@ -191,7 +181,7 @@ def apgd(
         The `Search`. A query is one forward and one backward pass.
     """
 
-    return climbing(
+    return gradient_search(
         objective,
         score,
         start=random_start,

@@ -1,12 +1,14 @@
 """The engine under every gradient attack: maximise a loss inside a threat model, one step at a time.
 
-An attack is a *value function* (what to climb), a *rule* (how a point moves) and a *projection* (where it may
-go). `ascend` knows none of them in particular, so PGD, APGD and the attacks inside training share it.
+An ascent needs three things: a *value function* (the loss and its gradient), a *rule* (how a point moves) and
+a *projection* (where it may go). `ascend` knows none of them in particular, so PGD, APGD and the attacks
+inside training share it.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
@@ -67,6 +69,8 @@ def step(value: Value, under_way: Climb, i: Array | int, *, rule: Rule, project:
     """Step `i`: evaluates the last point, then moves on from it. The arguments are those of `climb`."""
     x = under_way.seen.last
     loss, gradient, fooled = value(jnp.asarray(i), x)
+    chex.assert_shape([loss, fooled], x.shape[:1])
+    chex.assert_equal_shape([x, gradient])
     seen = _track(under_way.seen, x, loss, fooled)
     x, rule_state = rule.update(jnp.asarray(i), x, loss, gradient, under_way.rule_state, project)
     return Climb(seen._replace(last=x), rule_state)
@@ -111,7 +115,7 @@ def evaluate_last(value: Value, under_way: Climb, *, steps: int | Array) -> Asce
 def ascend(
     value: Value, start: Array, *, rule: Rule, project: Project, steps: int, unroll: bool = False
 ) -> Ascent:
-    """Climbs `value` from `start` [B, H, W, C] for `steps` steps; the arguments are those of `climb`.
+    """Raises `value` from `start` [B, H, W, C] in `steps` steps; the arguments are those of `climb`.
 
     Returns:
         An `Ascent`; parts that the caller does not use cost nothing once compiled.

@@ -1,8 +1,9 @@
 """FAB, the fast adaptive boundary attack: the nearest misclassified image, by linearising boundaries.
 
-Each iteration linearises the boundary between the label and one other class at the current point, projects
-both the current point and the original image on it inside [0, 1], goes a little beyond a mixture of the two,
-and steps back towards the original wherever the result is misclassified.
+In each iteration FAB takes the decision boundary between the label and one other class as a plane: its
+tangent at the current point. FAB projects both the current point and the original image on this plane, inside
+[0, 1] (`hyperplane`), and goes a little beyond a mixture of the two. Where the result is misclassified, FAB
+steps back towards the original.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from si_jax.attacks import rows
 from si_jax.attacks.hyperplane import displacement
 from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
-from si_jax.threat import Threat
+from si_jax.threat import Ball, Threat
 
 Array = jax.Array
 Logits = Callable[[Array], Array]
@@ -25,7 +26,7 @@ class FabState(NamedTuple):
     """What FAB remembers.
 
     Attributes:
-        point: [B, H, W, C], where it is.
+        point: [B, H, W, C], the current point.
         nearest: [B, H, W, C], the nearest misclassified image, at any distance; the original without one.
         distance: [B], its distance from the original in the norm of the threat model; inf without one.
     """
@@ -91,7 +92,7 @@ def fab(
             i, x, inner = first + offset, state.inner.point, state.inner
             keyed = rows.fold_in(keys, 2 * i)
             gap, normal = linearise(
-                lambda x: classifier(x, keyed).logits.astype(x.dtype), x, problem, threat.norm
+                lambda x: classifier(x, keyed).logits.astype(x.dtype), x, problem, threat.ball
             )
             x = step(x, images, gap, normal, threat)
 
@@ -114,7 +115,7 @@ def fab(
         from_x = displacement(flat, w, gap, threat.norm)
         # <w, x0> - b from the difference of the points: both products are far larger than the gap itself.
         from_centre = displacement(centre, w, gap + jnp.sum(w * (centre - flat), axis=1), threat.norm)
-        size, centre_size = (jnp.maximum(_norm(d, threat.norm), 1e-8) for d in (from_x, from_centre))
+        size, centre_size = (jnp.maximum(threat.ball.length(d), 1e-8) for d in (from_x, from_centre))
         alpha = jnp.clip(size / (size + centre_size), 0.0, alpha_max)[:, None]
         mixed = (1 - alpha) * (flat + eta * from_x) + alpha * (centre + eta * from_centre)
         return jnp.clip(mixed, 0.0, 1.0).reshape(images.shape)
@@ -122,9 +123,9 @@ def fab(
     return Search(init, advance, iterations, targeted)
 
 
-def _to_target(logits: Logits, x: Array, problem: Problem, norm: str) -> tuple[Array, Array]:
+def _to_target(logits: Logits, x: Array, problem: Problem, ball: Ball) -> tuple[Array, Array]:
     """g_t - g_y [B] and its gradient."""
-    del norm
+    del ball
     index = jnp.arange(len(x))
 
     def difference(x: Array) -> tuple[Array, Array]:
@@ -136,11 +137,10 @@ def _to_target(logits: Logits, x: Array, problem: Problem, norm: str) -> tuple[A
     return gap, gradient
 
 
-def _to_nearest_boundary(logits: Logits, x: Array, problem: Problem, norm: str) -> tuple[Array, Array]:
+def _to_nearest_boundary(logits: Logits, x: Array, problem: Problem, ball: Ball) -> tuple[Array, Array]:
     """g_k - g_y [B] and its gradient, of the class k whose linearised boundary is nearest."""
     g, pull = jax.vjp(logits, x)
     index, classes = jnp.arange(len(x)), g.shape[1]
-    dual = 'l1' if norm == 'linf' else 'l2'
 
     # One class after the other: all gradients at once would need K times the memory.
     def closer(k: Array, best: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -148,7 +148,7 @@ def _to_nearest_boundary(logits: Logits, x: Array, problem: Problem, norm: str) 
         gap = g[index, other] - g[index, problem.labels]
         onehot = jax.nn.one_hot(other, classes, dtype=g.dtype)
         (gradient,) = pull(onehot - jax.nn.one_hot(problem.labels, classes, dtype=g.dtype))
-        away = jnp.abs(gap) / (_norm(gradient.reshape(len(x), -1), dual) + 1e-12)
+        away = jnp.abs(gap) / (ball.dual_length(gradient.reshape(len(x), -1)) + 1e-12)
         return rows.where(away < best[0], (away, gap, gradient), best)
 
     nowhere = jnp.full(len(x), jnp.inf, g.dtype), jnp.zeros(len(x), g.dtype), jnp.zeros_like(x)
@@ -158,20 +158,5 @@ def _to_nearest_boundary(logits: Logits, x: Array, problem: Problem, norm: str) 
 
 def _half_way(threat: Threat, keys: Array, images: Array) -> Array:
     """A point at distance eps / 2 from each image, clipped to [0, 1]."""
-    shape, dtype = images.shape[1:], images.dtype
-
-    def draw(key: Array) -> Array:
-        if threat.norm == 'linf':
-            return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
-        return jax.random.normal(key, shape, dtype)
-
-    noise = jax.vmap(draw)(keys)
-    length = _norm(noise.reshape(len(images), -1), threat.norm).reshape(-1, 1, 1, 1)
+    noise, length = threat.random_direction(keys, images)
     return jnp.clip(images + 0.5 * threat.eps * noise / jnp.maximum(length, 1e-12), 0.0, 1.0)
-
-
-def _norm(x: Array, norm: str) -> Array:
-    """The norm of each row of [B, d]."""
-    if norm == 'l1':
-        return jnp.sum(jnp.abs(x), axis=1)
-    return jnp.max(jnp.abs(x), axis=1) if norm == 'linf' else jnp.sqrt(jnp.sum(x * x, axis=1))

@@ -11,12 +11,17 @@ it exactly after finitely many steps: each one extends the set of coordinates th
 is the last. No sort is needed.
 """
 
+from collections.abc import Callable
+
+import chex
 import jax
 import jax.numpy as jnp
 
 from si_jax.errors import unknown
 
 Array = jax.Array
+# s of each norm, from |w|. Another norm is another algorithm if h is not concave: Newton is wrong for L1.
+SPEEDS: dict[str, Callable[[Array], Array]] = {'linf': jnp.ones_like, 'l2': lambda weight: weight}
 
 
 def displacement(points: Array, normal: Array, gap: Array, norm: str) -> Array:
@@ -28,7 +33,7 @@ def displacement(points: Array, normal: Array, gap: Array, norm: str) -> Array:
         points: t, [B, d] in [0, 1].
         normal: w, [B, d].
         gap: <w, t> - b, [B], of either sign.
-        norm: 'linf' or 'l2', the norm that is made least.
+        norm: A row of `SPEEDS`, the norm that is made least.
 
     Returns:
         [B, d]; zero where w is.
@@ -39,8 +44,10 @@ def displacement(points: Array, normal: Array, gap: Array, norm: str) -> Array:
     Source: Croce and Hein (2020), Minimally distorted adversarial examples with a fast adaptive boundary
     attack, which sorts the coordinates.
     """
-    if norm not in ('linf', 'l2'):
-        raise unknown('norm', norm, ('linf', 'l2'))
+    if norm not in SPEEDS:
+        raise unknown('norm', norm, SPEEDS)
+    chex.assert_rank([points, gap], [2, 1])
+    chex.assert_equal_shape([points, normal])
     # Scaled to a largest entry of 1: squares of gradients below 1e-19 vanish in float32.
     largest = jnp.max(jnp.abs(normal), axis=1)
     scale = jnp.where(gap < 0, -1.0, 1.0) / jnp.where(largest > 0, largest, 1.0)
@@ -48,7 +55,7 @@ def displacement(points: Array, normal: Array, gap: Array, norm: str) -> Array:
 
     weight = jnp.abs(normal)
     room = jnp.where(normal > 0, points, jnp.where(normal < 0, 1 - points, 0))
-    speed = jnp.ones_like(weight) if norm == 'linf' else weight
+    speed = SPEEDS[norm](weight)
 
     def newton(length: Array) -> Array:
         stopped = room <= length[:, None] * speed

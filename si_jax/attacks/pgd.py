@@ -1,17 +1,24 @@
-"""Gradient attacks: an objective, a score, a start and a rule, climbed by the engine of `ascent`.
+"""PGD and its variants: gradient attacks that are one `Attack` record each, run by one function.
 
-The attacks of evaluation and those inside training are this one function. To write an attack of your own,
-make an `Attack` record; `catalogue.ATTACKS` holds the named ones.
+Projected gradient descent (PGD, Madry et al. 2018) raises a loss by steps along its gradient and moves the
+image back into the threat model after each step. Its variants exchange a part: the loss (`objective`), what
+the loss is computed from (`score`), where the steps begin (`start`), how long they are (`rule`). An `Attack`
+names these parts and `run` runs it on a batch, in evaluation and inside training alike.
+
+To write an attack of your own, make an `Attack`; `registry.ATTACKS` holds the named ones. Attacks that look
+for one misclassified point and then stop are searches: see `search`.
 """
 
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 
 from si_jax import objectives
+from si_jax.attacks import rows
 from si_jax.attacks.ascent import Ascent, Rule, Value, ascend
 from si_jax.attacks.steps import steepest_step
 from si_jax.objectives import Objective, adversarial_ce
@@ -64,17 +71,17 @@ class Attack(NamedTuple):
     """A gradient attack.
 
     Attributes:
-        objective: What it climbs.
+        objective: The loss that the attack raises.
         score: What the objective is computed from.
-        start: Where it starts, one of `STARTS`.
+        start: Where the attack starts, one of `STARTS`.
         rule: step size -> Rule; None for the steepest ascent of the threat model's norm.
         steps: Number of steps; None for the caller's.
         step_size: As a multiple of eps; None for the caller's.
         drops: Steps from which the step size is a tenth of what it was before.
         reference: What the adversarial images are compared with, where the objective does so: 'natural' for
             the original images, 'start' for the attack's own start.
-        then: What it climbs in the second half of its steps; None for `objective` all along.
-        odd: What it climbs in place of `objective` in the restarts 1, 3, 5 and so on (see `in_restart`).
+        then: The objective of the second half of the steps; None for `objective` all along.
+        odd: What stands in place of `objective` in the restarts 1, 3, 5 and so on (see `in_restart`).
         cosines: The step size falls so many times, one after another, along half a cosine; 0: it stays.
         any_iterate: Whether a misclassified iterate counts, not only the last point.
         calibrated: Whether the score is computed from logits times 2 / (median gap between the two highest
@@ -103,7 +110,7 @@ class Attack(NamedTuple):
 def starting_points(start: Start, threat: Threat, images: Array, keys: Array) -> Array:
     """Where an attack with this start begins, [B, H, W, C]; the other arguments are those of `run`."""
     # One subkey for the start and one for a randomised classifier.
-    return start(threat, jax.vmap(jax.random.split)(keys)[:, 0], images)
+    return start(threat, rows.split(keys)[0], images)
 
 
 def run(
@@ -136,41 +143,43 @@ def run(
         natural: The attack's score of the images it is compared with; None to compute it.
 
     Returns:
-        The `Ascent`; the PGD family counts its `last` point, or with `any_iterate` its `fooled_image`.
+        The `Ascent`; PGD counts its `last` point, a row with `any_iterate` its `fooled_image`.
     """
     steps = steps if attack.steps is None else attack.steps
-    objective, rule = objective_and_rule(attack, threat, steps, step_size)
+    objective = objective_of(attack, steps)
     if start is None:
         start = starting_points(attack.start, threat, images, keys)
-    classifier_keys = jax.vmap(jax.random.split)(keys)[:, 1]
+    _, classifier_keys = rows.split(keys)
     if natural is None and 'nat' in objective.uses:
         # Constant during the attack: computed once, not in every step.
         reference = start if attack.reference == 'start' else images
-        natural = attack.score(classifier(reference, _fold_in(classifier_keys, 0)))
+        natural = attack.score(classifier(reference, rows.fold_in(classifier_keys, 0)))
     value = value_function(
         objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
     )
     return ascend(
         value,
         start,
-        rule=rule,
+        rule=rule_of(attack, threat, steps, step_size),
         project=lambda x: threat.project(x, images),
         steps=steps,
     )
 
 
-def objective_and_rule(
-    attack: Attack, threat: Threat, steps: int, step_size: float
-) -> tuple[Objective, Rule]:
-    """What an attack climbs in its `steps` steps, and how; `step_size` as for `run`."""
-    objective = attack.objective
-    if attack.then is not None:
-        objective = objectives.in_turn(objective, attack.then, steps // 2)
+def objective_of(attack: Attack, steps: int) -> Objective:
+    """The objective of an attack of `steps` steps, with the change in their middle where it has one."""
+    if attack.then is None:
+        return attack.objective
+    return objectives.in_turn(attack.objective, attack.then, steps // 2)
+
+
+def rule_of(attack: Attack, threat: Threat, steps: int, step_size: float) -> Rule:
+    """How an attack of `steps` steps moves a point; `step_size` as for `run`."""
     size = step_size if attack.step_size is None else attack.step_size * threat.eps
     if attack.rule is not None:
-        return objective, attack.rule(size)
+        return attack.rule(size)
     period = -(-steps // attack.cosines) if attack.cosines else 0
-    return objective, steepest_step(threat.norm, size, attack.drops, period)
+    return steepest_step(threat.norm, size, attack.drops, period)
 
 
 def value_function(
@@ -190,11 +199,12 @@ def value_function(
     """
 
     def evaluate(i: Array, images: Array, sample: Array) -> tuple[Array, Array, Array]:
-        sample_keys = _fold_in(keys, 1 + i * eot_samples + sample)
+        sample_keys = rows.fold_in(keys, 1 + i * eot_samples + sample)
 
         def total(x: Array) -> tuple[Array, tuple[Array, Array]]:
             outputs = classifier(x, sample_keys)
             loss = objective(score(outputs), natural, labels, i)
+            chex.assert_shape(loss, labels.shape)  # one number per image: a mean would mix the gradients
             return jnp.sum(loss), (loss, jnp.argmax(outputs.logits, axis=1) != labels)
 
         gradient, (loss, fooled) = jax.grad(total, has_aux=True)(images)
@@ -214,7 +224,3 @@ def value_function(
         return loss / eot_samples, gradient / eot_samples, 2 * fooled > eot_samples
 
     return value
-
-
-def _fold_in(keys: Array, number: Array | int) -> Array:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)

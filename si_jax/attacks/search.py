@@ -1,10 +1,15 @@
-"""Searches: attacks that run in parts, on the images that are still correctly classified.
+"""Searches: attacks that look for one misclassified image in the ball and then stop.
 
-The attacks of AutoAttack and the black-box attacks look for one misclassified image in the ball and may stop
-an image as soon as they have it. They run in parts of some iterations; between the parts the caller drops
-finished images and packs the others together, so that no compiled program waits for images that are done.
+The attacks of AutoAttack and the black-box attacks are searches. They run on the images that are still
+correctly classified, in parts of some iterations. Between two parts the caller drops the finished images and
+packs the others together, so that no compiled program waits for images that are done.
+
+A `Search` is two functions, `init` and `advance`. They take a `Problem` (the images to attack) and pass on a
+`SearchState` (what was found so far). `gradient_search` makes one of an objective, a start and a rule: APGD
+is such a search, and `of_attack` makes one of a PGD variant. FAB, Square, SPSA and RayS write their own two.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,7 +18,15 @@ import jax.numpy as jnp
 
 from si_jax.attacks import rows
 from si_jax.attacks.ascent import Ascent, Climb, Rule, step
-from si_jax.attacks.pgd import Attack, KeyedClassifier, Start, objective_and_rule, value_function
+from si_jax.attacks.pgd import (
+    Attack,
+    KeyedClassifier,
+    Start,
+    objective_of,
+    rule_of,
+    starting_points,
+    value_function,
+)
 from si_jax.objectives import Objective
 from si_jax.outputs import Score
 from si_jax.threat import Threat
@@ -75,7 +88,7 @@ class Search(NamedTuple):
 TargetedObjective = Callable[[Array], Objective]
 
 
-def climbing(
+def gradient_search(
     objective: Objective | TargetedObjective,
     score: Score,
     *,
@@ -84,13 +97,13 @@ def climbing(
     steps: int,
     eot_samples: int,
 ) -> Search:
-    """A search that climbs an objective.
+    """A search that raises an objective along its gradient: an ascent of the engine, made in parts.
 
     Each iteration evaluates a point and moves on from it, so there are `steps` + 1: the last one evaluates
     the point after the last step. An image keeps its first misclassified point and is done.
 
     Args:
-        objective: What to climb, or a function from target classes [B] to it.
+        objective: What to raise, or a function from target classes [B] to it, which makes a targeted search.
         score: What the objective is computed from.
         start: (threat, keys, images) -> where to begin.
         rule: threat -> how a point moves.
@@ -102,8 +115,8 @@ def climbing(
     """
 
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
-        start_keys, _ = rows.split(problem.keys)
-        first = start(threat, start_keys, problem.images)
+        del classifier
+        first = starting_points(start, threat, problem.images, problem.keys)
         batch = first.shape[:1]
         return SearchState(
             found=problem.images,
@@ -150,20 +163,21 @@ def climbing(
 
 
 def of_attack(attack: Attack, steps: int, eot_samples: int) -> Search:
-    """An attack of the PGD family that counts any iterate and fixes its step size, as a search.
+    """A PGD variant as a search: the same steps, but an image is done with its first misclassified point.
 
     Args:
-        attack: The attack; its objective reads the adversarial images alone.
+        attack: A row that counts any iterate and fixes its step size; its objective reads the adversarial
+            images alone.
         steps: Number of steps.
         eot_samples: Gradients averaged per step.
     """
     assert attack.any_iterate and attack.step_size is not None and 'nat' not in attack.objective.uses
-    objective, _ = objective_and_rule(attack, Threat('linf', 1.0), steps, 1.0)
-    return climbing(
-        objective,
+    return gradient_search(
+        objective_of(attack, steps),
         attack.score,
         start=attack.start,
-        rule=lambda threat: objective_and_rule(attack, threat, steps, 1.0)[1],
+        # The attack fixes its step size, so the caller's does not count.
+        rule=lambda threat: rule_of(attack, threat, steps, math.nan),
         steps=steps,
         eot_samples=eot_samples,
     )

@@ -1,4 +1,8 @@
-"""SPSA: gradients estimated from the logits of random pairs of points, climbed with Adam."""
+"""SPSA: an attack that reads only the logits.
+
+SPSA (simultaneous perturbation stochastic approximation) estimates the gradient of the margin from the logits
+at random pairs of points, and follows the estimate with Adam.
+"""
 
 import math
 from collections.abc import Callable
@@ -39,9 +43,10 @@ def spsa(
 ) -> Search:
     """SPSA, for every threat model that can be projected on.
 
-    It starts at a uniformly random point of the ball, climbs the margin max_{k != y} g_k - g_y with Adam
-    (b1 = 0.9, b2 = 0.999), projects after each step, and stops at the first misclassified point; the point is
-    checked at the start and after each step. An image costs 1 + iterations (evaluations + 1) queries at most.
+    SPSA starts at a uniformly random point of the ball, raises the margin max_{k != y} g_k - g_y with Adam
+    (b1 = 0.9, b2 = 0.999) and projects after each step. The point is classified at the start and after each
+    step. An image is done with its first misclassified point, or after 1 + iterations (evaluations + 1)
+    queries at most.
 
     Args:
         evaluations: N, forward evaluations per estimate: N / 2 antithetic pairs. The paper's "batch size".

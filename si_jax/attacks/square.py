@@ -33,13 +33,15 @@ def sides(norm: str, iterations: int, height: int, width: int, p_init: float = 0
     """The side of the windows in each iteration, [iterations] int32.
 
     The integer next to sqrt(p H W), at least 1; for L2 made odd and at least 3. Never above min(H, W).
+
+    Raises:
+        InputError: Unknown norm.
     """
+    if norm not in MOVES:
+        raise unknown('norm', norm, MOVES)
     halvings = np.searchsorted(HALVINGS, np.arange(iterations))
     side = np.round(np.sqrt(p_init * 0.5**halvings * height * width)).astype(np.int32)
-    if norm == 'l2':
-        side = np.maximum(side, 3)
-        side = side + (side % 2 == 0)
-    return np.clip(side, 1, min(height, width))
+    return np.clip(SIDES[norm](side), 1, min(height, width))
 
 
 class Moves(NamedTuple):
@@ -77,10 +79,9 @@ def square(queries: int = 5000, p_init: float = 0.8) -> Search:
         )
 
     def moves(problem: Problem, threat: Threat) -> Moves:
-        if threat.norm not in MOVES:
-            raise unknown('norm', threat.norm, MOVES)
         shape = problem.images.shape[1:]
-        return MOVES[threat.norm](threat.eps, shape, sides(threat.norm, queries, shape[0], shape[1], p_init))
+        side_of = sides(threat.norm, queries, shape[0], shape[1], p_init)  # refuses an unknown norm
+        return MOVES[threat.norm](threat.eps, shape, side_of)
 
     def evaluate(classifier: KeyedClassifier, problem: Problem, keys: Array, x: Array) -> tuple[Array, Array]:
         logits = classifier(x, keys).logits
@@ -233,7 +234,12 @@ def _l2(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
     return Moves(start, 5 + channels, propose)
 
 
+# In each norm Square is another random search: how it moves, and which sides its windows may have.
 MOVES: dict[str, Callable[[float, tuple[int, ...], np.ndarray], Moves]] = {'linf': _linf, 'l2': _l2}
+SIDES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    'linf': lambda side: side,
+    'l2': lambda side: np.maximum(side, 3) | 1,
+}
 
 
 def pattern(side: int) -> np.ndarray:

@@ -63,14 +63,7 @@ def points(
         count: How many.
         corners: At this distance (Linf: in every pixel), else anywhere within.
     """
-    shape = (count, *image.shape)
-    if threat.norm == 'linf':
-        delta = rng.choice((-radius, radius), shape) if corners else rng.uniform(-radius, radius, shape)
-    else:
-        delta = rng.normal(size=shape)
-        delta *= radius / np.sqrt((delta**2).sum(axis=(1, 2, 3), keepdims=True))
-        if not corners:
-            delta *= rng.uniform(size=(count, 1, 1, 1)) ** (1 / image.size)
+    delta = threat.ball.sample(rng, (count, *image.shape), radius, corners=corners)
     return np.clip(image + delta, 0, 1).astype(image.dtype)
 
 

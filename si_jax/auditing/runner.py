@@ -1,6 +1,5 @@
 """`audit`: the field's checklist on one classifier and one attack."""
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -222,7 +221,7 @@ def behaviour(program: Program, eot_samples: int) -> list[Check]:
 def _radii(grid: Sequence[float] | None, threat: Threat, image_shape: tuple[int, ...]) -> list[float]:
     """The radii in rising order."""
     if grid is None:
-        limit = 1.0 if threat.norm == 'linf' else math.sqrt(math.prod(image_shape))
+        limit = threat.ball.limit(image_shape)
         return sorted({min(multiple * threat.eps, limit) for multiple in MULTIPLES})
     radii = sorted({float(eps) for eps in grid})
     if not radii:

@@ -3,7 +3,6 @@
 Each check raises `InputError` with the value, the limit and the remedy.
 """
 
-import math
 from typing import Any
 
 import jax
@@ -14,6 +13,7 @@ from si_jax.attacks.registry import LEAST_CLASSES, NEEDS_FEATURES
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
 from si_jax.outputs import Outputs
+from si_jax.threat import ball_of
 
 Array = jax.Array
 
@@ -79,7 +79,7 @@ def check_count(name: str, value: Any, *, least: int = 1) -> int:
 
 def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -> float:
     """A step size, as a fraction of the pixel range like eps."""
-    limit = 1.0 if norm == 'linf' else math.sqrt(math.prod(image_shape))
+    limit = ball_of(norm).limit(image_shape)
     if not 0 < step_size <= limit:
         advice = f'did you mean {step_size:g}/255?' if 1 < step_size <= 255 else 'the default is eps / 4'
         raise InputError(f'step_size={step_size:g} is not in (0, {limit:g}] for {norm}: {advice}')

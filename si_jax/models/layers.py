@@ -7,7 +7,7 @@ never narrower than float32.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -165,19 +165,43 @@ def _unit(init: Initializer) -> Initializer:
     return unit
 
 
-LAST_LAYERS = ('linear', 'fc')  # what networks call their last layer, as in PyTorch
-
-
 def unit_kernels(params: Any) -> Any:
     """Parameters whose last layer's weight vectors have length one again; gradients know nothing of it.
 
+    The last layer is found by its form, whatever the network calls it: hypersphere embedding has no bias, so
+    it is the one layer whose only parameter is a kernel [F, K].
+
+    Args:
+        params: The 'params' of a network made with `Linear(hypersphere=True)`; nested dictionaries.
+
+    Raises:
+        InputError: There is no such layer, or there are several.
+
     Source: Pang et al. (2020), repository ShawnXYang/AT_HE, which overwrites them before each forward pass.
     """
+    layers = [path for path, layer in _layers(params) if [*layer] == ['kernel'] and layer['kernel'].ndim == 2]
+    if len(layers) != 1:
+        found = f'{len(layers)} of them: {", ".join(map("/".join, layers))}' if layers else 'none'
+        raise InputError(
+            'hypersphere embedding needs exactly one linear layer without bias, the last one, and this '
+            f'network has {found}. Make the last layer si_jax.models.layers.Linear(num_classes, '
+            'hypersphere=True), and give every other linear layer a bias'
+        )
 
-    def unit(layer: dict[str, Array]) -> dict[str, Array]:
-        return layer | {'kernel': layer['kernel'] * inverse_norm(layer['kernel'], axis=0)}
+    def unit(tree: Any, path: tuple[str, ...]) -> Any:
+        if path:
+            return tree | {path[0]: unit(tree[path[0]], path[1:])}
+        return tree | {'kernel': tree['kernel'] * inverse_norm(tree['kernel'], axis=0)}
 
-    return params | {name: unit(params[name]) for name in LAST_LAYERS if name in params}
+    return unit(params, layers[0])
+
+
+def _layers(tree: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every dictionary in a tree of parameters, with its path."""
+    yield path, tree
+    for name, branch in tree.items():
+        if isinstance(branch, Mapping):
+            yield from _layers(branch, (*path, name))
 
 
 def outputs_of(features: Array, linear: Linear) -> Outputs:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from si_jax.evaluation.result import PROTOCOL
 from si_jax.reports.collect import Evaluated, Network
+from si_jax.threat import ball_of
 
 
 class Cell(NamedTuple):
@@ -65,6 +66,11 @@ class Group(NamedTuple):
         dataset, threat = self.about['dataset'], self.about['threat_model']
         name, split = dataset.get('name') or 'images of your own', dataset.get('split')
         return f'{dataset["examples"]:,} images of {name}{f" ({split})" if split else ""}, {ball(threat)}'
+
+    @property
+    def reach(self) -> str:
+        """How far an attack may move an image, in words."""
+        return ball_of(self.about['threat_model']['norm']).words
 
 
 def ball(threat: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import optax
 
 from si_jax.attacks.pgd import value_function
-from si_jax.attacks.steps import DIRECTIONS
 from si_jax.defenses import Defense
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs
@@ -86,7 +85,7 @@ def make_free_step(
             rows=rows,
             sync_bn=sync_bn,
         )
-        moved = jnp.clip(carry + step_size * DIRECTIONS[threat.norm](slope), -threat.eps, threat.eps)
+        moved = jnp.clip(carry + step_size * threat.ball.steepest(slope), -threat.eps, threat.eps)
         return new, jnp.where(made & batch.mask[:, None, None, None], moved, carry), metrics
 
     return step

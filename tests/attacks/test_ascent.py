@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.ascent import Rule, ascend, begin, climb, evaluate_last
-from si_jax.attacks.steps import sign_step
+from si_jax.attacks.steps import steepest_step
 
 
 def images_of(*values):
@@ -29,7 +29,7 @@ def free(x):
 
 def test_tracks_best_point_and_latest_misclassified_point():
     start = images_of(0.0, 0.45, 0.9, 0.3)
-    seen = ascend(hill, start, rule=sign_step(0.1), project=free, steps=4)
+    seen = ascend(hill, start, rule=steepest_step('linf', 0.1), project=free, steps=4)
     # Evaluated, then last: 0, .1, .2, .3, then .4; .45, .55, .45, .55, then .45; .9, .8, .7, .6, then .5. The
     # fourth goes .3, .4, .5, where its gradient is 0 but for rounding.
     np.testing.assert_allclose(numbers(seen.last)[:3], [0.4, 0.45, 0.5], atol=1e-12)
@@ -42,7 +42,14 @@ def test_tracks_best_point_and_latest_misclassified_point():
 
 def test_last_point_is_a_candidate_only_when_evaluated():
     start = images_of(0.0)
-    under_way = climb(hill, begin(start, sign_step(0.1)), first=0, steps=2, rule=sign_step(0.1), project=free)
+    under_way = climb(
+        hill,
+        begin(start, steepest_step('linf', 0.1)),
+        first=0,
+        steps=2,
+        rule=steepest_step('linf', 0.1),
+        project=free,
+    )
     assert not under_way.seen.fooled[0]
     np.testing.assert_allclose(numbers(under_way.seen.best), [0.1])
     seen = evaluate_last(hill, under_way, steps=2)
@@ -55,14 +62,14 @@ def test_ties_and_nan_do_not_replace_the_best_point():
         loss = jnp.where(i == 1, jnp.nan, jnp.asarray([1.0, 2.0]))
         return loss, jnp.ones_like(x), jnp.zeros(2, bool)
 
-    seen = ascend(value, images_of(0.0, 0.5), rule=sign_step(0.25), project=free, steps=4)
+    seen = ascend(value, images_of(0.0, 0.5), rule=steepest_step('linf', 0.25), project=free, steps=4)
     np.testing.assert_array_equal(numbers(seen.best), [0.0, 0.5])
     np.testing.assert_array_equal(seen.best_loss, [1.0, 2.0])
 
 
 def test_no_step_leaves_the_start():
     start = images_of(0.2, 0.7)
-    seen = ascend(hill, start, rule=sign_step(0.1), project=free, steps=0)
+    seen = ascend(hill, start, rule=steepest_step('linf', 0.1), project=free, steps=0)
     for points in (seen.last, seen.best, seen.fooled_image):
         np.testing.assert_array_equal(points, start)
     np.testing.assert_array_equal(seen.best_loss, [-np.inf, -np.inf])

@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -494,3 +495,34 @@ def test_sipgd_with_scale_one_is_pgd_on_a_network_trained_with_hypersphere_embed
     assert np.any(runs[0].last != pgd.starting_points(si.start, LINF, images, keys))
     logits = model.apply(variables, images).logits
     np.testing.assert_allclose(logits, cosine(model.apply(variables, images)), atol=1e-6)
+
+
+def test_an_attack_is_traced_once_for_many_batches():
+    weights = network()
+
+    @jax.jit
+    @chex.assert_max_traces(n=1)
+    def attacked(images, labels, keys):
+        classifier = lambda x, _: forward(weights, x)  # noqa: E731
+        return pgd.run(
+            ATTACKS['pgd'], classifier, images, labels, keys, threat=LINF, steps=2, step_size=0.05
+        ).last
+
+    for seed in range(3):
+        attacked(*batch(seed=seed))
+
+
+def test_an_objective_that_mixes_the_images_of_a_batch_is_refused():
+    mean = objectives.on_adversarial(lambda score, labels: losses.margin(score, labels).mean())
+    images, labels, keys = batch()
+    with pytest.raises(AssertionError, match='shape'):
+        pgd.run(
+            Attack(mean),
+            lambda x, _: forward(network(), x),
+            images,
+            labels,
+            keys,
+            threat=LINF,
+            steps=1,
+            step_size=0.05,
+        )

@@ -15,6 +15,7 @@ from si_jax.models.layers import (
     he_fan_out,
     normalise_images,
     outputs_of,
+    unit_kernels,
 )
 
 
@@ -84,3 +85,47 @@ def test_gradients_reach_the_weights_through_outputs_kernel():
     gradient = jax.grad(lambda v: jnp.sum(Net().apply(v, x).kernel))(variables)['params']['Linear_0']
     np.testing.assert_array_equal(gradient['kernel'], np.ones((4, 3)))
     np.testing.assert_array_equal(gradient['bias'], np.zeros(3))
+
+
+# Hypersphere embedding.
+
+
+class Renamed(nn.Module):
+    """A network whose last layer has a name of its own, inside another module."""
+
+    name_of_last: str = 'classifier_head'
+    bias_before: bool = True
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Dense(6, use_bias=self.bias_before, name='linear')(x))
+        return outputs_of(x, Linear(3, hypersphere=True, name=self.name_of_last))
+
+
+class Wrapped(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return Renamed(name='backbone')(2 * x)
+
+
+def test_weight_vectors_get_length_one_whatever_the_last_layer_is_called():
+    params = params_of(Renamed(), 1, 4)
+    scaled = params | {'classifier_head': {'kernel': 3 * params['classifier_head']['kernel']}}
+    unit = unit_kernels(scaled)
+    np.testing.assert_allclose(jnp.linalg.norm(unit['classifier_head']['kernel'], axis=0), 1, rtol=1e-6)
+    # Whatever is called `linear` but is not the last layer stays.
+    jax.tree.map(np.testing.assert_array_equal, unit['linear'], params['linear'])
+
+    inner = unit_kernels({'backbone': scaled})['backbone']
+    jax.tree.map(np.testing.assert_array_equal, inner, unit)
+    assert jax.tree.structure(unit_kernels(params_of(Wrapped(), 1, 4))) == jax.tree.structure(
+        params_of(Wrapped(), 1, 4)
+    )
+
+
+def test_a_network_whose_last_layer_cannot_be_told_is_refused():
+    with pytest.raises(InputError, match='2 of them: linear, classifier_head.*hypersphere=True'):
+        unit_kernels(params_of(Renamed(bias_before=False), 1, 4))
+    with pytest.raises(InputError, match=r'has none.*Linear\(num_classes, hypersphere=True\)'):
+        unit_kernels(params_of(nn.Dense(3), 1, 4))
+    unit_kernels(params_of(Renamed(), 1, 4))  # the advice followed

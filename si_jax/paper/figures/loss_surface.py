@@ -59,14 +59,8 @@ def measure(
 def random_directions(threat: Threat, images: np.ndarray, seed: int) -> np.ndarray:
     """A random perturbation of length eps for each image, [N, H, W, C], from the seed and its number."""
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(np.arange(len(images)))
-    shape = images.shape[1:]
-    if threat.norm == 'linf':
-        signs = jax.vmap(lambda key: jax.random.rademacher(key, shape, np.float32))(keys)
-        return np.asarray(threat.eps * signs)
-    noise = jax.vmap(lambda key: jax.random.normal(key, shape, np.float32))(keys)
-    return np.asarray(
-        threat.eps * noise / jnp.linalg.norm(noise.reshape(len(images), -1), axis=1)[:, None, None, None]
-    )
+    draw = jax.vmap(lambda key: threat.ball.corner(key, images.shape[1:], np.float32, threat.eps))
+    return np.asarray(draw(keys))
 
 
 def _of_network(
