@@ -6,8 +6,8 @@ import numpy as np
 
 from si_jax.attacks.registry import ATTACKS
 from si_jax.evaluation.result import AttackRecord, Result
+from si_jax.paper import configs
 from si_jax.paper.cells import Training
-from si_jax.reports import results
 from si_jax.storage.files import write_json
 from si_jax.threat import Threat
 
@@ -15,7 +15,7 @@ from si_jax.threat import Threat
 def write_run(folder, source=None, *, at=None, pgd=(0.4, 0.5), pgd5=None, **overrides):
     """A run with a line for each accuracy under PGD on held-out images, the last one of its last epoch."""
     source = source or Training('digits', 'trades')
-    config = results.plain(results.config_of(source, {**source.overrides, **overrides}))
+    config = configs.plain(configs.config_of(source, {**source.overrides, **overrides}))
     folder.mkdir(parents=True)
     write_json(folder / 'config.json', config)
     last = config['epochs'] if at is None else at

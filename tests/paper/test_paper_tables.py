@@ -13,11 +13,10 @@ from ml_collections import config_flags
 from si_jax import attacks, defenses, models
 from si_jax.cli import evaluate
 from si_jax.data import SOURCES
-from si_jax.paper import report
+from si_jax.paper import configs, report
 from si_jax.paper.cells import Download, Training
 from si_jax.paper.commands import Choice
 from si_jax.paper.matching import TEST_IMAGES
-from si_jax.reports import results
 
 ROOT = pathlib.Path(report.__file__).resolve().parents[2]
 TABLES = report.TABLES
@@ -94,11 +93,11 @@ def test_the_parameter_of_each_row_is_that_of_the_paper(name, symbol, printed):
     read = fields.get(symbol, lambda c: c.defense.weights.si_margin_ce)
     for row, value in zip(rows[1:], varied[1:], strict=True):
         assert row.labels == (f'TRADES-SI, {symbol} = {float(value):g}',)
-        config = results.config_of(row.source, row.source.overrides)
+        config = configs.config_of(row.source, row.source.overrides)
         assert read(config) == float(value)
         others = {'defense.scale': 15.0, 'defense.margin': 0.2, 'defense.weights.si_margin_ce': 0.2}
         changed = config.to_dict()['defense']
-        expected = results.config_of(Training('tradessi_cifar10'), others).to_dict()['defense']
+        expected = configs.config_of(Training('tradessi_cifar10'), others).to_dict()['defense']
         assert changed | {'scale': 0, 'margin': 0, 'weights': 0} == expected | {
             'scale': 0, 'margin': 0, 'weights': 0
         }  # fmt: skip
@@ -112,7 +111,7 @@ def test_each_row_is_trained_by_the_config_of_its_labels():
         for row in table.rows:
             if isinstance(row.source, Download):
                 continue
-            config = results.config_of(row.source, row.source.overrides)
+            config = configs.config_of(row.source, row.source.overrides)
             method, *_ = row.labels[-1].split(',')
             base = method.removesuffix('-SI').removesuffix('-HE')
             assert config.defense.name == names.get(base, base.lower())
@@ -155,7 +154,7 @@ def test_every_command_parses_and_builds_what_its_row_says(name):
             config, workdir = parsed(command)
             assert config.data.dir == 'images' and workdir.startswith('no/such folder/')
             assert defenses.from_config(config.defense).outer
-            trained[workdir] = results.plain(config)
+            trained[workdir] = configs.plain(config)
             continue
         words = shlex.split(command)
         assert words[:2] == ['python', 'evaluate.py']
@@ -169,7 +168,7 @@ def test_every_command_parses_and_builds_what_its_row_says(name):
         if isinstance(row.source, Training):
             for seed in choice.seeds:
                 fields = {**row.source.overrides, 'seed': seed, 'data.dir': 'images'}
-                config = results.plain(results.config_of(row.source, fields))
+                config = configs.plain(configs.config_of(row.source, fields))
                 folder = next(workdir for workdir, other in trained.items() if other == config)
                 wanted[folder] = config
     assert wanted == trained
