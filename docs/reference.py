@@ -29,14 +29,14 @@ from si_jax.training import recipe_fields
 
 CONFIGS = pathlib.Path(configs.__file__).parent
 COMMANDS = {
-    'train.py': ('train', None),
-    'evaluate.py': ('evaluate', []),
-    'evaluate.py compare': ('evaluate', ['compare']),
-    'report.py': ('report', []),
-    'report.py --figure': ('report', ['--figure=1']),
-    'report.py --workdirs': ('report', ['--workdirs=A']),
+    'train.py': ('si_jax.cli.train', None),
+    'evaluate.py': ('si_jax.cli.evaluate', []),
+    'evaluate.py compare': ('si_jax.cli.evaluate', ['compare']),
+    'report.py': ('si_jax.cli.report', []),
+    'report.py --figure': ('si_jax.cli.report', ['--figure=1']),
+    'report.py --workdirs': ('si_jax.cli.report', ['--workdirs=A']),
     'si_jax.cli.plan': ('si_jax.cli.plan', []),
-    'si_jax.interop.export': ('si_jax.interop.export', []),
+    'si_jax.interop.export': ('si_jax.cli.export', []),
     'si_jax.cli.launch': ('si_jax.cli.launch', []),
     'benchmarks.conformance': ('benchmarks.conformance', []),
     'si_jax.zoo': ('si_jax.cli.zoo', []),
@@ -199,7 +199,6 @@ def config_fields() -> str:
 def config_modules() -> dict[str, Any]:
     """The configs by name, the paper's before the others."""
     names = sorted(path.stem for path in CONFIGS.glob('[a-z]*.py'))
-    names = [name for name in names if name not in ('base', 'fields')]
     return {
         name: importlib.import_module(f'configs.{name}') for name in sorted(names, key=lambda x: '_' not in x)
     }
@@ -260,7 +259,7 @@ def helps() -> str:
     """The help of all commands."""
     parts = []
     for command in COMMANDS:
-        name = f'python -m {command}' if command.startswith('si_jax') else f'python {command}'
+        name = f'python {command}' if '.py' in command else f'python -m {command}'
         parts.append(f'## {name}\n\n```text\n{help_of(command)}\n```')
     return '\n\n'.join(parts)
 
