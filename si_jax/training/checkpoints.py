@@ -124,7 +124,7 @@ class Checkpoints:
         step = int(step)
         metric = None if metric is None or math.isnan(metric) else float(metric)
         content = {'step': step, 'metric': metric, 'metadata': json.loads(json.dumps(metadata))}
-        previous = processes.together(lambda: self._manifest(step) if step in self.steps() else None)
+        previous = processes.from_first(lambda: self._manifest(step) if step in self.steps() else None)
         if previous and not force and (metric is None or previous['metric'] is not None):
             return False
         arrays = {path: _held(leaf) for path, leaf in leaves(state)}
@@ -180,7 +180,7 @@ class Checkpoints:
             InputError: No usable checkpoint, no such step, a damaged one where one was named, or (before any
                 array is read) one whose arrays are not those of `like`: the first path that differs is named.
         """
-        step = processes.together(lambda: self._choose(which))
+        step = processes.from_first(lambda: self._choose(which))
         folder = self._folder(step)
         content = manifest.read_checkpoint(folder)
         assert content is not None  # _choose has just verified it
