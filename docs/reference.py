@@ -39,7 +39,7 @@ COMMANDS = {
     'si_jax.cli.export': ('si_jax.cli.export', []),
     'si_jax.cli.launch': ('si_jax.cli.launch', []),
     'benchmarks.conformance': ('benchmarks.conformance', []),
-    'si_jax.cli.zoo': ('si_jax.cli.zoo', []),
+    'si_jax.zoo': ('si_jax.cli.zoo', []),
 }
 
 
@@ -199,7 +199,6 @@ def config_fields() -> str:
 def config_modules() -> dict[str, Any]:
     """The configs by name, the paper's before the others."""
     names = sorted(path.stem for path in CONFIGS.glob('[a-z]*.py'))
-    names = [name for name in names if name not in ('base', 'fields')]
     return {
         name: importlib.import_module(f'configs.{name}') for name in sorted(names, key=lambda x: '_' not in x)
     }
@@ -260,7 +259,7 @@ def helps() -> str:
     """The help of all commands."""
     parts = []
     for command in COMMANDS:
-        name = f'python -m {command}' if not command.split()[0].endswith('.py') else f'python {command}'
+        name = f'python {command}' if '.py' in command else f'python -m {command}'
         parts.append(f'## {name}\n\n```text\n{help_of(command)}\n```')
     return '\n\n'.join(parts)
 

@@ -347,7 +347,7 @@ def run(
         norm=norm,
         logit_scale=logit_scale,
     )
-    loaded = processes.checked(loading)
+    loaded = processes.agree_on_errors(loading)
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
     if gradient_of is not None:

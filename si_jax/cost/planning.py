@@ -177,13 +177,9 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
 
 def model_of(config: ConfigDict) -> Any:
     """The network of a config, on one device."""
-    return models.create(
-        config.model.arch,
+    return models.from_config(
+        config.model,
         num_classes=data.SOURCES[config.data.name].num_classes,
-        width=config.model.width or None,
-        variant=config.model.variant or None,
-        normalise=config.model.normalise,
-        dtype=None if config.model.dtype == 'float32' else config.model.dtype,
         hypersphere=defenses.from_config(config.defense).hypersphere,
     )
 

@@ -6,6 +6,9 @@ order = data.epoch_order(seed=0, epoch=3, n=len(train.labels))
 indices, mask = data.epoch_batches(order, batch_size=128)              # the last partial batch is kept
 images = data.augment(train.images[indices[0]], keys, crop=train.crop, flip=train.flip)
 images = data.to_unit(images, train.scale)                             # [0, 1]
+
+A data set is a row of `SOURCES` in `sources`, read by `npz` or `tfds`. `batches` is about order, `augment`
+about pixels. Nothing here knows of networks or of training.
 """
 
 from si_jax.data.augment import augment, to_unit

@@ -14,7 +14,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.checks import check_count
-from si_jax.evaluation.result import SCHEMA, Measured, check_alike, read
+from si_jax.evaluation.result import SCHEMA, Result, SavedResult, check_alike
 from si_jax.runtime.terminal import named, wrapped
 
 RESAMPLES = 10_000
@@ -162,7 +162,7 @@ def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) ->
     """
     resamples = check_count('resamples', resamples)
     seed = check_count('seed', seed, least=0)
-    sides = [[read(path) for path in _paths(side)] for side in (a, b)]
+    sides = [[Result.load(path) for path in _paths(side)] for side in (a, b)]
     _check_seeds(*sides)
     first = sides[0][0]
     for other in (*sides[0][1:], *sides[1]):
@@ -241,7 +241,7 @@ def _paths(side: Paths) -> list[Path]:
     return paths
 
 
-def _check_seeds(a: list[Measured], b: list[Measured]) -> None:
+def _check_seeds(a: list[SavedResult], b: list[SavedResult]) -> None:
     seeds = [[one.about['seed'] for one in side] for side in (a, b)]
     if seeds[0] != seeds[1]:
         raise InputError(
@@ -250,7 +250,7 @@ def _check_seeds(a: list[Measured], b: list[Measured]) -> None:
         )
 
 
-def _notes(results: list[Measured]) -> list[str]:
+def _notes(results: list[SavedResult]) -> list[str]:
     """What need not be equal, but should be known."""
     notes = []
     precisions = {one.about['precision'].get('search') for one in results}

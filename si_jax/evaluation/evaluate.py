@@ -18,7 +18,7 @@ from si_jax.evaluation.result import AttackRecord, Result, data_digest
 from si_jax.evaluation.state import Saved, begun
 from si_jax.evaluation.surrogate import calibrate
 from si_jax.runtime import processes
-from si_jax.runtime.agreement import check_same
+from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import passing, silent
 from si_jax.runtime.progress import progress as progress_of
@@ -187,7 +187,7 @@ def evaluate(
             identity['own attacks'] = {name: custom.fingerprint(one) for name, one in own_attacks.items()}
         if others:
             identity['transfer from'] = {name: one.identity()['weights'] for name, one in others.items()}
-        check_same(identity)
+        check_identical(identity)
         saved = Saved(state_path, identity, logits)
         calibration = None
         if custom.any_calibrated(names, own_attacks):

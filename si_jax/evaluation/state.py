@@ -49,7 +49,7 @@ def begun(folder: str | os.PathLike | None) -> dict[str, Any]:
             return {}
         return before if isinstance(before, dict) else {}
 
-    return processes.together(read) if folder is not None else {}
+    return processes.from_first(read) if folder is not None else {}
 
 
 class Saved:
@@ -69,7 +69,7 @@ class Saved:
     def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
         self._folder = None if folder is None else Path(folder)
         if self._folder is not None:
-            processes.together(lambda: self._open(Path(folder), identity, logits))  # type: ignore[arg-type]
+            processes.from_first(lambda: self._open(Path(folder), identity, logits))  # type: ignore[arg-type]
 
     def _open(self, folder: Path, identity: dict[str, Any], logits: np.ndarray) -> None:
         self._folder = folder
@@ -129,7 +129,7 @@ class Saved:
     def _round(self, work: Sequence[Work], told: Part) -> list[Arrays]:
         """The arrays of at most one unit for each process."""
         kept = {unit.name: self._read(unit.name) for unit in work} if processes.is_first() else {}
-        missing = processes.together(lambda: [name for name, arrays in kept.items() if arrays is None])
+        missing = processes.from_first(lambda: [name for name, arrays in kept.items() if arrays is None])
         given = {name: arrays for name, arrays in kept.items() if arrays is not None}
 
         def compute() -> None:
@@ -137,7 +137,7 @@ class Saved:
                 if unit.name in missing:
                     given[unit.name] = unit.compute(told)
 
-        processes.checked(compute)
+        processes.agree_on_errors(compute)
         arrays = _from_all(given)
         if processes.is_first():
             for name in missing:

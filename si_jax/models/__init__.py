@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
+from ml_collections import ConfigDict
 
 from si_jax.errors import InputError, unknown
 from si_jax.models.convolution import use_convolution
@@ -27,7 +28,7 @@ from si_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from si_jax.models.small_cnn import SmallCNN
 from si_jax.models.wide_resnet import WideResNet
 
-__all__ = ['ARCHITECTURES', 'DTYPES', 'NORMALISATIONS', 'create', 'use_convolution']
+__all__ = ['ARCHITECTURES', 'DTYPES', 'NORMALISATIONS', 'create', 'from_config', 'use_convolution']
 
 LARGEST = 100_000  # filters of a layer, or classes
 DTYPES = ('bfloat16', 'float32', 'float64')
@@ -109,6 +110,40 @@ def create(
     if hypersphere:
         options['hypersphere'] = True
     return architecture.variants[variant](**options)
+
+
+def from_config(
+    config: ConfigDict,
+    *,
+    num_classes: int,
+    hypersphere: bool = False,
+    bn_axis: Hashable | None = None,
+    dtype: str | None = None,
+) -> nn.Module:
+    """The network that the section `model` of a config describes; an empty field is the default of `create`.
+
+    Args:
+        config: With arch, width, variant and normalise; dtype and sync_bn where training asks for them.
+        num_classes: Number of classes.
+        hypersphere: As for `create`; the defense asks for it.
+        bn_axis: The mapped axis of a training step, None outside of one. It is used if the config asks for
+            synchronised batch normalisation.
+        dtype: 'float32' for a network that is evaluated, whatever it was trained in; None for the config's.
+
+    Raises:
+        InputError: As `create`.
+    """
+    dtype = config.dtype if dtype is None else dtype
+    return create(
+        config.arch,
+        num_classes=num_classes,
+        width=config.width or None,
+        variant=config.variant or None,
+        normalise=config.normalise,
+        dtype=None if dtype == 'float32' else dtype,
+        bn_axis=None if bn_axis is None or not config.sync_bn else bn_axis,
+        hypersphere=hypersphere,
+    )
 
 
 def _find(arch: str) -> Architecture:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError
 from si_jax.paper.cells import Column, Evaluation, Table
-from si_jax.reports.results import Measured, Run, stale
+from si_jax.reports.results import FoundResult, Run, stale
 
 STEPS = 20
 
@@ -38,12 +38,12 @@ class Protocol(NamedTuple):
 
 
 def usable_results(
-    found: list[Measured],
+    found: list[FoundResult],
     protocol: Protocol,
     notes: list[str],
     run: Run | None = None,
     checkpoint: str | None = None,
-) -> list[Measured]:
+) -> list[FoundResult]:
     """The results of the protocol; of the others a note says why they are none."""
     usable = []
     for result in found:
@@ -74,7 +74,7 @@ def _unfit(about: dict[str, Any], protocol: Protocol) -> str | None:
 
 
 def value_of(
-    table: Table, column: Column, usable: list[Measured], run: Run | None, notes: list[str]
+    table: Table, column: Column, usable: list[FoundResult], run: Run | None, notes: list[str]
 ) -> Value | None:
     """The value of a cell for one seed, None if nothing has it.
 
@@ -96,7 +96,7 @@ def _evaluation(table: Table, column: Column) -> Evaluation:
     return next(e for e in table.evaluations if not column.attack or column.attack in e.attacks)
 
 
-def _best_scale(table: Table, column: Column, usable: list[Measured], notes: list[str]) -> Value | None:
+def _best_scale(table: Table, column: Column, usable: list[FoundResult], notes: list[str]) -> Value | None:
     one = column._replace(statistic='single_run')
     scales = {e.logit_scale for e in table.evaluations if column.attack in e.attacks}
     values = []
@@ -109,13 +109,13 @@ def _best_scale(table: Table, column: Column, usable: list[Measured], notes: lis
     return min(values, key=lambda value: value.value)
 
 
-def is_there(evaluation: Evaluation, usable: list[Measured]) -> bool:
+def is_there(evaluation: Evaluation, usable: list[FoundResult]) -> bool:
     """Whether every attack of an evaluation was made."""
     columns = [Column('', attack) for attack in evaluation.attacks]
     return all(any(True for _ in _candidates(column, evaluation, usable)) for column in columns)
 
 
-def _candidates(column: Column, wanted: Evaluation, usable: list[Measured]) -> Iterator[Value]:
+def _candidates(column: Column, wanted: Evaluation, usable: list[FoundResult]) -> Iterator[Value]:
     """The values that results have for a column."""
     for result in usable:
         about, images = result.about, result.about['dataset']['examples']

@@ -10,7 +10,7 @@ from si_jax.paper import commands, configs
 from si_jax.paper.cells import Download, Evaluation, Row, Table, Training
 from si_jax.paper.commands import Choice
 from si_jax.paper.fitting import Protocol, Value, is_there, usable_results, value_of
-from si_jax.reports.results import Folder, Measured, Run
+from si_jax.reports.results import Folder, FoundResult, Run
 from si_jax.runtime.terminal import fraction
 
 TEST_IMAGES = {'cifar10': 10_000, 'cifar100': 10_000, 'svhn': 26_032, 'digits': 397}
@@ -155,7 +155,7 @@ def _fill_seed(
     filled: Filled,
     table: Table,
     seed: int,
-    found: list[Measured],
+    found: list[FoundResult],
     protocol: Protocol,
     notes: list[str],
     run: Run | None = None,
@@ -172,7 +172,7 @@ def _fill_seed(
             values[seed] = value
 
 
-def _is_of(result: Measured, source: Download) -> bool:
+def _is_of(result: FoundResult, source: Download) -> bool:
     model = result.about.get('model', {})
     wanted = {flag: source.flags.get(flag) for flag in ('arch', 'variant', 'normalise')}
     name = Path(str(model.get('torch_checkpoint', ''))).name

@@ -1,7 +1,9 @@
-"""The report page: what runs were, what they measured, and what an attack does to their images, in one file.
+"""The report page: one HTML file that shows runs, their results, and images before and after an attack.
 
-`collect` reads the files, `accuracy`, `classes`, `curves`, `gallery` and `pictures` each make one section of
-them, `charts` draws, and `render` fills `page.html`. Whatever comes from a file is escaped on its way there.
+`results` finds the runs and results of a folder, and `collect` puts those of one network together.
+`accuracy`, `classes`, `curves`, `gallery`, `pictures` and `runs` each make one section of the page;
+`charts` draws and `labels` gives the runs their names. `render` fills `page.html`, and `page` writes it.
+Nothing here trains, and nothing prints. Whatever comes from a file is escaped on its way into the page.
 """
 
 from si_jax.reports.page import write

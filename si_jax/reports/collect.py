@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from si_jax.errors import InputError
-from si_jax.evaluation.result import Measured, read, read_json
+from si_jax.evaluation.result import Result, SavedResult
 from si_jax.reports import results
 from si_jax.reports.labels import labels_of
 from si_jax.reports.results import Run
@@ -40,7 +40,7 @@ class Evaluated(NamedTuple):
 
     path: Path
     about: dict[str, Any]
-    flags: Measured | None
+    flags: SavedResult | None
 
     @property
     def dataset(self) -> str:
@@ -98,7 +98,7 @@ def collect(places: Sequence[str]) -> Contents:
     """
     problems: list[str] = []
     runs: dict[Path, Run] = {}
-    found: dict[Path, results.Measured] = {}
+    found: dict[Path, results.FoundResult] = {}
     for place in places:
         before = len(problems)
         folder = results.scan(place, problems)
@@ -165,7 +165,7 @@ def _owner(path: Path, result: Evaluated, runs: dict[Path, Run]) -> Path | None:
 def _evaluated(path: Path, problems: list[str]) -> Evaluated | None:
     """A result with its flags, as far as they are there."""
     try:
-        about = read_json(path)
+        about = Result.load(path, flags=False).about
         _check(path, about)
     except InputError as error:
         problems.append(str(error))
@@ -173,7 +173,7 @@ def _evaluated(path: Path, problems: list[str]) -> Evaluated | None:
     flags = None
     if path.with_suffix('.npz').exists():
         try:
-            flags = read(path)
+            flags = Result.load(path)
         except InputError as error:
             problems.append(f'{error} (no accuracy by class of {path})')
     else:

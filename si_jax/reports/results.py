@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from si_jax.errors import InputError
-from si_jax.evaluation.result import SCHEMA
+from si_jax.evaluation.result import SCHEMA, check_json
 from si_jax.storage import files
 from si_jax.training.metrics import read_metrics
 from si_jax.training.workdir import MAY_CHANGE
@@ -59,7 +59,7 @@ class Run(NamedTuple):
         return True if self.guarded else None if fall is None else fall > COLLAPSE
 
 
-class Measured(NamedTuple):
+class FoundResult(NamedTuple):
     """A result of evaluate.py.
 
     Attributes:
@@ -77,7 +77,7 @@ class Folder(NamedTuple):
     """The runs and results below a folder."""
 
     runs: list[Run]
-    results: list[Measured]
+    results: list[FoundResult]
 
 
 def scan(folder: str | os.PathLike, problems: list[str] | None = None) -> Folder:
@@ -91,7 +91,7 @@ def scan(folder: str | os.PathLike, problems: list[str] | None = None) -> Folder
         InputError: A config or a result is damaged, or of another schema.
     """
     runs: list[Run] = []
-    results: list[Measured] = []
+    results: list[FoundResult] = []
     for path in json_files(Path(folder)):
         try:
             _sort_in(path, read_json(path), runs, results)
@@ -103,7 +103,7 @@ def scan(folder: str | os.PathLike, problems: list[str] | None = None) -> Folder
     return Folder(runs, [result._replace(run=_owner(result.path, folders)) for result in results])
 
 
-def _sort_in(path: Path, about: dict[str, Any], runs: list[Run], results: list[Measured]) -> None:
+def _sort_in(path: Path, about: dict[str, Any], runs: list[Run], results: list[FoundResult]) -> None:
     """Adds a file to the runs or the results, if it is one of them."""
     if path.name == 'config.json' and {'data', 'defense', 'epochs'} <= about.keys():
         metrics = path.with_name('metrics.jsonl')
@@ -114,7 +114,7 @@ def _sort_in(path: Path, about: dict[str, Any], runs: list[Run], results: list[M
                 f'{path} has schema {about.get("schema")!r}, known is {SCHEMA}: evaluate again with this '
                 'version, or move it out of the folder'
             )
-        results.append(Measured(path, about, None))
+        results.append(FoundResult(path, check_json(path, about), None))
 
 
 def json_files(folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from si_jax.storage.trees import differences
 _OWN = ('git_commit', 'git_dirty', 'command')  # of the environment: the code itself is compared
 
 
-def check_same(described: dict[str, Any]) -> None:
+def check_identical(described: dict[str, Any]) -> None:
     """Compares this process with process 0: versions, devices, this package's source, and what is given.
 
     Args:

@@ -1,4 +1,4 @@
-"""What one process wants all to do: save, or stop. Only between the same two steps may they do it."""
+"""Preemption: a request to save or to stop, which all processes act on after one and the same step."""
 
 import collections
 from typing import Any
@@ -9,24 +9,24 @@ import numpy as np
 
 from si_jax.runtime import devices, processes
 
-# Steps between a wish and when it is heard. By then the step that it went along with is over, or nearly: the
-# devices have the next ones to go on with, and no process waits for another one's wish.
+# Steps between a request and its answer. By then the step that it went along with is over, or nearly: the
+# devices have the next ones to go on with, and no process waits for the request of another.
 DELAY = 3
 _SAVE, _STOP = 1, 2
 
 
-class Wishes:
-    """The wishes of all processes, heard by all after the same step.
+class PreemptionBarrier:
+    """The requests of all processes to save or to stop, answered in all of them after the same step.
 
     They go over the devices, behind the steps, as a small program of their own. In a run of one process a
-    wish is heard at once.
+    request is answered at once.
     """
 
     def __init__(self) -> None:
         self._waiting: collections.deque[jax.Array] = collections.deque()
         self._any = devices.compile_step(_union) if processes.count() > 1 else None
 
-    def heard(self, *, save: bool, stop: bool) -> tuple[bool, bool]:
+    def after_step(self, *, save: bool, stop: bool) -> tuple[bool, bool]:
         """Whether to save, and whether to stop, after this step.
 
         Args:
@@ -36,14 +36,14 @@ class Wishes:
         if self._any is None:
             return save, stop
         self._send(save, stop)
-        return self._hear() if len(self._waiting) > DELAY else (False, False)
+        return self._receive() if len(self._waiting) > DELAY else (False, False)
 
-    def last(self, stop: bool) -> bool:
-        """Whether any process wants to stop, all that was wished before included: all wait for the answer."""
+    def final_stop(self, stop: bool) -> bool:
+        """Whether any process wants to stop, all requests before included: all wait for the answer."""
         if self._any is None:
             return stop
         self._send(False, stop)
-        return any([self._hear()[1] for _ in range(len(self._waiting))])
+        return any([self._receive()[1] for _ in range(len(self._waiting))])
 
     def _send(self, save: bool, stop: bool) -> None:
         mine = np.array([save * _SAVE, stop * _STOP], np.int32)
@@ -51,11 +51,11 @@ class Wishes:
         assert self._any is not None
         self._waiting.append(self._any((), (), (), over, ())[2])
 
-    def _hear(self) -> tuple[bool, bool]:
+    def _receive(self) -> tuple[bool, bool]:
         save, stop = np.asarray(self._waiting.popleft())
         return bool(save), bool(stop)
 
 
-def _union(state: Any, carry: Any, data: Any, wish: jax.Array, key: Any) -> tuple[Any, Any, jax.Array]:
+def _union(state: Any, carry: Any, data: Any, request: jax.Array, key: Any) -> tuple[Any, Any, jax.Array]:
     del data, key
-    return state, carry, jax.lax.pmax(jnp.asarray(wish), devices.AXIS)
+    return state, carry, jax.lax.pmax(jnp.asarray(request), devices.AXIS)

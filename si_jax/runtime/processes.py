@@ -180,7 +180,7 @@ def gather(value: Any) -> list[Any]:
     return [json.loads(text) for text in said]
 
 
-def together(function: Callable[[], Value]) -> Value:
+def from_first(function: Callable[[], Value]) -> Value:
     """What `function` returns in the first process, which alone calls it, in JSON's types.
 
     Raises:
@@ -200,7 +200,7 @@ def together(function: Callable[[], Value]) -> Value:
     return said['value']
 
 
-def checked(function: Callable[[], Value]) -> Value:
+def agree_on_errors(function: Callable[[], Value]) -> Value:
     """What `function` returns, in every process; one that refuses its input stops all of them.
 
     Raises:

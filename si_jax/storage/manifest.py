@@ -1,17 +1,26 @@
 """A manifest: the digests of all files in a folder, which says that the folder is whole.
 
-It is written last, so a folder without one was cut short. Its first line holds its own digest.
+It is written last, so a folder without one was cut short. Its first line holds its own digest. A digest tells
+accidents, not intentions: whoever writes a manifest can give it one, so what it says is checked before use.
+
+`read` and `damage` are for any folder. `read_checkpoint` and `checkpoint_damage` also ask for what the
+manifest of a checkpoint says beyond the digests: its step, its metric, its time and the shapes of its arrays.
 """
 
+import datetime
 import hashlib
 import json
+import math
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+import numpy as np
 
 from si_jax.storage.files import write_atomic
 
 NAME = 'manifest.json'
 FORMAT = 1
+LARGEST = 2**36  # numbers in one array of a checkpoint
 
 
 def write(folder: Path, content: dict[str, Any]) -> None:
@@ -77,6 +86,40 @@ def damage(folder: Path) -> str | None:
         except OSError as error:
             return f'{name} cannot be read ({error.strerror})'
     return None
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a checkpoint, None where there is none or it cannot be one."""
+    content = read(folder)
+    return content if content and _describes_checkpoint(content) else None
+
+
+def checkpoint_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint, None if nothing."""
+    if found := damage(folder):
+        return found
+    return None if read_checkpoint(folder) else f'its {NAME} does not describe a checkpoint'
+
+
+def _describes_checkpoint(content: dict[str, Any]) -> bool:
+    """Whether all that is read from a manifest is there, and arrays are numbers of a size that can be."""
+    try:
+        metric, arrays = content['metric'], content['arrays']
+        if type(content['step']) is not int or not isinstance(content['metadata'], dict):
+            return False
+        if metric is not None and not (type(metric) in (int, float) and math.isfinite(metric)):
+            return False
+        if datetime.datetime.fromisoformat(content['time']).tzinfo is None:
+            return False
+        for shape, name in arrays.values():
+            dtype = np.dtype(name)
+            if str(dtype) != name or dtype.hasobject or dtype.names or dtype.itemsize > 16:
+                return False
+            if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) > LARGEST:
+                return False
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        return False
+    return True
 
 
 def _serialise(content: dict[str, Any]) -> bytes:

@@ -29,7 +29,7 @@ from orbax.checkpoint import checkpoint_managers
 
 from si_jax.errors import InputError, unknown
 from si_jax.runtime import devices, processes
-from si_jax.storage import checkpoint_manifest, manifest
+from si_jax.storage import manifest
 from si_jax.storage.files import NO_ROOM, no_room
 from si_jax.storage.trees import difference, leaves
 
@@ -124,7 +124,7 @@ class Checkpoints:
         step = int(step)
         metric = None if metric is None or math.isnan(metric) else float(metric)
         content = {'step': step, 'metric': metric, 'metadata': json.loads(json.dumps(metadata))}
-        previous = processes.together(lambda: self._manifest(step) if step in self.steps() else None)
+        previous = processes.from_first(lambda: self._manifest(step) if step in self.steps() else None)
         if previous and not force and (metric is None or previous['metric'] is not None):
             return False
         arrays = {path: _held(leaf) for path, leaf in leaves(state)}
@@ -180,9 +180,9 @@ class Checkpoints:
             InputError: No usable checkpoint, no such step, a damaged one where one was named, or (before any
                 array is read) one whose arrays are not those of `like`: the first path that differs is named.
         """
-        step = processes.together(lambda: self._choose(which))
+        step = processes.from_first(lambda: self._choose(which))
         folder = self._folder(step)
-        content = checkpoint_manifest.read(folder)
+        content = manifest.read_checkpoint(folder)
         assert content is not None  # _choose has just verified it
         stored = {
             path: jax.ShapeDtypeStruct(tuple(shape), np.dtype(dtype))
@@ -209,7 +209,7 @@ class Checkpoints:
         steps = self._folders()
         if which == 'last':
             for step in reversed(steps):
-                if not (damage := checkpoint_manifest.damage(self._folder(step))):
+                if not (damage := manifest.checkpoint_damage(self._folder(step))):
                     return step
                 self._pass_over(step, damage)
             found = f' ({len(steps)} incomplete or damaged)' if steps else ''
@@ -220,7 +220,7 @@ class Checkpoints:
         if which == 'best':
             for step in steps:
                 if not self._manifest(step):  # its metric is not known: it may have been the best
-                    self._pass_over(step, checkpoint_manifest.damage(self._folder(step)))
+                    self._pass_over(step, manifest.checkpoint_damage(self._folder(step)))
             if (best := self.best_step) is None:
                 raise InputError(
                     f'no checkpoint with a held-out robust accuracy in {self.directory}: '
@@ -233,7 +233,7 @@ class Checkpoints:
                 raise InputError(f'no checkpoint of step {step} in {self.directory}, only of {self.steps()}')
         else:
             raise unknown('checkpoint', which, ['last', 'best', 'a step'])
-        if damage := checkpoint_manifest.damage(self._folder(step)):
+        if damage := manifest.checkpoint_damage(self._folder(step)):
             others = [other for other in self.steps() if other != step]
             raise InputError(
                 f'checkpoint {self.directory / str(step)} is not usable: {damage}. '
@@ -257,12 +257,12 @@ class Checkpoints:
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
         return (
             replaced
-            if checkpoint_manifest.read(replaced) and not checkpoint_manifest.read(folder)
+            if manifest.read_checkpoint(replaced) and not manifest.read_checkpoint(folder)
             else folder
         )
 
     def _manifest(self, step: int) -> dict[str, Any] | None:
-        return checkpoint_manifest.read(self._folder(step))
+        return manifest.read_checkpoint(self._folder(step))
 
     def _infos(self) -> list[_Info]:
         infos = []

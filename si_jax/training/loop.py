@@ -24,8 +24,8 @@ from tqdm import tqdm
 from si_jax.cost import mfu
 from si_jax.errors import InputError
 from si_jax.runtime import devices, processes, watchdog
-from si_jax.runtime.agreement import check_same
-from si_jax.runtime.preemption import Wishes
+from si_jax.runtime.agreement import check_identical
+from si_jax.runtime.preemption import PreemptionBarrier
 from si_jax.runtime.profiling import Profile
 from si_jax.runtime.progress import Progress, progress, silent
 from si_jax.runtime.signals import InterruptGuard
@@ -54,17 +54,17 @@ class DivergedError(ArithmeticError):
     """A loss, gradient or update was not finite; the state before that step has been saved."""
 
 
-def setup_together(config: ConfigDict) -> Setup:
+def setup_all(config: ConfigDict) -> Setup:
     """`setup` in a run of several processes, which must come to the same.
 
     Raises:
         InputError: As there, in one of them or in all; or a process has another config, code or data.
     """
-    ready = processes.checked(lambda: setup(config))
+    ready = processes.agree_on_errors(lambda: setup(config))
     if processes.count() > 1:
         sets = {'training data': ready.train, 'validation data': ready.validation}
         digests = {name: digest(part.images, part.labels) for name, part in sets.items()}
-        check_same({'config': ready.config.to_dict(), **digests})
+        check_identical({'config': ready.config.to_dict(), **digests})
     return ready
 
 
@@ -84,7 +84,7 @@ def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainSt
         InputError: The config is wrong, or belongs to another run than the workdir.
         DivergedError: A loss or gradient was not finite. The last good state has been saved.
     """
-    ready = setup_together(config)
+    ready = setup_all(config)
     traced = Profile(profile) if profile and processes.is_first() else None
     with open_together(workdir, ready.config.to_dict()) as place, InterruptGuard() as guard:
         with _Run(ready, place, guard, traced) as under_way:
@@ -108,7 +108,7 @@ class _Run:
         # With the guard against catastrophic overfitting: weights and figures as of the last epoch's end.
         self.kept: Any = _weights(state) if config.overfitting.drop else ()
         self.watched = Watched()
-        if processes.together(lambda: self.checkpoints.latest_step) is not None:
+        if processes.from_first(lambda: self.checkpoints.latest_step) is not None:
             restored = self.checkpoints.restore('last', like=self._saved(state, carry))
             carry, self.kept = restored.state.pop('carry'), restored.state.pop('kept')
             state = TrainState(**restored.state)
@@ -145,7 +145,7 @@ class _Run:
                 batch_size=config.evaluation.batch_size,
             )
         self.last_save = self.collected = time.monotonic()
-        self.wishes = Wishes()
+        self.barrier = PreemptionBarrier()
         self.stopping = False
         self.progress: Progress
 
@@ -234,7 +234,7 @@ class _Run:
                     tqdm.write(f'speed: {speed}', file=sys.stdout)
                 self.speed = speed
         self._save(epoch + 1, accuracy)
-        self.stopping |= self.wishes.last(self.guard.stop_requested)
+        self.stopping |= self.barrier.final_stop(self.guard.stop_requested)
         return final or not self.stopping
 
     def _watch(self, rows: np.ndarray, epoch: int) -> float:
@@ -288,7 +288,7 @@ class _Run:
         """Whether all processes save after this step; they also agree on whether to stop then."""
         settings = self.ready.config.checkpoint
         late = processes.is_first() and time.monotonic() - self.last_save > 60 * settings.every_minutes
-        save, stop = self.wishes.heard(save=late, stop=self.guard.stop_requested)
+        save, stop = self.barrier.after_step(save=late, stop=self.guard.stop_requested)
         self.stopping |= stop
         due = settings.every_steps and self.step_number % settings.every_steps == 0
         return bool(due or save or self.stopping)

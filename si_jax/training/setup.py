@@ -79,15 +79,8 @@ def setup(config: ConfigDict) -> Setup:
         train = train._replace(
             images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
         )
-    model = models.create(
-        config.model.arch,
-        num_classes=train.num_classes,
-        width=config.model.width or None,
-        variant=config.model.variant or None,
-        normalise=config.model.normalise,
-        dtype=None if config.model.dtype == 'float32' else config.model.dtype,
-        bn_axis=AXIS if config.model.sync_bn else None,
-        hypersphere=defense.hypersphere,
+    model = models.from_config(
+        config.model, num_classes=train.num_classes, hypersphere=defense.hypersphere, bn_axis=AXIS
     )
     steps_per_epoch = -(-len(train.labels) // config.batch_size)
     schedule, optimiser = schedules.schedule_and_optimiser(

@@ -131,8 +131,8 @@ def open_together(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterato
                     f'{socket.gethostname()}): name one on a file system that all processes share'
                 )
 
-        resumed, changed, token = processes.together(first)
-        processes.checked(lambda: see(token))
+        resumed, changed, token = processes.from_first(first)
+        processes.agree_on_errors(lambda: see(token))
         yield Workdir(path, resumed, {name: (old, new) for name, (old, new) in changed.items()})
 
 

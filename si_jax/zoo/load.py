@@ -115,13 +115,11 @@ def network(config: ConfigDict) -> tuple[nn.Module, dict[str, Any]]:
     if config.data.name not in data.SOURCES:
         raise unknown('data set', config.data.name, data.SOURCES)
     source = data.SOURCES[config.data.name]
-    module = models.create(
-        config.model.arch,
+    module = models.from_config(
+        config.model,
         num_classes=source.num_classes,
-        width=config.model.width or None,
-        variant=config.model.variant or None,
-        normalise=config.model.normalise,
         hypersphere=bool(config.defense.get('he', False)),
+        dtype='float32',
     )
     image = jnp.zeros((1, *source.shape), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)

@@ -19,7 +19,7 @@ from si_jax.zoo.load import LoadedModel, load_model
 from si_jax.zoo.weights import sha256
 
 
-class Measured(NamedTuple):
+class Verified(NamedTuple):
     """One accuracy of a network of the zoo, measured again.
 
     Attributes:
@@ -165,7 +165,7 @@ def read_flags(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
 def measure(
     name: str, *, attacks: Sequence[str] | None = None, data_dir: str | None = None
-) -> list[Measured]:
+) -> list[Verified]:
     """Evaluates a network of the zoo again, as its result was measured.
 
     Args:
@@ -192,7 +192,7 @@ def measure(
     result = evaluate(model, images, labels, attacks=chosen or stated[:1], **one.threat_model, **settings)
     flags = read_flags(one.result_path.with_suffix('.npz'), ('clean', *result.attacks))
     return [
-        Measured(
+        Verified(
             attack,
             one.accuracy[attack],
             result.accuracy[attack],

@@ -22,12 +22,11 @@ from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.cli import compare, evaluate, figures, report, train
 from si_jax.cli.page import parser as page_parser
 from si_jax.defenses import DEFENSES
-from si_jax.paper.figures import FIGURES
 from si_jax.training import recipe_fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('[a-z]*.py') if path.stem not in ('base', 'fields'))
+CONFIGS = sorted(path for path in (ROOT / 'configs').glob('[a-z]*.py'))
 
 
 class Links(html.parser.HTMLParser):
@@ -141,7 +140,7 @@ def check_argparse(words: list[str]) -> None:
         parser.parse_args(words[1:] if words[:1] == ['compare'] else words)
     elif any(word.startswith('--figure') for word in words):
         given = figures.parser().parse_args(words)
-        assert given.figure in FIGURES
+        assert given.figure in figures.FIGURES
     elif any(word.startswith('--workdirs') for word in words):
         page_parser().parse_args(words)
     else:

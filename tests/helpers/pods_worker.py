@@ -84,7 +84,7 @@ def together(folder: Path) -> None:
         {'data': 'ab' if processes.is_first() else 'cd'},
     ):
         with pytest.raises(InputError) as error:
-            agreement.check_same(described)
+            agreement.check_identical(described)
         print(error.value)
 
     def refuse_in_one() -> None:
@@ -92,7 +92,7 @@ def together(folder: Path) -> None:
             raise InputError('data.dir=here is not there')
 
     with pytest.raises(InputError) as error:
-        processes.checked(refuse_in_one)
+        processes.agree_on_errors(refuse_in_one)
     print(error.value)
 
 

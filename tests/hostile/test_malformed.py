@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from configs import quickstart
 from si_jax import InputError, data
-from si_jax.evaluation import result as measured
+from si_jax.evaluation.result import Result, check_alike
 from si_jax.evaluation.state import Saved
 from si_jax.reports import results
 from si_jax.runtime.environment import environment
@@ -168,8 +168,8 @@ def test_results(result, draws):
     (folder / 'r.json').write_bytes(text)
     (folder / 'r.npz').write_bytes(flags_)
     with refused('results JSON and flags', folder):
-        one = measured.read(folder / 'r.json')
-        measured.check_alike(one, one)
+        one = Result.load(folder / 'r.json')
+        check_alike(one, one)
     with refused('results JSON in a folder', folder):
         results.scan(folder)
 
@@ -308,11 +308,11 @@ def test_files_that_never_end_or_are_no_files(tmp_path, result):
         with refused('odd files', folder):
             data.load('cifar10', 'test', tmp_path)
         with refused('odd files', folder):
-            measured.read(tmp_path / 'r.json')
+            Result.load(tmp_path / 'r.json')
         (tmp_path / 'r.json').unlink()
         (tmp_path / 'r.json').write_text(json.dumps(result[1]))
         with refused('odd files', folder):
-            measured.read(tmp_path / 'r.json')
+            Result.load(tmp_path / 'r.json')
     assert +COUNTS['odd files'] == {'refused': 21}
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import at_cifar10
 from si_jax import models
 from si_jax.errors import InputError
 
@@ -181,3 +182,13 @@ def test_mask_and_training_mode_reach_every_batch_norm(arch):
 def test_bad_input_is_named(options, message):
     with pytest.raises(InputError, match=message):
         models.create(**{'arch': 'resnet18', 'num_classes': 10, **options})
+
+
+def test_a_config_describes_the_network_that_create_makes():
+    config = at_cifar10.get_config().model
+    assert models.from_config(config, num_classes=10) == models.create('resnet18', num_classes=10)
+    config.update(width=8, normalise='cifar10', dtype='bfloat16', sync_bn=True)
+    wanted = {'num_classes': 10, 'width': 8, 'normalise': 'cifar10'}
+    assert models.from_config(config, num_classes=10, dtype='float32') == models.create('resnet18', **wanted)
+    trained = models.create('resnet18', **wanted, dtype='bfloat16', bn_axis='devices')
+    assert models.from_config(config, num_classes=10, bn_axis='devices') == trained
