@@ -199,7 +199,6 @@ def config_fields() -> str:
 def config_modules() -> dict[str, Any]:
     """The configs by name, the paper's before the others."""
     names = sorted(path.stem for path in CONFIGS.glob('[a-z]*.py'))
-    names = [name for name in names if name not in ('base', 'fields')]
     return {
         name: importlib.import_module(f'configs.{name}') for name in sorted(names, key=lambda x: '_' not in x)
     }

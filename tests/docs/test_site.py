@@ -27,7 +27,7 @@ from si_jax.training import recipe_fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
-CONFIGS = sorted(path for path in (ROOT / 'configs').glob('[a-z]*.py') if path.stem not in ('base', 'fields'))
+CONFIGS = sorted((ROOT / 'configs').glob('[a-z]*.py'))
 
 
 class Links(html.parser.HTMLParser):
