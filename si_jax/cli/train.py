@@ -123,7 +123,7 @@ def main(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     from si_jax.runtime import compilation_cache
-    from si_jax.training.loop import DivergedError, run, setup_together
+    from si_jax.training.loop import DivergedError, run, setup_everywhere
     from si_jax.training.setup import plan
 
     if len(argv) > 1:
@@ -136,7 +136,7 @@ def train(argv: list[str]) -> int:
     compilation_cache.enable()
     processes.say(f'workdir: {workdir}')
     if DRY_RUN.value:
-        processes.say(plan(setup_together(CONFIG.value)))
+        processes.say(plan(setup_everywhere(CONFIG.value)))
         return terminal.OK
     try:
         run(CONFIG.value, workdir, flags.FLAGS['profile'].value)

@@ -108,8 +108,8 @@ def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator
 
 
 @contextlib.contextmanager
-def open_together(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Workdir]:
-    """`open_workdir` in a run of several processes: the first one opens it, and all must see the same folder.
+def open_everywhere(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Workdir]:
+    """`open_workdir` in all processes of a run: the first one opens it, and all must see the same folder.
 
     Raises:
         InputError: As there, in all processes; or a process does not see what the first one wrote.
