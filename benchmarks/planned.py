@@ -2,10 +2,10 @@
 
     python -m benchmarks.planned --data_dir=FOLDER --output=results/plan_cpu.json
 
-In each turn run the two steps of the calibration, from which the prediction of that turn comes, and then the
-step of the run, on its data; seconds are those of the CPU, of all threads, so that other work on the machine
-counts little (with one core they are the time that passes). Calibration knows the run's network, batch size
-and precision, and neither its defense nor its number of attack steps. Memory is what XLA reserves for the
+In each turn run the two steps that are timed for a plan, from which the prediction of that turn comes, and
+then the step of the run, on its data. Seconds are those of the CPU, of all threads, so that other work on the
+machine counts little (with one core they are the time that passes). The timing knows the run's network, batch
+size and precision, not its defense nor its number of attack steps. Memory is what XLA reserves for the
 compiled step. Rows that the output file holds and that are not named stay. Exit status: 1 if a median is more
 than 25 % off.
 """

@@ -1,1 +1,1 @@
-"""One file a run: `<defense>[si]_<data set>.py`, with the shared recipe in `base.py`."""
+"""One file a run: `<defense>[si|he]_<data set>.py`, a docstring and the recipe of that name."""

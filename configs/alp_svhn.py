@@ -18,10 +18,8 @@ Any architecture of `si_jax.models` can follow the file name after a colon; the 
 only.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return recipes.paper('alp', si=False, dataset='svhn', arch=arch)
+get_config = partial(recipe, 'alp_svhn')

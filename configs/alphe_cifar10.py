@@ -14,10 +14,8 @@ Any architecture of `si_jax.models` can follow the file name after a colon; the 
 ResNet-18.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return recipes.paper('alp', he=True, dataset='cifar10', arch=arch)
+get_config = partial(recipe, 'alphe_cifar10')

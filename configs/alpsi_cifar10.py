@@ -20,10 +20,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return recipes.paper('alp', si=True, dataset='cifar10', arch=arch)
+get_config = partial(recipe, 'alpsi_cifar10')

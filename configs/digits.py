@@ -10,25 +10,8 @@ The test images are 397 of 8 x 8 pixels, and the 95 % interval of an accuracy sp
 shows whether a method trains and whether an attack works, not how methods rank on CIFAR-10.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from configs import quickstart
-from si_jax.errors import unknown
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-METHODS = ('at', 'trades', 'alp', 'mart')
-ROWS = {f'{name}{"si" if si else ""}': (name, si) for name in METHODS for si in (False, True)}
-
-
-def get_config(row: str = 'tradessi') -> ConfigDict:
-    """The config of a row.
-
-    Raises:
-        si_jax.errors.InputError: There is no such row.
-    """
-    if row not in ROWS:
-        raise unknown('row', row, ROWS)
-    name, si = ROWS[row]
-    config = quickstart.get_config()
-    config.defense = recipes.defense(name, si=si)
-    return config
+get_config = partial(recipe, 'digits')

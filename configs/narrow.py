@@ -10,28 +10,8 @@ Table 6. The row follows the file name after a colon, as in configs/digits.py.
 It shows that every method trains on real images, nothing of how methods rank after 120 epochs.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from configs.digits import ROWS
-from si_jax.errors import unknown
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(row: str = 'tradessi') -> ConfigDict:
-    """The config of a row.
-
-    Raises:
-        si_jax.errors.InputError: There is no such row.
-    """
-    if row not in ROWS:
-        raise unknown('row', row, ROWS)
-    name, si = ROWS[row]
-    config = recipes.paper(name, si=si, dataset='cifar10', arch='resnet18')
-    config.model.width = 8
-    config.data.limit = 10_000
-    config.data.validation = 100
-    config.epochs = 1
-    config.batch_size = 32
-    config.attack.steps = 5
-    config.schedule.peak = 0.05
-    return config
+get_config = partial(recipe, 'narrow')

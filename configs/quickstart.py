@@ -7,17 +7,8 @@ attacks are too weak to tell a robust net from a plain one.
     python evaluate.py --workdir=WORKDIR --attacks=pgd,cw,dlr,sipgd      # train.py prints the WORKDIR
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'small_cnn') -> ConfigDict:
-    """TRADES-SI with the paper's weights on a small net; the learning rate suits a few hundred steps."""
-    config = recipes.paper('trades', si=True, dataset='digits', arch=arch)
-    config.epochs = 40
-    config.batch_size = 32
-    config.data.validation = 200
-    config.threat.eps = 0.2
-    config.schedule.peak = 0.03
-    return config
+get_config = partial(recipe, 'quickstart')

@@ -20,10 +20,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps):
 Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'preact_resnet18') -> ConfigDict:
-    return recipes.single_step('rfgsm', si=True, arch=arch)
+get_config = partial(recipe, 'rfgsmsi_cifar10')

@@ -16,10 +16,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'resnet18') -> ConfigDict:
-    return recipes.paper('trades', si=False, dataset='cifar100', arch=arch)
+get_config = partial(recipe, 'trades_cifar100')

@@ -11,12 +11,8 @@ SI-PGD, without cosines. The objective is that of TRADES. The paper has no numbe
 Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'resnet18') -> ConfigDict:
-    config = recipes.paper('trades', si=False, dataset='cifar10', arch=arch)
-    config.defense.inner = 'calibrated_ce'
-    return config
+get_config = partial(recipe, 'tradescal_cifar10')

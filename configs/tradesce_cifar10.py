@@ -10,12 +10,8 @@ has no numbers for it.
 Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'resnet18') -> ConfigDict:
-    config = recipes.paper('trades', si=False, dataset='cifar10', arch=arch)
-    config.defense.inner = 'ce'
-    return config
+get_config = partial(recipe, 'tradesce_cifar10')

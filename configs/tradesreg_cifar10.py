@@ -10,12 +10,8 @@ TRADES; the objective gets 0.2 times the margin cross-entropy of the adversarial
 Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from ml_collections import ConfigDict
+from functools import partial
 
-from si_jax.training import recipes
+from si_jax.training.recipes import recipe
 
-
-def get_config(arch: str = 'resnet18') -> ConfigDict:
-    config = recipes.paper('trades', si=True, dataset='cifar10', arch=arch)
-    config.defense.inner = 'kl'
-    return config
+get_config = partial(recipe, 'tradesreg_cifar10')

@@ -133,7 +133,7 @@ def defense_rows() -> str:
             with contextlib.suppress(InputError):
                 forms[f'{name} + {suffix}'] = make(plain)
         for label, row in forms.items():
-            inner = 'no attack' if row.step == 'attack' else 'the outer objective'
+            inner = 'the outer objective' if row.persistent else 'no attack'
             if row.inner is not None:
                 inner = f'{code(named(row.inner))} of {code(of_score(row.inner_score))}'
                 inner += ''.join(f' + {term.weight:g} {code(key)}' for key, term in row.inner_terms.items())

@@ -26,7 +26,7 @@ PASSES = ('nat', 'adv', 'random')
 BN_MODES = ('eval', 'train')
 
 
-class Moment(NamedTuple):
+class Position(NamedTuple):
     """Where in a run a step is, for weights that change.
 
     Attributes:
@@ -47,7 +47,7 @@ class Term(NamedTuple):
         weight: The weight.
         objective: What is averaged.
         score: What the objective is computed from.
-        schedule: A factor on the weight, from the moment; None for 1.
+        schedule: A factor on the weight, from the position; None for 1.
         of_gradients: The objective compares the image gradients of the inner objective at the natural images
             and at random points of the ball, not scores. Its mean is over the images where neither is zero.
     """
@@ -55,15 +55,15 @@ class Term(NamedTuple):
     weight: float
     objective: Objective
     score: Score = logits
-    schedule: Callable[[Moment], Array] | None = None
+    schedule: Callable[[Position], Array] | None = None
     of_gradients: bool = False
 
-    def weight_at(self, moment: Moment | None) -> float | Array:
-        """The weight at a moment, which may be None where the term has no schedule."""
+    def weight_at(self, position: Position | None) -> float | Array:
+        """The weight at a position, which may be None where the term has no schedule."""
         if self.schedule is None:
             return self.weight
-        assert moment is not None
-        return self.weight * self.schedule(moment)
+        assert position is not None
+        return self.weight * self.schedule(position)
 
 
 class Defense(NamedTuple):
@@ -86,10 +86,12 @@ class Defense(NamedTuple):
             the batch. Neither updates the running statistics.
         steps: Steps of the attack, a default for configs.
         step_size: As a multiple of eps, a default for configs.
-        step: 'attack' for an attack before each update, 'free' for one backward pass that moves parameters
-            and a persistent perturbation (`si_jax.training.free`). There, `inner` None means that the
-            perturbation climbs the outer objective, of which it is a by-product.
-        replays: Updates made on each batch.
+        step: The name of its training step in `si_jax.training.step.STEPS`: 'attack' for an attack before
+            each update, 'free' for one backward pass that moves parameters and perturbation.
+        persistent: Whether a perturbation that is kept from batch to batch stands in place of an attack, as
+            the step 'free' has it. There, `inner` None means that the perturbation climbs the outer
+            objective, of which it is a by-product, and there are no natural outputs.
+        replays: Updates made on each batch; more than one needs a persistent perturbation.
         hypersphere: The network's logits are cosines (`si_jax.models.create`).
     """
 
@@ -105,6 +107,7 @@ class Defense(NamedTuple):
     steps: int = 10
     step_size: float = 0.25
     step: str = 'attack'
+    persistent: bool = False
     replays: int = 1
     hypersphere: bool = False
 
@@ -115,8 +118,8 @@ class Defense(NamedTuple):
             return None
         return Attack(self.inner, self.inner_score, start=STARTS[self.start])
 
-    def attack_at(self, moment: Moment | None) -> Attack | None:
-        """The attack inside training; the moment may be None where no inner term has a schedule."""
+    def attack_at(self, position: Position | None) -> Attack | None:
+        """The attack inside training; the position may be None where no inner term has a schedule."""
         attack, inner = self.attack, self.inner
         if attack is None or inner is None or not self.inner_terms:
             return attack
@@ -124,7 +127,7 @@ class Defense(NamedTuple):
 
         def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:
             values = [
-                term.weight_at(moment)
+                term.weight_at(position)
                 * term.objective(term.score(adv), None if nat is None else term.score(nat), labels, i)
                 for term in terms
             ]
@@ -135,7 +138,7 @@ class Defense(NamedTuple):
 
     @property
     def scheduled(self) -> bool:
-        """Whether a weight depends on the moment."""
+        """Whether a weight depends on the position."""
         terms = [*self.outer.values(), *self.inner_terms.values()]
         return any(term.schedule is not None for term in terms)
 
@@ -154,12 +157,12 @@ def _whole(outputs: Outputs) -> Any:
 GUIDED_RISE, GUIDED_FROM = 4.0, 86 / 100
 
 
-def _guided(moment: Moment) -> Array:
-    return jnp.where(moment.step >= round(GUIDED_FROM * moment.steps), GUIDED_RISE, 1.0)
+def _guided(position: Position) -> Array:
+    return jnp.where(position.step >= round(GUIDED_FROM * position.steps), GUIDED_RISE, 1.0)
 
 
-def _guided_on_odd(moment: Moment) -> Array:
-    return _guided(moment) * (moment.batch % 2)
+def _guided_on_odd(position: Position) -> Array:
+    return _guided(position) * (position.batch % 2)
 
 
 NATURAL_CE = objectives.natural_ce
@@ -212,6 +215,7 @@ DEFENSES: dict[str, Defense] = {
         steps=1,
         step_size=1.0,
         step='free',
+        persistent=True,
         replays=8,
     ),
     # Sriramanan et al. (2020), val-iisc/GAMA-GAT. The first, train-mode P = softmax(g(x)) is compared with
@@ -275,7 +279,7 @@ def with_si(defense: Defense, *, scale: float = 15.0, margin: float = 0.2, weigh
     Raises:
         InputError: The defense has no attack to replace, or a value is out of range.
     """
-    if defense.inner is None and defense.step == 'attack':
+    if defense.inner is None and not defense.persistent:
         raise InputError('SI needs a defense with an attack: standard training has none; use si=False')
     if defense.hypersphere:
         raise InputError('SI and hypersphere embedding are alternatives: use si=False or he=False')
@@ -310,7 +314,7 @@ def with_he(defense: Defense, *, scale: float = 15.0, margin: float = 0.2) -> De
         objectives.logit_pairing: (objectives.logit_pairing, logits),
     }
     known = all(term.objective in forms and term.score is logits for term in defense.outer.values())
-    if not known or defense.step != 'attack' or defense.inner not in forms:
+    if not known or defense.persistent or defense.inner not in forms:
         raise InputError('hypersphere embedding is defined for at, trades and alp: use he=False')
     outer = {
         name: term._replace(objective=forms[term.objective][0], score=forms[term.objective][1])
@@ -352,11 +356,11 @@ def with_inner(defense: Defense, name: str, *, scale: float = 15.0) -> Defense:
     """
     if name not in INNERS:
         raise unknown('inner objective', name, INNERS)
-    if defense.inner is None and defense.step == 'attack':
+    if defense.inner is None and not defense.persistent:
         raise InputError(f"inner={name!r} needs a defense with an attack: use inner=''")
-    if defense.step == 'free' and 'nat' in INNERS[name].uses:
+    if defense.persistent and 'nat' in INNERS[name].uses:
         raise InputError(f"inner={name!r} needs natural scores, which FreeAT does not have: use 'ce' or 'si'")
-    if defense.step == 'free' and name == 'calibrated_ce':
+    if defense.persistent and name == 'calibrated_ce':
         raise InputError("inner='calibrated_ce' needs natural scores, which FreeAT does not have: use 'ce'")
     if name == 'si':
         score = scaled_cosine(scale)
@@ -461,5 +465,5 @@ def _check(name: str, defense: Defense) -> None:
         )
     if defense.attack_bn not in BN_MODES:
         raise unknown('attack_bn', defense.attack_bn, BN_MODES)
-    if defense.replays < 1 or (defense.replays > 1 and defense.step != 'free'):
+    if defense.replays < 1 or (defense.replays > 1 and not defense.persistent):
         raise InputError(f'defense.replays={defense.replays} must be 1, or more with freeat')

@@ -11,7 +11,7 @@ from si_jax.defenses import (
     DEFENSES,
     SI_TERM,
     Defense,
-    Moment,
+    Position,
     Term,
     from_config,
     register,
@@ -283,7 +283,7 @@ def test_single_step_rows():
 def test_gat_climbs_the_distance_on_odd_batches(step, weight, si, random):
     """4 epochs of 5 batches; lambda rises at step 0.86 * 20 = 17."""
     defense = with_si(DEFENSES['gat']) if si else DEFENSES['gat']
-    attack = defense.attack_at(Moment(jnp.asarray(step), jnp.asarray(step % 5), 20))
+    attack = defense.attack_at(Position(jnp.asarray(step), jnp.asarray(step % 5), 20))
     scores = [attack.score(part) for part in (random.adv, random.nat)]
     distance = ((softmax(random.g, axis=1) - softmax(random.g_adv, axis=1)) ** 2).sum(axis=1)
     expected = random.ce(S * random.cos_adv if si else random.g_adv) + weight * distance

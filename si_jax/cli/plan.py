@@ -41,7 +41,7 @@ from si_jax.cost.planning import Machine, Run
 from si_jax.errors import InputError, unknown
 from si_jax.runtime import compilation_cache, terminal
 from si_jax.runtime.devices import check_divisible
-from si_jax.training.timing import calibrate
+from si_jax.training.timing import measure_machine
 
 EXIT = terminal.exit_status('it failed', 'nothing is kept')
 
@@ -165,7 +165,7 @@ def plan(given: flags.FlagValues) -> str:
         raise InputError('--devices is for chips: --calibrate measures the devices of this machine')
     check_divisible(run.batch_size)
     compilation_cache.enable()
-    return report(name, run, calibrate(given.config), jax.local_device_count())
+    return report(name, run, measure_machine(given.config), jax.local_device_count())
 
 
 def main(argv: list[str]) -> int:

@@ -85,11 +85,7 @@ def parse(argv: list[str]) -> list[str]:
     argv = [FRACTION.sub(lambda found: f'{found[1]}{int(found[2]) / int(found[3])}', one) for one in argv]
     for file in (one.split('=', 1)[1].partition(':')[0] for one in argv if one.startswith('--config=')):
         if not Path(file).is_file():
-            files = set(Path('configs').glob('[a-z]*.py')) - {
-                Path('si_jax/training/recipes.py'),
-                Path('si_jax/training/recipe_fields.py'),
-            }
-            refuse(unknown('config', file, map(str, files)))
+            refuse(unknown('config', file, map(str, Path('configs').glob('[a-z]*.py'))))
     try:
         rest = flags.FLAGS(argv)
     except (AttributeError, KeyError) as error:  # a field that the config does not have
@@ -127,7 +123,7 @@ def main(argv: list[str]) -> int:
 
 def train(argv: list[str]) -> int:
     from si_jax.runtime import compilation_cache
-    from si_jax.training.loop import DivergedError, run, setup_all
+    from si_jax.training.loop import DivergedError, run, setup_everywhere
     from si_jax.training.setup import plan
 
     if len(argv) > 1:
@@ -140,7 +136,7 @@ def train(argv: list[str]) -> int:
     compilation_cache.enable()
     processes.say(f'workdir: {workdir}')
     if DRY_RUN.value:
-        processes.say(plan(setup_all(CONFIG.value)))
+        processes.say(plan(setup_everywhere(CONFIG.value)))
         return terminal.OK
     try:
         run(CONFIG.value, workdir, flags.FLAGS['profile'].value)

@@ -130,10 +130,10 @@ def training_passes(defense: Defense, attack_steps: int) -> Passes:
 
     Args:
         defense: A row of `si_jax.defenses.DEFENSES`, perhaps with SI.
-        attack_steps: Steps of the training attack.
+        attack_steps: Steps of the training attack; a persistent perturbation has none.
     """
     outer = defense.outer.values()
-    if defense.step == 'free':
+    if defense.persistent:
         return Passes(2.0 * (defense.inner is not None), 3.0)
     uses = {name for term in outer if not term.of_gradients for name in term.objective.uses}
     update = sum(3.0 if name in uses else 1.0 for name in dict.fromkeys(defense.passes))

@@ -42,8 +42,7 @@ class Meter(NamedTuple):
 
 def of_training(ready: Any) -> Meter:
     """The meter of a run, from its `si_jax.training.setup.Setup`."""
-    steps = ready.defense.steps if ready.defense.step == 'free' else ready.config.attack.steps
-    passes = flops.training_passes(ready.defense, steps)
+    passes = flops.training_passes(ready.defense, ready.config.attack.steps)
     network = flops.network(ready.model, ready.train.images.shape[1:])
     precision = chips.product_precision(jax.default_backend(), ready.config.model.dtype)
     return Meter(passes.total * network.flops, precision, jax.device_count())

@@ -153,7 +153,7 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
     if count < 1:
         raise InputError(f'data.validation={config.data.validation} leaves none of the {whole} images')
     height, width, channels = source.shape
-    steps = defense.steps if defense.step == 'free' else config.attack.steps
+    steps = defense.steps if defense.persistent else config.attack.steps
     norms = network.norms * 2 * (len(defense.passes) + len(defense.before))
     if defense.attack_bn == 'train' and defense.inner is not None:
         norms += network.norms * 2 * steps

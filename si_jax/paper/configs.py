@@ -1,7 +1,5 @@
 """The config that a row of a table was trained with, and in what a run differs from it."""
 
-import importlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ from si_jax.errors import InputError
 from si_jax.paper.cells import Training
 from si_jax.reports.results import IRRELEVANT, Run
 from si_jax.storage.trees import differences
+from si_jax.training.recipes import completed, recipe
 
 
 def config_of(source: Training, overrides: Mapping[str, Any]) -> ConfigDict:
@@ -23,8 +22,7 @@ def config_of(source: Training, overrides: Mapping[str, Any]) -> ConfigDict:
     Raises:
         InputError: A field does not exist, or a value is of the wrong type.
     """
-    argument = (source.argument,) if source.argument else ()
-    config = importlib.import_module(f'configs.{source.config}').get_config(*argument)
+    config = recipe(source.config, source.argument)
     for field, value in overrides.items():
         section, names = config, field.split('.')
         try:
@@ -41,17 +39,10 @@ def config_of(source: Training, overrides: Mapping[str, Any]) -> ConfigDict:
     return config
 
 
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """A config as config.json holds it."""
-    resolved = config.copy_and_resolve_references().to_dict()
-    wanted: dict[str, Any] = json.loads(json.dumps(resolved))
-    return wanted
-
-
 def differences_from(run: Run, wanted: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Dotted field to (wanted, run), for the fields in which a run differs, less those that do not matter."""
     return {
         name: pair
-        for name, pair in differences(wanted, run.config).items()
+        for name, pair in differences(completed(wanted), completed(run.config)).items()
         if not any(name == one or name.startswith(f'{one}.') for one in IRRELEVANT)
     }

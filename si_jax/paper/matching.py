@@ -12,6 +12,7 @@ from si_jax.paper.commands import Choice
 from si_jax.paper.fitting import Protocol, Value, is_there, usable_results, value_of
 from si_jax.reports.results import Folder, FoundResult, Run
 from si_jax.runtime.terminal import fraction
+from si_jax.training import recipes
 
 TEST_IMAGES = {'cifar10': 10_000, 'cifar100': 10_000, 'svhn': 26_032, 'digits': 397}
 # Fields that say which row a run of another recipe was meant for.
@@ -76,7 +77,7 @@ def _configs(table: Table, choice: Choice) -> list[tuple[Row, dict[str, Any]]]:
     return [
         (
             row,
-            configs.plain(configs.config_of(row.source, {**row.source.overrides, **choice.overrides})),
+            recipes.plain(configs.config_of(row.source, {**row.source.overrides, **choice.overrides})),
         )
         for row in table.rows
         if isinstance(row.source, Training)
@@ -93,7 +94,7 @@ def _trained_row(
     notes: list[str],
 ) -> Filled:
     config = configs.config_of(source, {**source.overrides, **choice.overrides})
-    wanted = configs.plain(config)
+    wanted = recipes.plain(config)
     by_seed: dict[int, list[Run]] = {}
     for run in folder.runs:
         if set(configs.differences_from(run, wanted)) <= {'seed'}:

@@ -12,6 +12,7 @@ from si_jax.evaluation.result import Result, SavedResult
 from si_jax.reports import results
 from si_jax.reports.labels import labels_of
 from si_jax.reports.results import Run
+from si_jax.training.recipes import completed
 
 # What every config has; one without it is of another version, and nothing can be said of its run.
 NEEDED = (
@@ -219,7 +220,7 @@ def _usable(run: Run, problems: list[str]) -> Run | None:
         {name: value for name, value in line.items() if isinstance(value, kinds.get(name, int | float))}
         for line in run.lines
     ]
-    run = run._replace(lines=lines)
+    run = run._replace(config=completed(run.config), lines=lines)
     try:
         _ = run.unfinished, run.collapsed  # what is asked of the config beside its fields
     except (AttributeError, KeyError, TypeError, ValueError) as error:

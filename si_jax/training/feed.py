@@ -29,7 +29,7 @@ def with_resident_data(
     neither on the number of devices nor on whether the run was interrupted.
 
     Args:
-        step: From `make_train_step`.
+        step: As `si_jax.training.step.STEPS` makes it.
         crop: Zero padding of the random crop, in pixels; 0 for none.
         flip: Whether images are mirrored with probability 0.5.
         scale: The byte that stands for a pixel of 1.

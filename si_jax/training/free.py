@@ -8,6 +8,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from si_jax.attacks.pgd import value_function
@@ -16,21 +17,28 @@ from si_jax.errors import InputError
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
 from si_jax.training.state import Batch, TrainState
-from si_jax.training.step import Step
-from si_jax.training.update import evaluate_terms, guarded_update, rows_of
+from si_jax.training.step import Step, register_step
+from si_jax.training.update import Calendar, evaluate_terms, guarded_update, rows_of
 
 Array = jax.Array
 
 
+def _still(batch_size: int, shape: tuple[int, ...]) -> np.ndarray:
+    return np.zeros((batch_size, *shape), np.float32)
+
+
+@register_step('free', carry=_still, persistent=True)
 def make_free_step(
     defense: Defense,
     model: nn.Module,
     optimiser: optax.GradientTransformation,
     *,
     threat: Threat,
-    step_size: float,
+    attack_step_size: float,
     axis_name: str | None,
     sync_bn: bool = True,
+    attack_steps: int = 1,
+    calendar: Calendar | None = None,
 ) -> Step:
     """The step (state, perturbation, batch) -> (state, perturbation, metrics), one replay of a batch.
 
@@ -44,13 +52,16 @@ def make_free_step(
         model: `model.apply(variables, images, train=..., mask=...)` returns Outputs.
         optimiser: An optax transformation.
         threat: An Linf ball.
-        step_size: Of the perturbation, as a fraction of the pixel range.
+        attack_step_size: Of the perturbation, as a fraction of the pixel range.
         axis_name: The axis to reduce over; None on one device.
         sync_bn: As for `si_jax.training.step.make_train_step`.
+        attack_steps: Of no use: each step moves the perturbation once.
+        calendar: Of no use: no weight changes over the run.
 
     Raises:
         InputError: The ball is not of the Linf norm.
     """
+    del attack_steps, calendar
     if threat.norm != 'linf':
         raise InputError(f"threat.norm={threat.norm!r}: free adversarial training is defined for 'linf'")
 
@@ -85,7 +96,7 @@ def make_free_step(
             rows=rows,
             sync_bn=sync_bn,
         )
-        moved = jnp.clip(carry + step_size * threat.ball.steepest(slope), -threat.eps, threat.eps)
+        moved = jnp.clip(carry + attack_step_size * threat.ball.steepest(slope), -threat.eps, threat.eps)
         return new, jnp.where(made & batch.mask[:, None, None, None], moved, carry), metrics
 
     return step

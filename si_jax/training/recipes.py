@@ -1,7 +1,9 @@
-"""The training recipe that all configs share, after sections 5.1.1 and 5.4 of Xu et al.
+"""The recipes: every run of `configs/` by name, what all of them share, and old configs completed.
 
-A config file names its defense, data set and architecture and gets everything else from `paper`. On the
-command line the architecture follows the file, and any field can be set:
+`paper` is the recipe of sections 5.1.1 and 5.4 of Xu et al. A row of `RECIPES` names a defense, a data set
+and an architecture, and has everything else from there. `recipe('tradessi_cifar10')` is the config of a row,
+and `configs/tradessi_cifar10.py` is its file. On the command line the architecture follows the file, and any
+field can be set:
 
     python train.py --config=configs/tradessi_cifar10.py:wrn_34_10 --config.defense.weights.kl=5.0
 
@@ -9,6 +11,11 @@ Units: `threat.eps` and the step sizes are fractions of the pixel range [0, 1], 
 step sizes are eps / 4 and follow an override of `threat.eps`. Schedule boundaries are fractions of `epochs`,
 so that a shorter run keeps the shape of the schedule.
 """
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict, config_dict
 
@@ -176,3 +183,157 @@ def single_step(name: str, *, si: bool, arch: str) -> ConfigDict:
         config.schedule.kind, config.schedule.peak, config.schedule.peak_at = 'triangular', 0.3, 0.4
         config.model.variant = {'preact_resnet18': 'gradalign'}.get(arch, '')
     return config
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """A run with the recipe of the paper, or of a single-step defense's repository.
+
+    Attributes:
+        defense: A row of `si_jax.defenses.DEFENSES`.
+        dataset: As for `paper`.
+        kind: 'si', 'he' or '' for the defense as it was published.
+        arch: The architecture, if no other is asked for.
+        inner: What the attack climbs; '' for the defense's own.
+    """
+
+    defense: str
+    dataset: str = 'cifar10'
+    kind: str = ''
+    arch: str = 'resnet18'
+    inner: str = ''
+
+    def __call__(self, arch: str | None = None) -> ConfigDict:
+        """The config, with this architecture."""
+        arch, si, he = arch or self.arch, self.kind == 'si', self.kind == 'he'
+        if self.defense in SINGLE_STEP:
+            return single_step(self.defense, si=si, arch=arch)
+        config = paper(self.defense, si=si, he=he, dataset=self.dataset, arch=arch)
+        config.defense.inner = self.inner
+        return config
+
+
+def quickstart(arch: str | None = None) -> ConfigDict:
+    """TRADES-SI with the paper's weights on a small net; the learning rate suits a few hundred steps."""
+    config = paper('trades', si=True, dataset='digits', arch=arch or 'small_cnn')
+    config.epochs = 40
+    config.batch_size = 32
+    config.data.validation = 200
+    config.threat.eps = 0.2
+    config.schedule.peak = 0.03
+    return config
+
+
+MULTI_STEP = ('at', 'trades', 'alp', 'mart')
+SINGLE_STEP = {  # to the network of its repository
+    'freeat': 'resnet18',
+    'gat': 'resnet18',
+    'rfgsm': 'preact_resnet18',
+    'gradalign': 'preact_resnet18',
+}
+# The rows of the two studies that a CPU can pay for: name and si.
+STUDY_ROWS = {f'{name}{"si" * si}': (name, si) for name in MULTI_STEP for si in (False, True)}
+
+
+def digits(row: str | None = None) -> ConfigDict:
+    """A multi-step defense on the digits: the quickstart with the defense of this row."""
+    name, si = _study_row(row)
+    config = quickstart()
+    config.defense = defense(name, si=si)
+    return config
+
+
+def narrow(row: str | None = None) -> ConfigDict:
+    """A multi-step defense on a part of CIFAR-10 with a narrow ResNet-18, for one epoch."""
+    name, si = _study_row(row)
+    config = paper(name, si=si, dataset='cifar10', arch='resnet18')
+    config.model.width = 8
+    config.data.limit = 10_000
+    config.data.validation = 100
+    config.epochs = 1
+    config.batch_size = 32
+    config.attack.steps = 5
+    config.schedule.peak = 0.05
+    return config
+
+
+def _study_row(row: str | None) -> tuple[str, bool]:
+    row = row or 'tradessi'
+    if row not in STUDY_ROWS:
+        raise unknown('row', row, STUDY_ROWS)
+    return STUDY_ROWS[row]
+
+
+RECIPES: dict[str, Callable[..., ConfigDict]] = {
+    **{
+        f'{name}{kind}_{dataset}': Recipe(name, dataset, kind)
+        for name in MULTI_STEP
+        for kind in ('', 'si', 'he')
+        for dataset in ('cifar10', 'cifar100', 'svhn')
+        if not (name == 'mart' and kind == 'he')  # its losses have no such form
+    },
+    **{
+        f'{name}{kind}_cifar10': Recipe(name, kind=kind, arch=arch)
+        for name, arch in SINGLE_STEP.items()
+        for kind in ('', 'si')
+    },
+    # TRADES-SI changes attack and objective at once; these change one of the two.
+    'tradesce_cifar10': Recipe('trades', inner='ce'),
+    'tradescal_cifar10': Recipe('trades', inner='calibrated_ce'),
+    'tradesreg_cifar10': Recipe('trades', kind='si', inner='kl'),
+    'quickstart': quickstart,
+    'digits': digits,
+    'narrow': narrow,
+}
+
+
+def recipe(name: str, arch: str | None = None) -> ConfigDict:
+    """The config of a row of `RECIPES`.
+
+    Args:
+        name: The row.
+        arch: An architecture in place of the row's own; for `'digits'` and `'narrow'` a row of `STUDY_ROWS`.
+
+    Raises:
+        si_jax.errors.InputError: There is no such row, architecture or defense.
+    """
+    if name not in RECIPES:
+        raise unknown('recipe', name, RECIPES)
+    return RECIPES[name](arch)
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """A config as config.json holds it: references resolved, JSON's types."""
+    resolved: dict[str, Any] = json.loads(json.dumps(config.copy_and_resolve_references().to_dict()))
+    return resolved
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config that was stored, with today's default for every field that it lacks.
+
+    A version that adds a field gives it a default which leaves runs as they were. So a run of before that
+    version has that value, and everything that reads a stored config reads it through this function.
+
+    Args:
+        config: Nested dictionaries of JSON's types. What is of another kind than expected stays as it is: to
+            refuse it is for the reader.
+    """
+    stored = config.get('defense')
+    stored = stored if isinstance(stored, Mapping) else {}
+    # A defense that is registered in the file of its config may not be known here: its fields are stored.
+    name = stored.get('name')
+    row = name if isinstance(name, str) and name in defenses.DEFENSES else 'standard'
+    defaults = paper(row, dataset='digits', arch='resnet18')
+    # Terms belong to the defense: a field `defense.weights.TERM` is not one that a version adds.
+    del defaults.defense['weights']
+    return _filled(config, plain(defaults))
+
+
+def _filled(stored: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `stored`, and those of `defaults` that it lacks, section by section."""
+    both = {
+        name: _filled(value, defaults[name])
+        for name, value in stored.items()
+        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping)
+    }
+    return {**stored, **both, **{name: value for name, value in defaults.items() if name not in stored}}

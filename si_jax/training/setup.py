@@ -18,11 +18,11 @@ from si_jax.errors import InputError, unknown
 from si_jax.runtime import processes
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, place_rows
 from si_jax.threat import Threat
+from si_jax.training import free as free  # registers its step
 from si_jax.training import schedules
 from si_jax.training.feed import with_resident_data
-from si_jax.training.free import make_free_step
 from si_jax.training.state import TrainState, create_state
-from si_jax.training.step import make_train_step
+from si_jax.training.step import step_of
 from si_jax.training.update import Calendar, metric_names
 
 POSITIVE = {
@@ -63,6 +63,7 @@ def setup(config: ConfigDict) -> Setup:
     threat = Threat(config.threat.norm, config.threat.eps)
     threat.check(data.SOURCES[config.data.name].shape)
     defense = defenses.from_config(config.defense)
+    step_of(defense)
     for name in ('epochs', 'batch_size'):
         _check_positive(name, config[name])
     for section, names in POSITIVE.items():
@@ -106,18 +107,17 @@ def compile_train_step(ready: Setup) -> Any:
     The metrics are one array, in the order of `metric_names`: the host fetches and forgets one, not a dozen.
     """
     config, train = ready.config, ready.train
-    parts = ready.defense, ready.model, ready.optimiser
-    common = {'threat': ready.threat, 'axis_name': AXIS, 'sync_bn': config.model.sync_bn}
-    if ready.defense.step == 'free':
-        step = make_free_step(*parts, **common, step_size=config.attack.step_size)
-    else:
-        step = make_train_step(
-            *parts,
-            **common,
-            attack_steps=config.attack.steps,
-            attack_step_size=config.attack.step_size,
-            calendar=Calendar(ready.steps_per_epoch, config.epochs),
-        )
+    step = step_of(ready.defense).make(
+        ready.defense,
+        ready.model,
+        ready.optimiser,
+        threat=ready.threat,
+        attack_steps=config.attack.steps,
+        attack_step_size=config.attack.step_size,
+        axis_name=AXIS,
+        sync_bn=config.model.sync_bn,
+        calendar=Calendar(ready.steps_per_epoch, config.epochs),
+    )
     whole = with_resident_data(
         step, crop=train.crop, flip=train.flip, scale=train.scale, replays=ready.defense.replays
     )
@@ -132,9 +132,7 @@ def compile_train_step(ready: Setup) -> Any:
 
 def initial_carry(ready: Setup) -> Any:
     """The carry before the first step, in global row order: FreeAT's perturbation [B, H, W, C], else ()."""
-    if ready.defense.step != 'free':
-        return ()
-    return np.zeros((ready.config.batch_size, *ready.train.images.shape[1:]), np.float32)
+    return step_of(ready.defense).carry(ready.config.batch_size, ready.train.images.shape[1:])
 
 
 def batch_of_step(ready: Setup, step: int) -> tuple[int, int]:

@@ -60,7 +60,7 @@ def create_state(
     Args:
         model: Called on images [B, H, W, C].
         optimiser: Its state is made for the parameters.
-        metric_names: The metrics of the step, see `si_jax.training.step.metric_names`.
+        metric_names: The metrics of the step, see `si_jax.training.update.metric_names`.
         seed: Of the initial parameters.
         image_shape: (H, W, C).
     """

@@ -1,7 +1,25 @@
-"""The training step: attack and update in one pure function, written for one shard of the batch."""
+"""The training step: attack and update in one pure function, written for one shard of the batch.
+
+A defense names its step, and `STEPS` has it. This one serves every defense that attacks, then updates.
+TRADES, for example, is the row
+
+    'trades': Defense(
+        outer={'natural_ce': Term(1.0, natural_ce), 'kl': Term(6.0, kl)},
+        inner=kl, passes=('nat', 'adv'), start='uniform', attack_bn='eval',
+    )
+
+of `si_jax.defenses`, where kl = KL(p(natural) || p(adversarial)) is one of `si_jax.objectives`. From it
+the step does, in this order:
+
+    x' = x + uniform noise of the ball                     start
+    10 times: x' = project(x' + eps/4 sign(grad of kl))    inner, with the running statistics (attack_bn)
+    forward passes of x, then of x', in train mode         passes, each moves the running statistics
+    loss = mean(natural_ce) + 6 mean(kl)                   outer
+    parameters and statistics, unless one is not finite    guarded_update
+"""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -11,6 +29,7 @@ import optax
 from si_jax.attacks import pgd
 from si_jax.attacks.pgd import Attack, KeyedClassifier
 from si_jax.defenses import Defense
+from si_jax.errors import InputError, unknown
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
 from si_jax.threat import Threat
 from si_jax.training.state import Batch, TrainState
@@ -20,10 +39,62 @@ Array = jax.Array
 Carry = Any
 Step = Callable[[TrainState, Carry, Batch], tuple[TrainState, Carry, dict[str, Array]]]
 
+
+class Registered(NamedTuple):
+    """A training step that a defense can name.
+
+    Attributes:
+        make: (defense, model, optimiser, *, ...) -> the step, with the parameters of `make_train_step`.
+        carry: (batch size, (H, W, C)) -> what the step carries before the first step, in global row order.
+        persistent: Whether the step moves a perturbation that is kept from batch to batch, as
+            `Defense.persistent` says too.
+    """
+
+    make: Callable[..., Step]
+    carry: Callable[[int, tuple[int, ...]], Carry]
+    persistent: bool
+
+
+STEPS: dict[str, Registered] = {}
+
+
+def register_step(
+    name: str,
+    *,
+    carry: Callable[[int, tuple[int, ...]], Carry] = lambda batch_size, shape: (),
+    persistent: bool = False,
+) -> Callable[[Callable[..., Step]], Callable[..., Step]]:
+    """Decorates a function that makes a training step: a defense asks for it by this name."""
+
+    def add(make: Callable[..., Step]) -> Callable[..., Step]:
+        STEPS[name] = Registered(make, carry, persistent)
+        return make
+
+    return add
+
+
+def step_of(defense: Defense) -> Registered:
+    """The training step that a defense names.
+
+    Raises:
+        InputError: There is no such step, or it is not of the kind that the defense says.
+    """
+    if defense.step not in STEPS:
+        raise unknown('training step', defense.step, STEPS)
+    step = STEPS[defense.step]
+    if step.persistent != defense.persistent:
+        raise InputError(
+            f'a defense with step={defense.step!r} has persistent={step.persistent}, not '
+            f'{defense.persistent}: give persistent={step.persistent}'
+        )
+    return step
+
+
 # Of batch.keys, whose two halves are the attack's.
 _RANDOM_POINT = 2
 
 
+@register_step('attack')
 def make_train_step(
     defense: Defense,
     model: nn.Module,
@@ -90,8 +161,8 @@ def make_train_step(
 
     def step(state: TrainState, carry: Carry, batch: Batch) -> tuple[TrainState, Carry, dict[str, Array]]:
         rows = rows_of(batch.mask, axis_name)
-        moment = calendar.at(state.step) if calendar else None
-        attack = defense.attack_at(moment)
+        position = calendar.at(state.step) if calendar else None
+        attack = defense.attack_at(position)
         images = {'nat': batch.images}
         if attack is not None:
             images['start'] = pgd.starting_points(attack.start, threat, batch.images, batch.keys)
@@ -135,7 +206,7 @@ def make_train_step(
             gradients = None
             if natural_gradient is not None:
                 gradients = image_gradient(params, 'random'), natural_gradient
-            value, metrics = evaluate_terms(defense, outputs, gradients, batch, rows, moment)
+            value, metrics = evaluate_terms(defense, outputs, gradients, batch, rows, position)
             return value, (stats, metrics)
 
         (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)

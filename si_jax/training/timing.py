@@ -26,7 +26,7 @@ from si_jax.training.setup import Setup, compile_train_step, initial_carry, init
 FEW, MANY = 2, 8  # attack steps
 
 
-def calibrate(config: ConfigDict, *, turns: int = 3) -> Machine:
+def measure_machine(config: ConfigDict, *, turns: int = 3) -> Machine:
     """Measures this machine.
 
     Args:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from si_jax.defenses import Defense, Moment
+from si_jax.defenses import Defense, Position
 from si_jax.models.layers import unit_kernels
 from si_jax.outputs import Outputs
 from si_jax.training.state import Batch, TrainState
@@ -57,9 +57,9 @@ class Calendar(NamedTuple):
     steps_per_epoch: int
     epochs: int
 
-    def at(self, step: Array) -> Moment:
-        """The moment of step number `step`."""
-        return Moment(step, step % self.steps_per_epoch, self.steps_per_epoch * self.epochs)
+    def at(self, step: Array) -> Position:
+        """The position of step number `step`."""
+        return Position(step, step % self.steps_per_epoch, self.steps_per_epoch * self.epochs)
 
 
 def metric_names(defense: Defense) -> tuple[str, ...]:
@@ -74,7 +74,7 @@ def evaluate_terms(
     gradients: tuple[Array, Array] | None,
     batch: Batch,
     rows: Rows,
-    moment: Moment | None,
+    position: Position | None,
 ) -> tuple[Array, dict[str, Array]]:
     """The shard's part of the outer objective, and of every term and accuracy.
 
@@ -85,7 +85,7 @@ def evaluate_terms(
             images, where a term compares them.
         batch: For its labels.
         rows: Of the batch.
-        moment: May be None where no term has a schedule.
+        position: May be None where no term has a schedule.
     """
     metrics = {}
     for name, term in defense.outer.items():
@@ -102,7 +102,7 @@ def evaluate_terms(
         if name != 'random':
             correct = jnp.argmax(outputs[name].logits, axis=1) == batch.labels
             metrics[f'{name}_accuracy'] = rows.mean(correct.astype(outputs[name].logits.dtype))
-    value = sum(term.weight_at(moment) * metrics[name] for name, term in defense.outer.items())
+    value = sum(term.weight_at(position) * metrics[name] for name, term in defense.outer.items())
     return jnp.asarray(value), metrics
 
 

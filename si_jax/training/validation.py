@@ -55,7 +55,7 @@ def map_over_processes(
     chunk: int,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> Any:
-    """`parallel.map_rows` with the rows shared among the processes; all get all results.
+    """`devices.map_rows` with the rows shared among the processes; all get all results.
 
     Args:
         function: (shared, *rows) -> rows, a flat dictionary of them or one alone.
@@ -163,5 +163,5 @@ class HeldOut:
     def _map(self, function: Callable[..., Any], shared: Any, what: str) -> Any:
         """The function of all held-out images, with a passing word about how far it is."""
         count = len(self._rows[1])
-        with passing(count, what, processes.is_first()) as told:
-            return map_over_processes(function, shared, self._rows, self._chunk, told)
+        with passing(count, what, processes.is_first()) as on_share:
+            return map_over_processes(function, shared, self._rows, self._chunk, on_share)

@@ -21,6 +21,7 @@ from si_jax.runtime import processes
 from si_jax.runtime.environment import environment
 from si_jax.storage.files import read_json, write_json
 from si_jax.storage.trees import differences
+from si_jax.training.recipes import completed
 
 # What a resumed run may change: fields, or sections with all that they hold. None of them changes a step that
 # was already taken. `epochs` does move the schedule of the steps to come: its boundaries are fractions of it.
@@ -70,7 +71,8 @@ def default_workdir(
 def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Workdir]:
     """Creates or reopens the folder of a run, and holds its lock.
 
-    Call it after `jax.distributed.initialize`, as it looks at the devices.
+    Call it after `jax.distributed.initialize`, as it looks at the devices. A field that the config there
+    lacks, as an older version did not have it, has today's default.
 
     Args:
         path: The folder.
@@ -91,7 +93,7 @@ def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator
         ) from None
     with _locked(path):
         old = _read_config(path / 'config.json')
-        changed = {} if old is None else differences(old, config)
+        changed = {} if old is None else differences(completed(old), completed(config))
         if refused := {name: change for name, change in changed.items() if not _may_change(name)}:
             listed = ', '.join(
                 f'{name}: {before!r} -> {after!r}' for name, (before, after) in refused.items()
@@ -106,8 +108,8 @@ def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator
 
 
 @contextlib.contextmanager
-def open_together(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Workdir]:
-    """`open_workdir` in a run of several processes: the first one opens it, and all must see the same folder.
+def open_everywhere(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator[Workdir]:
+    """`open_workdir` in all processes of a run: the first one opens it, and all must see the same folder.
 
     Raises:
         InputError: As there, in all processes; or a process does not see what the first one wrote.

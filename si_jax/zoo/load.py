@@ -16,6 +16,7 @@ from si_jax.errors import InputError, unknown
 from si_jax.outputs import Outputs
 from si_jax.storage.files import check_fields, read_json
 from si_jax.storage.trees import difference, leaves
+from si_jax.training.recipes import completed
 from si_jax.zoo import weights
 from si_jax.zoo.entries import PREFIX, check_file, entry
 
@@ -54,7 +55,7 @@ class LoadedModel:
 
 
 def read_config(model: str | os.PathLike) -> ConfigDict:
-    """The config of the run that a network comes from.
+    """The config of the run that a network comes from, with today's default for a field that it lacks.
 
     Args:
         model: As for `load_model`.
@@ -63,12 +64,12 @@ def read_config(model: str | os.PathLike) -> ConfigDict:
         InputError: It names no network.
     """
     if (file := _file(model)) is not None:
-        return ConfigDict(weights.read(file).config)
+        return ConfigDict(completed(weights.read(file).config))
     path = Path(model) / 'config.json'
     try:
         config = read_json(path)
         check_fields(config, FIELDS)
-        return ConfigDict(config)
+        return ConfigDict(completed(config))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise InputError(
             f'{str(model)!r} is no workdir of train.py, {path.name} is missing or damaged ({error}): '
@@ -156,7 +157,7 @@ def _from_file(path: Path) -> LoadedModel:
     found = weights.read(path)
     try:
         check_fields(found.config, FIELDS)
-        config = ConfigDict(found.config)
+        config = ConfigDict(completed(found.config))
         module, like = network(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f'{path} is of a network that this version cannot build: {error}') from error

@@ -86,10 +86,10 @@ def test_the_command_prints_time_memory_communication_and_shape(capsys):
     assert '2 images a device' in out and len(out.split('device-hours\n')[1].splitlines()) == 8
 
 
-def test_calibration_measures_two_rates_of_this_machine():
+def test_timing_measures_two_rates_of_this_machine():
     config = recipes.paper('trades', si=True, dataset='digits', arch='small_cnn')
     config.batch_size, config.model.width = 8, 4
-    machine = timing.calibrate(config, turns=1)
+    machine = timing.measure_machine(config, turns=1)
     assert machine.attack > 0 and machine.update > 0 and machine.link is None and not machine.accelerator
     one = planning.describe(config)
     step = planning.step(one, machine, 8)

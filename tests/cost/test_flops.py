@@ -27,8 +27,8 @@ def step_and_arguments(defense, model, batch_size, attack_steps):
     """A training step on one device, and the shapes of what it is called with."""
     common = {'threat': THREAT, 'axis_name': None}
     carry = ()
-    if defense.step == 'free':
-        step = make_free_step(defense, model, OPTIMISER, **common, step_size=8 / 255)
+    if defense.persistent:
+        step = make_free_step(defense, model, OPTIMISER, **common, attack_step_size=8 / 255)
         carry = jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32)
     else:
         step = make_train_step(

@@ -83,6 +83,35 @@ def test_replicated_state_is_a_copy_that_can_be_donated():
     assert traces == [(2,)]
 
 
+@pytest.mark.parametrize('count', [2, DEVICES])
+def test_a_compiled_step_is_what_pmap_makes_of_it(count):
+    """An update with a mean over the devices, a carry in shards and keys, three times."""
+    some = jax.local_devices()[:count]
+
+    def step(state, carry, data, batch, key):
+        index = jax.lax.axis_index(parallel.AXIS)
+        noise = jax.random.normal(jax.random.fold_in(key, index), batch.shape)
+        gradient = jax.lax.pmean(jnp.mean(jnp.tanh(batch @ state) - data), parallel.AXIS)
+        return state - 0.1 * gradient, carry + noise, {'gradient': gradient}
+
+    rng = np.random.default_rng(0)
+    state, data = rng.normal(size=3).astype(np.float32), np.float32(0.3)
+    batch = parallel.shard_rows(rng.normal(size=(16, 3)).astype(np.float32), some)
+    key = jax.random.key(0)
+    mapped = jax.pmap(
+        step, parallel.AXIS, in_axes=(None, 0, None, 0, None), out_axes=(None, 0, None), devices=some
+    )
+    compiled = parallel.compile_step(step, some)
+    expected = state, np.zeros_like(batch)
+    got = parallel.replicate(state, some), parallel.place_rows(np.zeros((16, 3), np.float32), some)
+    for _ in range(3):
+        *expected, metrics = mapped(*expected, data, batch, key)
+        *got, ours = compiled(*got, *parallel.replicate((data,), some), batch, parallel.replicate(key, some))
+        np.testing.assert_allclose(ours['gradient'], metrics['gradient'], rtol=1e-6)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
 def test_replicate_keeps_typed_keys():
     key = jax.random.key(7)
     copy = parallel.replicate(key)

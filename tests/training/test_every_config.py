@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from si_jax.runtime import devices
-from si_jax.training.loop import batches_of_pass, compile_train_step, initial_carry, initial_state, setup
+from si_jax.training.setup import batches_of_pass, compile_train_step, initial_carry, initial_state, setup
 from si_jax.training.update import metric_names
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'

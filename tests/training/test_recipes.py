@@ -15,7 +15,7 @@ from configs import digits, narrow, quickstart
 from si_jax import defenses, models
 from si_jax.errors import InputError
 from si_jax.storage.trees import differences
-from si_jax.training import recipes, workdir
+from si_jax.training import recipe_fields, recipes
 from si_jax.training.schedules import schedule_and_optimiser
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
@@ -93,13 +93,12 @@ def schedule(config, steps_per_epoch: int) -> optax.Schedule:
 def test_the_files_are_every_defense_on_every_data_set():
     files = {path.stem for path in FOLDER.glob('*.py')} - {
         '__init__',
-        'base',
         'digits',
-        'fields',
         'narrow',
         'quickstart',
     }
     assert files == set(EVERY)
+    assert set(recipes.RECIPES) == {*EVERY, 'digits', 'narrow', 'quickstart'}
 
 
 def changes(config, other):
@@ -140,7 +139,7 @@ def test_single_step_recipes(run, name, si):
 
 
 def flat(config):
-    return dict(workdir._fields(config.to_dict()))
+    return dict(recipe_fields.flat(config.to_dict()))
 
 
 @pytest.mark.parametrize(('run', 'name', 'dataset'), HE_RUNS)
@@ -287,7 +286,7 @@ def test_quickstart_is_trades_si_on_digits():
 
 def test_a_row_on_the_digits_differs_from_the_quickstart_in_its_defense_alone():
     assert digits.get_config().to_dict() == quickstart.get_config().to_dict()
-    for row in digits.ROWS:
+    for row in recipes.STUDY_ROWS:
         config = load('digits', row)
         changed = changes(config, quickstart.get_config())
         assert all(field.startswith('defense.') for field in changed)
@@ -300,7 +299,7 @@ def test_a_narrow_row_differs_from_that_of_table_6_in_its_scale_alone():
     scale = {'model.width', 'data.limit', 'data.validation', 'epochs', 'batch_size', 'attack.steps',
              'schedule.peak'}  # fmt: skip
     assert narrow.get_config().to_dict() == narrow.get_config('tradessi').to_dict()
-    for row in digits.ROWS:
+    for row in recipes.STUDY_ROWS:
         assert set(changes(load('narrow', row), load(f'{row}_cifar10'))) == scale
     with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
         narrow.get_config('tradesi')

@@ -9,12 +9,13 @@ import pytest
 from configs import quickstart
 from si_jax import load_model
 from si_jax.data import epoch_order
-from si_jax.training import loop as running
-from si_jax.training import recipes
+from si_jax.runtime import devices
+from si_jax.training import hooks, recipes
 from si_jax.training.checkpoints import Checkpoints
-from si_jax.training.loop import batch_of_step, initial_state, run, setup
+from si_jax.training.loop import run
 from si_jax.training.metrics import read_metrics
 from si_jax.training.overfitting import OverfittingGuard, Watched
+from si_jax.training.setup import batch_of_step, initial_state, setup
 
 
 def digits(config, **changes):
@@ -86,7 +87,7 @@ class Fake:
 
 
 def test_catastrophic_overfitting_ends_the_run_with_the_weights_before_it(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(running, 'OverfittingGuard', Fake)
+    monkeypatch.setattr(hooks, 'OverfittingGuard', Fake)
 
     def config():
         rfgsm = recipes.single_step('rfgsm', si=False, arch='small_cnn')
@@ -111,7 +112,7 @@ def test_the_guard_measures_the_first_batch():
     state = initial_state(ready)
     guard = OverfittingGuard(ready.model, ready.train, threat=ready.threat, drop=0.2, seed=0)
     rows = epoch_order(0, 0, 20)[:5]
-    replicated = running.parallel.replicate((state.params, state.batch_stats))
+    replicated = devices.replicate((state.params, state.batch_stats))
     watched = guard(*replicated, rows, Watched(), epoch=1)
     assert watched.stopped_at is None and 0 <= watched.accuracy <= 1
     assert watched.accuracy * 5 == pytest.approx(round(watched.accuracy * 5))

@@ -3,8 +3,10 @@
 import pytest
 
 from configs import quickstart
+from si_jax.defenses import DEFENSES
 from si_jax.errors import InputError
-from si_jax.training.loop import setup
+from si_jax.training.setup import setup
+from si_jax.training.step import step_of
 
 
 @pytest.mark.parametrize(
@@ -46,3 +48,10 @@ def test_limit_takes_the_first_images_that_the_validation_split_leaves():
     assert (ready.train.images == whole.train.images[:100]).all()
     assert (ready.validation.images == whole.validation.images).all()
     assert ready.steps_per_epoch == -(-100 // config.batch_size)
+
+
+def test_a_step_that_is_not_registered_or_of_another_kind_is_refused():
+    with pytest.raises(InputError, match=r"unknown training step 'fre': did you mean free"):
+        step_of(DEFENSES['freeat']._replace(step='fre'))
+    with pytest.raises(InputError, match='give persistent=True'):
+        step_of(DEFENSES['at']._replace(step='free'))

@@ -271,7 +271,7 @@ def test_freeat_equals_pytorch(si, inner):
     model, optimiser, state = begin(defense)
     net = Torch({'params': state.params, 'batch_stats': state.batch_stats})
     step = jax.jit(
-        make_free_step(defense, model, optimiser, threat=THREAT, step_size=0.6 * EPS, axis_name=None)
+        make_free_step(defense, model, optimiser, threat=THREAT, attack_step_size=0.6 * EPS, axis_name=None)
     )
     carry = jnp.zeros((ROWS, *SHAPE))
     delta = torch.zeros(ROWS, 3, 6, 6, dtype=torch.float64)

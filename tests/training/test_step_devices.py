@@ -52,8 +52,8 @@ def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05):
     if dtype == jnp.float64:
         state = TrainState(**widened(state._asdict()))
     common = {'threat': THREAT, 'axis_name': axis, 'sync_bn': sync_bn}
-    if defense.step == 'free':
-        return state, make_free_step(defense, model, optimiser, **common, step_size=0.15)
+    if defense.persistent:
+        return state, make_free_step(defense, model, optimiser, **common, attack_step_size=0.15)
     step = make_train_step(
         defense,
         model,

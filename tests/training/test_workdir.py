@@ -88,7 +88,7 @@ def test_a_resume_may_change_epochs_logging_paths_and_checkpoints(tmp_path):
     new = changed(
         epochs=130,
         data__dir='/data',
-        logging={'every_steps': 1, 'tensorboard': True},
+        logging={'every_steps': 1, 'tensorboard': False},
         checkpoint__keep_last=5,
     )
     with open_workdir(tmp_path, new) as workdir:
@@ -97,7 +97,7 @@ def test_a_resume_may_change_epochs_logging_paths_and_checkpoints(tmp_path):
             'data.dir': (None, '/data'),
             'checkpoint.keep_last': (2, 5),
             'logging.every_steps': (50, 1),
-            'logging.tensorboard': ('absent', True),
+            'logging.tensorboard': (True, False),
         }
     assert json.loads((tmp_path / 'config.json').read_text()) == new
 
