@@ -15,9 +15,10 @@ from si_jax.cli.audit import run_audit
 from si_jax.cli.speed import of_evaluation
 from si_jax.cli.subject import _classifier, _own_attack, load, sources
 from si_jax.errors import InputError
-from si_jax.evaluation import custom, sanity
+from si_jax.evaluation import gates
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.request import parse_attacks
 from si_jax.evaluation.result import Result, check_output
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.terminal import fraction, resumable, show
@@ -327,7 +328,7 @@ def run(
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
     given = [_own_attack(name) if '.py:' in name else name for name in attacks.split(',')]
-    names, _ = custom.parse(given)
+    names, _ = parse_attacks(given)
     if output is not None:
         check_output(output)
     loading = functools.partial(
@@ -382,7 +383,7 @@ def run(
         result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
     if loaded.hint:
         clean = result.accuracy['clean'], result.ci95['clean'][1]
-        found = sanity.clean(*clean, result.dataset['classes'], stated_clean, loaded.hint)
+        found = gates.clean(*clean, result.dataset['classes'], stated_clean, loaded.hint)
         result = dataclasses.replace(result, warnings=found + result.warnings)
     described = {'name': loaded.dataset, 'split': 'test', **result.dataset}
     result = dataclasses.replace(result, dataset=described, model=loaded.about)
