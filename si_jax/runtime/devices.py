@@ -232,7 +232,9 @@ def side_by_side(
     )
     with threads as pool:
         # A thread knows nothing of the context that it is started in, which a copy of it brings along.
-        begun = [pool.submit(contextvars.copy_context().run, function, task) for task in tasks]
+        begun = []
+        for task in tasks:
+            begun.append(pool.submit(contextvars.copy_context().run, function, task))
         try:
             for one in begun:
                 found.append(one.result())

@@ -256,9 +256,10 @@ def share(number: int) -> slice:
 def run(name: str, command: Callable[[], int | None]) -> int:
     """`terminal.run` for a command that several processes run: they end together, or hear why not."""
 
-    def alone() -> int | None:
+    @contextlib.contextmanager
+    def alone() -> Iterator[None]:
         try:
-            return command()
+            yield
         except OSError as error:  # of this process's disk, for example: the others need not have it
             if count() > 1:
                 print(f'{name}: {error}', file=sys.stderr)
@@ -266,7 +267,7 @@ def run(name: str, command: Callable[[], int | None]) -> int:
             raise
 
     try:
-        status = terminal.run(name, alone)
+        status = terminal.run(name, command, alone())
     except Exception as error:
         fail(error)
     except terminal.Stopped as stop:
