@@ -18,8 +18,9 @@ import configs
 import si_jax
 from configs import at_cifar10
 from si_jax import defenses, models, objectives
+from si_jax.attacks.facts import facts
 from si_jax.attacks.pgd import STARTS
-from si_jax.attacks.registry import ATTACKS, NEEDS_FEATURES, PRESETS, SCREENS, SEARCHES, Stage
+from si_jax.attacks.registry import ATTACKS, PRESETS, SCREENS, SEARCHES, Stage
 from si_jax.data import SOURCES
 from si_jax.errors import InputError
 from si_jax.evaluation import cascade
@@ -86,7 +87,7 @@ def family() -> str:
                 code('--steps') if attack.steps is None else attack.steps,
                 code('--step_size') if attack.step_size is None else f'{attack.step_size:g} eps',
                 'any' if attack.any_iterate else 'final',
-                'yes' if name in NEEDS_FEATURES else '',
+                'yes' if facts(attack).reads_features else '',
             )
         )
     return grid(('attack', 'climbs', 'of', 'start', 'steps', 'step size', 'iterate', 'features'), rows)
@@ -104,7 +105,7 @@ def searches(classes: int = 10) -> str:
                 'yes' if search.targeted else '',
                 'none' if row.black_box else f'{row.gradients(classes):g} a query',
                 'yes' if row.calibrated else '',
-                'yes' if name in NEEDS_FEATURES else '',
+                'yes' if facts(row).reads_features else '',
             )
         )
     return grid(('search', 'iterations', 'targeted', 'gradients', 'one scale', 'features'), rows)

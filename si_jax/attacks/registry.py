@@ -68,10 +68,6 @@ ATTACKS: dict[str, Attack] = {
     ),
 }
 
-# Attacks that read features and kernel, and those that need a number of classes.
-NEEDS_FEATURES = frozenset({'sipgd', 'apgd-si', 'apgd-si-t'})
-LEAST_CLASSES = {'dlr': 3}
-
 TARGETS = 9  # targeted searches aim at the classes of rank 2 to 10, as far as there are so many
 
 
@@ -83,7 +79,6 @@ class SearchAttack(NamedTuple):
         part: Iterations between two times that finished images make room for others. More cost less time
             for packing, fewer less time on images that are done.
         gradients: Gradients per query, from the number of classes; 0 for black-box attacks.
-        dlr_classes: With fewer classes its loss is not defined, and it climbs the margin.
         queries: Forward passes of an iteration, roughly.
         measures_distance: Whether its state's `distance` is a result in itself.
         calibrated: As in `Attack`.
@@ -92,7 +87,6 @@ class SearchAttack(NamedTuple):
     make: Callable[[int, int, int], Search]
     part: int
     gradients: Callable[[int], float]
-    dlr_classes: int = 2
     queries: int = 1
     measures_distance: bool = False
     calibrated: bool = False
@@ -114,7 +108,7 @@ def _none(classes: int) -> float:
 SEARCHES: dict[str, SearchAttack] = {
     'apgd-ce': SearchAttack(lambda classes, r, eot: apgd(adversarial_ce, eot_samples=eot), 10, _one),
     'apgd-dlr': SearchAttack(
-        lambda classes, r, eot: apgd(dlr if classes > 2 else margin, eot_samples=eot), 10, _one, dlr_classes=3
+        lambda classes, r, eot: apgd(dlr if classes > 2 else margin, eot_samples=eot), 10, _one
     ),
     'apgd-t': SearchAttack(
         lambda classes, r, eot: apgd(
@@ -122,7 +116,6 @@ SEARCHES: dict[str, SearchAttack] = {
         ),
         10,
         _one,
-        dlr_classes=4,
     ),
     # As a stage of `fast`, where images that fall leave.
     'pgd-hybrid-20': SearchAttack(lambda classes, r, eot: of_attack(ATTACKS['pgd-hybrid'], 20, eot), 7, _one),

@@ -76,12 +76,22 @@ class Search(NamedTuple):
             draws its windows for all of them beforehand. Rows whose `fooled` is set keep their `found`.
         iterations: How many iterations there are in all.
         targeted: Whether it is run once for each target class in turn.
+        objective: What it climbs, or a function from target classes [B] to it; None if it climbs no loss.
+        score: What the objective is computed from; None likewise.
     """
 
     init: Callable[[KeyedClassifier, Problem, Threat], SearchState]
     advance: Callable[[KeyedClassifier, Problem, Threat, SearchState, Array, int], SearchState]
     iterations: int
     targeted: bool = False
+    objective: 'Objective | TargetedObjective | None' = None
+    score: Score | None = None
+
+    def objective_for(self, targets: Array) -> Objective | None:
+        """What it climbs toward these target classes [B]."""
+        if self.objective is None or isinstance(self.objective, Objective):
+            return self.objective
+        return self.objective(targets)
 
 
 # target classes [B] -> the objective that aims at them
@@ -159,7 +169,8 @@ def gradient_search(
         )
         return SearchState(seen.fooled_image, seen.fooled, queries, (seen.last, rule_state))
 
-    return Search(init, advance, iterations=steps + 1, targeted=not isinstance(objective, Objective))
+    targeted = not isinstance(objective, Objective)
+    return Search(init, advance, steps + 1, targeted, objective, score)
 
 
 def of_attack(attack: Attack, steps: int, eot_samples: int) -> Search:

@@ -20,7 +20,7 @@ import numpy as np
 
 from si_jax.attacks.pgd import Attack
 from si_jax.auditing.traces import Settings, Trace, scalars, trace
-from si_jax.evaluation.network import Program
+from si_jax.evaluation.network import Network
 from si_jax.outputs import Outputs
 from si_jax.runtime import devices
 from si_jax.threat import Threat
@@ -96,32 +96,32 @@ def separate(inner: np.ndarray, outer: np.ndarray) -> tuple[np.ndarray, float] |
 
 
 def heads(
-    program: Program, threat: Threat, rows: np.ndarray, count: int, gaps: np.ndarray, seed: int
+    network: Network, threat: Threat, rows: np.ndarray, count: int, gaps: np.ndarray, seed: int
 ) -> Heads:
     """Trains the layers.
 
     Args:
-        program: The classifier with its data.
+        network: The classifier with its data.
         threat: The ball.
         rows: [M], which images.
         count: Inner points for each; as many further points measure what random search finds.
         gaps: [M], between the two largest logits of each image: that of the new logits, too.
         seed: Of the points.
     """
-    featured = program.outputs.features is not None
+    featured = network.outputs.features is not None
 
     def read(weights: Any, images: Array, keys: Array) -> Array:
-        outputs = program.apply(weights, images, jax.random.wrap_key_data(keys, impl=program.key_impl))
+        outputs = network.apply(weights, images, jax.random.wrap_key_data(keys, impl=network.key_impl))
         return outputs.features if featured else outputs.logits
 
-    compiled = devices.compile_rows(read, program.devices)
-    keys, half = program.keys(0), count // 2
-    shape = program.outputs.logits if program.outputs.features is None else program.outputs.features
+    compiled = devices.compile_rows(read, network.devices)
+    keys, half = network.keys(0), count // 2
+    shape = network.outputs.logits if network.outputs.features is None else network.outputs.features
     usable, random = np.zeros(len(rows), bool), np.zeros(len(rows))
     directions, offsets = np.zeros((len(rows), shape.shape[1])), np.zeros(len(rows))
     for i, row in enumerate(rows):
-        image, inside = program.images[row], SHRINK * threat.eps
-        rng = np.random.default_rng((seed, int(program.indices[row])))
+        image, inside = network.images[row], SHRINK * threat.eps
+        rng = np.random.default_rng((seed, int(network.indices[row])))
         cloud = np.concatenate(
             [
                 image[None],
@@ -134,10 +134,10 @@ def heads(
         )
         z = devices.map_rows(
             compiled,
-            program.weights,
+            network.weights,
             (cloud, np.repeat(keys[row][None], len(cloud), axis=0)),
-            program.sizes,
-            program.devices,
+            network.sizes,
+            network.devices,
         )
         plane = separate(z[:count], z[count])
         if plane is None or gaps[i] <= 0:
@@ -151,7 +151,7 @@ def heads(
 
 
 def attack(
-    program: Program,
+    network: Network,
     row: Attack,
     found: Heads,
     threat: Threat,
@@ -163,7 +163,7 @@ def attack(
     """Whether the attack finds a point of the class 'found' [M], with its final iterate in any of its runs.
 
     Args:
-        program: The classifier with its data.
+        network: The classifier with its data.
         row: The attack, for two classes.
         found: The layers.
         threat: The ball.
@@ -172,7 +172,7 @@ def attack(
         restarts: Number of runs.
         eot_samples: Gradients averaged in each step.
     """
-    featured = program.outputs.features is not None
+    featured = network.outputs.features is not None
 
     def search(
         shared: Any, images: Array, labels: Array, keys: Array, directions: Array, offsets: Array
@@ -180,7 +180,7 @@ def attack(
         weights, scalar = shared
 
         def binary(x: Array, keys: Array) -> Outputs:
-            outputs = program.apply(weights, x, keys)
+            outputs = network.apply(weights, x, keys)
             z = outputs.features if featured else outputs.logits
             score = jnp.sum(z * directions, axis=1) + offsets
             return Outputs(jnp.stack([-score / 2, score / 2], axis=1))
@@ -190,29 +190,29 @@ def attack(
             binary,
             images,
             labels,
-            jax.random.wrap_key_data(keys, impl=program.key_impl),
+            jax.random.wrap_key_data(keys, impl=network.key_impl),
             norm=threat.norm,
             settings=Settings(*scalar),
             length=settings.steps,
             eot_samples=eot_samples,
         )
 
-    compiled = devices.compile_rows(search, program.devices)
-    dtype, success = program.images.dtype, np.zeros(len(rows), bool)
+    compiled = devices.compile_rows(search, network.devices)
+    dtype, success = network.images.dtype, np.zeros(len(rows), bool)
     for restart in range(restarts):
         done: Trace = devices.map_rows(
             compiled,
-            (program.weights, scalars(settings, dtype)),
+            (network.weights, scalars(settings, dtype)),
             (
-                program.images[rows],
+                network.images[rows],
                 np.zeros(len(rows), np.int32),
-                program.keys(restart)[rows],
+                network.keys(restart)[rows],
                 found.directions.astype(dtype),
                 found.offsets.astype(dtype),
             ),
-            program.chunk,
-            program.devices,
+            network.chunk,
+            network.devices,
         )
-        threat.audit(done.last, program.images[rows], source='the attack', indices=program.indices[rows])
+        threat.audit(done.last, network.images[rows], source='the attack', indices=network.indices[rows])
         success |= done.fooled[:, -1]
     return success

@@ -9,7 +9,7 @@ import numpy as np
 
 from si_jax import losses
 from si_jax.attacks.registry import ATTACKS
-from si_jax.evaluation.network import Program
+from si_jax.evaluation.network import Network
 from si_jax.outputs import Outputs, scaled_by_gap
 from si_jax.runtime import devices
 from si_jax.threat import Threat
@@ -44,11 +44,11 @@ def stages(name: str) -> dict[str, Callable[[Outputs, Array], Array]]:
     return table | {'features': features}
 
 
-def measure(program: Program, name: str, threat: Threat, rows: np.ndarray) -> dict[str, np.ndarray]:
+def measure(network: Network, name: str, threat: Threat, rows: np.ndarray) -> dict[str, np.ndarray]:
     """The gradients at the original images, by stage.
 
     Args:
-        program: The classifier with its data.
+        network: The classifier with its data.
         name: The audited attack.
         threat: The ball.
         rows: [M], which images.
@@ -59,17 +59,17 @@ def measure(program: Program, name: str, threat: Threat, rows: np.ndarray) -> di
         ends of the ball.
     """
     table = stages(name)
-    if program.outputs.features is None:
+    if network.outputs.features is None:
         del table['features']
 
     def gradients(weights: Any, images: Array, labels: Array, keys: Array) -> dict[str, Array]:
-        typed = jax.random.wrap_key_data(keys, impl=program.key_impl)
+        typed = jax.random.wrap_key_data(keys, impl=network.key_impl)
 
-        def network(x: Array) -> tuple[tuple[Array, Array | None], Array | None]:
-            outputs = program.apply(weights, x, typed)
+        def forward(x: Array) -> tuple[tuple[Array, Array | None], Array | None]:
+            outputs = network.apply(weights, x, typed)
             return (outputs.logits, outputs.features), outputs.kernel
 
-        (logits, features), pull, kernel = jax.vjp(network, images, has_aux=True)
+        (logits, features), pull, kernel = jax.vjp(forward, images, has_aux=True)
 
         def cotangent(stage: Callable[[Outputs, Array], Array]) -> tuple[Array, Array | None]:
             def total(logits: Array, features: Array | None) -> Array:
@@ -84,14 +84,14 @@ def measure(program: Program, name: str, threat: Threat, rows: np.ndarray) -> di
         (gradient,) = jax.vmap(pull)(stacked)
         largest = jnp.max(jnp.abs(gradient), axis=(2, 3, 4))
         signs = jax.vmap(lambda key: jax.random.rademacher(key, images.shape[1:], images.dtype))(typed)
-        moved = program.apply(weights, threat.project(images + threat.eps * signs, images), typed).logits
+        moved = network.apply(weights, threat.project(images + threat.eps * signs, images), typed).logits
         found = {f'zero_{stage}': largest[i] == 0 for i, stage in enumerate(table)}
         found |= {f'largest_{stage}': largest[i] for i, stage in enumerate(table)}
         return found | {'moves': jnp.any(moved != logits, axis=1)}
 
-    compiled = devices.compile_rows(gradients, program.devices)
-    arrays = program.images[rows], program.labels[rows], program.keys(0)[rows]
-    return devices.map_rows(compiled, program.weights, arrays, program.chunk, program.devices)
+    compiled = devices.compile_rows(gradients, network.devices)
+    arrays = network.images[rows], network.labels[rows], network.keys(0)[rows]
+    return devices.map_rows(compiled, network.weights, arrays, network.chunk, network.devices)
 
 
 def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:

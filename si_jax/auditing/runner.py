@@ -1,5 +1,6 @@
 """`audit`: the field's checklist on one classifier and one attack."""
 
+import dataclasses
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -8,19 +9,21 @@ from typing import Any
 import jax
 import numpy as np
 
+from si_jax.attacks.facts import facts
+from si_jax.attacks.registry import ATTACKS
 from si_jax.auditing import others, traces, verdicts
 from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
 from si_jax.auditing.work import Work
 from si_jax.errors import InputError
-from si_jax.evaluation import checks, sanity
+from si_jax.evaluation import gates
 from si_jax.evaluation.classifier import classifier_of
-from si_jax.evaluation.evaluate import images_at_once
-from si_jax.evaluation.network import Program
-from si_jax.evaluation.result import data_digest
+from si_jax.evaluation.kinds import kind_of
+from si_jax.evaluation.network import Network
+from si_jax.evaluation.request import Request, check_count
 from si_jax.evaluation.state import Saved
 from si_jax.runtime.environment import environment
-from si_jax.runtime.progress import passing, silent
+from si_jax.runtime.progress import passing, showing, silent
 from si_jax.runtime.progress import progress as progress_of
 from si_jax.threat import Threat
 
@@ -93,35 +96,32 @@ def audit(
     """
     began = time.perf_counter()
     traces.check_attack(attack)
-    images = checks.check_images(images)
-    labels = checks.check_labels(labels, len(images))
-    indices = checks.check_indices(indices, len(images))
-    threat = Threat(norm, float(eps))
-    threat.check(images.shape[1:])
-    steps, restarts, eot_samples, queries, planted = (
-        checks.check_count(name, value)
-        for name, value in (
-            ('steps', steps),
-            ('restarts', restarts),
-            ('eot_samples', eot_samples),
-            ('queries', queries),
-            ('planted', planted),
-        )
+    request = Request.of(
+        images,
+        labels,
+        attacks=attack,
+        eps=eps,
+        norm=norm,
+        steps=steps,
+        step_size=step_size,
+        restarts=restarts,
+        seed=seed,
+        batch_size=batch_size,
+        indices=indices,
+        eot_samples=eot_samples,
+        devices=devices,
     )
-    points = checks.check_count('points', points, least=10)
-    seed = checks.check_count('seed', seed, least=0)
-    step_size = checks.check_step_size(
-        threat.eps / 4 if step_size is None else step_size, norm, images.shape[1:]
-    )
-    radii = _radii(eps_grid, threat, images.shape[1:])
-    numbers = sorted({checks.check_count('steps_grid', number) for number in steps_grid} | {steps})
-    devices = list(devices or jax.local_devices())
+    threat, steps = request.threat, request.steps
+    queries, planted = check_count('queries', queries), check_count('planted', planted)
+    points = check_count('points', points, least=10)
+    radii = _radii(eps_grid, threat, request.images.shape[1:])
+    numbers = sorted({check_count('steps_grid', number) for number in steps_grid} | {steps})
     about = {
         'name': attack,
         'steps': steps,
-        'step_size': step_size,
-        'restarts': restarts,
-        'eot_samples': eot_samples,
+        'step_size': request.step_size,
+        'restarts': request.restarts,
+        'eot_samples': request.eot_samples,
         'eps_grid': radii,
         'steps_grid': numbers,
         'queries': queries,
@@ -131,19 +131,14 @@ def audit(
     }
 
     with jax.default_matmul_precision('highest'):
-        needs_features = attack in traces.NEEDS_FEATURES
-        # Features are looked for in any case: the binarization test replaces the layer behind them.
-        program = Program(
-            classifier_of(classifier),
-            images,
-            labels,
-            indices,
-            seed,
-            images_at_once(batch_size, len(images), devices),
-            devices,
-            needs_features=True,
-        )
-        checks.check_classes(program.outputs, labels, (attack,), program.why_no_features)
+        kind = kind_of(attack, request)
+        needs_features = facts(ATTACKS[attack]).reads_features
+        # The audit is computed in the precision of the images. Features are looked for in any case: the
+        # binarization test replaces the layer behind them.
+        request = dataclasses.replace(request, precision=None)
+        network = Network.of(classifier_of(classifier), request, needs_features=True)
+        gates.check_labels_of(network.classes, request.labels)
+        gates.check_fits(kind, network.outputs, network.why_no_features)
 
         def report(found: list[Check], clean: float | None, accuracy: float | None) -> Audit:
             return Audit(
@@ -152,20 +147,16 @@ def audit(
                 threat=threat,
                 clean=clean,
                 accuracy=accuracy,
-                examples=len(images),
-                seed=seed,
-                precision={'all': str(images.dtype), 'matmul': 'highest'},
-                dataset={
-                    'examples': len(images),
-                    'classes': program.outputs.logits.shape[1],
-                    'digest': data_digest(images, labels),
-                },
+                examples=len(network.images),
+                seed=request.seed,
+                precision={'all': str(network.images.dtype), 'matmul': 'highest'},
+                dataset=network.about_data(),
                 environment=environment(),
                 timing={'seconds': time.perf_counter() - began},
             )
 
-        sources = others.sources(program, transfer_from or {}, seed)
-        found = behaviour(program, eot_samples)
+        sources = others.sources(network, transfer_from or {})
+        found = behaviour(network, request.eot_samples)
         if verdicts.overall(found) == verdicts.FAIL:
             names = (
                 'outputs',
@@ -181,41 +172,40 @@ def audit(
             words = 'not run: this classifier is no function of the image'
             skipped = (*names, 'transfer', 'binarization')
             return report(found + [Check(name, verdicts.SKIP, words) for name in skipped], None, None)
-        with passing(len(images), 'clean images', progress) as told:
-            logits = program.check_and_classify(explain=needs_features, on_share=told)
-        clean = np.argmax(logits, axis=1) == labels
+        with passing(len(network.images), 'clean images', progress):
+            network = network.check_and_classify(explain=needs_features)
+        logits, clean = network.clean_logits, network.clean
         if not clean.any():
             raise InputError(
                 'no image is classified correctly, so there is nothing to attack: are the labels those of '
                 'these images, and do the pixels have the range and order that the network was trained on?'
             )
         identity = {
-            **program.identity(),
+            **network.identity(),
             'audit': about,
             'transfer sources': {name: source.identity()['weights'] for name, source in sources.items()},
-            'seed': seed,
+            'seed': request.seed,
             'threat model': [threat.norm, threat.eps],
         }
-        saved = Saved(state_path, identity, logits)
-        work = Work(program, about, threat, saved, logits, clean, sources)
-        with progress_of(work.cost(), 'audit') if progress else silent() as bar:
-            work.bar = bar
+        work = Work(network, about, threat, logits, clean, sources)
+        bar = progress_of(work.cost(), 'audit') if progress else silent()
+        with Saved(state_path, identity, logits), showing(bar):
             measured, accuracy = work.checks()
-        found += [verdicts.outputs(sanity.outputs(logits)), *measured]
+        found += [verdicts.outputs(gates.outputs(logits)), *measured]
         return report(found, float(np.mean(clean)), accuracy)
 
 
-def behaviour(program: Program, eot_samples: int) -> list[Check]:
+def behaviour(network: Network, eot_samples: int) -> list[Check]:
     """Whether the classifier is a function of the image: called as given, not compiled."""
-    rows = np.arange(checks.PROBE) % len(program.images)
-    images, keys = program.images[rows], program.verification_keys(program.keys(0)[rows])
-    randomised = program.classifier.randomised
-    outputs, difference = checks.repeated(program.classifier, images, keys)
+    rows = np.arange(gates.PROBE) % len(network.images)
+    images, keys = network.images[rows], network.verification_keys(network.keys(0)[rows])
+    randomised = network.classifier.randomised
+    outputs, difference = gates.repeated(network.classifier, images, keys)
     found = [verdicts.randomness(difference, randomised, eot_samples)]
     if difference:
         words = 'not run: two calls on the same images disagree already'
         return [*found, Check('batch', verdicts.SKIP, words)]
-    return [*found, verdicts.batch(checks.mixed(program.classifier, images, keys, outputs))]
+    return [*found, verdicts.batch(gates.mixed(network.classifier, images, keys, outputs))]
 
 
 def _radii(grid: Sequence[float] | None, threat: Threat, image_shape: tuple[int, ...]) -> list[float]:

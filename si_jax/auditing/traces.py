@@ -4,7 +4,6 @@ One compiled program serves all radii, numbers of steps and restarts: they are a
 shorter ones, as long as the step size does not depend on the number of steps.
 """
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -12,20 +11,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax import losses
+from si_jax.attacks.facts import facts
 from si_jax.attacks.pgd import Attack, KeyedClassifier, starting_points, value_function
-from si_jax.attacks.registry import ATTACKS, LEAST_CLASSES, NEEDS_FEATURES
+from si_jax.attacks.registry import ATTACKS
 from si_jax.attacks.steps import steepest_step
 from si_jax.errors import InputError
-from si_jax.evaluation.network import Program
+from si_jax.evaluation.network import Network
 from si_jax.objectives import margin
 from si_jax.outputs import scaled_by_gap
-from si_jax.runtime import devices
+from si_jax.runtime import devices, progress
 from si_jax.threat import Threat
 
 Array = jax.Array
 
-# Attacks that give the same images for logits of any scale.
-BLIND_TO_SCALE = ('sipgd', 'pgd-gap', 'pgd-mifpe')
 # Steps and step size are the caller's, and the logits the classifier's own.
 AUDITED = tuple(
     name
@@ -86,9 +84,9 @@ def check_attack(name: str) -> Attack:
 def for_two_classes(name: str) -> Attack:
     """The attack for a classifier of two classes that gives logits only."""
     attack = ATTACKS[name]
-    if LEAST_CLASSES.get(name, 2) > 2:
+    if facts(attack).least_classes > 2:
         return attack._replace(objective=margin)
-    return attack._replace(score=scaled_by_gap) if name in NEEDS_FEATURES else attack
+    return attack._replace(score=scaled_by_gap) if facts(attack).reads_features else attack
 
 
 def trace(
@@ -162,63 +160,49 @@ class Follower:
     """The attack on a classifier, compiled once for all its runs.
 
     Args:
-        program: The classifier with its data.
+        network: The classifier with its data.
         name: The attack.
         norm: 'linf' or 'l2'.
         length: The largest number of steps of a run.
         eot_samples: Gradients averaged in each step.
     """
 
-    def __init__(self, program: Program, name: str, norm: str, length: int, eot_samples: int = 1):
-        self._program, self._name, self._norm = program, name, norm
+    def __init__(self, network: Network, name: str, norm: str, length: int, eot_samples: int = 1):
+        self._network, self._name, self._norm = network, name, norm
         attack = ATTACKS[name]
 
         def search(shared: Any, images: Array, labels: Array, keys: Array) -> Trace:
             weights, settings = shared
             return trace(
                 attack,
-                lambda x, keys: program.apply(weights, x, keys),
+                lambda x, keys: network.apply(weights, x, keys),
                 images,
                 labels,
-                jax.random.wrap_key_data(keys, impl=program.key_impl),
+                jax.random.wrap_key_data(keys, impl=network.key_impl),
                 norm=norm,
                 settings=Settings(*settings),
                 length=length,
                 eot_samples=eot_samples,
             )
 
-        self._compiled = devices.compile_rows(search, program.devices)
+        self._compiled = devices.compile_rows(search, network.devices)
 
-    def run(
-        self,
-        settings: Settings,
-        rows: np.ndarray,
-        restart: int,
-        on_share: Callable[[float], None] = lambda share: None,
-    ) -> Trace:
+    def run(self, settings: Settings, rows: np.ndarray, restart: int) -> Trace:
         """The trace of these rows [M], as host arrays, from the starting points that `evaluate` takes too."""
-        program = self._program
+        network = self._network
         done = devices.map_rows(
             self._compiled,
-            (program.weights, scalars(settings, program.images.dtype)),
-            (program.images[rows], program.labels[rows], program.keys(restart)[rows]),
-            program.chunk,
-            program.devices,
-            on_share,
+            (network.weights, scalars(settings, network.images.dtype)),
+            (network.images[rows], network.labels[rows], network.keys(restart)[rows]),
+            network.chunk,
+            network.devices,
+            progress.done,
         )
         end = settings.steps + 1
         return done._replace(losses=done.losses[:, :end], fooled=done.fooled[:, :end])
 
-    def follow(
-        self,
-        settings: Settings,
-        rows: np.ndarray,
-        restart: int,
-        on_share: Callable[[float], None] = lambda share: None,
-    ) -> dict[str, np.ndarray]:
+    def follow(self, settings: Settings, rows: np.ndarray, restart: int) -> dict[str, np.ndarray]:
         """A run whose images are audited and classified again, as those of an evaluation are.
-
-        `on_share` is told the share of the run that is done.
 
         Returns:
             `losses` and `fooled` [M, T + 1] as in `Trace`; `marked` and `last` [M] bool, whether the image is
@@ -226,14 +210,14 @@ class Follower:
             max_{k != y} g_k - g_y after the marked step; `moved` [M] bool, whether that step's iterate is
             another image than the start.
         """
-        done, threat = self.run(settings, rows, restart, on_share), Threat(self._norm, settings.eps)
-        keys = self._program.keys(restart)[rows]
-        last, _ = self._program.confirm(rows, done.last, keys, threat, self._name)
+        done, threat = self.run(settings, rows, restart), Threat(self._norm, settings.eps)
+        keys = self._network.keys(restart)[rows]
+        last, _ = self._network.confirm(rows, done.last, keys, threat, self._name)
         marked = last
         if settings.marked != settings.steps:
-            marked, _ = self._program.confirm(rows, done.marked, keys, threat, self._name)
+            marked, _ = self._network.confirm(rows, done.marked, keys, threat, self._name)
         margins = losses.margin(
-            jnp.asarray(self._program.logits(done.marked, keys)), jnp.asarray(self._program.labels[rows])
+            jnp.asarray(self._network.logits(done.marked, keys)), jnp.asarray(self._network.labels[rows])
         )
         return {
             'losses': done.losses,
@@ -246,7 +230,7 @@ class Follower:
 
 
 def scalars(settings: Settings, dtype: np.dtype) -> tuple[Any, ...]:
-    """The settings as arguments of a compiled program."""
+    """The settings as arguments of a compiled network."""
     return (
         dtype.type(settings.eps),
         dtype.type(settings.step_size),

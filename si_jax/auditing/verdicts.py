@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from si_jax.evaluation.sanity import BLIND, MASKED
+from si_jax.evaluation.gates import MASKED, NO_GRADIENT
 
 PASS, WARN, FAIL, SKIP = 'pass', 'warn', 'fail', 'skip'
 
@@ -101,9 +101,9 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
         return stages[stage]['zero'] + stages[stage]['tiny']
 
     attack = stages['attack']
-    if not over(lost('attack'), BLIND, count):
+    if not over(lost('attack'), NO_GRADIENT, count):
         words = f'the loss has a gradient on {percent(1 - lost("attack"))} of the images'
-        if over(lost('cross-entropy'), BLIND, count):
+        if over(lost('cross-entropy'), NO_GRADIENT, count):
             words += (
                 f'; plain cross-entropy has lost it on {percent(lost("cross-entropy"))}, where this attack '
                 'has not'
@@ -111,7 +111,7 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
         return Check('gradients', PASS, words, evidence)
     kinds = [f'{word} on {percent(attack[key])}' for key, word in _KINDS if attack[key] > 0]
     words = f'the gradient of the loss is {" and ".join(kinds)} of the images. '
-    if not over(lost('logits'), BLIND, count):
+    if not over(lost('logits'), NO_GRADIENT, count):
         words += (
             f'It is lost after the logits (their margin has it on {percent(1 - lost("logits"))}): they are '
             'too large for softmax. Use pgd-gap, cw, dlr or apgd-t, which do not depend on their scale'
@@ -119,14 +119,16 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
     else:
         where = 'before the logits'
         if 'features' in stages:
-            where = 'before the features' if over(lost('features'), BLIND, count) else 'in the last layer'
+            where = (
+                'before the features' if over(lost('features'), NO_GRADIENT, count) else 'in the last layer'
+            )
         words += (
             f'It is lost {where}, though noise of size eps changes the logits of {percent(moves)}: a step '
             'without a gradient (rounding, quantisation, argmax) hides the way. Use a gradient that goes '
             'around it (BPDA, gradient_of) or attacks without gradients (square, spsa, rays)'
         )
     # Sign steps still follow a gradient that is nearly lost, but badly.
-    return Check('gradients', FAIL if over(attack['zero'], BLIND, count) else WARN, words, evidence)
+    return Check('gradients', FAIL if over(attack['zero'], NO_GRADIENT, count) else WARN, words, evidence)
 
 
 _KINDS = (('zero', 'exactly zero'), ('tiny', 'vanishing'))

@@ -7,13 +7,16 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from si_jax.attacks.facts import facts
+from si_jax.attacks.registry import ATTACKS
 from si_jax.auditing import binarization, curves, gradients, others, traces, verdicts
 from si_jax.auditing.traces import Settings
 from si_jax.auditing.verdicts import Check
-from si_jax.evaluation.network import Program
-from si_jax.evaluation.state import Arrays, Saved
+from si_jax.evaluation.network import Network
+from si_jax.evaluation.state import Arrays, remember
 from si_jax.losses import margin
-from si_jax.runtime.progress import GRADIENT, Part, Progress, part, silent
+from si_jax.runtime import progress
+from si_jax.runtime.progress import GRADIENT
 from si_jax.threat import Threat
 
 
@@ -21,35 +24,33 @@ class Work:
     """The checks on the correctly classified images of a classifier that is a function of the image.
 
     Args:
-        program: The classifier with its data.
+        network: The classifier with its data.
         about: The attack and its settings, as the report holds them.
         threat: The ball.
-        saved: What is finished already.
         logits: [N, K], of the originals.
         clean: [N] bool, which are classified correctly: one at least.
         sources: Other classifiers, by name.
-
-    Attributes:
-        bar: Is told of the forward passes.
     """
 
     def __init__(
         self,
-        program: Program,
+        network: Network,
         about: dict[str, Any],
         threat: Threat,
-        saved: Saved,
         logits: np.ndarray,
         clean: np.ndarray,
-        sources: dict[str, Program],
+        sources: dict[str, Network],
     ):
-        self.bar: Progress = silent()
         self._sources = sources
-        self._program, self._about, self._threat, self._saved = program, about, threat, saved
+        self._network, self._about, self._threat = network, about, threat
         self._logits, self._clean = logits, clean
         self._rows = np.flatnonzero(clean)
         self._planted = self._rows[: about['planted']]
         self._share = len(self._rows) / len(clean)
+
+    @property
+    def _blind_to_scale(self) -> bool:
+        return facts(ATTACKS[self._about['name']]).blind_to_scale
 
     def settings(self, steps: int, eps: float | None = None) -> Settings:
         """The attack at a radius, that of the audit if None, with the step size in proportion."""
@@ -65,7 +66,7 @@ class Work:
         planted = 2 * about['points'] + each * about['steps'] * about['restarts']
         passes = each * steps + 2 * GRADIENT + about['queries']
         passes += GRADIENT * about['steps'] * len(self._sources)
-        passes += each * about['steps'] * (about['name'] not in traces.BLIND_TO_SCALE)
+        passes += each * about['steps'] * (not self._blind_to_scale)
         return len(self._rows) * passes + len(self._planted) * planted
 
     def checks(self) -> tuple[list[Check], float]:
@@ -104,19 +105,17 @@ class Work:
     def _follower(self, attack: str, length: int) -> Callable[..., Arrays]:
         """(unit's name, settings, restart) -> what `Follower.follow` says of all rows."""
         samples = self._about['eot_samples']
-        follower = traces.Follower(self._program, attack, self._threat.norm, length, samples)
+        follower = traces.Follower(self._network, attack, self._threat.norm, length, samples)
 
         def follow(name: str, settings: Settings, restart: int = 0) -> Arrays:
             each = GRADIENT * samples * settings.steps
-            return self._unit(
-                name, self._rows, lambda rows, done: follower.follow(settings, rows, restart, done.to), each
-            )
+            return self._unit(name, self._rows, lambda rows: follower.follow(settings, rows, restart), each)
 
         return follow
 
     def _scale(self, long: Arrays) -> Check:
         name, steps, free = self._about['name'], self._about['steps'], None
-        if name not in traces.BLIND_TO_SCALE:
+        if not self._blind_to_scale:
             run = self._follower('pgd-gap', steps)('scale', self.settings(steps))
             free = self._accuracy(run['marked'])
         return verdicts.scale(name, self._accuracy(long['marked']), free, len(self._clean))
@@ -126,14 +125,14 @@ class Work:
         measured = self._unit(
             'gradients',
             self._rows,
-            lambda rows, _: gradients.measure(self._program, name, self._threat, rows),
+            lambda rows: gradients.measure(self._network, name, self._threat, rows),
             2 * GRADIENT,
         )
         moves = float(np.mean(measured['moves']))
         return verdicts.gradients(gradients.summary(measured), moves, len(self._rows))
 
     def _loss(self, long: Arrays) -> Check:
-        labels = jnp.asarray(self._program.labels[self._rows])
+        labels = jnp.asarray(self._network.labels[self._rows])
         before = np.asarray(margin(jnp.asarray(self._logits[self._rows]), labels))
         losses = long['losses'][:, : self._about['steps'] + 1]
         return verdicts.loss(losses, (before, long['margin']), long['moved'])
@@ -143,7 +142,7 @@ class Work:
         box = self._unit(
             'square',
             self._rows,
-            lambda rows, done: others.black_box(self._program, self._threat, queries, rows, done.to),
+            lambda rows: others.black_box(self._network, self._threat, queries, rows),
             queries,
         )
         black = self._everywhere(~box['broken'])
@@ -152,29 +151,26 @@ class Work:
     def _transfer(self, white: np.ndarray) -> Check:
         settings, moved = self.settings(self._about['steps']), {}
         for number, (name, source) in enumerate(self._sources.items()):
-            attack = functools.partial(self._transferred, source, name, settings)
+            attack = functools.partial(
+                others.transferred, self._network, source, name, self._threat, settings
+            )
             done = self._unit(f'transfer-{number}', self._rows, attack, GRADIENT * settings.steps)
             moved[name] = self._everywhere(done['correct'])
         return verdicts.transfer(white, moved)
-
-    def _transferred(
-        self, source: Program, name: str, settings: Settings, rows: np.ndarray, done: Part
-    ) -> Arrays:
-        return others.transferred(self._program, source, name, self._threat, settings, rows, done.to)
 
     def _binarization(self) -> Check:
         about, rows = self._about, self._planted
         top = np.sort(self._logits, axis=1)
         gaps = (top[:, -1] - top[:, -2]).astype(np.float64)
-        seed = int(self._program.seed)
+        seed = int(self._network.seed)
 
-        def test(rows: np.ndarray, _: Part) -> Arrays:
-            heads = binarization.heads(self._program, self._threat, rows, about['points'], gaps[rows], seed)
+        def test(rows: np.ndarray) -> Arrays:
+            heads = binarization.heads(self._network, self._threat, rows, about['points'], gaps[rows], seed)
             success = np.zeros(len(rows), bool)
             usable = np.flatnonzero(heads.usable)
             if len(usable):
                 success[usable] = binarization.attack(
-                    self._program,
+                    self._network,
                     traces.for_two_classes(about['name']),
                     binarization.Heads(*(array[usable] for array in heads)),
                     self._threat,
@@ -193,15 +189,20 @@ class Work:
         )
 
     def _unit(
-        self, name: str, rows: np.ndarray, compute: Callable[[np.ndarray, Part], Arrays], passes: int
+        self, name: str, rows: np.ndarray, compute: Callable[[np.ndarray], Arrays], passes: int
     ) -> Arrays:
-        """What `compute` says of the rows, in groups that are saved one by one; it may tell how far it is."""
-        self.bar.set_postfix(check=name)
+        """What `compute` says of the rows, in groups that are saved one by one."""
+        progress.current().set_postfix(check=name)
         parts = []
-        for number, group in enumerate(self._program.groups(rows)):
-            with part(self.bar, passes * len(group)) as done:
-                work = functools.partial(_whole, compute, group, done)
-                parts.append(self._saved.remember(f'{name}-{number}', work))
+        for number, group in enumerate(self._network.groups(rows)):
+            with progress.part(passes * len(group)) as under_way:
+
+                def work(group: np.ndarray = group, under_way: progress.Part = under_way) -> Arrays:
+                    found = compute(group)
+                    under_way.to(1.0)
+                    return found
+
+                parts.append(remember(f'{name}-{number}', work))
         return {key: np.concatenate([one[key] for one in parts]) for key in parts[0]}
 
     def _accuracy(self, correct: np.ndarray) -> float:
@@ -212,9 +213,3 @@ class Work:
         flags = self._clean.copy()
         flags[self._rows] = correct
         return flags
-
-
-def _whole(compute: Callable[[np.ndarray, Part], Arrays], rows: np.ndarray, done: Part) -> Arrays:
-    found = compute(rows, done)
-    done.to(1.0)
-    return found

@@ -12,7 +12,7 @@ from si_jax.auditing.traces import check_attack
 from si_jax.auditing.verdicts import WARN, Check
 from si_jax.cli.subject import load, sources
 from si_jax.errors import InputError
-from si_jax.evaluation import sanity
+from si_jax.evaluation import gates
 from si_jax.evaluation.result import check_output, wilson
 from si_jax.evaluation.state import remove
 from si_jax.runtime.terminal import resumable, show
@@ -79,7 +79,7 @@ def run_audit(
     report = dataclasses.replace(report, dataset=described, model=loaded.about)
     if loaded.hint and report.clean is not None:
         highest = wilson(round(report.clean * count), count)[1]
-        found = sanity.clean(report.clean, highest, report.dataset['classes'], stated_clean, loaded.hint)
+        found = gates.clean(report.clean, highest, report.dataset['classes'], stated_clean, loaded.hint)
         lines = tuple(Check('clean', WARN, words) for words in found)
         report = dataclasses.replace(report, checks=lines + report.checks)
     report.save(path)

@@ -9,15 +9,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.cli import compare
 from si_jax.cli.audit import run_audit
-from si_jax.cli.speed import of_evaluation
 from si_jax.cli.subject import _classifier, _own_attack, load, sources
+from si_jax.cost import flops
+from si_jax.cost.mfu import Meter
 from si_jax.errors import InputError
-from si_jax.evaluation import custom, sanity
+from si_jax.evaluation import gates
 from si_jax.evaluation import state as saved
+from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.request import parse_attacks
 from si_jax.evaluation.result import Result, check_output
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.terminal import fraction, resumable, show
@@ -27,10 +33,12 @@ USAGE = """
   evaluate.py --workdir=FOLDER [flags]
   evaluate.py --model=FILE.py:FUNCTION --dataset=NAME [flags]
   evaluate.py --torch_checkpoint=FILE --arch=NAME --dataset=NAME [flags]
+  evaluate.py audit --workdir=FOLDER [flags]
   evaluate.py compare A.json B.json [flags]"""
 ABOUT = """
 Measures the accuracy of a classifier on clean images and under attacks: prints
 a table, and writes one JSON file with the flags of each image beside it.
+`audit` checks whether an accuracy can be trusted, as does the flag --audit.
 `compare` holds two such results against each other, image by image
 (compare --help).
 
@@ -225,13 +233,15 @@ def numbers(text: str) -> list[int]:
 
 def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
-    return processes.run('evaluate.py', lambda: start(argv))
+    return processes.run('evaluate.py', functools.partial(start, argv))
 
 
 def start(argv: list[str]) -> int:
     if argv[:1] == ['compare']:
         compare.run(**vars(compare.parser().parse_args(argv[1:])))
         return terminal.OK
+    if argv[:1] == ['audit']:
+        argv = ['--audit', *argv[1:]]
     arguments = vars(parser().parse_args(argv))
     processes.start(**{name: arguments.pop(name) for name in processes.FLAGS})
     audited = arguments.pop('audit')
@@ -327,7 +337,7 @@ def run(
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
     given = [_own_attack(name) if '.py:' in name else name for name in attacks.split(',')]
-    names, _ = custom.parse(given)
+    names, _ = parse_attacks(given)
     if output is not None:
         check_output(output)
     loading = functools.partial(
@@ -382,7 +392,7 @@ def run(
         result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
     if loaded.hint:
         clean = result.accuracy['clean'], result.ci95['clean'][1]
-        found = sanity.clean(*clean, result.dataset['classes'], stated_clean, loaded.hint)
+        found = gates.clean(*clean, result.dataset['classes'], stated_clean, loaded.hint)
         result = dataclasses.replace(result, warnings=found + result.warnings)
     described = {'name': loaded.dataset, 'split': 'test', **result.dataset}
     result = dataclasses.replace(result, dataset=described, model=loaded.about)
@@ -390,9 +400,35 @@ def run(
         result.save(path)
         saved.remove(state)
         show(result.table())
-        if not resumed and (speed := of_evaluation(result, loaded.classifier, shape)):
+        if not resumed and (speed := attained_speed(result, loaded.classifier, shape)):
             print(speed)
         if profiled:
             print(profiled.report())
         print(f'written to {path}')
     return result
+
+
+def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]) -> str:
+    """What the attacks of a result reached, compilation included; '' if there were none that can be counted.
+
+    Forward passes and the gradients of images count; attacks of the user's own that are callables do not, nor
+    do transfer and the passes that decide.
+    """
+    passes, seconds = 0.0, 0.0
+    for name, record in result.attacks.items():
+        if any('forward_passes' not in stage for stage in record.stages):
+            continue  # of transfer, whose passes are not counted
+        if record.stages:
+            passes += sum(stage['forward_passes'] + stage['backward_passes'] for stage in record.stages)
+        elif record.steps is not None:
+            passes += 2.0 * record.steps * record.eot_samples * record.runs.size
+        else:
+            continue
+        seconds += result.timing['parts'][name]
+    if not seconds:
+        return ''
+    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
+    one = flops.count(classifier_of(classifier).function, image, key)
+    meter = Meter(one, result.precision['search'], jax.local_device_count())
+    return 'attacks: ' + meter.describe(passes / seconds) + ', compilation included'

@@ -12,7 +12,7 @@ import numpy as np
 from si_jax import data, models
 from si_jax.attacks.pgd import Attack
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation import checks
+from si_jax.evaluation import request as checks
 from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint

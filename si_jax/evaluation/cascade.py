@@ -5,45 +5,99 @@ logits in turn, and only images that withstood one target go on to the next. Sin
 come from its own key and the name of the attack, a stage does the same to it here as when it runs alone.
 """
 
+import dataclasses
 import functools
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from si_jax.attacks.facts import facts
 from si_jax.attacks.rays import average_distance
-from si_jax.attacks.registry import SCREENS, SEARCHES, SearchAttack, Stage
-from si_jax.evaluation.network import Program
+from si_jax.attacks.registry import SCREENS, SEARCHES, Stage
+from si_jax.evaluation.gates import Part
+from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
+from si_jax.evaluation.pgd import Outcome
+from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.state import Arrays, Saved, Work
-from si_jax.runtime import profiling
-from si_jax.runtime.progress import GRADIENT, Part, Progress, unseen
-from si_jax.threat import Threat
+from si_jax.evaluation.state import Arrays, Work, remember_all
+from si_jax.runtime import progress
+from si_jax.runtime.progress import GRADIENT
 
 # The public implementation that the protocols follow.
 REFERENCE = 'fra31/auto-attack a392200'
 
 
-class Cascade(NamedTuple):
-    """What all stages need.
+@dataclasses.dataclass(frozen=True)
+class Cascade:
+    """A search, or a preset of several.
 
     Attributes:
-        program: The classifier with its data.
-        logits: [N, K], of the clean images.
-        threat: The ball.
-        saved: What is finished already.
-        keep: Whether the adversarial images are wanted.
-        bar: Is told of the forward passes, roughly.
+        name: The preset, or the search as its only stage.
+        stages: Its stages.
     """
 
-    program: Program
-    logits: np.ndarray
-    threat: Threat
-    saved: Saved
-    keep: bool
-    bar: Progress
+    name: str
+    stages: tuple[Stage, ...]
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the gates ask about it."""
+        return tuple(Part(one.attack, facts(SEARCHES[one.attack]), one.eot_samples) for one in self.stages)
+
+    @property
+    def beginning(self) -> 'Cascade':
+        """Its first search alone, for a profile."""
+        first = self.stages[0]._replace(restarts=1, targets=1)
+        return dataclasses.replace(self, stages=(first,))
+
+    def cost(self, request: Request) -> int:
+        """The forward passes that it makes of an image, at most and roughly."""
+        classes = request.classes
+        return sum(runs(stage, classes) * cost(stage, classes) for stage in self.stages)
+
+    def run(self, network: Network, request: Request) -> Outcome:
+        """Runs the stages on the correctly classified images.
+
+        With `individual` each stage runs on all of these, not only on those that the ones before left: the
+        flags of the attack are the same, those of the stages are more. An image that was not broken stays
+        the original.
+        """
+        clean, classes = network.clean, network.classes
+        correct, broken_by = clean.copy(), np.full(len(clean), -1, np.int8)
+        queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
+        kept = network.images.copy() if request.keep else np.zeros((0, *network.images.shape[1:]))
+        tables, largest, seconds = [], 0.0, {}
+        for number, stage in enumerate(self.stages):
+            began = time.perf_counter()
+            if len(self.stages) > 1:
+                progress.current().set_postfix(attack=f'{self.name}: {stage.attack}')
+            attacked = clean if request.individual else correct
+            done = _run_stage(network, request, f'{self.name}-{number}', stage, attacked)
+            new = correct & done.broken
+            broken_by[new], correct = number, correct & ~done.broken
+            queries += done.queries
+            distances, largest = done.distances, max(largest, done.largest)
+            if request.keep:
+                kept[new] = done.images[new]
+            after = clean & ~done.broken if request.individual else correct
+            tables.append(_table(stage, done, after, classes))
+            seconds[stage.attack] = time.perf_counter() - began
+        single = SEARCHES.get(self.name)
+        record = AttackRecord(
+            runs=correct[None],
+            steps=tables[0]['iterations'] if single else None,
+            step_size=None,
+            eot_samples=self.stages[0].eot_samples,
+            max_perturbation=largest,
+            stages=tuple(tables),
+            protocol=_protocol(self.name, self.stages, classes, request.individual),
+            broken_by=broken_by,
+            queries=queries,
+            distances=distances if single and single.measures_distance else None,
+        )
+        return Outcome(record, kept, seconds if len(self.stages) > 1 else {})
 
 
 def runs(stage: Stage, classes: int) -> int:
@@ -56,58 +110,6 @@ def cost(stage: Stage, classes: int) -> int:
     row = SEARCHES[stage.attack]
     queries = row.make(classes, 0, 1).iterations * row.queries * stage.eot_samples
     return round(queries * (1 + (GRADIENT - 1) * row.gradients(classes)))
-
-
-def run_stages(
-    cascade: Cascade, name: str, stages: tuple[Stage, ...], *, individual: bool
-) -> tuple[AttackRecord, np.ndarray, dict[str, float]]:
-    """Runs the stages of an attack on the correctly classified images.
-
-    Args:
-        cascade: What all stages need.
-        name: The attack: a preset, or a search as its only stage.
-        stages: Its stages.
-        individual: Run each stage on all correctly classified images, not only on those that the ones before
-            left; the flags of the attack are the same, those of the stages are more.
-
-    Returns:
-        The record, the adversarial images [N, H, W, C] (the original where it was not broken; empty unless
-        they are kept), and the seconds that each stage took.
-    """
-    program = cascade.program
-    clean = np.argmax(cascade.logits, axis=1) == program.labels
-    correct, broken_by = clean.copy(), np.full(len(clean), -1, np.int8)
-    queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
-    kept = program.images.copy() if cascade.keep else np.zeros((0, *program.images.shape[1:]))
-    tables, largest, seconds = [], 0.0, {}
-    for number, stage in enumerate(stages):
-        began = time.perf_counter()
-        if len(stages) > 1:
-            cascade.bar.set_postfix(attack=f'{name}: {stage.attack}')
-        done = _run_stage(cascade, f'{name}-{number}', stage, clean if individual else correct)
-        new = correct & done.broken
-        broken_by[new], correct = number, correct & ~done.broken
-        queries += done.queries
-        distances, largest = done.distances, max(largest, done.largest)
-        if cascade.keep:
-            kept[new] = done.images[new]
-        after = clean & ~done.broken if individual else correct
-        tables.append(_table(stage, done, after, cascade.logits.shape[1]))
-        seconds[stage.attack] = time.perf_counter() - began
-    single = SEARCHES.get(name)
-    record = AttackRecord(
-        runs=correct[None],
-        steps=tables[0]['iterations'] if single else None,
-        step_size=None,
-        eot_samples=stages[0].eot_samples,
-        max_perturbation=largest,
-        stages=tuple(tables),
-        protocol=_protocol(name, stages, cascade.logits.shape[1], individual),
-        broken_by=broken_by,
-        queries=queries,
-        distances=distances if single and single.measures_distance else None,
-    )
-    return record, kept, seconds
 
 
 class _Done(NamedTuple):
@@ -123,47 +125,41 @@ class _Done(NamedTuple):
     largest: float
 
 
-def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
-    program, row = cascade.program, SEARCHES[stage.attack]
-    classes = cascade.logits.shape[1]
-    count = len(attacked)
+def _run_stage(network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
+    row, classes, count = SEARCHES[stage.attack], network.classes, len(attacked)
     targets = np.zeros((0, count), np.int32)
     if _targeted(stage, classes):
         # Of equal logits the class with the lower number comes first.
-        ranks = np.argsort(-cascade.logits, axis=1, kind='stable')[:, 1 : stage.targets + 1]
+        ranks = np.argsort(-network.clean_logits, axis=1, kind='stable')[:, 1 : stage.targets + 1]
         targets = ranks.T.astype(np.int32)
 
     alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
-    images = np.zeros_like(program.images) if cascade.keep else np.zeros((0,))
+    images = np.zeros_like(network.images) if request.keep else np.zeros((0,))
     forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, classes)
+    apply, shared = network.surrogate(row.calibrated)
 
-    seen = program.attacked(row.calibrated)
-
-    # Restarts but the first may be searches of their own, but are all alike.
-    @functools.cache
     def compiled(again: bool) -> CompiledSearch:
+        # Restarts but the first may be searches of their own, but are all alike.
         search = row.make(classes, int(again), stage.eot_samples)
-        return compile_search(search, row.part, seen.apply, cascade.threat, program.key_impl, program.devices)
+        return compile_search(search, row.part, apply, request.threat, network.key_impl, network.devices)
 
     for run in range(runs(stage, classes)):
         restart, target = divmod(run, max(len(targets), 1))
-        keys = program.keys(run, stage.attack)
+        keys = network.keys(run, stage.attack)
         aims = targets[target] if len(targets) else np.zeros(count, np.int32)
-        groups = program.groups(np.flatnonzero(alive))
-        cascade.bar.skip(each * (count - sum(map(len, groups))))
-        make = functools.partial(compiled, restart > 0)
-        search = functools.partial(_search, cascade, stage.attack, row, make, seen.shared)
-        for rows in groups[:1]:
-            profiling.rehearse(functools.partial(search, rows[: program.chunk], aims, keys, unseen()))
+        groups = network.groups(np.flatnonzero(alive))
+        progress.current().skip(each * (count - sum(map(len, groups))))
+
+        def search(rows: np.ndarray, again: bool = restart > 0, aims: Any = aims, keys: Any = keys) -> Arrays:
+            about = stage.attack, row, stage.eot_samples, request.threat, again
+            program = network.program(about, functools.partial(compiled, again))
+            return _search(network, request, stage.attack, (program, shared), rows, aims, keys)
+
         work = [
-            Work(
-                f'{unit}-{run}-{number}',
-                each * len(rows),
-                functools.partial(search, rows, aims, keys),
-            )
+            Work(f'{unit}-{run}-{number}', each * len(rows), functools.partial(search, rows))
             for number, rows in enumerate(groups)
         ]
-        for rows, arrays in zip(groups, cascade.saved.remember_all(work, cascade.bar), strict=True):
+        for rows, arrays in zip(groups, remember_all(work), strict=True):
             broken = rows[arrays['broken']]
             alive[broken] = False
             queries[rows] += arrays['queries']
@@ -171,41 +167,38 @@ def _run_stage(cascade: Cascade, unit: str, stage: Stage, attacked: np.ndarray) 
             forward_passes += int(arrays['forward_passes'])
             refused += int(arrays['refused'])
             largest = max(largest, float(arrays['largest']))
-            if cascade.keep:
+            if request.keep:
                 images[broken] = arrays['images']
     broken = attacked & ~alive
     return _Done(int(attacked.sum()), broken, images, queries, distances, forward_passes, refused, largest)
 
 
 def _search(
-    cascade: Cascade,
-    source: str,
-    row: SearchAttack,
-    compiled: Callable[[], CompiledSearch],
-    shared: Any,
+    network: Network,
+    request: Request,
+    attack: str,
+    compiled: tuple[CompiledSearch, Any],
     rows: np.ndarray,
     targets: np.ndarray,
     keys: np.ndarray,
-    told: Part,
 ) -> Arrays:
-    """One search on some rows: a unit of work."""
-    program, largest = cascade.program, 0.0
+    """One search, compiled with its shared arrays, on some rows: a unit of work."""
+    largest, (program, shared) = 0.0, compiled
 
     def confirm(some: np.ndarray, found: np.ndarray) -> np.ndarray:
         nonlocal largest
         chosen = rows[some]
-        correct, distance = program.confirm(chosen, found, keys[chosen], cascade.threat, source)
+        correct, distance = network.confirm(chosen, found, keys[chosen], request.threat, attack)
         largest = max(largest, distance)
         return ~correct
 
-    problem = program.images[rows], program.labels[rows], keys[rows], targets[rows]
-    outcome = run_search(
-        compiled(), shared, problem, confirm, program.sizes, final=row.measures_distance, on_part=told.to
-    )
+    problem = network.images[rows], network.labels[rows], keys[rows], targets[rows]
+    wanted = SEARCHES[attack].measures_distance
+    outcome = run_search(program, shared, problem, confirm, network.sizes, final=wanted)
     final = outcome.final
     return {
         'broken': outcome.broken,
-        'images': outcome.images[: len(outcome.images) * cascade.keep],
+        'images': outcome.images[: len(outcome.images) * request.keep],
         # An attack that measures distances goes on after its first success.
         'queries': outcome.queries if final is None else final.queries,
         'forward_passes': outcome.queries.sum(),

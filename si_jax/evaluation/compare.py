@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.checks import check_count
+from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import SCHEMA, Result, SavedResult, check_alike
 from si_jax.runtime.terminal import named, wrapped
 

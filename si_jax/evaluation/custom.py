@@ -1,124 +1,103 @@
-"""Attacks of the user's own beside those of the catalogue: run, audited and verified alike.
+"""Attacks of the user's beside those of the library: run, audited and verified alike.
 
-An own attack is an `Attack` record, which runs as the PGD family does, or any callable
+A custom attack is an `Attack` record, which runs as the PGD family does (`pgd.Pgd`), or any callable
 (classifier, images, labels, threat, key) -> images.
 """
 
+import dataclasses
 import hashlib
 import inspect
-import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, stages
-from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError
-from si_jax.evaluation.network import Program
-from si_jax.evaluation.pgd import restarts_of
-from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.state import Arrays, Saved
-from si_jax.outputs import Outputs
-from si_jax.runtime.progress import GRADIENT, Part, Progress
+from si_jax.evaluation.gates import Part
+from si_jax.evaluation.network import Network
+from si_jax.evaluation.pgd import Outcome, restarts_of, units_of
+from si_jax.evaluation.request import AttackFunction, Request
+from si_jax.evaluation.state import Arrays, remember_all
+from si_jax.runtime import progress
+from si_jax.runtime.progress import GRADIENT
 from si_jax.threat import Threat
 
-Array = jax.Array
-Own = Callable[[Any, Array, Array, Threat, Array], Any]
-# Names that the files of a result use for something else.
-TAKEN = ('clean', 'worst_case', 'labels', 'indices')
-TAKEN_PREFIXES = ('transfer-', 'broken_by_', 'queries_', 'distances_')
-UNNAMED = 'own'
 COST = 20 * GRADIENT  # in forward passes, for the progress: nobody knows
 UNIT = 'own.'  # before the names of finished parts on disk, where no other attack has a dot
 
 
-def parse(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | Own]]:
-    """The names of the attacks in order, and by name those that are the user's own.
+@dataclasses.dataclass(frozen=True)
+class CustomAttack:
+    """A callable of the user's.
 
-    Args:
-        attacks: A comma string, an attack of the user's own, or a sequence of names, own attacks and pairs
-            (name, own attack). A function is named after itself; `Attack` records and functions without a
-            name are called 'own'.
-
-    Raises:
-        InputError: An unknown name, one given twice, one that is taken, or something that is no attack.
+    Attributes:
+        name: The attack.
+        function: (classifier, images, labels, threat, key) -> images.
     """
-    if isinstance(attacks, str | Attack) or callable(attacks):
-        attacks = [attacks]
-    names: list[str] = []
-    own: dict[str, Attack | Own] = {}
-    for attack in attacks:
-        if isinstance(attack, str):
-            names += parse_names(attack)
-            continue
-        name, attack = attack if _is_pair(attack) else (_name_of(attack), attack)
-        _check(name, attack)
-        names.append(name)
-        own[name] = attack
-    for name in names:
-        if names.count(name) > 1:
-            advice = "give pairs ('name', attack)" if name in own else 'give it once'
-            raise InputError(f'attack {name!r} is given {names.count(name)} times: {advice}')
-    return (tuple(names) if names else parse_names(())), own
 
+    name: str
+    function: AttackFunction
 
-def _is_pair(value: Any) -> bool:
-    return type(value) is tuple and len(value) == 2 and isinstance(value[0], str)
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the gates ask about it: nothing is known of it."""
+        return (Part(self.name, None, None),)
 
+    def cost(self, request: Request) -> int:
+        """The forward passes that it makes of an image, as a guess."""
+        return request.restarts * COST
 
-def _name_of(attack: Any) -> str:
-    name = getattr(getattr(attack, 'func', attack), '__name__', UNNAMED)  # functools.partial has .func
-    return UNNAMED if name == '<lambda>' else name
+    def run(self, network: Network, request: Request) -> Outcome:
+        """Runs it on all images; what it returns counts, as in the PGD family.
 
+        It is called with `network.chunk` images at once, the last batch filled up with copies of its first
+        image, and with one key for each batch and restart. The first batch is attacked twice, with the same
+        key.
 
-def _check(name: str, attack: Any) -> None:
-    if not isinstance(attack, Attack) and not callable(attack):
-        raise InputError(
-            f'{attack!r} is no attack: give a name, an Attack record, or a callable (classifier, images, '
-            'labels, threat, key) -> images'
-        )
-    if name in (*ATTACKS, *SEARCHES, *PRESETS, *TAKEN) or name.startswith(TAKEN_PREFIXES):
-        raise InputError(
-            f'an attack of your own cannot be called {name!r}, which is taken: rename it, or give a pair '
-            "('name', attack)"
-        )
-    check_name(name)
+        Raises:
+            InputError: It returned something else than images inside the ball of the shape and dtype it was
+                given, or something else when called again.
+        """
+        classifier, name, threat = network.eager(), self.name, request.threat
 
+        def call(rows: np.ndarray, restart: int) -> np.ndarray:
+            found = self.function(
+                classifier,
+                jnp.asarray(network.images[rows]),
+                jnp.asarray(network.labels[rows]),
+                threat,
+                network.batch_key(int(rows[0]), restart, name),
+            )
+            return _checked(name, found, network.images[rows], threat, network.indices[rows])
 
-def check_name(name: Any) -> None:
-    """Raises InputError unless a row of the result, and its files, can be called this."""
-    if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
-        raise InputError(f'{name!r} cannot be a name: use letters, digits and . - _')
+        def attack(rows: np.ndarray, restart: int) -> Arrays:
+            parts = []
+            for first in range(0, len(rows), network.chunk):
+                some = rows[first : first + network.chunk]
+                padded = np.concatenate([some, np.full(network.chunk - len(some), some[0])])
+                found = call(padded, restart)
+                if restart == 0 and some[0] == 0:
+                    _check_again(name, found, call(padded, 0))
+                parts.append(found[: len(some)])
+                progress.done((first + len(some)) / len(rows))
+            found = np.concatenate(parts)
+            correct, largest = network.confirm(rows, found, network.keys(restart)[rows], threat, name)
+            return {
+                'correct': correct,
+                'largest': np.float64(largest),
+                'images': found[: len(found) * request.keep],
+            }
 
-
-def needs_features(attack: Attack | Own) -> bool:
-    """Whether an `Attack` record's score cannot be computed from logits alone."""
-    if not isinstance(attack, Attack):
-        return False
-    try:
-        jax.eval_shape(
-            lambda logits: attack.score(Outputs(logits)), jax.ShapeDtypeStruct((1, 4), jnp.float32)
-        )
-    except InputError:
-        return True
-    return False
-
-
-def any_calibrated(names: Iterable[str], own: dict[str, Attack | Own]) -> bool:
-    """Whether any of the attacks needs logits on one scale."""
-    rows: list[Any] = [own.get(name, ATTACKS.get(name)) for name in names]
-    rows += [
-        SEARCHES[stage.attack] for name in names if name in (*SEARCHES, *PRESETS) for stage in stages(name, 1)
-    ]
-    return any(getattr(row, 'calibrated', False) for row in rows)
+        restarts = units_of(network, f'{UNIT}{name}', attack, request.restarts, COST)
+        finished = [remember_all(units) for units in restarts]
+        record, images = restarts_of(network, request, finished)
+        return Outcome(dataclasses.replace(record, protocol=protocol(name, self.function)), images)
 
 
 def fingerprint(value: Any) -> str:
-    """A short hash of an own attack's source, to tell a changed one from that of a result or a state.
+    """A short hash of the source of an attack of the user's, to tell a changed one from an older one.
 
     It covers the text of the functions and the values they were made with as far as these are plain; what
     they call is not looked at.
@@ -126,7 +105,7 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256('\n'.join(_text(value)).encode()).hexdigest()[:16]
 
 
-def protocol(name: str, attack: Attack | Own) -> dict[str, Any]:
+def protocol(name: str, attack: Attack | AttackFunction) -> dict[str, Any]:
     """The stamp by which a reader knows what ran."""
     kind = 'Attack' if isinstance(attack, Attack) else 'callable'
     return {'name': name, 'own': kind, 'source': fingerprint(attack)}
@@ -151,72 +130,8 @@ def _text(value: Any) -> Iterable[str]:
         yield type(value).__qualname__
 
 
-def run(
-    program: Program,
-    name: str,
-    attack: Own,
-    threat: Threat,
-    restarts: int,
-    *,
-    keep: bool,
-    bar: Progress,
-    saved: Saved,
-) -> tuple[AttackRecord, np.ndarray]:
-    """Runs a callable on all images; what it returns counts, as in the PGD family.
-
-    It is called with `program.chunk` images at once, the last batch filled up with copies of its first image,
-    and with one key for each batch and restart. The first batch is attacked twice, with the same key.
-
-    Args:
-        program: The classifier with its data.
-        name: Of the attack.
-        attack: (classifier, images, labels, threat, key) -> images.
-        threat: The ball.
-        restarts: Number of runs, each with other keys.
-        keep: Whether to return the adversarial images; an empty array is returned instead.
-        bar: Is told of each image.
-        saved: What is finished already.
-
-    Raises:
-        InputError: The attack returned something else than images inside the ball of the shape and dtype it
-            was given, or something else when called again.
-    """
-    classifier = program.eager()
-
-    def call(rows: np.ndarray, restart: int) -> Any:
-        return attack(
-            classifier,
-            jnp.asarray(program.images[rows]),
-            jnp.asarray(program.labels[rows]),
-            threat,
-            program.batch_key(int(rows[0]), restart, name),
-        )
-
-    def unit(rows: np.ndarray, restart: int, done: Part) -> Arrays:
-        parts = []
-        for first in range(0, len(rows), program.chunk):
-            some = rows[first : first + program.chunk]
-            padded = np.concatenate([some, np.full(program.chunk - len(some), some[0])])
-            images = program.images[padded]
-            found = _checked(name, call(padded, restart), images, threat, program.indices[padded])
-            if restart == 0 and some[0] == 0:
-                _check_again(
-                    name, found, _checked(name, call(padded, 0), images, threat, program.indices[padded])
-                )
-            parts.append(found[: len(some)])
-            done.to((first + len(some)) / len(rows))
-        found = np.concatenate(parts)
-        correct, largest = program.confirm(rows, found, program.keys(restart)[rows], threat, name)
-        return {'correct': correct, 'largest': np.float64(largest), 'images': found[: len(found) * keep]}
-
-    runs, largest, kept = restarts_of(
-        program, f'{UNIT}{name}', unit, restarts, cost=COST, keep=keep, bar=bar, saved=saved
-    )
-    return AttackRecord(runs, None, None, 1, largest, protocol=protocol(name, attack)), kept
-
-
 def _checked(name: str, found: Any, images: np.ndarray, threat: Threat, indices: np.ndarray) -> np.ndarray:
-    """What an own attack returned, as an array, if it is what it must be."""
+    """What an attack of the user's returned, as an array, if it is what it must be."""
     shape, dtype = getattr(found, 'shape', None), getattr(found, 'dtype', None)
     if shape is None or dtype is None:
         raise InputError(

@@ -1,6 +1,7 @@
 """`evaluate`: accuracy of a classifier on clean images and under attacks."""
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Sequence
@@ -9,25 +10,23 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax.attacks.registry import NEEDS_FEATURES
-from si_jax.errors import InputError, unknown
-from si_jax.evaluation import checks, custom, dispatch, sanity, transfer
-from si_jax.evaluation.classifier import PRECISIONS, classifier_of
-from si_jax.evaluation.network import Program
-from si_jax.evaluation.result import AttackRecord, Result, data_digest
-from si_jax.evaluation.state import Saved, begun
+from si_jax.evaluation import custom, gates, transfer
+from si_jax.evaluation.cascade import Cascade
+from si_jax.evaluation.classifier import classifier_of
+from si_jax.evaluation.kinds import Kind, kind_of
+from si_jax.evaluation.network import Network
+from si_jax.evaluation.request import Request
+from si_jax.evaluation.result import AttackRecord, Result
+from si_jax.evaluation.state import Saved, unsaved
 from si_jax.evaluation.surrogate import calibrate
-from si_jax.runtime import processes
+from si_jax.evaluation.transfer import Transfer
+from si_jax.runtime import processes, profiling
 from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.environment import environment
-from si_jax.runtime.progress import passing, silent
+from si_jax.runtime.progress import passing, showing, silent
 from si_jax.runtime.progress import progress as progress_of
-from si_jax.threat import Threat
 
-# Images at once on each device. On the CPU small batches are fastest: they stay in a core's cache, each core
-# has one of its own, and few rows are filling.
-CHUNK = {'cpu': 16}
-CHUNK_ACCELERATOR = 512
+PROFILED = 3  # chunks of images in a profile
 
 
 def evaluate(
@@ -117,158 +116,131 @@ def evaluate(
         AssertionError: An attack of this library left its threat model.
     """
     began = time.perf_counter()
-    names, own_attacks = custom.parse(attacks)
-    sources = transfer.parse(transfer_from)
-    images = checks.check_images(images)
-    labels = checks.check_labels(labels, len(images))
-    indices = checks.check_indices(indices, len(images))
-    threat = Threat(norm, float(eps))
-    threat.check(images.shape[1:])
-    steps = checks.check_count('steps', steps)
-    restarts = checks.check_count('restarts', restarts)
-    eot_samples = checks.check_count('eot_samples', eot_samples)
-    seed = checks.check_count('seed', seed, least=0)
-    step_size = threat.eps / 4 if step_size is None else step_size
-    step_size = checks.check_step_size(step_size, norm, images.shape[1:])
-    devices = list(devices or jax.local_devices())
-    before = begun(state_path)
-    chunk = images_at_once(batch_size, len(images), devices, before.get('images at once'))
-    precision = _precision(search_precision, images.dtype, devices[0].platform)
-
+    request = Request.of(
+        images,
+        labels,
+        attacks=attacks,
+        eps=eps,
+        norm=norm,
+        steps=steps,
+        step_size=step_size,
+        restarts=restarts,
+        seed=seed,
+        batch_size=batch_size,
+        indices=indices,
+        eot_samples=eot_samples,
+        individual=individual,
+        transfer_from=transfer_from,
+        search_precision=search_precision,
+        state_path=state_path,
+        return_images=return_images,
+        devices=devices,
+    )
+    shown = progress and processes.is_first()
+    records: dict[str, AttackRecord] = {}
+    kept: dict[str, np.ndarray] = {}
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with jax.default_matmul_precision('highest'):
-        reads_features = NEEDS_FEATURES | {
-            name for name, one in own_attacks.items() if custom.needs_features(one)
-        }
-        needs_features = bool(reads_features & set(names))
-        program = Program(
-            classifier_of(classifier),
-            images,
-            labels,
-            indices,
-            seed,
-            chunk,
-            devices,
-            precision=precision,
-            needs_features=needs_features,
-            gradient_of=None if gradient_of is None else classifier_of(gradient_of),
-        )
-        shares = before.get('processes', 1)
-        if before and type(shares) is int and shares > 0:
-            program.shares = shares
-        checks.check_classes(program.outputs, labels, names, program.why_no_features, reads_features)
-        shown = progress and processes.is_first()
-        with passing(len(images), 'clean images', shown) as told:
-            logits = program.check_and_classify(explain=needs_features, on_share=told)
-        clean = np.argmax(logits, axis=1) == labels
-        others = {name: transfer.prepare(name, one, program, seed) for name, one in sources.items()}
-        warnings = sanity.outputs(logits) + sanity.classes(logits.shape[1], names)
-        if program.classifier.randomised:
-            warnings += sanity.randomised(eot_samples, names)
-        if sanity.CLIMBS_CROSS_ENTROPY & set(names):
-            with passing(int(clean.sum()), 'gradients of clean images', shown) as told:
-                warnings += sanity.gradients(program.blind(np.flatnonzero(clean), told), names)
-        identity = {
-            **program.identity(),
-            'seed': seed,
-            'threat model': dataclasses.asdict(threat),
-            'protocol': {
-                'attacks': list(names),
-                'steps': steps,
-                'step_size': step_size,
-                'restarts': restarts,
-                'eot_samples': eot_samples,
-                'individual': individual,
-                'images': return_images,
-            },
-            'search precision': precision,
-        }
-        if own_attacks:
-            identity['own attacks'] = {name: custom.fingerprint(one) for name, one in own_attacks.items()}
-        if others:
-            identity['transfer from'] = {name: one.identity()['weights'] for name, one in others.items()}
+        network, kinds = _prepared(classifier, gradient_of, request, shown)
+        request = network.request
+        zero = _zero_gradients(network, kinds, shown)
+        identity = _identity(network, kinds, request)
         check_identical(identity)
-        saved = Saved(state_path, identity, logits)
-        calibration = None
-        if custom.any_calibrated(names, own_attacks):
-            calibration = calibrate(logits, saved)
-            program.scale = calibration['scale']
-        seconds = {'checks and clean images': time.perf_counter() - began}
-        plan = dispatch.Plan(
-            program,
-            logits,
-            own_attacks,
-            others,
-            threat,
-            steps,
-            step_size,
-            restarts,
-            eot_samples,
-            individual,
-            return_images,
-            saved,
-        )
-        records: dict[str, AttackRecord] = {}
-        kept: dict[str, np.ndarray] = {}
-        total = sum(dispatch.cost(plan, name) for name in (*names, *others)) * len(images)
-        with progress_of(total, 'attacks') if shown else silent() as bar:
-            for name in (*names, *others):
-                began_attack = time.perf_counter()
-                bar.set_postfix(attack=name)
-                records[name], kept[name], parts = dispatch.run(plan, name, bar)
-                if len(parts) > 1:
-                    seconds |= {f'{name}, {stage}': part for stage, part in parts.items()}
-                seconds[name] = time.perf_counter() - began_attack
+        with Saved(state_path, identity, network.clean_logits):
+            calibration = None
+            if any(part.facts and part.facts.calibrated for kind in kinds for part in kind.parts):
+                calibration = calibrate(network.clean_logits)
+                network = network.calibrated(calibration['scale'])
+            seconds = {'checks and clean images': time.perf_counter() - began}
+            profiling.rehearse(functools.partial(_rehearse, kinds[0], network, request))
+            total = sum(kind.cost(request) for kind in kinds) * len(network.images)
+            with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
+                for kind in kinds:
+                    began_attack = time.perf_counter()
+                    bar.set_postfix(attack=kind.name)
+                    outcome = kind.run(network, request)
+                    records[kind.name], kept[kind.name] = outcome.record, outcome.images
+                    seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
+                    seconds[kind.name] = time.perf_counter() - began_attack
 
-    dtype = str(images.dtype)
+    dtype = str(request.images.dtype)
     return Result(
-        clean=clean,
+        clean=network.clean,
         attacks=records,
-        labels=labels,
-        indices=indices,
-        threat=threat,
-        seed=seed,
-        precision={'search': precision or dtype, 'verification': dtype, 'matmul': 'highest'},
-        dataset={
-            'examples': len(images),
-            'classes': logits.shape[1],
-            'digest': data_digest(images, labels),
-        },
-        warnings=warnings + sanity.masking(clean, records),
+        labels=request.labels,
+        indices=request.indices,
+        threat=request.threat,
+        seed=request.seed,
+        precision={'search': request.precision or dtype, 'verification': dtype, 'matmul': 'highest'},
+        dataset=network.about_data(),
+        warnings=gates.after(network, kinds, records, zero),
         environment=environment(),
         timing={'seconds': time.perf_counter() - began, 'parts': seconds},
         calibration=calibration,
-        gradient_of=None if gradient_of is None else program.gradient_digest(),
+        gradient_of=None if gradient_of is None else network.gradient_digest(),
         images=kept if return_images else None,
     )
 
 
-def _precision(wanted: str | None, dtype: np.dtype, platform: str) -> str | None:
-    """The precision of products during the search; None for that of the images."""
-    if wanted is not None and wanted not in PRECISIONS:
-        raise unknown('search_precision', wanted, PRECISIONS)
-    if dtype == np.float64:
-        if wanted is not None:
-            raise InputError(
-                f'search_precision={wanted!r} is for float32 images, these are float64: leave it out'
-            )
-        return None
-    if wanted == 'tf32' and platform not in ('gpu', 'cuda', 'rocm'):
-        raise InputError(f"search_precision='tf32' is known to GPUs only, not to {platform}: use 'float32'")
-    if wanted is None:
-        wanted = 'tf32' if platform in ('gpu', 'cuda', 'rocm') else 'float32'
-    return wanted
+def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) -> tuple[Network, list[Kind]]:
+    """The network with its clean logits, and the attacks in order: all of them fit for each other."""
+    kinds = [kind_of(name, request) for name in request.names]
+    needs_features = any(part.facts and part.facts.reads_features for kind in kinds for part in kind.parts)
+    network = Network.of(
+        classifier_of(classifier),
+        request,
+        needs_features=needs_features,
+        gradient_of=None if gradient_of is None else classifier_of(gradient_of),
+    )
+    gates.check_labels_of(network.classes, request.labels)
+    for kind in kinds:
+        gates.check_fits(kind, network.outputs, network.why_no_features)
+    with passing(len(request.images), 'clean images', shown):
+        network = network.check_and_classify(explain=needs_features)
+    for name, source in request.sources.items():
+        kinds.append(Transfer(name, transfer.prepare(name, source, network)))
+    return network, kinds
 
 
-def images_at_once(batch_size: int | None, count: int, devices: list[jax.Device], before: Any = None) -> int:
-    """Images at once on all devices together: a multiple of their number, and no more than there are.
+def _zero_gradients(network: Network, kinds: list[Kind], shown: bool) -> float:
+    """The share of correctly classified images without a gradient, if an attack needs that one."""
+    if not gates.climb_cross_entropy(kinds):
+        return 0.0
+    with passing(int(network.clean.sum()), 'gradients of clean images', shown):
+        return network.without_gradient(np.flatnonzero(network.clean))
 
-    Where it is not given, as many as there were `before`, when the evaluation began on other devices.
-    """
-    most = -(-count // len(devices)) * len(devices)
-    if batch_size is None and type(before) is int and before in range(len(devices), most + 1, len(devices)):
-        return before
-    if batch_size is None:
-        batch_size = CHUNK.get(devices[0].platform, CHUNK_ACCELERATOR) * len(devices)
-    wanted = min(checks.check_count('batch_size', batch_size), count)
-    return -(-wanted // len(devices)) * len(devices)
+
+def _rehearse(kind: Kind, network: Network, request: Request) -> None:
+    """Runs the beginning of an attack on a few images, for a profile; nothing of it counts."""
+    if isinstance(kind, Cascade):
+        kind = kind.beginning
+    rows = np.flatnonzero(network.clean)[: PROFILED * network.chunk]
+    if len(rows):
+        few = network.part(rows)
+        with unsaved(), showing(silent()):
+            kind.run(few, dataclasses.replace(few.request, restarts=1, keep=False))
+
+
+def _identity(network: Network, kinds: list[Kind], request: Request) -> dict[str, Any]:
+    """What the evaluation is made of: one with another identity cannot go on from its state."""
+    identity = {
+        **network.identity(),
+        'seed': request.seed,
+        'threat model': dataclasses.asdict(request.threat),
+        'protocol': {
+            'attacks': list(request.names),
+            'steps': request.steps,
+            'step_size': request.step_size,
+            'restarts': request.restarts,
+            'eot_samples': request.eot_samples,
+            'individual': request.individual,
+            'images': request.keep,
+        },
+        'search precision': request.precision,
+    }
+    if request.custom:
+        identity['own attacks'] = {name: custom.fingerprint(one) for name, one in request.custom.items()}
+    sources = {kind.name: kind.source for kind in kinds if isinstance(kind, Transfer)}
+    if sources:
+        identity['transfer from'] = {name: one.identity()['weights'] for name, one in sources.items()}
+    return identity

@@ -1,10 +1,11 @@
-"""A classifier with its images, compiled: the forward pass that decides, and the attacks of the PGD family.
+"""A classifier with its images, compiled: the pass that decides, and the classifier as attacks see it.
 
 The classifier is checked first, and then run on all images by one compiled program; each attack is another.
 What an attack returns is audited and goes through the program of the clean images again, so that no attack
 counts a success that is none.
 """
 
+import dataclasses
 import functools
 import zlib
 from collections.abc import Callable
@@ -16,12 +17,14 @@ import numpy as np
 
 from si_jax import losses
 from si_jax.errors import InputError
-from si_jax.evaluation import checks, packing
+from si_jax.evaluation import gates, packing
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
-from si_jax.evaluation.surrogate import Attacked, backward_of, check_stand_in
+from si_jax.evaluation.request import Request
+from si_jax.evaluation.result import data_digest
+from si_jax.evaluation.surrogate import Surrogate, backward_of, check_stand_in
 from si_jax.outputs import Outputs
-from si_jax.runtime import processes
+from si_jax.runtime import processes, progress
 from si_jax.runtime.devices import compile_rows, map_rows, replicate
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
@@ -35,63 +38,66 @@ GROUP = {'cpu': 512}
 GROUP_ACCELERATOR = 4096
 
 
-class Program:
-    """A classifier with its data, compiled for the devices as it is needed.
+@dataclasses.dataclass(frozen=True, eq=False)
+class Network:
+    """A classifier with its images, compiled for the devices as it is needed.
 
-    Args:
-        classifier: The classifier.
-        images: [N, H, W, C].
-        labels: [N].
-        indices: [N], the number of each image.
-        seed: Of everything random.
-        chunk: Images at once on all devices together.
-        devices: Local devices.
-        precision: Of the classifier inside the attacks, one of `classifier.PRECISIONS`; None for that of the
-            images.
-        needs_features: Whether features and kernel are looked for if the classifier returns logits alone;
-            `why_no_features` says why they were not found.
-        gradient_of: Whose derivative the attacks take in place of the classifier's own.
+    `Network.of` makes it, and `calibrated`, `part` and `check_and_classify` make further ones of it, which
+    share its compiled programs.
 
     Attributes:
-        scale: The factor on the logits of calibrated attacks; who runs one sets it.
+        classifier: The classifier as given.
+        request: The images and labels, the seed and the devices.
+        traced: The classifier, traced.
+        apply: (weights, images, keys) -> `Outputs`, in the precision of the search.
+        weights: Its weights, on the devices.
+        gradient_of: Whose derivative the attacks take (BPDA); None for the classifier's own.
+        stand_in: It, traced.
+        why_no_features: Why features and kernel were not found, if they were looked for.
+        clean_logits: [N, K], of the clean images, once they were classified.
+        scale: The factor on the logits of calibrated attacks, once it was measured.
+        programs: Compiled programs by what they depend on.
     """
 
+    classifier: Classifier
+    request: Request
+    traced: Lifted
+    apply: Callable[..., Any]
+    weights: Any
+    gradient_of: Classifier | None
+    stand_in: Lifted | None
+    why_no_features: str
+    clean_logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     scale: float | None = None
+    programs: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         classifier: Classifier,
-        images: np.ndarray,
-        labels: np.ndarray,
-        indices: np.ndarray,
-        seed: int,
-        chunk: int,
-        devices: list[jax.Device],
-        precision: str | None = None,
+        request: Request,
+        *,
         needs_features: bool = False,
         gradient_of: Classifier | None = None,
-    ):
-        self.classifier, self.devices, self.chunk = classifier, devices, chunk
-        self.images, self.labels, self.indices = images, labels.astype(np.int32), indices
-        self.sizes = packing.sizes(chunk, len(devices))
-        # Of how many processes the groups are made: those that began the evaluation.
-        self.shares = processes.count()
-        self.seed = seed
-        self._key = jax.random.key(seed)
-        self.key_impl = jax.random.key_impl(self._key)
-        each = chunk // len(devices)
+    ) -> 'Network':
+        """Traces a classifier for the images of a request.
+
+        Args:
+            classifier: The classifier.
+            request: The checked arguments.
+            needs_features: Whether features and kernel are looked for if the classifier returns logits alone.
+            gradient_of: Whose derivative the attacks take in place of the classifier's own.
+
+        Raises:
+            InputError: JAX cannot trace it, or `gradient_of` does not fit.
+        """
+        images, each = request.images, request.chunk // len(request.devices)
         example = (
             jax.ShapeDtypeStruct((each, *images.shape[1:]), images.dtype),
-            jax.ShapeDtypeStruct((each,), self._key.dtype),
+            jax.ShapeDtypeStruct((each,), jax.random.key(request.seed).dtype),
         )
-        lifted, self.why_no_features = _lifted(classifier, example, needs_features)
-        self.outputs: Outputs = lifted.shape
-        self.apply = functools.partial(lifted.apply, precision=precision)
-        self.weights = replicate(lifted.weights, devices)
-        self._lifted, self._digest = lifted, functools.partial(digest, *lifted.weights)
-        self.gradient_of = gradient_of
-        self._stand_in: Callable[..., Outputs] | None = None
-        self._stand_in_weights: list[Array] = []
+        traced, why_no_features = _lifted(classifier, example, needs_features)
+        stand_in = None
         if gradient_of is not None:
             try:
                 stand_in, _ = _lifted(gradient_of, example, needs_features)
@@ -99,59 +105,145 @@ class Program:
                 raise InputError(f'gradient_of: {error}') from error
             except (TypeError, ValueError) as error:
                 raise cannot_take('gradient_of', images.shape, error) from error
-            check_stand_in(stand_in.shape, lifted.shape, needs_features)
-            self._stand_in = functools.partial(stand_in.apply, precision=precision)
-            self._stand_in_weights = stand_in.weights
-            self._digest = functools.partial(digest, *lifted.weights, *stand_in.weights)
+            check_stand_in(stand_in.shape, traced.shape, needs_features)
+        classes = traced.shape.logits.shape[1]
+        return cls(
+            classifier=classifier,
+            request=dataclasses.replace(request, classes=classes),
+            traced=traced,
+            apply=functools.partial(traced.apply, precision=request.precision),
+            weights=replicate(traced.weights, request.devices),
+            gradient_of=gradient_of,
+            stand_in=stand_in,
+            why_no_features=why_no_features,
+        )
+
+    @property
+    def images(self) -> np.ndarray:
+        return self.request.images
+
+    @functools.cached_property
+    def labels(self) -> np.ndarray:
+        return self.request.labels.astype(np.int32)
+
+    @property
+    def indices(self) -> np.ndarray:
+        return self.request.indices
+
+    @property
+    def devices(self) -> list[jax.Device]:
+        return self.request.devices
+
+    @property
+    def chunk(self) -> int:
+        """Images at once on all devices together."""
+        return self.request.chunk
+
+    @property
+    def seed(self) -> int:
+        return self.request.seed
+
+    @functools.cached_property
+    def shares(self) -> int:
+        """Of how many processes the groups are made: those that began the evaluation."""
+        return self.request.processes or processes.count()
+
+    @functools.cached_property
+    def sizes(self) -> tuple[int, ...]:
+        """Of batches in which fewer images than `chunk` go."""
+        return packing.sizes(self.chunk, len(self.devices))
+
+    @property
+    def outputs(self) -> Outputs:
+        """The shapes of what the classifier returns."""
+        return self.traced.shape
+
+    @property
+    def classes(self) -> int:
+        return self.request.classes
+
+    @functools.cached_property
+    def clean(self) -> np.ndarray:
+        """[N] bool, which clean images are classified correctly."""
+        return np.argmax(self.clean_logits, axis=1) == self.labels
+
+    @functools.cached_property
+    def _key(self) -> Array:
+        return jax.random.key(self.seed)
+
+    @functools.cached_property
+    def key_impl(self) -> Any:
+        return jax.random.key_impl(self._key)
+
+    def program(self, about: Any, make: Callable[[], Any]) -> Any:
+        """The compiled program of this description, made when it is first asked for."""
+        if about not in self.programs:
+            self.programs[about] = make()
+        return self.programs[about]
+
+    def calibrated(self, scale: float) -> 'Network':
+        """The same network with this factor on the logits that calibrated attacks see."""
+        return dataclasses.replace(self, scale=scale)
+
+    def part(self, rows: np.ndarray) -> 'Network':
+        """The same network with some of its images."""
+        some = {name: getattr(self.request, name)[rows] for name in ('images', 'labels', 'indices')}
+        logits = self.clean_logits[rows]
+        return dataclasses.replace(
+            self, request=dataclasses.replace(self.request, **some), clean_logits=logits
+        )
+
+    def _classify(
+        self,
+        images: np.ndarray,
+        keys: np.ndarray,
+        on_share: Callable[[float], None] = lambda share: None,
+    ) -> dict[str, np.ndarray]:
+        """Logits, and features @ kernel, by the program that decides."""
 
         def classify(weights: Any, images: Array, keys: Array) -> dict[str, Array]:
-            outputs = lifted.apply(weights, images, self.verification_keys(keys))
+            outputs = self.traced.apply(weights, images, self.verification_keys(keys))
             products = jnp.zeros_like(outputs.logits)
             if outputs.features is not None:
                 products = outputs.features @ outputs.kernel
             return {'logits': outputs.logits, 'products': products}
 
-        self._classify = compile_rows(classify, devices)
+        compiled = self.program('classify', lambda: compile_rows(classify, self.devices))
+        return map_rows(compiled, self.weights, (images, keys), self.sizes, self.devices, on_share)
 
-    def check_and_classify(
-        self, *, explain: bool, on_share: Callable[[float], None] = lambda share: None
-    ) -> np.ndarray:
-        """The logits of the clean images [N, K], by a classifier that is found fit.
+    def check_and_classify(self, *, explain: bool) -> 'Network':
+        """The same network with the logits of the clean images, by a classifier that is found fit.
 
         Args:
             explain: Whether features and kernel must explain the logits.
-            on_share: Is told the share of the images that is done.
 
         Raises:
             InputError: The classifier is unfit.
         """
         keys = self.keys(0)
-        clean = self._map(self._classify, (self.images, keys), on_share)
-        checks.check_finite(clean['logits'], self.indices, 'image')
-        rows = np.arange(checks.PROBE) % len(self.images)
-        probed = checks.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
+        clean = self._classify(self.images, keys, progress.done)
+        gates.check_finite(clean['logits'], self.indices, 'image')
+        rows = np.arange(gates.PROBE) % len(self.images)
+        probed = gates.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
         if self.gradient_of is not None:
             try:
-                checks.probe(self.gradient_of, self.images[rows], self.verification_keys(keys[rows]))
+                gates.probe(self.gradient_of, self.images[rows], self.verification_keys(keys[rows]))
             except InputError as error:
                 raise InputError(f'gradient_of: {error}') from error
-        checks.check_compiled(clean['logits'][rows], probed.logits[: checks.PROBE])
+        gates.check_compiled(clean['logits'][rows], probed.logits[: gates.PROBE])
         if explain:
             # Inverted images make the fit a test however few images there are.
-            inverted = map_rows(
-                self._classify, self.weights, (1 - self.images[rows], keys[rows]), self.chunk, self.devices
-            )
-            checks.check_explained(
+            inverted = self._classify(1 - self.images[rows], keys[rows])
+            gates.check_explained(
                 *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
             )
         # Another machine's may be off by a rounding; all go by those of the first process.
-        return processes.gather_arrays({'logits': clean['logits']} if processes.is_first() else {})[0][
-            'logits'
-        ]
+        mine = {'logits': clean['logits']} if processes.is_first() else {}
+        return dataclasses.replace(self, clean_logits=processes.gather_arrays(mine)[0]['logits'])
 
     def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""
-        return self._map(self._classify, (images, keys))['logits']
+        return self._classify(images, keys)['logits']
 
     def keys(self, run: int, name: str | None = None) -> np.ndarray:
         """The data of the key of each image, [N, ...].
@@ -188,28 +280,28 @@ class Program:
         if not len(rows):
             return np.zeros(0, bool), 0.0
         largest = threat.audit(found, self.images[rows], source=source, indices=self.indices[rows])
-        logits = self._map(self._classify, (found, keys))['logits']
-        checks.check_finite(logits, self.indices[rows], f'what {source} made of image')
+        logits = self.logits(found, keys)
+        gates.check_finite(logits, self.indices[rows], f'what {source} made of image')
         return np.argmax(logits, axis=1) == self.labels[rows], largest
 
-    def attacked(self, calibrated: bool = False) -> Attacked:
+    def surrogate(self, calibrated: bool = False) -> Surrogate:
         """The classifier as attacks see it: with the gradient of `gradient_of`, and with scaled logits."""
-        if self._stand_in is None and not calibrated:
-            return Attacked(self.apply, self.weights)
-        shared = {'own': self._lifted.weights, 'stand in': self._stand_in_weights}
+        if self.stand_in is None and not calibrated:
+            return Surrogate(self.apply, self.weights)
+        shared = {'classifier': self.traced.weights, 'stand in': self._stand_in_weights}
         if calibrated:
             assert self.scale is not None
             shared['scale'] = [jnp.asarray(self.scale, self.images.dtype)]
 
         def apply(shared: dict[str, list[Array]], images: Array, keys: Array) -> Outputs:
-            outputs = self._function(shared['own'], shared['stand in'])(images, keys)
+            outputs = self._function(shared['classifier'], shared['stand in'])(images, keys)
             return outputs._replace(logits=shared['scale'][0] * outputs.logits) if calibrated else outputs
 
-        return Attacked(apply, replicate(shared, self.devices))
+        return Surrogate(apply, replicate(shared, self.devices))
 
     def eager(self) -> Callable[..., Outputs]:
         """The classifier for callables: images -> `Outputs`, or (images, keys) if it is randomised."""
-        function, key = self._function(self._lifted.weights, self._stand_in_weights), self._key
+        function, key = self._function(self.traced.weights, self._stand_in_weights), self._key
         if self.classifier.randomised:
             return jax.jit(function)
         return jax.jit(lambda images: function(images, jnp.broadcast_to(key, len(images))))
@@ -218,20 +310,24 @@ class Program:
         self, weights: list[Array], stand_in_weights: list[Array]
     ) -> Callable[[Array, Array], Outputs]:
         """(images, keys) -> `Outputs`, with the gradient that attacks take."""
-        own = functools.partial(self.apply, weights)
-        if self._stand_in is None:
-            return own
-        return backward_of(own, functools.partial(self._stand_in, stand_in_weights))
+        classifier = functools.partial(self.apply, weights)
+        if self.stand_in is None:
+            return classifier
+        other = functools.partial(self.stand_in.apply, stand_in_weights, precision=self.request.precision)
+        return backward_of(classifier, other)
+
+    @property
+    def _stand_in_weights(self) -> list[Array]:
+        return [] if self.stand_in is None else self.stand_in.weights
 
     def batch_key(self, first: int, restart: int, name: str) -> Array:
         """The key of a batch that begins with image `first`, for attacks that take one key a batch."""
         key = jax.random.fold_in(self._key, np.uint32(zlib.crc32(name.encode())))
         return jax.random.fold_in(jax.random.fold_in(key, restart), self.indices[first])
 
-    def blind(self, rows: np.ndarray, on_share: Callable[[float], None] = lambda share: None) -> float:
+    def without_gradient(self, rows: np.ndarray) -> float:
         """The share of these images where the gradient of the cross-entropy is exactly zero."""
-
-        target = self.attacked()
+        target = self.surrogate()
 
         def zero(shared: Any, images: Array, labels: Array, keys: Array) -> Array:
             keys = self.verification_keys(keys)
@@ -245,29 +341,29 @@ class Program:
             return 0.0
         arrays = self.images[rows], self.labels[rows], self.keys(0)[rows]
         function = compile_rows(zero, self.devices)
-        zeros = map_rows(function, target.shared, arrays, self.sizes, self.devices, on_share)
+        zeros = map_rows(function, target.shared, arrays, self.sizes, self.devices, progress.done)
         return float(np.mean(zeros))
 
     def identity(self) -> dict[str, Any]:
         """What tells this classifier and this data from others."""
         return {
-            'weights': self._digest(),
+            'weights': digest(*self.traced.weights, *self._stand_in_weights),
             'data': digest(self.images, self.labels, self.indices),
             'images at once': self.chunk,
             **({'processes': self.shares} if self.shares > 1 else {}),
         }
 
+    def about_data(self) -> dict[str, Any]:
+        """What a result says of the data."""
+        return {
+            'examples': len(self.images),
+            'classes': self.classes,
+            'digest': data_digest(self.images, self.request.labels),
+        }
+
     def gradient_digest(self) -> dict[str, Any]:
         """What tells the classifier whose gradient is taken from others."""
         return {'weights': digest(*self._stand_in_weights)}
-
-    def _map(
-        self,
-        function: Callable[..., Any],
-        rows: tuple[np.ndarray, ...],
-        on_share: Callable[[float], None] = lambda share: None,
-    ) -> Any:
-        return map_rows(function, self.weights, rows, self.sizes, self.devices, on_share)
 
     def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""

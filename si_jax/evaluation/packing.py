@@ -12,7 +12,8 @@ import jax
 import numpy as np
 
 from si_jax.attacks.search import Problem, Search, SearchState
-from si_jax.runtime.devices import compile_rows, place_rows, side_by_side
+from si_jax.runtime import progress
+from si_jax.runtime.devices import compile_rows, place_rows, ready, side_by_side
 from si_jax.threat import Threat
 
 LEAST_ROWS = 32  # in a pack on each device: smaller ones take as long
@@ -146,9 +147,10 @@ def run_search(
     sizes: tuple[int, ...],
     *,
     final: bool = False,
-    on_part: Callable[[float], None] = lambda share: None,
 ) -> Outcome:
     """Runs a search on all rows until they are broken or it has made all its iterations.
+
+    `progress.done` is called with the share of the iterations that were made.
 
     Args:
         compiled: The search.
@@ -158,7 +160,6 @@ def run_search(
             that they are misclassified, really are. The search goes on with those that are not.
         sizes: Of packs.
         final: Whether to return the final states.
-        on_part: Is told the share of the iterations that are done.
     """
     count, iterations, devices = len(problem[0]), compiled.search.iterations, compiled.devices
     broken, queries, refused = np.zeros(count, bool), np.zeros(count, np.int64), 0
@@ -175,7 +176,7 @@ def run_search(
         return packs
 
     def begin(one: _Pack) -> SearchState:
-        return compiled.init(weights, *one.problem)
+        return ready(compiled.init(weights, *one.problem), devices)
 
     packs = pack(np.arange(count), ())
     for one, state in zip(packs, side_by_side(begin, packs, devices), strict=True):
@@ -185,7 +186,7 @@ def run_search(
         shared = compiled.shared_of(weights, first, made)
 
         def advance(one: _Pack, shared: Any = shared) -> SearchState:
-            return compiled.advance(shared, *one.problem, one.state)
+            return ready(compiled.advance(shared, *one.problem, one.state), devices)
 
         # All are dispatched before the first is waited for: a device need not wait for the host.
         for one, state in zip(packs, side_by_side(advance, packs, devices), strict=True):
@@ -210,7 +211,7 @@ def run_search(
                 one.active[claim[sound]] = False
                 if not sound.all():
                     one.state = _without_claims(one.state, claim[~sound])
-        on_part((first + made) / iterations)
+        progress.done((first + made) / iterations)
         left = sum(int(one.active.sum()) for one in packs)
         if not left or first + made == iterations:
             break

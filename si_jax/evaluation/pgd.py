@@ -1,5 +1,6 @@
 """The PGD family in an evaluation: on all images, in restarts, and the final images count."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -7,157 +8,178 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax import attacks as catalogue
+from si_jax import attacks
 from si_jax.attacks import rows as rows_of
+from si_jax.attacks.facts import facts
 from si_jax.attacks.pgd import Attack, Start, starting_points
-from si_jax.evaluation.network import Program
+from si_jax.evaluation.gates import Part
+from si_jax.evaluation.network import Network
+from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord
-from si_jax.evaluation.state import Arrays, Saved, Work
-from si_jax.runtime import profiling
+from si_jax.evaluation.state import Arrays, Work, remember_all
+from si_jax.runtime import progress
 from si_jax.runtime.devices import compile_rows, map_rows
-from si_jax.runtime.progress import GRADIENT, Part, Progress, unseen
+from si_jax.runtime.progress import GRADIENT
 from si_jax.threat import Threat
 
 Array = jax.Array
 
-# Chunks of images in a profile.
-REHEARSED = 3
 
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What an attack did.
 
-def run(
-    program: Program,
-    name: str,
-    attack: Attack,
-    threat: Threat,
-    restarts: int,
-    steps: int,
-    step_size: float,
-    eot_samples: int,
-    *,
-    keep: bool,
-    bar: Progress,
-    saved: Saved,
-    unit: str = '',
-    starts: np.ndarray | None = None,
-) -> tuple[AttackRecord, np.ndarray]:
-    """Runs an attack of the PGD family on all images; its final images count.
-
-    Args:
-        program: The classifier with its data.
-        name: Of the attack.
-        attack: A row of `catalogue.ATTACKS`, or the user's own.
-        threat: The ball.
-        restarts: Number of runs.
-        steps: Where the attack does not fix it.
-        step_size: Likewise.
-        eot_samples: Gradients averaged in each step.
-        keep: Whether to return the adversarial images; an empty array is returned instead.
-        bar: Is told of each image.
-        saved: What is finished already.
-        unit: What its parts are called on disk; the name if empty.
-        starts: [N, H, W, C], where to start; None for the attack's own start.
+    Attributes:
+        record: Its part of the result.
+        images: [N, H, W, C], the adversarial images; empty unless they are kept.
+        seconds: The time of each stage, of an attack that has several.
     """
-    target = program.attacked(attack.calibrated)
 
-    def compiled(attack: Attack) -> Callable[..., Array]:
-        def search(shared: Any, images: Array, labels: Array, keys: Array, start: Array) -> Array:
-            ascent = catalogue.run(
-                attack,
-                lambda x, keys: target.apply(shared, x, keys),
-                images,
-                labels,
-                jax.random.wrap_key_data(keys, impl=program.key_impl),
-                threat=threat,
-                steps=steps,
-                step_size=step_size,
-                eot_samples=eot_samples,
-                start=start,
+    record: AttackRecord
+    images: np.ndarray
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pgd:
+    """An attack of the PGD family: a row of `ATTACKS`, or an `Attack` record of the user's.
+
+    Attributes:
+        name: The attack.
+        row: What it is.
+        unit: What its finished parts are called on disk.
+        eot_samples: Gradients averaged in each step.
+        starts: [N, H, W, C], where to start; None for the attack's own start.
+        protocol: The stamp of a record of the user's.
+    """
+
+    name: str
+    row: Attack
+    unit: str
+    eot_samples: int = 1
+    starts: np.ndarray | None = None
+    protocol: dict[str, Any] | None = None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What the gates ask about it."""
+        return (Part(self.name, facts(self.row), self.eot_samples),)
+
+    def cost(self, request: Request) -> int:
+        """The forward passes that it makes of an image."""
+        return self._restarts(request) * self._cost_of_run(request)
+
+    def run(self, network: Network, request: Request) -> Outcome:
+        """Attacks all images; the final images count."""
+        row, threat = self.row, request.threat
+        apply, shared = network.surrogate(row.calibrated)
+
+        def compiled(row: Attack) -> Callable[..., Array]:
+            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Array:
+                ascent = attacks.run(
+                    row,
+                    lambda x, keys: apply(weights, x, keys),
+                    images,
+                    labels,
+                    jax.random.wrap_key_data(keys, impl=network.key_impl),
+                    threat=threat,
+                    steps=request.steps,
+                    step_size=request.step_size,
+                    eot_samples=self.eot_samples,
+                    start=start,
+                )
+                if row.any_iterate:
+                    return rows_of.where(ascent.fooled, ascent.fooled_image, ascent.last)
+                return ascent.last
+
+            return compile_rows(search, network.devices)
+
+        def attack(rows: np.ndarray, restart: int) -> Arrays:
+            images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
+            # By way of the host, as the images came: arrays laid out otherwise would compile again.
+            if self.starts is None:
+                start = map_rows(begin, (), (images, keys), network.chunk, network.devices)
+            else:
+                start = self.starts[rows]
+            now = row.in_restart(restart)
+            about = now, threat, request.steps, request.step_size, self.eot_samples
+            found = map_rows(
+                network.program(about, lambda: compiled(now)),
+                shared,
+                (images, labels, keys, start),
+                network.chunk,
+                network.devices,
+                progress.done,
             )
-            if attack.any_iterate:
-                return rows_of.where(ascent.fooled, ascent.fooled_image, ascent.last)
-            return ascent.last
+            correct, largest = network.confirm(rows, found, keys, threat, self.name)
+            return {
+                'correct': correct,
+                'largest': np.float64(largest),
+                'images': found[: len(found) * request.keep],
+            }
 
-        return compile_rows(search, program.devices)
-
-    begin = _starting_points(attack.start, threat, program.key_impl, tuple(program.devices))
-    searches = [compiled(attack.in_restart(number)) for number in range(1 if attack.odd is None else 2)]
-
-    def attacked(rows: np.ndarray, restart: int, done: Part) -> Arrays:
-        images, labels, keys = program.images[rows], program.labels[rows], program.keys(restart)[rows]
-        # By way of the host, as the images came: arrays laid out otherwise would compile again.
-        if starts is None:
-            start = map_rows(begin, (), (images, keys), program.chunk, program.devices)
-        else:
-            start = starts[rows]
-        found = map_rows(
-            searches[restart % len(searches)],
-            target.shared,
-            (images, labels, keys, start),
-            program.chunk,
-            program.devices,
-            done.to,
+        begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
+        finished = []
+        for units in units_of(
+            network, self.unit, attack, self._restarts(request), self._cost_of_run(request)
+        ):
+            finished.append(remember_all(units))
+        record, images = restarts_of(network, request, finished)
+        return Outcome(
+            dataclasses.replace(
+                record,
+                steps=self._steps(request),
+                step_size=request.step_size if row.step_size is None else row.step_size * threat.eps,
+                eot_samples=self.eot_samples,
+                protocol=self.protocol,
+            ),
+            images,
         )
-        correct, largest = program.confirm(rows, found, keys, threat, name)
-        return {'correct': correct, 'largest': np.float64(largest), 'images': found[: len(found) * keep]}
 
-    steps = steps if attack.steps is None else attack.steps
-    runs, largest, kept = restarts_of(
-        program,
-        unit or name,
-        attacked,
-        restarts,
-        cost=GRADIENT * eot_samples * steps,
-        keep=keep,
-        bar=bar,
-        saved=saved,
-    )
-    step_size = step_size if attack.step_size is None else attack.step_size * threat.eps
-    return AttackRecord(runs, steps, step_size, eot_samples, largest), kept
+    def _restarts(self, request: Request) -> int:
+        return request.restarts if self.row.steps is None else 1
+
+    def _steps(self, request: Request) -> int:
+        return request.steps if self.row.steps is None else self.row.steps
+
+    def _cost_of_run(self, request: Request) -> int:
+        return GRADIENT * self.eot_samples * self._steps(request)
+
+
+def units_of(
+    network: Network, name: str, attack: Callable[[np.ndarray, int], Arrays], restarts: int, cost: int
+) -> list[list[Work]]:
+    """The units of work of each restart of (rows, restart) -> {correct, largest, images}, on all images."""
+    groups = network.groups(np.arange(len(network.images)))
+    return [
+        [
+            Work(f'{name}-{restart}-{number}', len(rows) * cost, functools.partial(attack, rows, restart))
+            for number, rows in enumerate(groups)
+        ]
+        for restart in range(restarts)
+    ]
 
 
 def restarts_of(
-    program: Program,
-    name: str,
-    attacked: Callable[[np.ndarray, int, Part], Arrays],
-    count: int,
-    *,
-    cost: int,
-    keep: bool,
-    bar: Progress,
-    saved: Saved,
-) -> tuple[np.ndarray, float, np.ndarray]:
-    """Runs (rows, restart, progress) -> {correct, largest, images} on all images, `count` times.
+    network: Network, request: Request, finished: list[list[Arrays]]
+) -> tuple[AttackRecord, np.ndarray]:
+    """The record of what the restarts did, and the images if they are kept.
 
-    The progress counts `cost` for each image.
-
-    Returns:
-        The flags of all runs [count, N], the largest distance, and the images if they are kept: of the
-        first run that fooled the classifier, else of the first.
+    The image is that of the first restart that fooled the classifier, else of the first restart.
     """
     runs: list[np.ndarray] = []
     largest = 0.0
-    kept = np.zeros((0, *program.images.shape[1:]), program.images.dtype)
-    some = np.arange(min(REHEARSED * program.chunk, len(program.images)))
-    profiling.rehearse(lambda: attacked(some, 0, unseen()))
-    for restart in range(count):
-        work = [
-            Work(
-                f'{name}-{restart}-{number}',
-                len(rows) * cost,
-                functools.partial(attacked, rows, restart),
-            )
-            for number, rows in enumerate(program.groups(np.arange(len(program.images))))
-        ]
-        parts = saved.remember_all(work, bar)
+    kept = np.zeros((0, *network.images.shape[1:]), network.images.dtype)
+    for parts in finished:
         correct, images = (np.concatenate([one[key] for one in parts]) for key in ('correct', 'images'))
         largest = max(largest, *(float(one['largest']) for one in parts))
-        if keep and not runs:
+        if request.keep and not runs:
             kept = images
-        elif keep:
+        elif request.keep:
             new = np.logical_and.reduce(runs) & ~correct
             kept[new] = images[new]
         runs.append(correct)
-    return np.stack(runs), largest, kept
+    return AttackRecord(np.stack(runs), None, None, 1, largest), kept
 
 
 @functools.lru_cache(maxsize=16)

@@ -5,20 +5,23 @@ and says which evaluation they belong to. The evaluation is the same program aft
 units in the same order and gets the finished ones from the folder, so the result is identical.
 """
 
+import contextlib
+import functools
 import io
 import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.checks import disagreement
+from si_jax.evaluation.gates import disagreement
 from si_jax.runtime import processes
-from si_jax.runtime.progress import Part, Progress, part, silent
+from si_jax.runtime.progress import part
 from si_jax.storage import npz
 from si_jax.storage.files import read_json, write_atomic, write_json
 
@@ -30,13 +33,13 @@ class Work(NamedTuple):
 
     Attributes:
         name: Of its file.
-        cost: In the units of the progress.
-        compute: Makes its arrays, on the devices of one process, and tells how far it is.
+        cost: In the units of the progress; None for a unit that is no part of its own.
+        compute: Makes its arrays, on the devices of one process; `progress.done` says how far it is.
     """
 
     name: str
-    cost: int
-    compute: Callable[[Part], Arrays]
+    cost: int | None
+    compute: Callable[[], Arrays]
 
 
 def begun(folder: str | os.PathLike | None) -> dict[str, Any]:
@@ -55,6 +58,9 @@ def begun(folder: str | os.PathLike | None) -> dict[str, Any]:
 class Saved:
     """The finished units of an evaluation; without a folder it remembers nothing.
 
+    with Saved(folder, identity, logits):
+        arrays = remember('unit', compute)
+
     Several processes share the units. The first one alone reads and writes them.
 
     Args:
@@ -68,6 +74,7 @@ class Saved:
 
     def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
         self._folder = None if folder is None else Path(folder)
+        self._tokens: list[Any] = []
         if self._folder is not None:
             processes.from_first(lambda: self._open(Path(folder), identity, logits))  # type: ignore[arg-type]
 
@@ -107,42 +114,12 @@ class Saved:
                 'with that one, choose another output, or remove the folder'
             )
 
-    def remember(self, unit: str, compute: Callable[[], Arrays]) -> Arrays:
-        """The arrays of a unit: from the folder, or computed and written there."""
-        return self.remember_all([Work(unit, 0, lambda told: compute())], silent())[0]
+    def __enter__(self) -> 'Saved':
+        self._tokens.append(_current.set(self))
+        return self
 
-    def remember_all(self, work: Sequence[Work], bar: Progress) -> list[Arrays]:
-        """The arrays of units that need nothing of each other: each process computes some, and all get all.
-
-        Args:
-            work: The units, in the order of the result.
-            bar: Is told of what is done.
-        """
-        found: list[Arrays] = []
-        for first in range(0, len(work), processes.count()):
-            some = work[first : first + processes.count()]
-            # The units of a round take about as long as each other: this process's stands for all.
-            with part(bar, sum(unit.cost for unit in some)) as told:
-                found += self._round(some, told)
-        return found
-
-    def _round(self, work: Sequence[Work], told: Part) -> list[Arrays]:
-        """The arrays of at most one unit for each process."""
-        kept = {unit.name: self._read(unit.name) for unit in work} if processes.is_first() else {}
-        missing = processes.from_first(lambda: [name for name, arrays in kept.items() if arrays is None])
-        given = {name: arrays for name, arrays in kept.items() if arrays is not None}
-
-        def compute() -> None:
-            for unit in work[processes.index() : processes.index() + 1]:
-                if unit.name in missing:
-                    given[unit.name] = unit.compute(told)
-
-        processes.agree_on_errors(compute)
-        arrays = _from_all(given)
-        if processes.is_first():
-            for name in missing:
-                self._write(name, arrays[name])
-        return [arrays[unit.name] for unit in work]
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._tokens.pop())
 
     def _read(self, unit: str) -> Arrays | None:
         if self._folder is None:
@@ -164,6 +141,52 @@ class Saved:
                     f'could not keep {unit} in {self._folder}: {error.strerror}. What was finished before '
                     'it is there: free some space and run the same command again',
                 ) from error
+
+
+# Where the evaluation that is under way keeps what is finished, so that no attack takes it as an argument.
+_current: ContextVar[Saved] = ContextVar('si_jax_saved', default=Saved(None, {}, np.zeros(0)))  # noqa: B039
+
+
+def unsaved() -> Saved:
+    """Within `with unsaved():` nothing is kept, and nothing that was kept is found."""
+    return Saved(None, {}, np.zeros(0))
+
+
+def remember(unit: str, compute: Callable[[], Arrays]) -> Arrays:
+    """The arrays of a unit: from the folder, or computed and written there.
+
+    What `compute` says of its progress counts for the part of the work that is under way.
+    """
+    return remember_all([Work(unit, None, compute)])[0]
+
+
+def remember_all(work: Sequence[Work]) -> list[Arrays]:
+    """The arrays of units that need nothing of each other, in order.
+
+    Each process computes some, and all get all.
+    """
+    saved, found = _current.get(), []
+    for first in range(0, len(work), processes.count()):
+        some = work[first : first + processes.count()]
+        kept = {unit.name: saved._read(unit.name) for unit in some} if processes.is_first() else {}
+        missing = processes.from_first(functools.partial(_missing, kept))
+        given = {name: arrays for name, arrays in kept.items() if arrays is not None}
+        # The units of a round take about as long as each other: this process's stands for all.
+        costs = [unit.cost for unit in some if unit.cost is not None]
+        with part(sum(costs)) if costs else contextlib.nullcontext(), processes.all_or_none():
+            for unit in some[processes.index() : processes.index() + 1]:
+                if unit.name in missing:
+                    given[unit.name] = unit.compute()
+        arrays = _from_all(given)
+        if processes.is_first():
+            for name in missing:
+                saved._write(name, arrays[name])
+        found += [arrays[unit.name] for unit in some]
+    return found
+
+
+def _missing(kept: dict[str, Arrays | None]) -> list[str]:
+    return [name for name, arrays in kept.items() if arrays is None]
 
 
 def _from_all(units: dict[str, Arrays]) -> dict[str, Arrays]:

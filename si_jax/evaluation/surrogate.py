@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.checks import AGREEMENT
-from si_jax.evaluation.state import Saved
+from si_jax.evaluation.gates import AGREEMENT
+from si_jax.evaluation.state import remember
 from si_jax.outputs import Outputs
 
 Array = jax.Array
@@ -20,7 +20,7 @@ Array = jax.Array
 GAP = 2.0
 
 
-class Attacked(NamedTuple):
+class Surrogate(NamedTuple):
     """A classifier as attacks see it.
 
     Attributes:
@@ -89,15 +89,15 @@ def check_stand_in(shape: Outputs, own: Outputs, needs_features: bool) -> None:
         )
 
 
-def calibrate(logits: np.ndarray, saved: Saved) -> dict[str, float]:
+def calibrate(logits: np.ndarray) -> dict[str, float]:
     """The one factor that brings the logits to a scale of their own: 2 / (median gap of the two highest).
 
     A factor on the logits cancels in it, so attacks on logits times this number do not see their scale; since
-    it is one number for all images and iterates, losses can still be compared.
+    it is one number for all images and iterates, losses can still be compared. It is kept with what is
+    finished, so that an evaluation that goes on uses the same.
 
     Args:
         logits: [N, K], of all clean images.
-        saved: Keeps it, so that an evaluation that goes on uses the same.
 
     Returns:
         `scale` and `median_gap`.
@@ -112,9 +112,7 @@ def calibrate(logits: np.ndarray, saved: Saved) -> dict[str, float]:
             f'the median gap between the two highest logits of the clean images is {gap:g}, so they have no '
             "scale to calibrate to: use 'pgd-gap' and 'apgd-t', which scale each image by itself"
         )
-    kept = saved.remember(
-        'calibration', lambda: {'scale': np.float64(GAP / gap), 'median_gap': np.float64(gap)}
-    )
+    kept = remember('calibration', lambda: {'scale': np.float64(GAP / gap), 'median_gap': np.float64(gap)})
     before = float(kept['scale'])
     if abs(before * gap / GAP - 1) > AGREEMENT:
         raise InputError(

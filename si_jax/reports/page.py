@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from si_jax.errors import InputError
-from si_jax.evaluation import checks
+from si_jax.evaluation import request as checks
 from si_jax.reports.collect import collect
 from si_jax.reports.render import render
 from si_jax.storage.files import write_atomic

@@ -6,12 +6,11 @@ over on the default device they would be copied at every call, and the step woul
 single images, which need nothing of each other, run on the devices of this process alone.
 """
 
-import contextlib
 import contextvars
 import functools
 import inspect
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -219,34 +218,38 @@ def side_by_side(
     """[function(task) for task in tasks], on the CPU several at a time, one for each core that a device has.
 
     A small program keeps one core busy, however many its device has. JAX runs what one thread hands over in
-    order, but what several do side by side. What `function` returns is waited for on the CPU alone: elsewhere
-    the device works through a queue, which must not run empty. `on_done` is told how many tasks are done.
+    order, but what several do side by side. `function` itself waits for what it returns, on the CPU alone
+    (`ready`). `on_done` is told how many tasks are done.
     """
     devices = devices or jax.local_devices()
     count = min(cores() // len(devices) if devices[0].platform == 'cpu' else 1, len(tasks))
     found: list[Done] = []
-
-    def collect(results: Iterable[Done]) -> list[Done]:
-        for one in results:
-            found.append(one)
+    if count < 2:
+        for task in tasks:
+            found.append(function(task))
             on_done(len(found))
         return found
-
-    if count < 2:
-        return collect(map(function, tasks))
     precision = jax.config.values['jax_default_matmul_precision']  # each thread has its own
+    threads = ThreadPoolExecutor(
+        count, initializer=lambda: jax.default_matmul_precision(precision).__enter__()
+    )
+    with threads as pool:
+        # A thread knows nothing of the context that it is started in, which a copy of it brings along.
+        begun = []
+        for task in tasks:
+            begun.append(pool.submit(contextvars.copy_context().run, function, task))
+        try:
+            for one in begun:
+                found.append(one.result())
+                on_done(len(found))
+        finally:  # after an interrupt nobody waits for the tasks that were not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+    return found
 
-    def one(task: Task) -> Done:
-        with jax.default_matmul_precision(precision):
-            return jax.block_until_ready(function(task))
 
-    contexts = [contextvars.copy_context() for _ in tasks]
-    with ThreadPoolExecutor(count) as pool:
-        # Closing drops the tasks that were not begun: after an interrupt nobody waits for them.
-        with contextlib.closing(
-            pool.map(lambda context, task: context.run(one, task), contexts, tasks)  # type: ignore[type-var]
-        ) as results:
-            return collect(results)
+def ready(tree: Tree, devices: list[jax.Device]) -> Tree:
+    """The tree, waited for on the CPU: elsewhere the device has a queue, which must not run empty."""
+    return jax.block_until_ready(tree) if devices[0].platform == 'cpu' else tree
 
 
 def cores() -> int:

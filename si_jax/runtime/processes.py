@@ -7,12 +7,13 @@ goes over their devices (`si_jax.runtime.devices`); what is said here goes throu
 than call what they are given.
 """
 
+import contextlib
 import io
 import itertools
 import json
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeVar
 
 import jax
@@ -206,11 +207,23 @@ def agree_on_errors(function: Callable[[], Value]) -> Value:
     Raises:
         InputError: It raised one in this process, or in another, which is then named.
     """
-    if count() == 1:
+    with all_or_none():
         return function()
-    refused, value = None, None
+
+
+@contextlib.contextmanager
+def all_or_none() -> Iterator[None]:
+    """Within this context one process that refuses its input stops all of them, at its end.
+
+    Raises:
+        InputError: It was raised in this process, or in another, which is then named.
+    """
+    if count() == 1:
+        yield
+        return
+    refused = None
     try:
-        value = function()
+        yield
     except InputError as error:
         refused = str(error)
     others = gather(refused)
@@ -219,7 +232,6 @@ def agree_on_errors(function: Callable[[], Value]) -> Value:
     for rank, text in enumerate(others):
         if text is not None:
             raise InputError(f'process {rank} of {count()}: {text}')
-    return value  # type: ignore[return-value]
 
 
 def gather_arrays(arrays: Arrays) -> list[Arrays]:
@@ -244,9 +256,10 @@ def share(number: int) -> slice:
 def run(name: str, command: Callable[[], int | None]) -> int:
     """`terminal.run` for a command that several processes run: they end together, or hear why not."""
 
-    def alone() -> int | None:
+    @contextlib.contextmanager
+    def alone() -> Iterator[None]:
         try:
-            return command()
+            yield
         except OSError as error:  # of this process's disk, for example: the others need not have it
             if count() > 1:
                 print(f'{name}: {error}', file=sys.stderr)
@@ -254,7 +267,7 @@ def run(name: str, command: Callable[[], int | None]) -> int:
             raise
 
     try:
-        status = terminal.run(name, alone)
+        status = terminal.run(name, command, alone())
     except Exception as error:
         fail(error)
     except terminal.Stopped as stop:

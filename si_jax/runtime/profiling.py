@@ -88,7 +88,7 @@ def wanted(folder: str | Path | None) -> Iterator[Profile | None]:
 
 
 def rehearse(call: Callable[[], Any]) -> None:
-    """`Profile.rehearse`, if a profile is wanted here."""
+    """`Profile.rehearse`, if a profile is wanted here: before the work itself, of which it is no part."""
     profile = _wanted.get()
     if profile is not None:
         profile.rehearse(call)

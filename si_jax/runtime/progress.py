@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any, Protocol, TextIO
 
 from tqdm import tqdm
@@ -13,7 +14,7 @@ _PERCENT = '{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}'
 
 
 class Progress(Protocol):
-    """What `progress` returns: a context manager that is told of each step."""
+    """What `progress` returns: a context manager that counts the units of work that are done."""
 
     def update(self, n: int = 1) -> Any:
         """So many units were done."""
@@ -65,50 +66,81 @@ def silent() -> Progress:
     return _Bar(disable=True)
 
 
-@contextlib.contextmanager
-def part(bar: Progress, units: int) -> Iterator['Part']:
-    """A part of the work of so many units; those that were not done in it at its end, it skips.
-
-    with part(bar, 300) as done:
-        done.to(0.5)
-    """
-    done = Part(bar, units)
-    yield done
-    bar.skip(units - done.told)
-
-
-@contextlib.contextmanager
-def passing(units: int, description: str, shown: bool = True) -> Iterator[Callable[[float], None]]:
-    """A word about a step that may take long; the function that it gives is told the share that is done.
-
-    with passing(1000, 'clean images') as told:
-        told(0.5)
-    """
-    with progress(units, description, passing=True) if shown else silent() as bar, part(bar, units) as done:
-        yield done.to
-
-
 class Part:
     """A part of the work that is under way.
 
     Attributes:
-        told: The units that were done.
+        done: The units that were done.
     """
 
     def __init__(self, bar: Progress, units: int):
-        self._bar, self._units, self.told = bar, units, 0
+        self._bar, self._units, self.done = bar, units, 0
 
     def to(self, share: float) -> None:
         """So much of the part is done, from 0 to 1."""
         now = round(share * self._units)
-        if now > self.told:
-            self._bar.update(now - self.told)
-            self.told = now
+        if now > self.done:
+            self._bar.update(now - self.done)
+            self.done = now
 
 
-def unseen() -> Part:
-    """A part of no work that is shown."""
-    return Part(silent(), 0)
+# The progress of whoever called, so that no function has to take it as an argument. A thread sees it if it is
+# run in a copy of the context that started it (contextvars.copy_context), as `devices.side_by_side` does.
+_shown: ContextVar[Progress | None] = ContextVar('si_jax_progress', default=None)
+_part: ContextVar[Part | None] = ContextVar('si_jax_part', default=None)
+
+
+def current() -> Progress:
+    """The progress that is shown here; a silent one if there is none."""
+    shown = _shown.get()
+    return silent() if shown is None else shown
+
+
+def done(share: float) -> None:
+    """So much of the part of the work that is under way here is done, from 0 to 1."""
+    under_way = _part.get()
+    if under_way is not None:
+        under_way.to(share)
+
+
+@contextlib.contextmanager
+def showing(bar: Progress) -> Iterator[Progress]:
+    """Within this context `bar` is the `current` progress; it is closed at the end."""
+    token, within = _shown.set(bar), _part.set(None)
+    try:
+        with bar:
+            yield bar
+    finally:
+        _shown.reset(token)
+        _part.reset(within)
+
+
+@contextlib.contextmanager
+def part(units: int) -> Iterator[Part]:
+    """A part of the work of so many units; those that were not done in it at its end are skipped.
+
+    with part(300):
+        done(0.5)
+    """
+    under_way = Part(current(), units)
+    token = _part.set(under_way)
+    try:
+        yield under_way
+    finally:
+        _part.reset(token)
+    current().skip(units - under_way.done)
+
+
+@contextlib.contextmanager
+def passing(units: int, description: str, shown: bool = True) -> Iterator[Callable[[float], None]]:
+    """The progress of a step that may take long, as a function of the share that is done.
+
+    with passing(1000, 'clean images') as progressed:
+        progressed(0.5)
+    """
+    bar = progress(units, description, passing=True) if shown else silent()
+    with showing(bar), part(units) as under_way:
+        yield under_way.to
 
 
 class _Bar(tqdm):

@@ -98,10 +98,18 @@ def resumable(kept: str) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def run(name: str, command: Callable[[], int | None]) -> int:
-    """The exit status of a command; a wrong input, a full disk and Ctrl-C are one line on standard error."""
+def run(
+    name: str,
+    command: Callable[[], int | None],
+    within: contextlib.AbstractContextManager[Any] | None = None,
+) -> int:
+    """The exit status of a command; a wrong input, a full disk and Ctrl-C are one line on standard error.
+
+    The command runs within a context, if one is given, which sees its errors first.
+    """
     try:
-        return command() or OK
+        with within or contextlib.nullcontext():
+            return command() or OK
     except InputError as error:
         print(f'{name}: {error}', file=sys.stderr)
         return BAD_INPUT

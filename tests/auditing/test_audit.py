@@ -10,7 +10,8 @@ import pytest
 from si_jax import InputError, Randomised, audit, evaluate
 from si_jax.auditing import binarization, curves, gradients, traces, verdicts
 from si_jax.evaluation.classifier import classifier_of
-from si_jax.evaluation.network import Program
+from si_jax.evaluation.network import Network
+from si_jax.evaluation.request import Request
 from si_jax.threat import Threat
 from tests.helpers.problems import images_and_labels, net
 
@@ -317,14 +318,9 @@ def test_a_plane_that_has_one_point_on_the_other_side():
 
 def test_the_attack_on_planted_examples_in_closed_form():
     """On a linear network the planted example is found if and only if the steps lead far enough."""
-    program = Program(
+    network = Network.of(
         classifier_of(lambda x: x.reshape(len(x), -1) @ jnp.asarray(NET.v) @ jnp.asarray(NET.w)),
-        IMAGES,
-        LABELS,
-        np.arange(32),
-        0,
-        32,
-        DEVICES,
+        Request.of(IMAGES, LABELS, batch_size=32, devices=DEVICES),
     )
     threat, rows = Threat('linf', 0.05), np.arange(4)
     direction = np.random.default_rng(1).normal(size=(4, 4))
@@ -339,7 +335,7 @@ def test_the_attack_on_planted_examples_in_closed_form():
     attack = traces.for_two_classes('pgd')
     for steps, expected in ((10, [True, False, True, False]), (1, [False] * 4)):
         settings = traces.Settings(0.05, 0.0125, steps, steps)
-        found = binarization.attack(program, attack, heads, threat, settings, rows, 1, 1)
+        found = binarization.attack(network, attack, heads, threat, settings, rows, 1, 1)
         assert found.tolist() == expected
 
 

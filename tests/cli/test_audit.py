@@ -54,8 +54,10 @@ def test_an_audit_of_digits(tmp_path, capsys):
     assert 'is JSON, but no result' in capsys.readouterr().err
 
 
-def test_a_check_that_fails_is_told_by_the_exit_status(tmp_path, capsys):
-    assert evaluate.main(['--model=net.py:build_in_train_mode', *FLAGS, '--attacks=pgd-gap']) == 1
+@pytest.mark.parametrize('verb', [['--audit'], ['audit']])
+def test_a_check_that_fails_is_told_by_the_exit_status(verb, tmp_path, capsys):
+    flags = [*verb, '--model=net.py:build_in_train_mode', *FLAGS[1:], '--attacks=pgd-gap']
+    assert evaluate.main(flags) == 1
     out = capsys.readouterr().out
     assert 'FAIL batch' in out and 'verdict: FAIL: do not trust' in out and 'curves' not in out
     (file,) = (tmp_path / 'evaluation').glob('net-audit-pgd-gap-*.json')

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from si_jax import InputError, Outputs, Randomised, evaluate
-from si_jax.evaluation import checks, dispatch
+from si_jax.evaluation import gates, request
+from si_jax.evaluation.pgd import Pgd
 from tests.helpers.problems import SHAPE, images_and_labels, net
 
 NET = net()
@@ -20,7 +21,7 @@ def no_attack(monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError('an attack began')
 
-    monkeypatch.setattr(dispatch, 'run', fail)
+    monkeypatch.setattr(Pgd, 'run', fail)
 
 
 def refused(match, classifier=NET, images=IMAGES, labels=LABELS, attacks='pgd', **settings):
@@ -168,18 +169,18 @@ def test_features_that_explain_the_logits():
     outputs = NET(jnp.asarray(IMAGES))
     products = outputs.features @ outputs.kernel
     for scale, shift in ((1.0, 0.0), (1e3, 5.0), (1e-3, -2.0), (1.0, np.arange(4))):
-        checks.check_explained(scale * products + shift, products)
-    checks.check_explained(np.zeros((10, 4)), np.zeros((10, 4)))  # a dead network has nothing to hide
-    limit = checks.AGREEMENT * np.abs(products - products.mean(0)).max()
+        gates.check_explained(scale * products + shift, products)
+    gates.check_explained(np.zeros((10, 4)), np.zeros((10, 4)))  # a dead network has nothing to hide
+    limit = gates.AGREEMENT * np.abs(products - products.mean(0)).max()
     off = np.zeros((10, 4))
     off[3, 1] = 2 * limit
     with pytest.raises(InputError, match='do not explain'):
-        checks.check_explained(products + off, products)
+        gates.check_explained(products + off, products)
 
 
 def test_images_keep_float64_only_where_it_is_enabled():
-    assert checks.check_images(IMAGES.astype(np.float64)).dtype == np.float64
-    assert checks.check_images(IMAGES.astype(np.float16)).dtype == np.float32
-    assert checks.check_images(jnp.zeros((2, *SHAPE), jnp.bfloat16)).dtype == np.float32
+    assert request.check_images(IMAGES.astype(np.float64)).dtype == np.float64
+    assert request.check_images(IMAGES.astype(np.float16)).dtype == np.float32
+    assert request.check_images(jnp.zeros((2, *SHAPE), jnp.bfloat16)).dtype == np.float32
     with jax.enable_x64(False):
-        assert checks.check_images(IMAGES.astype(np.float64)).dtype == np.float32
+        assert request.check_images(IMAGES.astype(np.float64)).dtype == np.float32

@@ -126,10 +126,11 @@ def test_final_states_are_those_of_the_rows_that_lasted():
     assert not outcome.final[~lasted].any()
 
 
-def test_progress_is_told():
-    told_shares = []
-    search([99] * 3, part=5, on_part=told_shares.append)
-    assert told_shares == [5 / 12, 10 / 12, 1.0]
+def test_the_share_of_the_iterations_is_shown(monkeypatch):
+    shares = []
+    monkeypatch.setattr(packing.progress, 'done', shares.append)
+    search([99] * 3, part=5)
+    assert shares == [5 / 12, 10 / 12, 1.0]
 
 
 def test_map_rows_takes_the_smallest_size_for_the_last_chunk():

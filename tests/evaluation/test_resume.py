@@ -8,7 +8,7 @@ from numpy.testing import assert_array_equal
 
 from si_jax import InputError, evaluate
 from si_jax.evaluation import network
-from si_jax.evaluation.evaluate import images_at_once
+from si_jax.evaluation.request import images_at_once
 from si_jax.evaluation.state import Saved
 from si_jax.storage.trees import digest
 from tests.helpers.problems import images_and_labels, net
@@ -72,7 +72,7 @@ def test_an_evaluation_that_is_interrupted_again_and_again_has_the_same_result(t
 def test_what_was_done_is_not_done_again(tmp_path, monkeypatch):
     state = tmp_path / 'state'
     whole = run(state)
-    monkeypatch.setattr(network.Program, 'confirm', None)
+    monkeypatch.setattr(network.Network, 'confirm', None)
     same(run(state), whole)
 
 

@@ -78,11 +78,13 @@ def test_logits_without_a_gap_cannot_be_calibrated():
 def test_an_evaluation_that_goes_on_keeps_its_factor(tmp_path):
     logits = np.asarray(NET(jnp.asarray(IMAGES)).logits)
     identity = {'weights': 'a'}
-    first = calibrate(logits, Saved(tmp_path, identity, logits))
-    again = calibrate(logits * np.float32(1 + 1e-5), Saved(tmp_path, identity, logits))
+    with Saved(tmp_path, identity, logits):
+        first = calibrate(logits)
+        again = calibrate(logits * np.float32(1 + 1e-5))
     assert again == first
-    with pytest.raises(InputError, match='the state was calibrated with the factor .*, the clean images now'):
-        calibrate(1.01 * logits, Saved(tmp_path, identity, logits))
+    match = 'the state was calibrated with the factor .*, the clean images now'
+    with Saved(tmp_path, identity, logits), pytest.raises(InputError, match=match):
+        calibrate(1.01 * logits)
 
 
 def test_fast_is_a_screen_with_two_targets(monkeypatch):

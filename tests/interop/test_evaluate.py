@@ -10,7 +10,7 @@ import pytest
 from si_jax import models
 from si_jax.cli import evaluate
 from si_jax.cli import evaluate as evaluate_command
-from si_jax.evaluation import sanity
+from si_jax.evaluation import gates
 from si_jax.interop import torch_files, torch_weights
 from tests.helpers.processes import optimised
 
@@ -103,7 +103,7 @@ def test_checkpoints_that_do_not_fit_are_refused_before_any_compute(checkpoint, 
 
 def test_when_a_clean_accuracy_is_suspicious():
     def warned(accuracy, highest, stated=None):
-        return bool(sanity.clean(accuracy, highest, 10, stated, 'try'))
+        return bool(gates.clean(accuracy, highest, 10, stated, 'try'))
 
     assert warned(0.10, 0.11) and warned(0.05, 0.30)
     assert not warned(0.5, 0.6) and not warned(0.3, 0.6)

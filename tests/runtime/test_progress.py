@@ -3,8 +3,11 @@
 import io
 import sys
 
+import jax
+
 from si_jax.runtime import progress as progress_module
-from si_jax.runtime.progress import part, passing, progress, silent
+from si_jax.runtime.devices import side_by_side
+from si_jax.runtime.progress import done, part, passing, progress, showing, silent
 
 
 class Terminal(io.StringIO):
@@ -55,16 +58,16 @@ def test_work_that_need_not_be_done_says_nothing_about_the_time_left(monkeypatch
     log, terminal = io.StringIO(), Terminal()
     for file in (log, terminal):
         clock[0] = 0.0
-        with progress(1000, 'attacks', seconds=10, file=file) as bar:
+        with showing(progress(1000, 'attacks', seconds=10, file=file)) as bar:
             bar.skip(500)  # broken before
-            with part(bar, 250) as done:
+            with part(250):
                 for share in (0.2, 0.4, 0.4, 0.8):
                     clock[0] += 5
-                    done.to(share)
+                    done(share)
             bar.set_postfix(attack='square')
             clock[0] += 10
-            with part(bar, 250) as done:
-                done.to(1.0)
+            with part(250):
+                done(1.0)
     # 100 of 500 units in 10 s; then the 50 units that the first part did not need are left out as well.
     assert log.getvalue().splitlines() == [
         'attacks: 20 %, 00:40 left',
@@ -87,11 +90,20 @@ def test_a_part_of_something_else_leaves_no_line(monkeypatch):
         clock[0] += 40
         bar.update()
     assert log.getvalue() == 'held-out images: 25 %, 02:00 left\n'
-    with silent() as bar, part(bar, 3) as done:
-        done.to(0.5)
+    done(0.5)  # nobody asked to see it
+    with showing(silent()), part(3):
+        done(0.5)
     monkeypatch.setattr(sys, 'stderr', log)
     for shown in (True, False):
-        with passing(200, 'clean images', shown) as told:
+        with passing(200, 'clean images', shown):
             clock[0] += 40
-            told(0.5)
+            done(0.5)
     assert log.getvalue().splitlines()[1:] == ['clean images: 50 %, 00:40 left']
+
+
+def test_threads_started_in_a_copy_of_the_context_see_the_progress():
+    log = io.StringIO()
+    one = jax.local_devices()[:1]
+    with showing(progress(4, 'attacks', 'image', seconds=0, file=log)), part(4):
+        side_by_side(lambda number: done(number / 4), range(1, 5), one)
+    assert log.getvalue().splitlines()[-2].startswith('attacks: 4/4 image')

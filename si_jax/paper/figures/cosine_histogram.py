@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Picture
 
-from si_jax.evaluation import checks
+from si_jax.evaluation import request as checks
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.outputs import cosine
 from si_jax.paper.figures import style

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from si_jax import data
 from si_jax.errors import InputError
-from si_jax.evaluation import checks
+from si_jax.evaluation import request as checks
 from si_jax.reports.labels import counts, labels_of, split_workdirs
 from si_jax.storage.trees import differences
 from si_jax.threat import Threat

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Picture
 
 from si_jax import losses
 from si_jax.errors import InputError
-from si_jax.evaluation import checks
+from si_jax.evaluation import request as checks
 from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.paper.figures import style

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure as Picture
 
 from si_jax import losses
-from si_jax.evaluation import checks
+from si_jax.evaluation import request as checks
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.paper.figures import style
 from si_jax.paper.figures.inputs import Network, Subject, subject

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from si_jax.evaluation.evaluate import CHUNK, CHUNK_ACCELERATOR
+from si_jax.evaluation.request import CHUNK, CHUNK_ACCELERATOR
 from si_jax.runtime.devices import compile_rows, map_rows, replicate
 from si_jax.runtime.progress import passing
 

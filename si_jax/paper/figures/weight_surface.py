@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Picture
 
 from si_jax import attacks, losses
 from si_jax.errors import InputError
-from si_jax.evaluation import checks
+from si_jax.evaluation import request as checks
 from si_jax.paper.figures import style
 from si_jax.paper.figures.inputs import Network, Subject, subject
 from si_jax.paper.figures.rows import on_all_devices

@@ -1,0 +1,127 @@
+"""What is known of an attack, derived from what it is and never from its name.
+
+A gradient attack climbs an objective of a score. A few evaluations of the two on toy outputs tell what they
+need, and whether a factor on the logits changes the direction in which they climb.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from si_jax.attacks.pgd import Attack
+from si_jax.attacks.registry import SearchAttack
+from si_jax.errors import InputError
+from si_jax.objectives import Objective, adversarial_ce
+from si_jax.outputs import Outputs, Score, logits
+
+Array = jax.Array
+MOST_CLASSES = 10  # no loss needs more
+FACTOR = 8.0  # on the logits; of a power of two, a scale of the floating-point numbers
+LATE = 10**6  # a step in which an objective that changes with the steps has done so
+# Directions agree to so much of their largest entry: losses add 1e-12 to their denominators.
+AGREEMENT = 1e-4
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of a row of `ATTACKS` or `SEARCHES`, or of an `Attack` record of the user's.
+
+    Attributes:
+        row: The row.
+    """
+
+    row: Attack | SearchAttack
+
+    @property
+    def uses_gradient(self) -> bool:
+        """Whether it differentiates the classifier."""
+        return isinstance(self.row, Attack) or not self.row.black_box
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether it attacks logits that were brought to one scale."""
+        return self.row.calibrated
+
+    @functools.cached_property
+    def reads_features(self) -> bool:
+        """Whether it cannot be computed from logits alone."""
+        _, score = self._climbs(MOST_CLASSES)
+        return score is not None and not _defined(lambda: score(Outputs(jnp.ones((1, MOST_CLASSES)))))
+
+    @functools.cached_property
+    def least_classes(self) -> int:
+        """With fewer classes it cannot run."""
+        return self._least(lambda classes: self._climbs(classes)[0])
+
+    @functools.cached_property
+    def loss_classes(self) -> int:
+        """With fewer classes the loss that it is named after is not defined; a search then takes another."""
+        return self._least(lambda classes: self._climbs(MOST_CLASSES)[0])
+
+    @property
+    def climbs_cross_entropy(self) -> bool:
+        """Whether it climbs the cross-entropy of the logits as they are."""
+        return self._climbs(MOST_CLASSES) == (adversarial_ce, logits) and not self.calibrated
+
+    @functools.cached_property
+    def blind_to_scale(self) -> bool:
+        """Whether a positive factor on the logits leaves every step as it is.
+
+        An attack that climbs no objective follows decisions, or the plane where two logits are equal. A
+        factor moves neither of them.
+        """
+        objective, score = self._climbs(MOST_CLASSES)
+        if self.calibrated or objective is None or score is None:
+            return True
+        others = [] if not isinstance(self.row, Attack) else [self.row.then, self.row.odd]
+        climbed = [objective, *(other for other in others if other is not None)]
+        return all(_same_direction(each, score, step) for each in climbed for step in (0, LATE))
+
+    def _climbs(self, classes: int) -> tuple[Objective | None, Score | None]:
+        if isinstance(self.row, Attack):
+            return self.row.objective, self.row.score
+        search = self.row.make(classes, 0, 1)
+        return search.objective_for(jnp.full(len(_LABELS), 3 % classes)), search.score
+
+    def _least(self, objective_of: Callable[[int], Objective | None]) -> int:
+        def fits(classes: int) -> bool:
+            objective, score, labels = objective_of(classes), jnp.ones((len(_LABELS), classes)), _LABELS * 0
+            return objective is None or _defined(lambda: objective(score, score, jnp.asarray(labels)))
+
+        return next(classes for classes in range(2, MOST_CLASSES + 1) if fits(classes))
+
+
+facts = functools.lru_cache(maxsize=256)(Facts)
+
+_LABELS = np.arange(3)
+
+
+def _defined(call: Callable[[], Any]) -> bool:
+    try:
+        jax.eval_shape(call)
+    except InputError:
+        return False
+    return True
+
+
+def _same_direction(objective: Objective, score: Score, step: int) -> bool:
+    """Whether the gradient at toy features has the same direction if a factor is on the logits."""
+    rng = np.random.default_rng(0)
+    features, kernel = rng.normal(size=(3, 6)), rng.normal(size=(6, MOST_CLASSES))
+
+    def direction(factor: float) -> np.ndarray:
+        def loss(z: Array) -> Array:
+            natural = score(Outputs(factor * jnp.asarray(features + 0.1) @ kernel, z, jnp.asarray(kernel)))
+            found = score(Outputs(factor * z @ kernel, z, jnp.asarray(kernel)))
+            return jnp.sum(objective(found, jax.lax.stop_gradient(natural), jnp.asarray(_LABELS), step))
+
+        gradient = np.asarray(jax.grad(loss)(jnp.asarray(features, jnp.float32)), np.float64)
+        largest = np.abs(gradient).max(axis=1, keepdims=True)
+        return gradient / np.where(largest > 0, largest, 1)
+
+    return bool(np.abs(direction(1.0) - direction(FACTOR)).max() <= AGREEMENT)

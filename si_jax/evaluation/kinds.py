@@ -1,0 +1,39 @@
+"""The four kinds of attack: a member of the PGD family, a cascade of searches, a callable, a transfer.
+
+Each has two methods, `cost(request)` and `run(network, request)`, and says of what `parts` it is made.
+"""
+
+from typing import Protocol
+
+from si_jax.attacks import registry
+from si_jax.attacks.pgd import Attack
+from si_jax.evaluation import custom
+from si_jax.evaluation.cascade import Cascade
+from si_jax.evaluation.custom import CustomAttack
+from si_jax.evaluation.gates import Gated
+from si_jax.evaluation.network import Network
+from si_jax.evaluation.pgd import Outcome, Pgd
+from si_jax.evaluation.request import Request
+
+
+class Kind(Gated, Protocol):
+    """What `evaluate` runs."""
+
+    def cost(self, request: Request) -> int:
+        """The forward passes that it makes of an image, at most and roughly: for the progress."""
+
+    def run(self, network: Network, request: Request) -> Outcome:
+        """Attacks the images of the network."""
+
+
+def kind_of(name: str, request: Request) -> Kind:
+    """The attack of this name."""
+    given, samples = request.custom.get(name), request.eot_samples
+    if isinstance(given, Attack):
+        stamp = custom.protocol(name, given)
+        return Pgd(name, given, custom.UNIT + name, samples, protocol=stamp)
+    if given is not None:
+        return CustomAttack(name, given)
+    if name in registry.ATTACKS:
+        return Pgd(name, registry.ATTACKS[name], name, samples)
+    return Cascade(name, registry.stages(name, samples))

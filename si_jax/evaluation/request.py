@@ -1,0 +1,314 @@
+"""The checked arguments of an evaluation, made once: whatever comes after may rely on them.
+
+Each check raises `InputError` with the value, the limit and the remedy.
+"""
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from si_jax.attacks.pgd import Attack
+from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.registry import parse as parse_names
+from si_jax.errors import InputError, unknown
+from si_jax.evaluation.classifier import PRECISIONS, Classifier, classifier_of
+from si_jax.evaluation.state import begun
+from si_jax.threat import Threat, ball_of
+
+# (classifier, images, labels, threat, key) -> images
+AttackFunction = Callable[[Any, jax.Array, jax.Array, Threat, jax.Array], Any]
+# Images at once on each device. On the CPU small batches are fastest: they stay in a core's cache, each core
+# has one of its own, and few rows are filling.
+CHUNK = {'cpu': 16}
+CHUNK_ACCELERATOR = 512
+GPUS = ('gpu', 'cuda', 'rocm')
+# Names that the files of a result use for something else.
+TAKEN = ('clean', 'worst_case', 'labels', 'indices')
+TRANSFER = 'transfer-'  # before the name of a source, in that of its row
+TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_')
+UNNAMED = 'own'
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Request:
+    """What is evaluated and how, checked; the arguments of `evaluate` say more.
+
+    Attributes:
+        names: The attacks in order.
+        custom: The user's own attacks by name.
+        sources: The classifiers that adversarial images come from, by the names of their rows.
+        images: [N, H, W, C], float32 or float64, in [0, 1].
+        labels: [N], int64.
+        indices: [N], uint32, the number of each image.
+        threat: The ball.
+        steps: Of the PGD family.
+        step_size: Likewise, as a fraction of the pixel range.
+        restarts: Likewise, and of callables.
+        eot_samples: Gradients averaged in each step.
+        seed: Of everything random.
+        individual: Whether each stage of a cascade runs on all correctly classified images.
+        keep: Whether the adversarial images are wanted.
+        precision: Of the classifier's products during the search; None for that of the images.
+        chunk: Images at once on all devices together.
+        devices: Local devices.
+        classes: Of the classifier; 0 until it is traced.
+        processes: Of how many processes began the evaluation that goes on; None if it begins.
+    """
+
+    names: tuple[str, ...]
+    custom: dict[str, Attack | AttackFunction]
+    sources: dict[str, Classifier]
+    images: np.ndarray
+    labels: np.ndarray
+    indices: np.ndarray
+    threat: Threat
+    steps: int
+    step_size: float
+    restarts: int
+    eot_samples: int
+    seed: int
+    individual: bool
+    keep: bool
+    precision: str | None
+    chunk: int
+    devices: list[jax.Device]
+    processes: int | None
+    classes: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        images: Any,
+        labels: Any,
+        *,
+        attacks: Any = ('pgd',),
+        eps: float = 8 / 255,
+        norm: str = 'linf',
+        steps: int = 20,
+        step_size: float | None = None,
+        restarts: int = 1,
+        seed: int = 0,
+        batch_size: int | None = None,
+        indices: Any = None,
+        eot_samples: int = 1,
+        individual: bool = False,
+        transfer_from: Any = None,
+        search_precision: str | None = None,
+        state_path: str | os.PathLike | None = None,
+        return_images: bool = False,
+        devices: Sequence[jax.Device] | None = None,
+    ) -> 'Request':
+        """Checks the arguments of `evaluate` that have these names.
+
+        Raises:
+            InputError: One of them is wrong.
+        """
+        names, custom = parse_attacks(attacks)
+        sources = parse_sources(transfer_from)
+        images = check_images(images)
+        labels = check_labels(labels, len(images))
+        indices = check_indices(indices, len(images))
+        threat = Threat(norm, float(eps))
+        threat.check(images.shape[1:])
+        step_size = threat.eps / 4 if step_size is None else step_size
+        devices = list(devices or jax.local_devices())
+        before = begun(state_path)
+        shares = before.get('processes', 1)
+        return cls(
+            names=names,
+            custom=custom,
+            sources=sources,
+            images=images,
+            labels=labels,
+            indices=indices,
+            threat=threat,
+            steps=check_count('steps', steps),
+            restarts=check_count('restarts', restarts),
+            eot_samples=check_count('eot_samples', eot_samples),
+            seed=check_count('seed', seed, least=0),
+            step_size=check_step_size(step_size, norm, images.shape[1:]),
+            individual=individual,
+            keep=return_images,
+            chunk=images_at_once(batch_size, len(images), devices, before.get('images at once')),
+            precision=check_precision(search_precision, images.dtype, devices[0].platform),
+            devices=devices,
+            processes=shares if before and type(shares) is int and shares > 0 else None,
+        )
+
+
+def check_images(images: Any) -> np.ndarray:
+    """The images [N, H, W, C] on the host, as float32, or as float64 if they are and JAX has it enabled."""
+    images = np.asarray(images)
+    if images.ndim != 4 or 0 in images.shape:
+        raise InputError(
+            f'images have shape {images.shape}: they must be [N, H, W, C], with at least one image'
+        )
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise InputError(
+            f'images are {images.dtype}: they must be floating and in [0, 1]; divide 8-bit images by 255'
+        )
+    lowest, highest = images.min(), images.max()
+    if not np.isfinite(lowest) or not np.isfinite(highest):
+        i = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
+        raise InputError(f'images[{i}] holds NaN or infinite values: remove or repair it')
+    if lowest < 0 or highest > 1:
+        if lowest >= 0 and highest <= 255:
+            advice = 'divide 8-bit pixel values by 255'
+        else:
+            advice = 'give them unnormalised and let the classifier subtract mean and divide by std itself'
+        raise InputError(f'images lie in [{lowest:g}, {highest:g}], not in [0, 1]: {advice}')
+    wide = jax.dtypes.canonicalize_dtype(images.dtype) == np.float64
+    return np.ascontiguousarray(images, np.float64 if wide else np.float32)
+
+
+def check_labels(labels: Any, count: int) -> np.ndarray:
+    """The labels [N] on the host, int32; `check_classes` holds them against the number of classes."""
+    labels = np.asarray(labels)
+    if labels.shape != (count,):
+        raise InputError(
+            f'labels have shape {labels.shape}: they must be [{count}], one class for each image'
+        )
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise InputError(f'labels are {labels.dtype}: they must be integers from 0 to K - 1')
+    return labels.astype(np.int64)
+
+
+def check_indices(indices: Any, count: int) -> np.ndarray:
+    """The number of each image [N], which its random numbers come from: its position unless given."""
+    indices = np.arange(count) if indices is None else np.asarray(indices)
+    if indices.shape != (count,) or not np.issubdtype(indices.dtype, np.integer):
+        raise InputError(f'indices are {indices.dtype} {indices.shape}: they must be integers [{count}]')
+    if indices.min() < 0 or indices.max() >= 2**32:
+        raise InputError(f'indices lie in [{indices.min()}, {indices.max()}]: they must be in [0, 2**32)')
+    return indices.astype(np.uint32)
+
+
+def check_count(name: str, value: Any, *, least: int = 1) -> int:
+    """An integer setting of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise InputError(f'{name}={value!r} must be an integer of at least {least}')
+    return int(value)
+
+
+def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -> float:
+    """A step size, as a fraction of the pixel range like eps."""
+    limit = ball_of(norm).limit(image_shape)
+    if not 0 < step_size <= limit:
+        advice = f'did you mean {step_size:g}/255?' if 1 < step_size <= 255 else 'the default is eps / 4'
+        raise InputError(f'step_size={step_size:g} is not in (0, {limit:g}] for {norm}: {advice}')
+    return float(step_size)
+
+
+def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | AttackFunction]]:
+    """The names of the attacks in order, and by name those that are the user's own.
+
+    Args:
+        attacks: A comma string, an attack of the user's own, or a sequence of names, own attacks and pairs
+            (name, own attack). A function is named after itself; `Attack` records and functions without a
+            name are called 'own'.
+
+    Raises:
+        InputError: An unknown name, one given twice, one that is taken, or something that is no attack.
+    """
+    if isinstance(attacks, str | Attack) or callable(attacks):
+        attacks = [attacks]
+    names: list[str] = []
+    custom: dict[str, Attack | AttackFunction] = {}
+    for attack in attacks:
+        if isinstance(attack, str):
+            names += parse_names(attack)
+            continue
+        name, attack = attack if _is_pair(attack) else (_name_of(attack), attack)
+        _check_attack(name, attack)
+        names.append(name)
+        custom[name] = attack
+    for name in names:
+        if names.count(name) > 1:
+            advice = "give pairs ('name', attack)" if name in custom else 'give it once'
+            raise InputError(f'attack {name!r} is given {names.count(name)} times: {advice}')
+    return (tuple(names) if names else parse_names(())), custom
+
+
+def _is_pair(value: Any) -> bool:
+    return type(value) is tuple and len(value) == 2 and isinstance(value[0], str)
+
+
+def _name_of(attack: Any) -> str:
+    name = getattr(getattr(attack, 'func', attack), '__name__', UNNAMED)  # functools.partial has .func
+    return UNNAMED if name == '<lambda>' else name
+
+
+def _check_attack(name: str, attack: Any) -> None:
+    if not isinstance(attack, Attack) and not callable(attack):
+        raise InputError(
+            f'{attack!r} is no attack: give a name, an Attack record, or a callable (classifier, images, '
+            'labels, threat, key) -> images'
+        )
+    if name in (*ATTACKS, *SEARCHES, *PRESETS, *TAKEN) or name.startswith(TAKEN_PREFIXES):
+        raise InputError(
+            f'an attack of your own cannot be called {name!r}, which is taken: rename it, or give a pair '
+            "('name', attack)"
+        )
+    check_name(name)
+
+
+def check_name(name: Any) -> None:
+    """Raises InputError unless a row of the result, and its files, can be called this."""
+    if not isinstance(name, str) or not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
+        raise InputError(f'{name!r} cannot be a name: use letters, digits and . - _')
+
+
+def parse_sources(sources: Any) -> dict[str, Classifier]:
+    """The sources by the names of their rows, `transfer-NAME`.
+
+    Args:
+        sources: A mapping of names to classifiers, or a classifier or a sequence of them, which are numbered.
+
+    Raises:
+        InputError: A name cannot be one, or a source is no classifier.
+    """
+    if sources is None:
+        return {}
+    if not isinstance(sources, Mapping):
+        listed = sources if isinstance(sources, list | tuple) else [sources]
+        sources = {str(number): source for number, source in enumerate(listed)}
+    for name in sources:
+        check_name(name)
+    return {f'{TRANSFER}{name}': classifier_of(source) for name, source in sources.items()}
+
+
+def check_precision(wanted: str | None, dtype: np.dtype, platform: str) -> str | None:
+    """The precision of products during the search; None for that of the images."""
+    if wanted is not None and wanted not in PRECISIONS:
+        raise unknown('search_precision', wanted, PRECISIONS)
+    if dtype == np.float64:
+        if wanted is not None:
+            raise InputError(
+                f'search_precision={wanted!r} is for float32 images, these are float64: leave it out'
+            )
+        return None
+    if wanted == 'tf32' and platform not in GPUS:
+        raise InputError(f"search_precision='tf32' is known to GPUs only, not to {platform}: use 'float32'")
+    if wanted is None:
+        wanted = 'tf32' if platform in GPUS else 'float32'
+    return wanted
+
+
+def images_at_once(batch_size: int | None, count: int, devices: list[jax.Device], before: Any = None) -> int:
+    """Images at once on all devices together: a multiple of their number, and no more than there are.
+
+    Where it is not given, as many as there were `before`, when the evaluation began on other devices.
+    """
+    most = -(-count // len(devices)) * len(devices)
+    if batch_size is None and type(before) is int and before in range(len(devices), most + 1, len(devices)):
+        return before
+    if batch_size is None:
+        batch_size = CHUNK.get(devices[0].platform, CHUNK_ACCELERATOR) * len(devices)
+    wanted = min(check_count('batch_size', batch_size), count)
+    return -(-wanted // len(devices)) * len(devices)
