@@ -12,8 +12,8 @@ import numpy as np
 from si_jax import data, models
 from si_jax.attacks.pgd import Attack
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation import request as checks
 from si_jax.evaluation.classifier import with_logit_scale
+from si_jax.evaluation.request import check_count
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.threat import Threat
@@ -141,7 +141,7 @@ def load(
     test = data.load(dataset, 'test', data_dir)
     threat = Threat(norm, eps)
     threat.check(test.images.shape[1:])
-    count = len(test.labels) if num_examples is None else checks.check_count('num_examples', num_examples)
+    count = len(test.labels) if num_examples is None else check_count('num_examples', num_examples)
     if count > len(test.labels):
         raise InputError(f'num_examples={count} is more than the {len(test.labels)} images of {dataset}')
     return Loaded(

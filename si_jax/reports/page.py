@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from si_jax.errors import InputError
-from si_jax.evaluation import request as checks
+from si_jax.evaluation.request import check_count
 from si_jax.reports.collect import collect
 from si_jax.reports.render import render
 from si_jax.storage.files import write_atomic
@@ -34,7 +34,7 @@ def write(
     Raises:
         InputError: A value is wrong, or nothing can be shown.
     """
-    checks.check_count('gallery', gallery, least=0)
+    check_count('gallery', gallery, least=0)
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f'--out={out} is a file: give the folder that gets index.html')

@@ -19,15 +19,14 @@ import si_jax
 from configs import tradessi_cifar10
 from si_jax import defenses
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
-from si_jax.cli import evaluate, report, train
-from si_jax.cli.report import parser as page_parser
+from si_jax.cli import compare, evaluate, figures, report, train
+from si_jax.cli.page import parser as page_parser
 from si_jax.defenses import DEFENSES
-from si_jax.paper import figures
 from si_jax.training import recipe_fields
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
-CONFIGS = sorted((ROOT / 'configs').glob('[a-z]*.py'))
+CONFIGS = sorted(path for path in (ROOT / 'configs').glob('[a-z]*.py'))
 
 
 class Links(html.parser.HTMLParser):
@@ -137,7 +136,7 @@ def check_argparse(words: list[str]) -> None:
         assert len(words) < 2
         return
     if command == 'evaluate.py':
-        parser = evaluate.compare_parser() if words[:1] == ['compare'] else evaluate.parser()
+        parser = compare.parser() if words[:1] == ['compare'] else evaluate.parser()
         parser.parse_args(words[1:] if words[:1] == ['compare'] else words)
     elif any(word.startswith('--figure') for word in words):
         given = figures.parser().parse_args(words)
@@ -177,7 +176,7 @@ OURS = (
 
 @pytest.mark.parametrize('name', OURS.split())
 def test_flags_in_the_text_exist(name):
-    parsers = [evaluate.parser(), evaluate.compare_parser(), report.parser(), figures.parser(), page_parser()]
+    parsers = [evaluate.parser(), compare.parser(), report.parser(), figures.parser(), page_parser()]
     known = {option for parser in parsers for action in parser._actions for option in action.option_strings}
     known |= {f'--{flag}' for flag in train.flags.FLAGS} | {'--format'}
     known |= {f'--config.{field.name}' for field in recipe_fields.fields(tradessi_cifar10.get_config())}

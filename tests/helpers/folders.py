@@ -10,12 +10,13 @@ from si_jax.paper import configs
 from si_jax.paper.cells import Training
 from si_jax.storage.files import write_json
 from si_jax.threat import Threat
+from si_jax.training import recipes
 
 
 def write_run(folder, source=None, *, at=None, pgd=(0.4, 0.5), pgd5=None, **overrides):
     """A run with a line for each accuracy under PGD on held-out images, the last one of its last epoch."""
     source = source or Training('digits', 'trades')
-    config = configs.plain(configs.config_of(source, {**source.overrides, **overrides}))
+    config = recipes.plain(configs.config_of(source, {**source.overrides, **overrides}))
     folder.mkdir(parents=True)
     write_json(folder / 'config.json', config)
     last = config['epochs'] if at is None else at

@@ -17,6 +17,7 @@ from si_jax.paper import configs, report
 from si_jax.paper.cells import Download, Training
 from si_jax.paper.commands import Choice
 from si_jax.paper.matching import TEST_IMAGES
+from si_jax.training import recipes
 
 ROOT = pathlib.Path(report.__file__).resolve().parents[2]
 TABLES = report.TABLES
@@ -154,7 +155,7 @@ def test_every_command_parses_and_builds_what_its_row_says(name):
             config, workdir = parsed(command)
             assert config.data.dir == 'images' and workdir.startswith('no/such folder/')
             assert defenses.from_config(config.defense).outer
-            trained[workdir] = configs.plain(config)
+            trained[workdir] = recipes.plain(config)
             continue
         words = shlex.split(command)
         assert words[:2] == ['python', 'evaluate.py']
@@ -168,7 +169,7 @@ def test_every_command_parses_and_builds_what_its_row_says(name):
         if isinstance(row.source, Training):
             for seed in choice.seeds:
                 fields = {**row.source.overrides, 'seed': seed, 'data.dir': 'images'}
-                config = configs.plain(configs.config_of(row.source, fields))
+                config = recipes.plain(configs.config_of(row.source, fields))
                 folder = next(workdir for workdir, other in trained.items() if other == config)
                 wanted[folder] = config
     assert wanted == trained

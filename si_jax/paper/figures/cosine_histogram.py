@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Picture
 
-from si_jax.evaluation import request as checks
 from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.request import check_count
 from si_jax.outputs import cosine
 from si_jax.paper.figures import style
 from si_jax.paper.figures.inputs import Network, Subject, subject
@@ -50,7 +50,7 @@ def measure(
     Raises:
         InputError: A value is wrong, or a network has no features.
     """
-    checks.check_count('points', points)
+    check_count('points', points)
     on = subject(workdirs, checkpoint, data_dir, num_examples)
     edges = {'true': np.linspace(-1, 1, points + 1), 'other': np.linspace(-1, 1, points + 1)}
     edges['lead'] = 2 * edges['true']

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from si_jax import data
 from si_jax.errors import InputError
-from si_jax.evaluation import request as checks
+from si_jax.evaluation.request import check_count
 from si_jax.reports.labels import counts, labels_of, split_workdirs
 from si_jax.storage.trees import differences
 from si_jax.threat import Threat
@@ -118,7 +118,7 @@ def subject(
     configs = read_configs(workdirs)
     config = next(iter(configs.values()))
     if num_examples is not None:
-        checks.check_count('num_examples', num_examples)
+        check_count('num_examples', num_examples)
     test = data.load(config.data.name, 'test', data_dir or config.data.dir)
     count = min(len(test.labels), most or len(test.labels)) if num_examples is None else num_examples
     if count > len(test.labels):

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure as Picture
 
 from si_jax import losses
 from si_jax.errors import InputError
-from si_jax.evaluation import request as checks
 from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.request import check_count
 from si_jax.paper.figures import style
 from si_jax.paper.figures.inputs import Network, Subject, subject
 from si_jax.paper.figures.rows import on_all_devices
@@ -51,7 +51,7 @@ def measure(
         AssertionError: On the CPU, what SI-PGD does depends on the factor: a fault of this library. On
             devices whose programs may round in different ways it is reported.
     """
-    if checks.check_count('points', points, least=3) % 2 == 0:
+    if check_count('points', points, least=3) % 2 == 0:
         raise InputError(f'points={points} must be odd, so that the factor 1 is one of them')
     factors = np.logspace(-3, 3, points)
     on = subject(workdirs, checkpoint, data_dir, num_examples)

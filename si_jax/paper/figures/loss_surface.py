@@ -12,8 +12,8 @@ import numpy as np
 from matplotlib.figure import Figure as Picture
 
 from si_jax import losses
-from si_jax.evaluation import request as checks
 from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.request import check_count
 from si_jax.paper.figures import style
 from si_jax.paper.figures.inputs import Network, Subject, subject
 from si_jax.paper.figures.rows import on_all_devices
@@ -47,7 +47,7 @@ def measure(
     Raises:
         InputError: A value is wrong.
     """
-    checks.check_count('points', points, least=3)
+    check_count('points', points, least=3)
     on = subject(workdirs, checkpoint, data_dir, num_examples)
     grid = np.linspace(-1, 1, points, dtype=np.float32)
     directions = random_directions(on.threat, on.images, seed)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure as Picture
 from si_jax import attacks, data, defenses, losses
 from si_jax.defenses import Defense
 from si_jax.errors import InputError
-from si_jax.evaluation import request as checks
+from si_jax.evaluation.request import check_count
 from si_jax.models.layers import Linear, torch_uniform
 from si_jax.outputs import Outputs, cosine
 from si_jax.paper.figures import style
@@ -79,8 +79,8 @@ def measure(*, epochs: int = 200, runs: int = 5, rate: float = 0.01, seed: int =
     Raises:
         InputError: A value is wrong.
     """
-    checks.check_count('epochs', epochs)
-    checks.check_count('runs', runs)
+    check_count('epochs', epochs)
+    check_count('runs', runs)
     if not 0 < rate <= 1:
         raise InputError(f'rate={rate:g} is not in (0, 1]: the default is 0.01')
     seeds = list(range(seed, seed + runs))

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure as Picture
 
 from si_jax import attacks, losses
 from si_jax.errors import InputError
-from si_jax.evaluation import request as checks
+from si_jax.evaluation.request import check_count
 from si_jax.paper.figures import style
 from si_jax.paper.figures.inputs import Network, Subject, subject
 from si_jax.paper.figures.rows import on_all_devices
@@ -51,10 +51,10 @@ def measure(
     Raises:
         InputError: A value is wrong.
     """
-    if checks.check_count('points', points, least=3) % 2 == 0:
+    if check_count('points', points, least=3) % 2 == 0:
         raise InputError(f'points={points} must be odd, so that the weights themselves are one of them')
-    checks.check_count('directions', directions)
-    checks.check_count('steps', steps)
+    check_count('directions', directions)
+    check_count('steps', steps)
     on = subject(workdirs, checkpoint, data_dir, num_examples, most=1000)
     distances = np.linspace(-1, 1, points)
     with progress(points * directions * len(on.networks), 'figure 4', 'point') as bar:
