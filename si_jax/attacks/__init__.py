@@ -22,6 +22,8 @@ The modules, in the order to read them:
 - `fab`: a search for the nearest misclassified image; `hyperplane` has the projection that FAB needs.
 - `square`, `spsa`, `rays`: searches without gradients (random windows, estimated slopes, predicted classes).
 - `registry`: every attack by its name, with its settings; presets such as `autoattack` run several.
+- `facts`: what is known of an attack (what it reads, whether the scale of the logits changes it), derived
+  from its row or from one evaluation on a toy.
 - `rows`: what all of them do image by image. Every image has its own key, so none depends on its batch.
 """
 

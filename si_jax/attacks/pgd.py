@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from si_jax import objectives
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Ascent, Rule, Value, ascend
+from si_jax.attacks.ascent import Ascent, Rule, Value, begin, climb
 from si_jax.attacks.steps import steepest_step
 from si_jax.objectives import Objective, adversarial_ce
 from si_jax.outputs import Outputs, Score, logits
@@ -157,13 +157,15 @@ def run(
     value = value_function(
         objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
     )
-    return ascend(
+    rule = rule_of(attack, threat, steps, step_size)
+    return climb(
         value,
-        start,
-        rule=rule_of(attack, threat, steps, step_size),
-        project=lambda x: threat.project(x, images),
+        begin(start, rule),
+        first=0,
         steps=steps,
-    )
+        rule=rule,
+        project=lambda x: threat.project(x, images),
+    ).seen
 
 
 def objective_of(attack: Attack, steps: int) -> Objective:
