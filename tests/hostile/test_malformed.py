@@ -23,7 +23,7 @@ from ml_collections import config_flags
 from configs import quickstart
 from si_jax import InputError, data
 from si_jax.evaluation.result import Result, check_alike
-from si_jax.evaluation.state import Saved
+from si_jax.evaluation.state import Saved, remember
 from si_jax.reports import results
 from si_jax.runtime.environment import environment
 from si_jax.storage import manifest
@@ -330,5 +330,6 @@ def test_the_state_of_an_evaluation(tmp_path):
     saved = Saved(folder, {'seed': 0}, logits)
     np.save(folder / 'unit.npy', np.array([inputs.Exploit()], dtype=object))
     (folder / 'unit.npy').rename(folder / 'unit.npz')
-    assert saved.remember('unit', lambda: {'correct': np.ones(3)})['correct'].sum() == 3
+    with saved:
+        assert remember('unit', lambda: {'correct': np.ones(3)})['correct'].sum() == 3
     assert not inputs.MARKER.exists()
