@@ -55,7 +55,7 @@ def data_rows(quick: bool) -> list[dict[str, Any]]:
 COMPILING = """
 import time
 from configs import quickstart, narrow
-from si_jax import compilation_cache
+from si_jax.runtime import compilation_cache
 from si_jax.training.timing import synthetic, arguments
 from si_jax.training.setup import compile_train_step
 from si_jax.defenses import from_config

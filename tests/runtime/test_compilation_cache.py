@@ -9,7 +9,7 @@ import pytest
 SCRIPT = """
 import sys
 import jax
-from si_jax import compilation_cache
+from si_jax.runtime import compilation_cache
 
 hits = []
 jax.monitoring.register_event_listener(lambda event, **_: hits.append(event))

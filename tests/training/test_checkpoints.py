@@ -302,7 +302,8 @@ def test_a_checkpoint_of_a_later_format_is_named(two, tmp_path, monkeypatch):
 KILLED = """
 import os, sys
 import numpy as np
-from si_jax import checkpoints, manifest
+from si_jax.storage import manifest
+from si_jax.training import checkpoints
 kept = checkpoints.Checkpoints(sys.argv[1])
 kept.save(1, {'params': np.ones(3)}, metadata={})
 manifest.write = lambda *_: os.kill(os.getpid(), 9)
