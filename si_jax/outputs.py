@@ -57,6 +57,15 @@ def as_outputs(value: Any) -> Outputs:
     return outputs
 
 
+def misclassified(logits: Array, labels: Array) -> Array:
+    """Whether another class than the label has the highest logit, [B] bool.
+
+    Logits [B, K] that are NaN or infinite count as misclassified: they are no decision for the label, and who
+    looks at what an attack found meets them.
+    """
+    return (jnp.argmax(logits, axis=1) != labels) | ~jnp.isfinite(logits).all(axis=1)
+
+
 def logits(outputs: Outputs) -> Array:
     """The score that decides the predicted class: g = W^T z + b, [B, K]."""
     return outputs.logits

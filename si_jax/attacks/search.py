@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Ascent, Climb, Rule, step
+from si_jax.attacks.ascent import Ascent, Climb, Gradients, Rule, none_seen, step
 from si_jax.attacks.pgd import (
     Attack,
     KeyedClassifier,
@@ -58,12 +58,14 @@ class SearchState(NamedTuple):
         fooled: [B] bool.
         queries: [B] int32, forward passes spent so far (a gradient counts as one forward and one backward).
         inner: What the search itself remembers.
+        gradients: What was wrong with its gradients; None for a search that takes none.
     """
 
     found: Array
     fooled: Array
     queries: Array
     inner: Any
+    gradients: Gradients | None = None
 
 
 class Search(NamedTuple):
@@ -133,6 +135,7 @@ def gradient_search(
             fooled=jnp.zeros(batch, bool),
             queries=jnp.zeros(batch, jnp.int32),
             inner=(first, rule(threat).init(first)),
+            gradients=none_seen(len(first)),
         )
 
     def advance(
@@ -163,11 +166,12 @@ def gradient_search(
         last, rule_state = state.inner
         # The engine's best point is not read (APGD's rule keeps it with its gradient), so it costs nothing.
         lowest = jnp.full(last.shape[:1], -jnp.inf, last.dtype)
-        seen = Ascent(last, last, lowest, state.found, state.fooled)
+        seen = Ascent(last, last, lowest, state.found, state.fooled, state.gradients)
         (seen, rule_state), queries = jax.lax.fori_loop(
             0, count, body, (Climb(seen, rule_state), state.queries)
         )
-        return SearchState(seen.fooled_image, seen.fooled, queries, (seen.last, rule_state))
+        inner = seen.last, rule_state
+        return SearchState(seen.fooled_image, seen.fooled, queries, inner, seen.gradients)
 
     targeted = not isinstance(objective, Objective)
     return Search(init, advance, steps + 1, targeted, objective, score)
