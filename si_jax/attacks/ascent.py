@@ -51,7 +51,7 @@ def none_seen(batch: int) -> Gradients:
 
 
 def usable(gradient: Array, seen: Gradients, i: Array) -> tuple[Array, Gradients]:
-    """The gradient [B, H, W, C] of step `i` with 0 for entries that are NaN or infinite, and what is known."""
+    """The gradient [B, H, W, C] of step `i`, with 0 for entries that are not finite, and what was seen."""
     finite = jnp.isfinite(gradient)
     gradient = jnp.where(finite, gradient, 0)
     flat = (gradient == 0).all(axis=IMAGE)
