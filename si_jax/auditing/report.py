@@ -7,7 +7,8 @@ from typing import Any
 
 from si_jax.auditing import plots
 from si_jax.auditing.verdicts import FAIL, PASS, SKIP, WARN, Check, overall
-from si_jax.evaluation.result import SCHEMA, check_output
+from si_jax.evaluation.loading import SCHEMA
+from si_jax.evaluation.result import check_output
 from si_jax.runtime.terminal import WIDTH, wrapped
 from si_jax.storage.files import write_json
 from si_jax.threat import Threat
