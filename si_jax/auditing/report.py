@@ -7,7 +7,8 @@ from typing import Any
 
 from si_jax.auditing import plots
 from si_jax.auditing.verdicts import FAIL, PASS, SKIP, WARN, Check, overall
-from si_jax.evaluation.result import SCHEMA, check_output
+from si_jax.evaluation.loading import SCHEMA
+from si_jax.evaluation.result import check_output
 from si_jax.runtime.terminal import WIDTH, wrapped
 from si_jax.storage.files import write_json
 from si_jax.threat import Threat
@@ -101,9 +102,10 @@ class Audit:
         """
         path = check_output(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.picture(path) is not None:
-            plots.draw(self, path.with_suffix('.png'))
-        write_json(path, self.to_json())
+        about, picture = self.to_json(), self.picture(path)
+        if picture is not None:
+            plots.draw(about, picture)
+        write_json(path, about)
 
     def picture(self, path: str | os.PathLike) -> Path | None:
         """Where `save(path)` puts the picture; None if there is nothing to draw."""

@@ -20,6 +20,9 @@ RISING = 0.95  # of the images whose loss must rise
 FOUND = 0.95  # of the planted adversarial examples: the paper's limit
 CHANCE = 0.5  # of them that random points may find, if the test is to say anything
 FEW = 10  # images with a planted example below which the test says nothing
+# The checks in order that are made if the classifier is found to be a function of the image.
+CURVES = ('loss', 'scale', 'iterates', 'eps', 'steps', 'restarts')
+OF_A_FUNCTION = ('outputs', 'gradients', *CURVES, 'black-box', 'transfer', 'binarization')
 
 
 @dataclasses.dataclass(frozen=True)

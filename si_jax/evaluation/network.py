@@ -193,6 +193,23 @@ class Network:
             self, request=dataclasses.replace(self.request, **some), clean_logits=logits
         )
 
+    def map(
+        self,
+        function: Callable[..., Any],
+        shared: Any,
+        rows: tuple[Any, ...],
+        on_share: Callable[[float], None] = lambda share: None,
+        *,
+        smaller: bool = False,
+    ) -> Any:
+        """`devices.map_rows` in batches of `chunk` images; of the last one may be `smaller`."""
+        sizes = self.sizes if smaller else self.chunk
+        return map_rows(function, shared, rows, sizes, self.devices, on_share)
+
+    def typed(self, keys: Any) -> Array:
+        """The keys of which these are the data."""
+        return jax.random.wrap_key_data(jnp.asarray(keys), impl=self.key_impl)
+
     def _classify(
         self,
         images: np.ndarray,
@@ -209,7 +226,7 @@ class Network:
             return {'logits': outputs.logits, 'products': products}
 
         compiled = self.program('classify', lambda: compile_rows(classify, self.devices))
-        return map_rows(compiled, self.weights, (images, keys), self.sizes, self.devices, on_share)
+        return self.map(compiled, self.weights, (images, keys), on_share, smaller=True)
 
     def check_and_classify(self, *, explain: bool) -> 'Network':
         """The same network with the logits of the clean images, by a classifier that is found fit.
@@ -341,8 +358,7 @@ class Network:
             return 0.0
         arrays = self.images[rows], self.labels[rows], self.keys(0)[rows]
         function = compile_rows(zero, self.devices)
-        zeros = map_rows(function, target.shared, arrays, self.sizes, self.devices, progress.done)
-        return float(np.mean(zeros))
+        return float(np.mean(self.map(function, target.shared, arrays, progress.done, smaller=True)))
 
     def identity(self) -> dict[str, Any]:
         """What tells this classifier and this data from others."""
@@ -367,8 +383,7 @@ class Network:
 
     def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""
-        typed = jax.random.wrap_key_data(jnp.asarray(keys), impl=self.key_impl)
-        return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(typed)
+        return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(self.typed(keys))
 
 
 def cannot_take(name: str, shape: tuple[int, ...], error: Exception) -> InputError:

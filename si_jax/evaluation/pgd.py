@@ -18,7 +18,7 @@ from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.state import Arrays, Work, remember_all
 from si_jax.runtime import progress
-from si_jax.runtime.devices import compile_rows, map_rows
+from si_jax.runtime.devices import compile_rows
 from si_jax.runtime.progress import GRADIENT
 from si_jax.threat import Threat
 
@@ -81,7 +81,7 @@ class Pgd:
                     lambda x, keys: apply(weights, x, keys),
                     images,
                     labels,
-                    jax.random.wrap_key_data(keys, impl=network.key_impl),
+                    network.typed(keys),
                     threat=threat,
                     steps=request.steps,
                     step_size=request.step_size,
@@ -98,19 +98,13 @@ class Pgd:
             images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
             # By way of the host, as the images came: arrays laid out otherwise would compile again.
             if self.starts is None:
-                start = map_rows(begin, (), (images, keys), network.chunk, network.devices)
+                start = network.map(begin, (), (images, keys))
             else:
                 start = self.starts[rows]
             now = row.in_restart(restart)
             about = now, threat, request.steps, request.step_size, self.eot_samples
-            found = map_rows(
-                network.program(about, lambda: compiled(now)),
-                shared,
-                (images, labels, keys, start),
-                network.chunk,
-                network.devices,
-                progress.done,
-            )
+            program = network.program(about, lambda: compiled(now))
+            found = network.map(program, shared, (images, labels, keys, start), progress.done)
             correct, largest = network.confirm(rows, found, keys, threat, self.name)
             return {
                 'correct': correct,

@@ -98,17 +98,27 @@ def prepare(name: str, source: Classifier, network: Network) -> Network:
     Raises:
         InputError: It cannot take these images, has other classes, or is unfit; the message names it.
     """
-    try:
-        # The precision of the search is that of the classifier alone.
-        prepared = Network.of(source, dataclasses.replace(network.request, precision=None))
-    except (TypeError, ValueError) as error:
-        raise cannot_take(name, network.images.shape, error) from error
-    if prepared.classes != network.classes:
-        raise InputError(
-            f'{name}: the source has {prepared.classes} classes, the classifier {network.classes}: '
-            'give one that was trained for the same classes'
-        )
+    # The precision of the search is that of the classifier alone.
+    prepared = traced(name, source, dataclasses.replace(network.request, precision=None))
     try:
         return prepared.check_and_classify(explain=False)
     except InputError as error:
         raise InputError(f'{name}: {error}') from error
+
+
+def traced(name: str, source: Classifier, request: Request) -> Network:
+    """A source for the request of a classifier.
+
+    Raises:
+        InputError: It cannot take these images, or has other classes; the message names it.
+    """
+    try:
+        prepared = Network.of(source, request)
+    except (TypeError, ValueError) as error:
+        raise cannot_take(name, request.images.shape, error) from error
+    if prepared.classes != request.classes:
+        raise InputError(
+            f'{name}: the source has {prepared.classes} classes, the classifier {request.classes}: '
+            'give one that was trained for the same classes'
+        )
+    return prepared
