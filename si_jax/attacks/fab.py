@@ -97,6 +97,7 @@ def fab(
             gap, normal = linearise(
                 lambda x: classifier(x, keyed).logits.astype(x.dtype), x, problem, threat.ball
             )
+            assert state.gradients is not None
             normal, gradients = usable(normal, state.gradients, i)
             # Where a logit is NaN there is no boundary to go to: the point stays, to be seen.
             x = rows.where(jnp.isfinite(gap), step(x, images, gap, normal, threat), x)

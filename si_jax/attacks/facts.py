@@ -16,8 +16,8 @@ import numpy as np
 from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import SearchAttack
 from si_jax.errors import InputError
-from si_jax.objectives import Objective, adversarial_ce
-from si_jax.outputs import Outputs, Score, logits
+from si_jax.objectives import Objective
+from si_jax.outputs import Outputs, Score
 
 Array = jax.Array
 MOST_CLASSES = 10  # no loss needs more
@@ -62,11 +62,6 @@ class Facts:
     def loss_classes(self) -> int:
         """With fewer classes the loss that it is named after is not defined; a search then takes another."""
         return self._least(lambda classes: self._climbs(MOST_CLASSES)[0])
-
-    @property
-    def climbs_cross_entropy(self) -> bool:
-        """Whether it climbs the cross-entropy of the logits as they are."""
-        return self._climbs(MOST_CLASSES) == (adversarial_ce, logits) and not self.calibrated
 
     @functools.cached_property
     def blind_to_scale(self) -> bool:

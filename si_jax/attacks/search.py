@@ -166,6 +166,7 @@ def gradient_search(
         last, rule_state = state.inner
         # The engine's best point is not read (APGD's rule keeps it with its gradient), so it costs nothing.
         lowest = jnp.full(last.shape[:1], -jnp.inf, last.dtype)
+        assert state.gradients is not None
         seen = Ascent(last, last, lowest, state.found, state.fooled, state.gradients)
         (seen, rule_state), queries = jax.lax.fori_loop(
             0, count, body, (Climb(seen, rule_state), state.queries)

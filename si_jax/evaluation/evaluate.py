@@ -15,6 +15,7 @@ from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import Kind, kind_of
 from si_jax.evaluation.network import Network
+from si_jax.evaluation.pgd import with_gradient
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord, Result
 from si_jax.evaluation.state import Saved, unsaved
@@ -143,7 +144,6 @@ def evaluate(
     with jax.default_matmul_precision('highest'):
         network, kinds = _prepared(classifier, gradient_of, request, shown)
         request = network.request
-        zero = _zero_gradients(network, kinds, shown)
         identity = _identity(network, kinds, request)
         check_identical(identity)
         with Saved(state_path, identity, network.clean_logits):
@@ -173,7 +173,7 @@ def evaluate(
         seed=request.seed,
         precision={'search': request.precision or dtype, 'verification': dtype, 'matmul': 'highest'},
         dataset=network.about_data(),
-        warnings=gates.after(network, kinds, records, zero),
+        warnings=gates.after(network, kinds, records, functools.partial(with_gradient, network)),
         environment=environment(),
         timing={'seconds': time.perf_counter() - began, 'parts': seconds},
         calibration=calibration,
@@ -200,14 +200,6 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     for name, source in request.sources.items():
         kinds.append(Transfer(name, transfer.prepare(name, source, network)))
     return network, kinds
-
-
-def _zero_gradients(network: Network, kinds: list[Kind], shown: bool) -> float:
-    """The share of correctly classified images without a gradient, if an attack needs that one."""
-    if not gates.climb_cross_entropy(kinds):
-        return 0.0
-    with passing(int(network.clean.sum()), 'gradients of clean images', shown):
-        return network.without_gradient(np.flatnonzero(network.clean))
 
 
 def _rehearse(kind: Kind, network: Network, request: Request) -> None:

@@ -5,7 +5,7 @@ gates raise `InputError` with the value, the limit and the remedy. After them: w
 doubtful. These give warnings. Every gate asks all attacks in the same way, by what is known of their parts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,7 +16,7 @@ from si_jax.attacks.facts import Facts
 from si_jax.attacks.registry import PRESETS
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
-from si_jax.evaluation.result import AttackRecord
+from si_jax.evaluation.result import AttackRecord, GradientCounts, wilson
 from si_jax.outputs import Outputs
 
 Array = jax.Array
@@ -27,7 +27,9 @@ AGREEMENT = 1e-3
 PROBE = 8  # images in a probe
 NO_GRADIENT = 0.01  # the share of images without a gradient that is worth a warning
 SHORT = 0.01  # how far a clean accuracy may be below the stated one
-MASKED = 0.002  # the accuracy that black-box attacks may take off after the others
+# The share of images that attacks without gradients may break after the others: on honest networks they break
+# some too. It is the lower end of the interval that counts.
+MASKED = 0.002
 
 
 class Part(NamedTuple):
@@ -187,21 +189,25 @@ def check_compiled(compiled: Any, eager: Any) -> None:
         )
 
 
-def check_finite(logits: Any, indices: np.ndarray, what: str) -> None:
+def check_finite(logits: Any, images: np.ndarray, indices: np.ndarray, what: str) -> None:
     """Raises InputError with the first image whose logits [B, K] are NaN or infinite.
 
     Args:
         logits: [B, K].
+        images: [B, H, W, C]; the error has the first as its `image`.
         indices: [B], the number of each image.
         what: What these images are, for the message.
     """
     finite = np.isfinite(np.asarray(logits)).all(axis=1)
     if not finite.all():
-        raise InputError(
-            f'the classifier returns NaN or infinite logits for {what} {indices[np.argmin(finite)]}: no '
-            'accuracy can be told; look for a division by zero, an overflow (half precision) or weights that '
-            'have diverged'
+        first = int(np.argmin(finite))
+        error = InputError(
+            f'the classifier returns NaN or infinite logits for {what} {indices[first]}: no accuracy can be '
+            'told; look for a division by zero, an overflow (half precision) or weights that have diverged. '
+            "The image is this error's `image`"
         )
+        error.image = images[first]
+        raise error
 
 
 def check_explained(logits: Any, products: Any) -> None:
@@ -236,7 +242,10 @@ def check_explained(logits: Any, products: Any) -> None:
 
 
 def after(
-    network: Judged, attacks: Sequence[Gated], records: Mapping[str, AttackRecord], zero: float
+    network: Judged,
+    attacks: Sequence[Gated],
+    records: Mapping[str, AttackRecord],
+    there: Callable[[], list[str]],
 ) -> list[str]:
     """What makes the numbers of an evaluation doubtful.
 
@@ -244,23 +253,14 @@ def after(
         network: The classifier with its clean images.
         attacks: All of them, in order.
         records: What each did.
-        zero: The share of correctly classified images where the gradient of the cross-entropy is exactly
-            zero.
+        there: Returns attacks whose gradient is there on these images, for the advice.
     """
     logits = network.clean_logits
     found = outputs(logits) + losses_left_out(logits.shape[1], attacks)
     if network.classifier.randomised:
         found += single_draws(attacks)
-    return found + zero_gradients(zero, attacks) + masking(network.clean, attacks, records)
-
-
-def climb_cross_entropy(attacks: Sequence[Gated]) -> list[str]:
-    """The names of the attacks that climb the cross-entropy of the logits, alone or as a stage."""
-    return [
-        attack.name
-        for attack in attacks
-        if any(part.facts is not None and part.facts.climbs_cross_entropy for part in attack.parts)
-    ]
+    found += gradients(attacks, records, there)
+    return found + masking(network.clean, attacks, records)
 
 
 def single_draws(attacks: Sequence[Gated]) -> list[str]:
@@ -314,16 +314,60 @@ def clean(accuracy: float, highest: float, classes: int, stated: float | None, h
     return []
 
 
-def zero_gradients(share: float, attacks: Sequence[Gated]) -> list[str]:
-    """For the share of images where the gradient of the cross-entropy is exactly zero."""
-    climbing = climb_cross_entropy(attacks)
-    if share <= NO_GRADIENT or not climbing:
-        return []
-    return [
-        f'the gradient of the cross-entropy is exactly zero on {100 * share:.1f} % of the correctly '
-        f'classified images, where {", ".join(climbing)} cannot see a way (logits too large for softmax, '
-        'or a masked gradient): trust sipgd, dlr or apgd-t, which do not depend on the scale of the logits'
-    ]
+def gradients(
+    attacks: Sequence[Gated], records: Mapping[str, AttackRecord], there: Callable[[], list[str]]
+) -> list[str]:
+    """Whether the attacks that follow gradients had gradients to follow.
+
+    Args:
+        attacks: All of them, in order.
+        records: What each did.
+        there: Returns the attacks whose gradient is there on these images, to name in the advice.
+    """
+    without: dict[str, GradientCounts] = {}
+    broken: dict[str, GradientCounts] = {}
+    for attack in attacks:
+        for part, counts in zip(attack.parts, records[attack.name].gradients, strict=False):
+            if counts is not None and counts.zero > NO_GRADIENT * counts.attacked:
+                without.setdefault(part.attack, counts)
+            if counts is not None and counts.not_finite:
+                broken.setdefault(part.attack, counts)
+    found = []
+    if without:
+        cases = ', '.join(f'{name} on {one.zero} of {one.attacked}' for name, one in without.items())
+        low, high = _interval(without, lambda one: one.zero)
+        names = there()
+        remedy = (
+            f'the gradient of {", ".join(names)} is there: trust these'
+            if names
+            else 'no attack has one there: give the same network without the step that has no gradient as '
+            'gradient_of (BPDA), or trust square and rays, which need none'
+        )
+        found.append(
+            f'the gradient is exactly zero where attacks start, so that they see no way: {cases} images '
+            f'({low:.1f} to {high:.1f} % of others like them). What these attacks leave standing says '
+            f'little; {remedy}; an audit says more'
+        )
+    if broken:
+        cases = ', '.join(f'{name} on {one.not_finite} of {one.attacked}' for name, one in broken.items())
+        low, high = _interval(broken, lambda one: one.not_finite)
+        found.append(
+            f"the classifier's gradient is not finite (NaN or infinite) at points of the ball: {cases} "
+            f'images ({low:.1f} to {high:.1f} % of others like them). Such entries counted as 0, so these '
+            'attacks may be weaker than on a sound gradient: put a `where` inside the root, the logarithm '
+            'or the division that has no derivative there (around it NaN comes through), or give a network '
+            'without it as gradient_of'
+        )
+    return found
+
+
+def _interval(
+    cases: Mapping[str, GradientCounts], count: Callable[[GradientCounts], int]
+) -> tuple[float, float]:
+    """Wilson's interval in percent of the attack with most images that count."""
+    worst = max(cases.values(), key=lambda one: count(one) / one.attacked)
+    low, high = wilson(count(worst), worst.attacked)
+    return 100 * low, 100 * high
 
 
 def losses_left_out(count: int, attacks: Sequence[Gated]) -> list[str]:
@@ -362,10 +406,14 @@ def masking(clean: np.ndarray, attacks: Sequence[Gated], records: Mapping[str, A
             else:
                 left = left & ~fell
                 white = white or part.without_gradient is False
-    share = float(np.mean(left & breaking))
-    if not white or share <= MASKED:
+    count = int(np.sum(left & breaking))
+    if not white or not count:
+        return []
+    low, high = wilson(count, len(clean))
+    if low <= MASKED:
         return []
     return [
-        f'{", ".join(culprits)} broke {100 * share:.2f} % of the images after the attacks with gradients had '
-        'failed on them: gradients are masked, and the true robust accuracy may be lower still'
+        f'{", ".join(culprits)} broke {count} of {len(clean)} images ({100 * low:.2f} to {100 * high:.2f} % '
+        'of others like them) after the attacks with gradients had failed on them: gradients may be masked, '
+        'and the true robust accuracy lower still: an audit says more, and more images narrow the interval'
     ]

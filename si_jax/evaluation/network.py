@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import losses
 from si_jax.errors import InputError
 from si_jax.evaluation import gates, packing
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
@@ -239,7 +238,7 @@ class Network:
         """
         keys = self.keys(0)
         clean = self._classify(self.images, keys, progress.done)
-        gates.check_finite(clean['logits'], self.indices, 'image')
+        gates.check_finite(clean['logits'], self.images, self.indices, 'image')
         rows = np.arange(gates.PROBE) % len(self.images)
         probed = gates.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
         if self.gradient_of is not None:
@@ -298,7 +297,7 @@ class Network:
             return np.zeros(0, bool), 0.0
         largest = threat.audit(found, self.images[rows], source=source, indices=self.indices[rows])
         logits = self.logits(found, keys)
-        gates.check_finite(logits, self.indices[rows], f'what {source} made of image')
+        gates.check_finite(logits, found, self.indices[rows], f'what {source} made of image')
         return np.argmax(logits, axis=1) == self.labels[rows], largest
 
     def surrogate(self, calibrated: bool = False) -> Surrogate:
@@ -341,24 +340,6 @@ class Network:
         """The key of a batch that begins with image `first`, for attacks that take one key a batch."""
         key = jax.random.fold_in(self._key, np.uint32(zlib.crc32(name.encode())))
         return jax.random.fold_in(jax.random.fold_in(key, restart), self.indices[first])
-
-    def without_gradient(self, rows: np.ndarray) -> float:
-        """The share of these images where the gradient of the cross-entropy is exactly zero."""
-        target = self.surrogate()
-
-        def zero(shared: Any, images: Array, labels: Array, keys: Array) -> Array:
-            keys = self.verification_keys(keys)
-
-            def loss(x: Array) -> Array:
-                return jnp.sum(losses.cross_entropy(target.apply(shared, x, keys).logits, labels))
-
-            return jnp.all(jax.grad(loss)(images) == 0, axis=(1, 2, 3))
-
-        if not len(rows):
-            return 0.0
-        arrays = self.images[rows], self.labels[rows], self.keys(0)[rows]
-        function = compile_rows(zero, self.devices)
-        return float(np.mean(self.map(function, target.shared, arrays, progress.done, smaller=True)))
 
     def identity(self) -> dict[str, Any]:
         """What tells this classifier and this data from others."""

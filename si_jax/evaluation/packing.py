@@ -168,7 +168,7 @@ def run_search(
     broken, queries, refused = np.zeros(count, bool), np.zeros(count, np.int64), 0
     images = np.zeros_like(problem[0])
     inner: Any = None
-    gradients: Gradients | None = None
+    gradients: Any = None
 
     def pack(rows: np.ndarray, states: Any) -> list[_Pack]:
         packs, first = [], 0
@@ -200,7 +200,7 @@ def run_search(
             fooled, spent, seen = one.host((one.state.fooled, one.state.queries, one.state.gradients))
             queries[one.rows[one.active]] = spent[one.active]
             if seen is not None:
-                gradients = gradients or Gradients(np.zeros(count, bool), np.zeros(count, bool))
+                gradients = gradients or Gradients(*np.zeros((2, count), bool))
                 for whole, some in zip(gradients, seen, strict=True):
                     whole[one.rows[one.active]] = some[one.active]
             claims.append(np.flatnonzero(fooled & one.active))

@@ -6,23 +6,34 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from si_jax import attacks
 from si_jax.attacks import rows as rows_of
+from si_jax.attacks.ascent import Gradients
 from si_jax.attacks.facts import facts
-from si_jax.attacks.pgd import Attack, Start, starting_points
-from si_jax.evaluation.gates import Part
+from si_jax.attacks.pgd import Attack, Start, starting_points, value_function
+from si_jax.attacks.registry import ATTACKS
+from si_jax.evaluation.gates import NO_GRADIENT, Part
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.request import Request
-from si_jax.evaluation.result import AttackRecord
+from si_jax.evaluation.result import AttackRecord, GradientCounts
 from si_jax.evaluation.state import Arrays, Work, remember_all
 from si_jax.runtime import progress
 from si_jax.runtime.devices import compile_rows
 from si_jax.runtime.progress import GRADIENT
-from si_jax.threat import Threat
+from si_jax.threat import IMAGE, Threat
 
 Array = jax.Array
+
+
+ADVISED = (
+    'dlr',
+    'cw',
+    'sipgd',
+)  # in place of attacks without a gradient: no scale of the logits hides theirs
+MOST_LOOKED_AT = 512  # images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +85,8 @@ class Pgd:
         row, threat = self.row, request.threat
         apply, shared = network.surrogate(row.calibrated)
 
-        def compiled(row: Attack) -> Callable[..., Array]:
-            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Array:
+        def compiled(row: Attack) -> Callable[..., Arrays]:
+            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Arrays:
                 ascent = attacks.run(
                     row,
                     lambda x, keys: apply(weights, x, keys),
@@ -88,9 +99,10 @@ class Pgd:
                     eot_samples=self.eot_samples,
                     start=start,
                 )
+                final = ascent.last
                 if row.any_iterate:
-                    return rows_of.where(ascent.fooled, ascent.fooled_image, ascent.last)
-                return ascent.last
+                    final = rows_of.where(ascent.fooled, ascent.fooled_image, final)
+                return {'images': final, **ascent.gradients._asdict()}
 
             return compile_rows(search, network.devices)
 
@@ -105,11 +117,11 @@ class Pgd:
             about = now, threat, request.steps, request.step_size, self.eot_samples
             program = network.program(about, lambda: compiled(now))
             found = network.map(program, shared, (images, labels, keys, start), progress.done)
-            correct, largest = network.confirm(rows, found, keys, threat, self.name)
-            return {
+            correct, largest = network.confirm(rows, found['images'], keys, threat, self.name)
+            return found | {
                 'correct': correct,
                 'largest': np.float64(largest),
-                'images': found[: len(found) * request.keep],
+                'images': found['images'][: len(rows) * request.keep],
             }
 
         begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
@@ -173,7 +185,44 @@ def restarts_of(
             new = np.logical_and.reduce(runs) & ~correct
             kept[new] = images[new]
         runs.append(correct)
-    return AttackRecord(np.stack(runs), None, None, 1, largest), kept
+    record = AttackRecord(np.stack(runs), None, None, 1, largest)
+    if 'zero' in finished[0][0]:
+        seen = {
+            key: [np.concatenate([one[key] for one in parts]) for parts in finished]
+            for key in Gradients._fields
+        }
+        counts = count_gradients(
+            network.clean, np.all(seen['zero'], axis=0), np.any(seen['not_finite'], axis=0)
+        )
+        record = dataclasses.replace(record, gradients=(counts,))
+    return record, kept
+
+
+def count_gradients(attacked: np.ndarray, zero: np.ndarray, not_finite: np.ndarray) -> GradientCounts:
+    """The counts over the attacked images, from flags [N] of all."""
+    return GradientCounts(int(attacked.sum()), int(zero[attacked].sum()), int(not_finite[attacked].sum()))
+
+
+def with_gradient(network: Network) -> list[str]:
+    """The attacks of `ADVISED` whose gradient is not zero at the correctly classified images."""
+    rows, (apply, shared) = np.flatnonzero(network.clean)[:MOST_LOOKED_AT], network.surrogate()
+    arrays = network.images[rows], network.labels[rows], network.keys(0)[rows]
+
+    def share_of_zero(row: Attack) -> float:
+        def zero(weights: Any, images: Array, labels: Array, keys: Array) -> Array:
+            classifier = functools.partial(apply, weights)
+            value = value_function(row.objective, row.score, classifier, labels, None, network.typed(keys))
+            return (value(jnp.asarray(0), images)[1] == 0).all(axis=IMAGE)
+
+        return float(np.mean(network.map(compile_rows(zero, network.devices), shared, arrays)))
+
+    return [
+        name
+        for name, known in ((name, facts(ATTACKS[name])) for name in ADVISED)
+        if known.least_classes <= network.request.classes
+        and (network.outputs.features is not None or not known.reads_features)
+        and share_of_zero(ATTACKS[name]) <= NO_GRADIENT
+    ]
 
 
 @functools.lru_cache(maxsize=16)

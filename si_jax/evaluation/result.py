@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,25 @@ from si_jax.evaluation.loading import SCHEMA, SavedResult
 from si_jax.runtime.terminal import named, wrapped
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.threat import Threat
+
+
+class GradientCounts(NamedTuple):
+    """What was wrong with the gradients that an attack, or a stage of it, took.
+
+    Attributes:
+        attacked: The number of images: the correctly classified ones that it attacked.
+        zero: On how many of them the first gradient was zero in every entry, in each run.
+        not_finite: On how many an entry of some gradient was NaN or infinite.
+    """
+
+    attacked: int
+    zero: int
+    not_finite: int
+
+    def shares(self) -> dict[str, float]:
+        """The two numbers as fractions of the attacked images, as a result's JSON has them."""
+        attacked = max(self.attacked, 1)
+        return {'zero': self.zero / attacked, 'not_finite': self.not_finite / attacked}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +57,8 @@ class AttackRecord:
         queries: [N] int64, forward passes spent on the image; for attacks that measure distances those until
             an image within eps was found.
         distances: [N], the distance to the decision boundary, of attacks that measure it.
+        gradients: For each part of the attack what was wrong with its gradients; None for a part that takes
+            none, or of which nothing is known.
     """
 
     runs: np.ndarray
@@ -50,6 +71,7 @@ class AttackRecord:
     broken_by: np.ndarray | None = None
     queries: np.ndarray | None = None
     distances: np.ndarray | None = None
+    gradients: tuple[GradientCounts | None, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +168,7 @@ class Result:
                 'max_perturbation': record.max_perturbation,
                 'only': only[name],
                 'stages': list(record.stages),
+                **_gradients(record),
                 **({} if record.protocol is None else {'protocol': record.protocol}),
             }
 
@@ -255,6 +278,14 @@ class Result:
         for warning in self.warnings:
             lines += wrapped('warning: ', warning)
         return '\n'.join(lines)
+
+
+def _gradients(record: AttackRecord) -> dict[str, Any]:
+    """The shares of images with a gradient of zero, or not finite; of several parts the largest."""
+    known = [counts.shares() for counts in record.gradients if counts is not None]
+    if not known:
+        return {}
+    return {'gradients': {key: max(shares[key] for shares in known) for key in known[0]}}
 
 
 def data_digest(images: np.ndarray, labels: np.ndarray) -> str:

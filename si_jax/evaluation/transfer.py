@@ -88,6 +88,7 @@ class Transfer:
             stages=tuple(tables),
             protocol={'name': 'transfer', 'attack': ATTACK},
             broken_by=broken_by,
+            gradients=(None, *started.gradients),
         )
         return Outcome(record, final)
 
