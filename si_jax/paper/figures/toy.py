@@ -216,21 +216,9 @@ def draw(numbers: dict[str, Any]) -> Picture:
         _draw_plane(axis, curve)
     for axis, (name, title) in zip(below.subplots(2, 3, sharex=True).flat, PANELS.items(), strict=True):
         for number, curve in enumerate(curves):
-            look, values = style.look(number), np.asarray(curve[name])
-            mean = values.mean(axis=0)
-            axis.fill_between(
-                numbers['epoch'],
-                values.min(axis=0),
-                values.max(axis=0),
-                color=look.color,
-                alpha=0.18,
-                linewidth=0,
-            )
-            axis.plot(
-                numbers['epoch'], mean, look.line, color=look.color, linewidth=1.8, label=curve['label']
-            )
-        axis.set_title(title, fontsize=9)
-        style.tidy(axis)
+            runs_of_method = np.asarray(curve[name])
+            style.band(axis, numbers['epoch'], runs_of_method, number, linewidth=1.8, label=curve['label'])
+        style.finish(axis, title)
         if 'gradient' in name:
             axis.set_yscale('log')
         else:
@@ -253,10 +241,8 @@ def _draw_plane(axis: Any, curve: dict[str, Any]) -> None:
         ticks, ticks, logits[..., 0] - logits[..., 1], levels=[-1e9, 0, 1e9], colors=['#f3e3c3', '#d5dff0']
     )
     for number, marker in enumerate(('o', '^')):
-        look, own = style.look(number), features[labels == number]
-        axis.plot(
-            *own.T, marker, color=look.color, markersize=2.5, alpha=0.7, label=f'$z$ of class {number + 1}'
-        )
+        dots = {'color': style.look(number).color, 'markersize': 2.5, 'alpha': 0.7}
+        axis.plot(*features[labels == number].T, marker, **dots, label=f'$z$ of class {number + 1}')
         axis.annotate(
             '', kernel[:, number], (0, 0), arrowprops={'arrowstyle': '-|>', 'color': 'black', 'linewidth': 2}
         )
