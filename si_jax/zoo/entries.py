@@ -102,15 +102,15 @@ def folders() -> list[Path]:
     Raises:
         InputError: `SI_JAX_ZOO` names no zoo.
     """
-    own = os.environ.get(VARIABLE)
-    if not own:
+    added = os.environ.get(VARIABLE)
+    if not added:
         return [PACKAGED]
-    if not (Path(own) / MANIFEST).is_file():
+    if not (Path(added) / MANIFEST).is_file():
         raise InputError(
-            f'{VARIABLE}={own} has no {MANIFEST}: unset it, name the folder of a zoo, or make one with '
-            f'python -m si_jax.zoo add --zoo={own}'
+            f'{VARIABLE}={added} has no {MANIFEST}: unset it, name the folder of a zoo, or make one with '
+            f'python -m si_jax.zoo add --zoo={added}'
         )
-    return [Path(own), PACKAGED]
+    return [Path(added), PACKAGED]
 
 
 def entries() -> dict[str, Entry]:

@@ -9,7 +9,7 @@ from si_jax.errors import InputError
 
 torch = pytest.importorskip('torch', reason="the modules are PyTorch's")
 
-from si_jax.interop.torch_graph import from_module  # noqa: E402
+from si_jax.interop.torch_graph import TorchClassifier as from_module  # noqa: E402
 from tests.helpers import torch_zoo as zoo  # noqa: E402
 from tests.helpers.parity import assert_parity, offset, random_images  # noqa: E402
 
