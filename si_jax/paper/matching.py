@@ -46,11 +46,7 @@ def fill(
 ) -> tuple[list[Filled], list[str]]:
     """The rows of a table with the values that the folder holds, and what a reader must know of the rest.
 
-    Args:
-        table: The table.
-        choice: What its user chose.
-        folder: What is there.
-        elsewhere: All tables: a run that is a row of one of them needs no explanation.
+    A run that is a row of a table in `elsewhere` needs no explanation.
 
     Raises:
         InputError: Two runs or two results claim the same cell and cannot be told apart, or a seed, an
@@ -81,15 +77,7 @@ def _configs(table: Table, choice: Choice) -> list[tuple[Row, dict[str, Any]]]:
 
 @dataclasses.dataclass
 class _Filler:
-    """Fills the rows of a table one after another.
-
-    Attributes:
-        table: The table.
-        choice: What its user chose.
-        folder: What is there.
-        notes: What a reader must know of what was found.
-        claimed: The runs that belong to a row.
-    """
+    """Fills the rows of a table; it notes what a reader must know, and which runs a row has claimed."""
 
     table: Table
     choice: Choice

@@ -1,6 +1,7 @@
 """A filled table as text, Markdown or JSON: ours beside the paper's."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,13 +18,7 @@ from si_jax.runtime.terminal import WIDTH, shell_lines, wrapped
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Ours and the paper's number in one place of a table, in the column's unit.
-
-    Attributes:
-        column: The column.
-        paper: The paper's number, None where it has none.
-        values: Seed to what was measured.
-    """
+    """Ours (seed to value) and the paper's number in one place of a table, in the column's unit."""
 
     column: Column
     paper: float | None
@@ -93,14 +88,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A table with what was found for it.
-
-    Attributes:
-        table: The table.
-        choice: What its user chose.
-        filled: Its rows.
-        notes: What a reader must know of the results.
-    """
+    """A table, what its user chose, its rows with what was found, and what a reader must know of them."""
 
     table: Table
     choice: Choice
@@ -116,21 +104,15 @@ class Report:
 
     def commands(self, *, missing: bool = False) -> list[str]:
         """The commands of the table in order, or those that its missing cells need; none twice."""
-        lines: list[str] = []
-        for filled in self.filled:
-            for seed in self.choice.seeds:
-                lines += self._commands(filled, seed, missing)
-        return list(dict.fromkeys(lines))
-
-    def _commands(self, filled: Filled, seed: int, missing: bool) -> list[str]:
-        row, folder = filled.row, filled.folders[seed]
         lines = []
-        if isinstance(row.source, Training) and not (missing and seed in filled.trained):
-            lines.append(commands.train(row.source, self.choice, seed, folder))
-        for evaluation in self.table.evaluations:
-            if not (missing and (seed, evaluation) in filled.evaluated):
-                lines.append(commands.evaluate(row, evaluation, self.choice, seed, folder))
-        return lines
+        for filled, seed in itertools.product(self.filled, self.choice.seeds):
+            row, folder = filled.row, filled.folders[seed]
+            if isinstance(row.source, Training) and not (missing and seed in filled.trained):
+                lines.append(commands.train(row.source, self.choice, seed, folder))
+            for evaluation in self.table.evaluations:
+                if not (missing and (seed, evaluation) in filled.evaluated):
+                    lines.append(commands.evaluate(row, evaluation, self.choice, seed, folder))
+        return list(dict.fromkeys(lines))
 
     @property
     def heading(self) -> str:

@@ -51,7 +51,7 @@ def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None 
         )
     path = check_output(result)
     found = Result.load(path)
-    taken = facts(found)
+    described = facts(found)
     checkpoint = str(found.about.get('model', {}).get('checkpoint', 'best'))
     model = load_model(workdir, checkpoint)
     config = model.config.to_dict()
@@ -71,7 +71,7 @@ def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None 
         seed=config['seed'],
         checkpoint=checkpoint,
         step=model.step,
-        **taken,
+        **described,
         result=f'{name}/result.json',
         result_sha256=weights.sha256(place / 'result.json'),
         file=f'{name}/weights.npz',

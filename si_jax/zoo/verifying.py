@@ -17,14 +17,9 @@ from si_jax.zoo.weights import sha256
 
 
 class Verified(NamedTuple):
-    """One accuracy of a network of the zoo, measured again.
+    """One accuracy of a network of the zoo, 'clean' or an attack's, as stated and as found now (fractions).
 
-    Attributes:
-        attack: 'clean' or the attack.
-        stated: The manifest's, a fraction.
-        found: What was measured now.
-        differing: Images whose flag is not that of the result in the zoo.
-        images: How many there are.
+    `differing` of the `images` have another flag than in the result of the zoo.
     """
 
     attack: str

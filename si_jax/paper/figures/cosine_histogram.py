@@ -28,13 +28,12 @@ def measure(on: Subject, *, points: int = 40, steps: int = 10, seed: int = 0) ->
     """Histograms of cosines on the last iterates of PGD.
 
     Args:
-        on: Networks and images.
         points: Bins of [-1, 1]; the lead has as many of [-2, 2].
         steps: Of PGD on the cross-entropy, of eps / 4.
         seed: Of the random starts.
 
     Raises:
-        InputError: A value is wrong, or a network has no features.
+        InputError: A network has no features.
     """
     check_count('points', points)
     edges = {'true': np.linspace(-1, 1, points + 1), 'other': np.linspace(-1, 1, points + 1)}

@@ -24,13 +24,7 @@ from si_jax.zoo.load import LoadedModel, load_model, read_config
 
 
 class Network(NamedTuple):
-    """A network of a run.
-
-    Attributes:
-        label: What the figure calls it.
-        workdir: As given.
-        model: In evaluation mode.
-    """
+    """A network of a run in evaluation mode, by the label that the figure gives it."""
 
     label: str
     workdir: str

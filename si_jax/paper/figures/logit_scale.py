@@ -24,10 +24,9 @@ TITLES = {'pgd': 'PGD', 'pgd-cal': 'calibrated PGD', 'sipgd': 'SI-PGD'}
 
 
 def measure(on: Subject, *, points: int = 13, steps: int = 20, seed: int = 0) -> dict[str, Any]:
-    """The accuracies; all factors and attacks share their random starts.
+    """The accuracies of each network, a panel each; all factors and attacks share their random starts.
 
     Args:
-        on: Networks, one panel each, and images.
         points: Number of factors, evenly spaced on a logarithmic axis from 1e-3 to 1e3.
         steps: Steps of each attack, of eps / 4.
         seed: Of the random starts.

@@ -26,13 +26,9 @@ def measure(on: Subject, *, points: int = 41, steps: int = 10, seed: int = 0) ->
     same for all networks.
 
     Args:
-        on: Networks and images.
         points: Of each axis.
         steps: Of PGD, of eps / 4.
         seed: Of random starts and directions.
-
-    Raises:
-        InputError: A value is wrong.
     """
     check_count('points', points, least=3)
     grid = np.linspace(-1, 1, points, dtype=np.float32)

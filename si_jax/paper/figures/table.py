@@ -26,13 +26,9 @@ from si_jax.runtime.environment import environment
 
 
 class Figure(NamedTuple):
-    """How a figure is made.
+    """How a figure is made; `about` says in a line what it shows.
 
-    Attributes:
-        measure: Options -> numbers; before them the `Subject`, where there is one.
-        draw: Numbers, as read back from JSON -> picture.
-        about: What it shows, in a line.
-        load: Options -> the networks and images to measure it on; None for a figure that needs none.
+    `load` gives `measure` its first argument, the networks and images; None for a figure that needs none.
     """
 
     measure: Callable[..., dict[str, Any]]

@@ -6,6 +6,7 @@ the weights splits into the part along W_k, which makes it longer, and the part 
 regulariser has no part along W_k.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -75,9 +76,6 @@ def measure(*, epochs: int = 200, runs: int = 5, rate: float = 0.01, seed: int =
         runs: Of each method, with new data, weights and random starts.
         rate: Learning rate; the default is the paper's for ResNet-18.
         seed: Of the first run; the others follow.
-
-    Raises:
-        InputError: A value is wrong.
     """
     check_count('epochs', epochs)
     check_count('runs', runs)
@@ -97,7 +95,7 @@ def measure(*, epochs: int = 200, runs: int = 5, rate: float = 0.01, seed: int =
             )
     return {
         'dataset': {'name': 'two normal clouds', 'examples': 2 * IMAGES, 'classes': 2},
-        'threat_model': {'norm': THREAT.norm, 'eps': THREAT.eps},
+        'threat_model': dataclasses.asdict(THREAT),
         'seeds': seeds,
         'rate': rate,
         'epoch': np.arange(epochs + 1),
@@ -130,7 +128,7 @@ def _train(
 
         return jax.lax.scan(one, state, (batches, jax.random.split(key, len(batches))))[0]
 
-    measured = jax.jit(functools.partial(quantities, defense, model))
+    compiled = jax.jit(functools.partial(quantities, defense, model))
     runs = []
     for seed in seeds:
         images, labels = clouds(seed)
@@ -138,7 +136,7 @@ def _train(
         history = []
         for number in range(epochs + 1):
             # The attack that measures has one noise for all epochs and both methods.
-            figures, plane = jax.device_get(measured(state.params, images, labels, jax.random.key(seed)))
+            figures, plane = jax.device_get(compiled(state.params, images, labels, jax.random.key(seed)))
             history.append(figures)
             if number < epochs:
                 batches, _ = data.epoch_batches(data.epoch_order(seed, number, len(labels)), BATCH)

@@ -30,14 +30,10 @@ def measure(
     Running statistics of batch normalisation are those of w.
 
     Args:
-        on: Networks and images.
         points: Values of d, evenly spaced in [-1, 1]; odd.
         steps: Of PGD, of eps / 4; its last iterate counts.
         directions: Random directions u.
         seed: Of directions and random starts, which all networks and weights share.
-
-    Raises:
-        InputError: A value is wrong.
     """
     if check_count('points', points, least=3) % 2 == 0:
         raise InputError(f'points={points} must be odd, so that the weights themselves are one of them')
