@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from si_jax.attacks import rows
 from si_jax.attacks.hyperplane import displacement
 from si_jax.attacks.pgd import KeyedClassifier
-from si_jax.attacks.search import Problem, Search, SearchState
+from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
 from si_jax.threat import Ball, Threat
 
 Array = jax.Array
@@ -68,13 +68,10 @@ def fab(
 
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
         del classifier
-        images = problem.images
-        batch = images.shape[0]
-        start = images
+        start = images = problem.images
         if random_start:
             start = _half_way(threat, rows.split(problem.keys)[0], images)
-        inner = FabState(start, images, jnp.full(batch, jnp.inf, images.dtype))
-        return SearchState(images, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), inner)
+        return nothing_found(problem, FabState(start, images, jnp.full(len(images), jnp.inf, images.dtype)))
 
     def advance(
         classifier: KeyedClassifier,

@@ -259,7 +259,7 @@ def climb_cross_entropy(attacks: Sequence[Gated]) -> list[str]:
     return [
         attack.name
         for attack in attacks
-        if any(part.facts is not None and part.facts.climbs_cross_entropy for part in attack.parts)
+        if any(part.facts is not None and part.facts.maximises_cross_entropy for part in attack.parts)
     ]
 
 

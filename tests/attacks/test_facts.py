@@ -23,7 +23,7 @@ def known(one: Facts) -> tuple:
         one.least_classes,
         one.loss_classes,
         one.uses_gradient,
-        one.climbs_cross_entropy,
+        one.maximises_cross_entropy,
     )
 
 
