@@ -165,10 +165,9 @@ def apgd(
 ) -> Search:
     """APGD as a search, from a random start.
 
-    Each iteration evaluates a point and moves on from it, so there are `steps` + 1: the last one evaluates
-    the point after the last step. An image keeps its first misclassified point and is done (the reference
-    code goes on and returns the latest, as `ascend` with the `rule` above does); which images are fooled does
-    not depend on it.
+    An image keeps its first misclassified point and is done (the reference code goes on and returns the
+    latest, as `ascend` with the `rule` above does); which images are fooled does not depend on it. For
+    iterations and queries see `search.gradient_search`.
 
     Args:
         objective: What to raise, a loss of the adversarial score. A function from target classes [B] to it
@@ -176,11 +175,7 @@ def apgd(
         score: What the objective is computed from.
         steps: Number of steps.
         eot_samples: Gradients averaged per step, for randomised classifiers; 20 in AutoAttack's "rand".
-
-    Returns:
-        The `Search`. A query is one forward and one backward pass.
     """
-
     return gradient_search(
         objective,
         score,

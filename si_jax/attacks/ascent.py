@@ -79,24 +79,24 @@ class Ascent(NamedTuple):
     gradients: Gradients
 
 
-class Climb(NamedTuple):
+class UnderWay(NamedTuple):
     """An ascent under way: what was seen, and the rule's state. Each leaf has a leading batch axis."""
 
     seen: Ascent
     rule_state: Any
 
 
-def begin(start: Array, rule: Rule) -> Climb:
+def begin(start: Array, rule: Rule) -> UnderWay:
     """An ascent of which no step was made, from `start` [B, H, W, C]."""
     batch = start.shape[:1]
     lowest = jnp.full(batch, -jnp.inf, start.dtype)
-    return Climb(
+    return UnderWay(
         Ascent(start, start, lowest, start, jnp.zeros(batch, bool), none_seen(len(start))), rule.init(start)
     )
 
 
-def step(value: Value, under_way: Climb, i: Array | int, *, rule: Rule, project: Project) -> Climb:
-    """Step `i`: evaluates the last point, then moves on from it. The arguments are those of `climb`.
+def step(value: Value, under_way: UnderWay, i: Array | int, *, rule: Rule, project: Project) -> UnderWay:
+    """Step `i`: evaluates the last point, then moves on from it. The arguments are those of `advance`.
 
     An image whose loss is NaN stays where it is, so that the point is there to be seen.
     """
@@ -108,26 +108,26 @@ def step(value: Value, under_way: Climb, i: Array | int, *, rule: Rule, project:
     seen = _track(under_way.seen, x, loss, fooled)
     moved, rule_state = rule.update(i, x, loss, gradient, under_way.rule_state, project)
     last = rows.where(jnp.isnan(loss), x, moved)
-    return Climb(seen._replace(last=last, gradients=gradients), rule_state)
+    return UnderWay(seen._replace(last=last, gradients=gradients), rule_state)
 
 
-def climb(
+def advance(
     value: Value,
-    under_way: Climb,
+    under_way: UnderWay,
     *,
     first: Array | int,
     steps: int,
     rule: Rule,
     project: Project,
     unroll: bool = False,
-) -> Climb:
+) -> UnderWay:
     """Makes `steps` further steps, numbered from `first`.
 
     An ascent made in parts equals one made whole; between the parts, finished images can leave the batch.
 
     Args:
         value: (i, images) -> (loss [B], gradient, fooled [B]).
-        under_way: From `begin` or `climb`.
+        under_way: From `begin` or `advance`.
         first: The number of the first step; may be traced.
         steps: A Python integer, so that the loop has a static trip count.
         rule: How a point moves.
@@ -135,13 +135,13 @@ def climb(
         unroll: Unroll the loop in the compiled program.
     """
 
-    def body(offset: Array, carry: Climb) -> Climb:
+    def body(offset: Array, carry: UnderWay) -> UnderWay:
         return step(value, carry, first + offset, rule=rule, project=project)
 
     return jax.lax.fori_loop(0, steps, body, under_way, unroll=unroll or steps == 1 or None)
 
 
-def evaluate_last(value: Value, under_way: Climb, *, steps: int | Array) -> Ascent:
+def evaluate_last(value: Value, under_way: UnderWay, *, steps: int | Array) -> Ascent:
     """Evaluates the last point too, so that it is a candidate too; `steps` is the number of steps made."""
     loss, _, fooled = value(jnp.asarray(steps), under_way.seen.last)
     return _track(under_way.seen, under_way.seen.last, loss, fooled)
@@ -150,12 +150,12 @@ def evaluate_last(value: Value, under_way: Climb, *, steps: int | Array) -> Asce
 def ascend(
     value: Value, start: Array, *, rule: Rule, project: Project, steps: int, unroll: bool = False
 ) -> Ascent:
-    """Raises `value` from `start` [B, H, W, C] in `steps` steps; the arguments are those of `climb`.
+    """Raises `value` from `start` [B, H, W, C] in `steps` steps; the arguments are those of `advance`.
 
     Returns:
         An `Ascent`; parts that the caller does not use cost nothing once compiled.
     """
-    return climb(
+    return advance(
         value, begin(start, rule), first=0, steps=steps, rule=rule, project=project, unroll=unroll
     ).seen
 

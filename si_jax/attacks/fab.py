@@ -16,7 +16,7 @@ from si_jax.attacks import rows
 from si_jax.attacks.ascent import none_seen, usable
 from si_jax.attacks.hyperplane import displacement
 from si_jax.attacks.pgd import KeyedClassifier
-from si_jax.attacks.search import Problem, Search, SearchState
+from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
 from si_jax.outputs import misclassified
 from si_jax.threat import Ball, Threat
 
@@ -70,14 +70,11 @@ def fab(
 
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
         del classifier
-        images = problem.images
-        batch = images.shape[0]
-        start = images
+        start = images = problem.images
         if random_start:
             start = _half_way(threat, rows.split(problem.keys)[0], images)
-        inner = FabState(start, images, jnp.full(batch, jnp.inf, images.dtype))
-        nothing = jnp.zeros(batch, jnp.int32)
-        return SearchState(images, nothing > 0, nothing, inner, none_seen(batch))
+        inner = FabState(start, images, jnp.full(len(images), jnp.inf, images.dtype))
+        return nothing_found(problem, inner, none_seen(len(images)))
 
     def advance(
         classifier: KeyedClassifier,

@@ -1,7 +1,7 @@
 """What is known of an attack, derived from what it is and never from its name.
 
-A gradient attack climbs an objective of a score. A few evaluations of the two on toy outputs tell what they
-need, and whether a factor on the logits changes the direction in which they climb.
+A gradient attack maximises an objective of a score. A few evaluations of the two on toy outputs tell what
+they need, and whether a factor on the logits changes the direction of steepest ascent.
 """
 
 import dataclasses
@@ -29,11 +29,7 @@ AGREEMENT = 1e-4
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known of a row of `ATTACKS` or `SEARCHES`, or of an `Attack` record of the user's.
-
-    Attributes:
-        row: The row.
-    """
+    """What is known of a row of `ATTACKS` or `SEARCHES`, or of an `Attack` record of the user's."""
 
     row: Attack | SearchAttack
 
@@ -42,42 +38,37 @@ class Facts:
         """Whether it differentiates the classifier."""
         return isinstance(self.row, Attack) or not self.row.black_box
 
-    @property
-    def calibrated(self) -> bool:
-        """Whether it attacks logits that were brought to one scale."""
-        return self.row.calibrated
-
     @functools.cached_property
     def reads_features(self) -> bool:
         """Whether it cannot be computed from logits alone."""
-        _, score = self._climbs(MOST_CLASSES)
+        _, score = self._maximised(MOST_CLASSES)
         return score is not None and not _defined(lambda: score(Outputs(jnp.ones((1, MOST_CLASSES)))))
 
     @functools.cached_property
     def least_classes(self) -> int:
         """With fewer classes it cannot run."""
-        return self._least(lambda classes: self._climbs(classes)[0])
+        return self._least(lambda classes: self._maximised(classes)[0])
 
     @functools.cached_property
     def loss_classes(self) -> int:
         """With fewer classes the loss that it is named after is not defined; a search then takes another."""
-        return self._least(lambda classes: self._climbs(MOST_CLASSES)[0])
+        return self._least(lambda classes: self._maximised(MOST_CLASSES)[0])
 
     @functools.cached_property
     def blind_to_scale(self) -> bool:
         """Whether a positive factor on the logits leaves every step as it is.
 
-        An attack that climbs no objective follows decisions, or the plane where two logits are equal. A
-        factor moves neither of them.
+        An attack without an objective follows decisions, or the plane where two logits are equal. A factor
+        moves neither of them.
         """
-        objective, score = self._climbs(MOST_CLASSES)
-        if self.calibrated or objective is None or score is None:
+        objective, score = self._maximised(MOST_CLASSES)
+        if self.row.calibrated or objective is None or score is None:
             return True
-        others = [] if not isinstance(self.row, Attack) else [self.row.then, self.row.odd]
-        climbed = [objective, *(other for other in others if other is not None)]
-        return all(_same_direction(each, score, step) for each in climbed for step in (0, LATE))
+        others = [self.row.then, self.row.odd] if isinstance(self.row, Attack) else []
+        each = [objective, *filter(None, others)]
+        return all(_keeps_direction(one, score, step) for one in each for step in (0, LATE))
 
-    def _climbs(self, classes: int) -> tuple[Objective | None, Score | None]:
+    def _maximised(self, classes: int) -> tuple[Objective | None, Score | None]:
         if isinstance(self.row, Attack):
             return self.row.objective, self.row.score
         search = self.row.make(classes, 0, 1)
@@ -104,7 +95,7 @@ def _defined(call: Callable[[], Any]) -> bool:
     return True
 
 
-def _same_direction(objective: Objective, score: Score, step: int) -> bool:
+def _keeps_direction(objective: Objective, score: Score, step: int) -> bool:
     """Whether the gradient at toy features has the same direction if a factor is on the logits."""
     rng = np.random.default_rng(0)
     features, kernel = rng.normal(size=(3, 6)), rng.normal(size=(6, MOST_CLASSES))

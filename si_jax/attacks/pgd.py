@@ -19,7 +19,7 @@ import jax.numpy as jnp
 
 from si_jax import objectives
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Ascent, Rule, Value, begin, climb
+from si_jax.attacks.ascent import Ascent, Rule, Value, advance, begin
 from si_jax.attacks.steps import steepest_step
 from si_jax.objectives import Objective, adversarial_ce
 from si_jax.outputs import Outputs, Score, logits, misclassified
@@ -158,7 +158,7 @@ def run(
         objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
     )
     rule = rule_of(attack, threat, steps, step_size)
-    return climb(
+    return advance(
         value,
         begin(start, rule),
         first=0,

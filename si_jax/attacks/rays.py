@@ -15,7 +15,7 @@ import numpy as np
 
 from si_jax.attacks import rows
 from si_jax.attacks.pgd import KeyedClassifier
-from si_jax.attacks.search import Problem, Search, SearchState
+from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
 from si_jax.outputs import misclassified
 from si_jax.threat import Threat
 
@@ -79,7 +79,7 @@ def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3) -> Search:
             distance=threat.distance(jnp.ones_like(images), images),
             queries=jnp.zeros(batch, jnp.int32),
         )
-        return SearchState(images, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), inner)
+        return nothing_found(problem, inner)
 
     def advance(
         classifier: KeyedClassifier,

@@ -9,7 +9,7 @@ several searches one after another, each on what the ones before it left.
 Some attacks are blind to the scale of the logits but decide as they do. Sources: LAFEAT (Yu et al., CVPR
 2021) and MIFPE (Yu and Xu, CVPR 2023) divide the logits of each iterate by the gap of the two highest;
 T-MIFPE (2025, arXiv 2507.22428) derives a factor for it from the errors of floating point; PMA (Xie et al.,
-2024, arXiv 2411.15210) climbs the margin of probabilities; MD (Ma et al., 2020, arXiv 2006.13726) climbs one
+2024, arXiv 2411.15210) raises the margin of probabilities; MD (Ma et al., 2020, arXiv 2006.13726) raises one
 term of the margin at a time.
 """
 
@@ -21,12 +21,12 @@ from si_jax.attacks.apgd import apgd
 from si_jax.attacks.fab import fab
 from si_jax.attacks.pgd import Attack, from_original, from_signs
 from si_jax.attacks.rays import rays
-from si_jax.attacks.search import Search, of_attack
+from si_jax.attacks.search import Search, TargetedObjective, of_attack
 from si_jax.attacks.spsa import spsa
 from si_jax.attacks.square import square
 from si_jax.errors import InputError, unknown
-from si_jax.objectives import adversarial_ce, dlr, margin
-from si_jax.outputs import cosine, logits, over_top_gap, scaled_by_gap, scaled_cosine
+from si_jax.objectives import Objective, adversarial_ce, dlr, margin
+from si_jax.outputs import Score, cosine, logits, over_top_gap, scaled_by_gap, scaled_cosine
 
 SI_SCALE = 15.0  # s of eq. 24, fixed for every model under evaluation (sec. 5.2 of the paper)
 
@@ -97,8 +97,30 @@ class SearchAttack(NamedTuple):
         return self.gradients(2) == 0
 
 
-def _one(classes: int) -> float:
-    return 1.0
+def _apgd(
+    objective: Objective | TargetedObjective,
+    score: Score = logits,
+    *,
+    classes: int = 2,
+    fewer: Objective | TargetedObjective = margin,
+    calibrated: bool = False,
+) -> SearchAttack:
+    """APGD on an objective; where it needs more `classes` than there are, on that for `fewer`."""
+
+    def make(number: int, restart: int, eot_samples: int) -> Search:
+        return apgd(objective if number >= classes else fewer, score, eot_samples=eot_samples)
+
+    return SearchAttack(make, 10, lambda number: 1.0, calibrated=calibrated)
+
+
+def _spsa(evaluations: int) -> SearchAttack:
+    make = lambda classes, restart, eot: spsa(evaluations=evaluations)  # noqa: E731
+    return SearchAttack(make, 5, _none, queries=evaluations + 1)
+
+
+def _rays(query_limit: int) -> SearchAttack:
+    make = lambda classes, restart, eot: rays(query_limit=query_limit)  # noqa: E731
+    return SearchAttack(make, 500, _none, measures_distance=True)
 
 
 def _none(classes: int) -> float:
@@ -106,30 +128,18 @@ def _none(classes: int) -> float:
 
 
 SEARCHES: dict[str, SearchAttack] = {
-    'apgd-ce': SearchAttack(lambda classes, r, eot: apgd(adversarial_ce, eot_samples=eot), 10, _one),
-    'apgd-dlr': SearchAttack(
-        lambda classes, r, eot: apgd(dlr if classes > 2 else margin, eot_samples=eot), 10, _one
-    ),
-    'apgd-t': SearchAttack(
-        lambda classes, r, eot: apgd(
-            objectives.targeted_dlr if classes > 3 else objectives.targeted_margin, eot_samples=eot
-        ),
-        10,
-        _one,
-    ),
+    'apgd-ce': _apgd(adversarial_ce),
+    'apgd-dlr': _apgd(dlr, classes=3),
+    'apgd-t': _apgd(objectives.targeted_dlr, classes=4, fewer=objectives.targeted_margin),
     # As a stage of `fast`, where images that fall leave.
-    'pgd-hybrid-20': SearchAttack(lambda classes, r, eot: of_attack(ATTACKS['pgd-hybrid'], 20, eot), 7, _one),
+    'pgd-hybrid-20': SearchAttack(
+        lambda classes, r, eot: of_attack(ATTACKS['pgd-hybrid'], 20, eot), 7, lambda classes: 1.0
+    ),
     # APGD compares the losses of iterates, so they need one scale: that of `pgd-cal`.
-    'apgd-cal': SearchAttack(
-        lambda classes, r, eot: apgd(adversarial_ce, eot_samples=eot), 10, _one, calibrated=True
-    ),
+    'apgd-cal': _apgd(adversarial_ce, calibrated=True),
     # Ablations of the paper's loss: APGD's steps, and targets without a temperature.
-    'apgd-si': SearchAttack(
-        lambda classes, r, eot: apgd(adversarial_ce, scaled_cosine(SI_SCALE), eot_samples=eot), 10, _one
-    ),
-    'apgd-si-t': SearchAttack(
-        lambda classes, r, eot: apgd(objectives.targeted_margin, cosine, eot_samples=eot), 10, _one
-    ),
+    'apgd-si': _apgd(adversarial_ce, scaled_cosine(SI_SCALE)),
+    'apgd-si-t': _apgd(objectives.targeted_margin, cosine),
     'fab': SearchAttack(
         lambda classes, r, eot: fab(targeted=False, random_start=r > 0),
         20,
@@ -140,15 +150,11 @@ SEARCHES: dict[str, SearchAttack] = {
         lambda classes, r, eot: fab(targeted=True, random_start=r > 0), 20, lambda classes: 0.5, queries=2
     ),
     'square': SearchAttack(lambda classes, r, eot: square(5000), 250, _none),
-    'spsa': SearchAttack(lambda classes, r, eot: spsa(evaluations=256), 5, _none, queries=257),
-    'spsa-128': SearchAttack(lambda classes, r, eot: spsa(evaluations=128), 5, _none, queries=129),
-    'spsa-512': SearchAttack(lambda classes, r, eot: spsa(evaluations=512), 5, _none, queries=513),
-    'rays': SearchAttack(
-        lambda classes, r, eot: rays(query_limit=10_000), 500, _none, measures_distance=True
-    ),
-    'rays-40000': SearchAttack(
-        lambda classes, r, eot: rays(query_limit=40_000), 500, _none, measures_distance=True
-    ),
+    'spsa': _spsa(256),
+    'spsa-128': _spsa(128),
+    'spsa-512': _spsa(512),
+    'rays': _rays(10_000),
+    'rays-40000': _rays(40_000),
 }
 
 

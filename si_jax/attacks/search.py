@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Ascent, Climb, Gradients, Rule, none_seen, step
+from si_jax.attacks.ascent import Ascent, Gradients, Rule, UnderWay, none_seen, step
 from si_jax.attacks.pgd import (
     Attack,
     KeyedClassifier,
@@ -68,6 +68,12 @@ class SearchState(NamedTuple):
     gradients: Gradients | None = None
 
 
+def nothing_found(problem: Problem, inner: Any, gradients: Gradients | None = None) -> SearchState:
+    """A search that has spent no query."""
+    batch = problem.images.shape[:1]
+    return SearchState(problem.images, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), inner, gradients)
+
+
 class Search(NamedTuple):
     """An attack that runs in parts.
 
@@ -78,7 +84,7 @@ class Search(NamedTuple):
             draws its windows for all of them beforehand. Rows whose `fooled` is set keep their `found`.
         iterations: How many iterations there are in all.
         targeted: Whether it is run once for each target class in turn.
-        objective: What it climbs, or a function from target classes [B] to it; None if it climbs no loss.
+        objective: What it raises, or a function from target classes [B] to it; None if it raises no loss.
         score: What the objective is computed from; None likewise.
     """
 
@@ -90,7 +96,7 @@ class Search(NamedTuple):
     score: Score | None = None
 
     def objective_for(self, targets: Array) -> Objective | None:
-        """What it climbs toward these target classes [B]."""
+        """What it raises toward these target classes [B]."""
         if self.objective is None or isinstance(self.objective, Objective):
             return self.objective
         return self.objective(targets)
@@ -112,31 +118,15 @@ def gradient_search(
     """A search that raises an objective along its gradient: an ascent of the engine, made in parts.
 
     Each iteration evaluates a point and moves on from it, so there are `steps` + 1: the last one evaluates
-    the point after the last step. An image keeps its first misclassified point and is done.
-
-    Args:
-        objective: What to raise, or a function from target classes [B] to it, which makes a targeted search.
-        score: What the objective is computed from.
-        start: (threat, keys, images) -> where to begin.
-        rule: threat -> how a point moves.
-        steps: Number of steps.
-        eot_samples: Gradients averaged per step.
-
-    Returns:
-        The `Search`. A query is one forward and one backward pass.
+    the point after the last step. An image keeps its first misclassified point and is done. A query is one
+    forward and one backward pass. A function from target classes [B] to an objective makes the search a
+    targeted one.
     """
 
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
         del classifier
         first = starting_points(start, threat, problem.images, problem.keys)
-        batch = first.shape[:1]
-        return SearchState(
-            found=problem.images,
-            fooled=jnp.zeros(batch, bool),
-            queries=jnp.zeros(batch, jnp.int32),
-            inner=(first, rule(threat).init(first)),
-            gradients=none_seen(len(first)),
-        )
+        return nothing_found(problem, (first, rule(threat).init(first)), none_seen(len(first)))
 
     def advance(
         classifier: KeyedClassifier,
@@ -154,7 +144,7 @@ def gradient_search(
         def project(x: Array) -> Array:
             return threat.project(x, problem.images)
 
-        def body(offset: Array, carry: tuple[Climb, Array]) -> tuple[Climb, Array]:
+        def body(offset: Array, carry: tuple[UnderWay, Array]) -> tuple[UnderWay, Array]:
             under_way, queries = carry
             before = under_way.seen
             under_way = step(value, under_way, first + offset, rule=how, project=project)
@@ -169,7 +159,7 @@ def gradient_search(
         assert state.gradients is not None
         seen = Ascent(last, last, lowest, state.found, state.fooled, state.gradients)
         (seen, rule_state), queries = jax.lax.fori_loop(
-            0, count, body, (Climb(seen, rule_state), state.queries)
+            0, count, body, (UnderWay(seen, rule_state), state.queries)
         )
         inner = seen.last, rule_state
         return SearchState(seen.fooled_image, seen.fooled, queries, inner, seen.gradients)
@@ -181,11 +171,7 @@ def gradient_search(
 def of_attack(attack: Attack, steps: int, eot_samples: int) -> Search:
     """A PGD variant as a search: the same steps, but an image is done with its first misclassified point.
 
-    Args:
-        attack: A row that counts any iterate and fixes its step size; its objective reads the adversarial
-            images alone.
-        steps: Number of steps.
-        eot_samples: Gradients averaged per step.
+    The attack counts any iterate and fixes its step size; its objective reads the adversarial images alone.
     """
     assert attack.any_iterate and attack.step_size is not None and 'nat' not in attack.objective.uses
     return gradient_search(

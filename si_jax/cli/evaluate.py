@@ -314,7 +314,7 @@ def run(
         model: 'path/to/file.py:build' instead, a function without arguments that returns a classifier; or a
             network of the zoo, 'zoo:NAME', or a file of weights, with the defaults of a run.
         torch_checkpoint: A PyTorch file of weights instead, of torch.save or safetensors.
-        arch: Its architecture, see `torch_weights.load`.
+        arch: Its architecture, see `torch_weights.from_torch`.
         variant: Likewise, where two have the same names and shapes.
         normalise: What its authors do to images in [0, 1]; None for 'none'.
         stated_clean: The clean accuracy that its authors state, as a fraction: far below it the result warns.

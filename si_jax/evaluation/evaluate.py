@@ -148,7 +148,7 @@ def evaluate(
         check_identical(identity)
         with Saved(state_path, identity, network.clean_logits):
             calibration = None
-            if any(part.facts and part.facts.calibrated for kind in kinds for part in kind.parts):
+            if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
                 calibration = calibrate(network.clean_logits)
                 network = network.calibrated(calibration['scale'])
             seconds = {'checks and clean images': time.perf_counter() - began}

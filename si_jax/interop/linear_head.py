@@ -6,20 +6,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from si_jax.interop.graph_nodes import aten_name
+
 Array = jax.Array
 
-_SAME = ('alias', 'clone', '_to_copy', 'view', 'reshape', '_unsafe_view', 'squeeze')
+_UNCHANGED = ('alias', 'clone', '_to_copy', 'view', 'reshape', '_unsafe_view', 'squeeze')
 
 
 class Head(NamedTuple):
-    """The layer logits = scale * (features @ weight) + offset.
+    """The layer logits = scale * (features @ weight) + offset, by its nodes.
 
     Attributes:
-        linear: The node of the product (aten.mm or aten.addmm).
-        features: The node of its input, [B, F].
-        weight: The node of its weights, [F, K].
-        factors: Numbers, or nodes of arrays of shape [] to [1, K], whose product is the scale; those of the
-            second entry divide.
+        linear: The product (aten.mm or aten.addmm).
+        features: [B, F].
+        weight: [F, K].
+        factors: Numbers, or arrays of shape [] to [1, K], whose product is the scale; those of the second
+            entry divide.
     """
 
     linear: Any
@@ -56,14 +58,14 @@ def find_head(logits: Any, of_images: set[str]) -> Head | str:
     times: list[Any] = []
     over: list[Any] = []
     while True:
-        name = _name(node)
+        name, _ = aten_name(node)
         images = [a for a in node.args if _is_node(a) and a.name in of_images]
         if name in ('mm', 'addmm'):
             return _head(node, name, images, times, over)
-        if len(images) != 1 or name not in (*_SAME, 'add', 'sub', 'mul', 'div', 'neg'):
+        if len(images) != 1 or name not in (*_UNCHANGED, 'add', 'sub', 'mul', 'div', 'neg'):
             return f'the logits are the result of {node.target}, not of a linear layer'
         source = images[0]
-        if name in _SAME and _shape(source) != _shape(node):
+        if name in _UNCHANGED and _shape(source) != _shape(node):
             return f'{node.target} with a change of shape lies between the last linear layer and the logits'
         if name == 'neg' or (name == 'sub' and source is node.args[1]):
             times.append(-1)
@@ -88,11 +90,6 @@ def _head(node: Any, name: str, images: list[Any], times: list[Any], over: list[
 
 def _is_node(value: Any) -> bool:
     return hasattr(value, 'all_input_nodes')
-
-
-def _name(node: Any) -> str:
-    packet = getattr(node.target, 'overloadpacket', None)
-    return '' if packet is None else packet.__name__
 
 
 def _shape(node: Any) -> list[str]:

@@ -29,11 +29,11 @@ def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 
         image_shape: (H, W, C) of the images that it will be given.
 
     Raises:
-        InputError: As `torch_graph.from_module`.
+        InputError: As `torch_graph.TorchClassifier`.
     """
-    from si_jax.interop.torch_graph import from_module
+    from si_jax.interop.torch_graph import TorchClassifier
 
-    return from_module(module, image_shape)
+    return TorchClassifier(module, image_shape)
 
 
 def load_torch_checkpoint(
@@ -47,7 +47,8 @@ def load_torch_checkpoint(
 ) -> Classifier:
     """A classifier, images [B, H, W, C] in [0, 1] -> `Outputs`, from a checkpoint of a named architecture.
 
-    The arguments and errors are those of `torch_weights.load`, which gives the network and its weights apart.
+    The arguments and errors are those of `torch_weights.from_torch`, with a path for the state dict.
+    `torch_weights.load` gives the network and its weights apart.
     """
     network = torch_weights.load(
         path, arch, normalise=normalise, variant=variant, num_classes=num_classes, image_shape=image_shape

@@ -4,6 +4,7 @@ A file of torch.save is a pickle, which could run any code as it is read. It is 
 it may hold tensors, numbers, strings and containers of them, and is refused if it asks for anything else.
 """
 
+import importlib
 import pathlib
 import re
 from collections.abc import Iterable, Mapping
@@ -19,16 +20,15 @@ _REFUSED = re.compile(r'(?:\bGLOBAL|unrecognized function) ([\w.]+)')
 
 
 def import_torch() -> Any:
-    """The torch package.
+    """The torch package; InputError if it is not installed."""
+    return _import('torch', 'PyTorch')
 
-    Raises:
-        InputError: If it is not installed.
-    """
+
+def _import(module: str, title: str) -> Any:
     try:
-        import torch
+        return importlib.import_module(module)
     except ImportError as error:
-        raise InputError('PyTorch is not installed: pip install "si_jax[torch]"') from error
-    return torch
+        raise InputError(f'{title} is not installed: pip install "si_jax[torch]"') from error
 
 
 def read(path: str | pathlib.Path) -> Any:
@@ -46,19 +46,11 @@ def read(path: str | pathlib.Path) -> Any:
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    safetensors = _import_safetensors()
+    safetensors = _import('safetensors.numpy', 'safetensors')
     try:
         return safetensors.load_file(path)
     except Exception as error:  # The library raises errors of several types for a damaged file.
         raise InputError(f'{path} is damaged, or not a safetensors file: {error}') from error
-
-
-def _import_safetensors() -> Any:
-    try:
-        import safetensors.numpy
-    except ImportError as error:
-        raise InputError('safetensors is not installed: pip install "si_jax[torch]"') from error
-    return safetensors.numpy
 
 
 def _read_torch(path: pathlib.Path) -> Any:
@@ -89,7 +81,7 @@ def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     path = pathlib.Path(path)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     if path.suffix == '.safetensors':
-        _import_safetensors().save_file(arrays, path)
+        _import('safetensors.numpy', 'safetensors').save_file(arrays, path)
     else:
         torch = import_torch()
         torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, path)

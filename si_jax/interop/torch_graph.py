@@ -1,6 +1,6 @@
 """Any PyTorch module as a JAX classifier: a graph of ATen operations, then one JAX function for each.
 
-    classifier = from_module(module, image_shape=(32, 32, 3))
+    classifier = TorchClassifier(module, image_shape=(32, 32, 3))
     outputs = classifier(images)              # images [B, 32, 32, 3] in [0, 1] -> Outputs
 
 The module maps [B, C, H, W] in [0, 1] to logits [B, K]; a normalisation of its input belongs into it. It is
@@ -41,31 +41,25 @@ _IGNORED_KEYWORDS = ('device', 'layout', 'memory_format', 'non_blocking', 'pin_m
 _SIZE_FUNCTIONS = ('sym_float', 'sym_int', 'sym_max', 'sym_min', 'sym_not')
 
 
-def from_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 'TorchClassifier':
-    """A classifier that computes what a torch.nn.Module computes.
+class TorchClassifier:
+    """images [B, H, W, C] in [0, 1] -> `Outputs`: it computes what a torch.nn.Module computes.
 
     Args:
         module: Maps float [B, C, H, W] in [0, 1] to logits [B, K].
         image_shape: (H, W, C) of the images that it will be given.
+
+    Attributes:
+        image_shape: (H, W, C).
+        num_classes: K.
+        why_no_features: None, or why features and kernel could not be read from the graph.
 
     Raises:
         InputError: If the module branches on values of the images, draws random numbers, uses
             operations that are not in the tables (all are listed, with their place in the module), has
             weights that are not finite, or does not return logits [B, K].
     """
-    return TorchClassifier(module, image_shape)
 
-
-class TorchClassifier:
-    """images [B, H, W, C] in [0, 1] -> `Outputs`; made by `from_module`.
-
-    Attributes:
-        image_shape: (H, W, C).
-        num_classes: K.
-        why_no_features: None, or why features and kernel could not be read from the graph.
-    """
-
-    def __init__(self, module: Any, image_shape: Sequence[int]):
+    def __init__(self, module: Any, image_shape: Sequence[int] = (32, 32, 3)):
         torch = import_torch()
         if isinstance(module, torch.nn.DataParallel):
             module = module.module

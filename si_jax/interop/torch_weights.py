@@ -45,37 +45,19 @@ class Network(NamedTuple):
     num_classes: int
 
 
-def load(
-    path: str | pathlib.Path,
-    arch: str,
-    *,
-    normalise: str = 'none',
-    variant: str | None = None,
-    num_classes: int | None = None,
-    image_shape: tuple[int, int, int] = (32, 32, 3),
-) -> Network:
+def load(path: str | pathlib.Path, arch: str, **options: Any) -> Network:
     """A named architecture with the weights of a PyTorch checkpoint (torch.save or safetensors).
 
     Args:
         path: The file.
-        arch: A row of `models.ARCHITECTURES`, or `wrn_<depth>_<widen>`.
-        normalise: What the network's authors do to images in [0, 1]; a row of `models.NORMALISATIONS`.
-        variant: Needed where two variants have the same names and shapes.
-        num_classes: Checked against the checkpoint if given.
-        image_shape: (H, W, C); matters for `small_cnn` alone.
+        arch: As for `from_torch`.
+        options: Likewise.
 
     Raises:
         InputError: For a file that cannot be read (see `torch_files.read`), and as `from_torch`.
     """
     try:
-        return from_torch(
-            read(path),
-            arch,
-            normalise=normalise,
-            variant=variant,
-            num_classes=num_classes,
-            image_shape=image_shape,
-        )
+        return from_torch(read(path), arch, **options)
     except InputError as error:
         if str(path) in str(error):
             raise
@@ -91,10 +73,18 @@ def from_torch(
     num_classes: int | None = None,
     image_shape: tuple[int, int, int] = (32, 32, 3),
 ) -> Network:
-    """As `load`, of a state dict: tensors or arrays by name, perhaps within a checkpoint that holds more.
+    """A named architecture with the weights of a state dict.
 
     `num_batches_tracked`, and the unused `sub_block1` of some WRN checkpoints, are left out. The width and
     the number of classes are the checkpoint's. float64 stays float64; other types become float32.
+
+    Args:
+        state: Tensors or arrays by name, perhaps within a checkpoint that holds more.
+        arch: A row of `models.ARCHITECTURES`, or `wrn_<depth>_<widen>`.
+        normalise: What the network's authors do to images in [0, 1]; a row of `models.NORMALISATIONS`.
+        variant: Needed where two variants have the same names and shapes.
+        num_classes: Checked against the checkpoint if given.
+        image_shape: (H, W, C); matters for `small_cnn` alone.
 
     Raises:
         InputError: If names are missing or unknown (they are listed), shapes differ, values are not finite,
@@ -128,11 +118,12 @@ def from_torch(
     new, wrong = {}, []
     for path, leaf in flat.items():
         array = arrays[names[path]]
-        expected = tuple(np.array(leaf.shape)[list(_to_torch_axes(leaf.ndim))])
-        if array.shape != expected:
-            wrong.append(f'{names[path]} is {list(array.shape)}, not {list(map(int, expected))}')
+        axes = _to_torch_axes(leaf.ndim)
+        expected = [leaf.shape[axis] for axis in axes]
+        if list(array.shape) != expected:
+            wrong.append(f'{names[path]} is {list(array.shape)}, not {expected}')
         else:
-            new[path] = jnp.asarray(array.transpose(_from_torch_axes(array.ndim)))
+            new[path] = jnp.asarray(array.transpose(np.argsort(axes)))
     if wrong:
         raise InputError(f'the shapes are not those of {arch}: {listed(wrong)}')
     check_finite({name: arrays[name] for name in names.values()}, 'the checkpoint')
@@ -159,10 +150,6 @@ def torch_name(path: tuple[str, ...]) -> str:
 
 def _to_torch_axes(ndim: int) -> tuple[int, ...]:
     return {4: (3, 2, 0, 1), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
-
-
-def _from_torch_axes(ndim: int) -> tuple[int, ...]:
-    return {4: (2, 3, 1, 0), 2: (1, 0)}.get(ndim, tuple(range(ndim)))
 
 
 def state_arrays(state: Any) -> dict[str, np.ndarray]:

@@ -61,11 +61,13 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
     return _fast(x, kernel, stride, padding, True) if kind == 'fast' else _lax(x, kernel, stride, padding)
 
 
-def _lax(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
+def _lax(
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int, stride_across: int | None = None
+) -> jax.Array:
     return lax.conv_general_dilated(
         x,
         kernel,
-        window_strides=(stride, stride),
+        window_strides=(stride, stride_across or stride),
         padding=((padding, padding), (padding, padding)),
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     )
@@ -97,13 +99,7 @@ def _fast(x: jax.Array, kernel: jax.Array, stride: int, padding: int, dense: boo
 def _side_by_side(x: jax.Array, kernel: jax.Array, padding: int, pixels: int) -> jax.Array:
     """The convolution of stride 1, `pixels` neighbours in a row at a time: each is an output of its own."""
     shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
-    found = lax.conv_general_dilated(
-        x,
-        jnp.concatenate(shifted, axis=3),
-        window_strides=(1, pixels),
-        padding=((padding, padding), (padding, padding)),
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )
+    found = _lax(x, jnp.concatenate(shifted, axis=3), 1, padding, stride_across=pixels)
     return found.reshape(*found.shape[:2], -1, kernel.shape[3])
 
 

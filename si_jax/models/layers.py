@@ -33,25 +33,21 @@ def _variance_scaling(law: Callable[..., Array], variance: float, fan: str) -> I
 
     def init(key: Array, shape: Sequence[int], dtype: Any = jnp.float32) -> Array:
         connections = math.prod(shape) / shape[-1 if fan == 'in' else -2]
-        return (law(key, math.prod(shape), dtype) * math.sqrt(variance / connections)).reshape(shape)
+        return (law(key, (math.prod(shape),), dtype) * math.sqrt(variance / connections)).reshape(shape)
 
     return init
 
 
-def _uniform(key: Array, size: int, dtype: Any) -> Array:
-    return jax.random.uniform(key, (size,), dtype, -math.sqrt(3), math.sqrt(3))
-
-
-def _normal(key: Array, size: int, dtype: Any) -> Array:
-    return jax.random.normal(key, (size,), dtype)
+def _uniform(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+    return jax.random.uniform(key, shape, dtype, -math.sqrt(3), math.sqrt(3))
 
 
 # torch.nn.Conv2d and torch.nn.Linear: U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
 torch_uniform = _variance_scaling(_uniform, 1 / 3, 'in')
 # N(0, sqrt(2 / (k * k * out))): TRADES:models/wideresnet.py, understanding-fast-adv-training:models.py.
-he_fan_out = _variance_scaling(_normal, 2, 'out')
+he_fan_out = _variance_scaling(jax.random.normal, 2, 'out')
 # N(0, sqrt(2 / in)), linear layers of understanding-fast-adv-training:models.py.
-he_fan_in = _variance_scaling(_normal, 2, 'in')
+he_fan_in = _variance_scaling(jax.random.normal, 2, 'in')
 
 
 class Normalisation(NamedTuple):

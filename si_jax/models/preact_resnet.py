@@ -55,20 +55,26 @@ VARIANTS = {
 
 
 class PreActBlock(nn.Module):
-    """BN, ReLU and 3x3 convolution, twice; a projection shortcut is a bare 1x1 convolution."""
+    """BN, ReLU and 3x3 convolution, twice; a projection shortcut is a bare 1x1 convolution.
+
+    Attributes:
+        preactivated_shortcut: As for `Variant`.
+        shortcut: The name of the projection.
+    """
 
     filters: int
     stride: int
-    variant: Variant
     conv: Any
     norm: Any
+    preactivated_shortcut: bool
+    shortcut: str
 
     @nn.compact
     def __call__(self, x: Array, train: bool, mask: Array | None) -> Array:
         y = nn.relu(self.norm(name='bn1')(x, train, mask))
         if self.stride != 1 or x.shape[-1] != self.filters:
-            source = y if self.variant.preactivated_shortcut else x
-            x = self.conv(self.filters, 1, self.stride, name='shortcut_0')(source)
+            source = y if self.preactivated_shortcut else x
+            x = self.conv(self.filters, 1, self.stride, name=self.shortcut)(source)
         y = self.conv(self.filters, 3, self.stride, name='conv1')(y)
         y = nn.relu(self.norm(name='bn2')(y, train, mask))
         return self.conv(self.filters, 3, name='conv2')(y) + x
@@ -93,14 +99,14 @@ class PreActResNet(nn.Module):
             conv = partial(conv, kernel_init=he_fan_out)
             linear = partial(linear, kernel_init=he_fan_in, bias_init=nn.initializers.zeros)
         norm = partial(BatchNorm, axis=self.bn_axis)
+        shortcut = self.variant.preactivated_shortcut, 'shortcut_0'
 
         x = conv(self.width, 3, name='conv1')(normalise_images(images, self.normalise))
         for stage in range(4):
             for i in range(2):
                 stride = 2 if stage > 0 and i == 0 else 1
-                block = PreActBlock(
-                    self.width * 2**stage, stride, self.variant, conv, norm, name=f'layer{stage + 1}_{i}'
-                )
+                name = f'layer{stage + 1}_{i}'
+                block = PreActBlock(self.width * 2**stage, stride, conv, norm, *shortcut, name=name)
                 x = block(x, train, mask)
         if self.variant.final_norm:
             x = nn.relu(norm(name='bn')(x, train, mask))

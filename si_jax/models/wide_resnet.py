@@ -19,34 +19,17 @@ from si_jax.models.layers import (
     normalise_images,
     outputs_of,
 )
+from si_jax.models.preact_resnet import PreActBlock
 from si_jax.outputs import Outputs
 
 Array = jax.Array
 
 
-class WideBlock(nn.Module):
-    """BN, ReLU and 3x3 convolution, twice.
-
-    Where the number of channels changes, ReLU(bn1(x)) feeds the 1x1 shortcut; else the shortcut is the raw x.
-    """
-
-    filters: int
-    stride: int
-    conv: Any
-    norm: Any
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool, mask: Array | None) -> Array:
-        y = nn.relu(self.norm(name='bn1')(x, train, mask))
-        if x.shape[-1] != self.filters:
-            x = self.conv(self.filters, 1, self.stride, name='convShortcut')(y)
-        y = self.conv(self.filters, 3, self.stride, name='conv1')(y)
-        y = nn.relu(self.norm(name='bn2')(y, train, mask))
-        return self.conv(self.filters, 3, name='conv2')(y) + x
-
-
 class WideResNet(nn.Module):
     """[B, H, W, C] in [0, 1] -> `Outputs`; features are non-negative.
+
+    Its blocks are those of the PreActResNet. Where the number of channels changes (with every stride), ReLU
+    and normalisation feed the 1x1 shortcut; else the shortcut is the raw input.
 
     Attributes:
         depth: 6n + 4, for three stages of n blocks.
@@ -72,7 +55,8 @@ class WideResNet(nn.Module):
             for i in range((self.depth - 4) // 6):
                 filters = self.width * self.widen * 2**stage
                 stride = 2 if stage > 0 and i == 0 else 1
-                x = WideBlock(filters, stride, conv, norm, name=f'block{stage + 1}_layer_{i}')(x, train, mask)
+                name = f'block{stage + 1}_layer_{i}'
+                x = PreActBlock(filters, stride, conv, norm, True, 'convShortcut', name=name)(x, train, mask)
         x = nn.relu(norm(name='bn1')(x, train, mask))
         linear = Linear(self.num_classes, self.hypersphere, bias_init=nn.initializers.zeros, name='fc')
         return outputs_of(global_mean(x), linear)

@@ -91,15 +91,9 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table.
+    """A table; `name` is the paper's number of it, or the name of a study.
 
-    Attributes:
-        name: The paper's number of it, or the name of a study.
-        title: What it shows.
-        columns: Its columns.
-        rows: Its rows.
-        evaluations: The evaluations that fill the columns, for every row.
-        notes: What a reader must know.
+    The evaluations fill the columns of every row.
     """
 
     name: str

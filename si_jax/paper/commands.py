@@ -30,11 +30,6 @@ class Choice(NamedTuple):
     torch_checkpoints: str = 'checkpoints'
 
 
-def all_overrides(source: Training, choice: Choice, seed: int) -> dict[str, Any]:
-    """Dotted field to value of a row's run: the row's, the user's and the seed."""
-    return {**source.overrides, **choice.overrides, **({'seed': seed} if seed else {})}
-
-
 def workdir(source: Training, choice: Choice, seed: int) -> str:
     """Where the commands put a run: RUNS/<config>[-<argument>]/[<field>=<value>-...]seed<N>."""
     name = f'{source.config}-{source.argument}' if source.argument else source.config
@@ -46,7 +41,7 @@ def workdir(source: Training, choice: Choice, seed: int) -> str:
 def train(source: Training, choice: Choice, seed: int, folder: str) -> str:
     """The command that trains a row's network, or goes on with it."""
     config = f'configs/{source.config}.py' + (f':{source.argument}' if source.argument else '')
-    fields = all_overrides(source, choice, seed)
+    fields = {**source.overrides, **choice.overrides, **({'seed': seed} if seed else {})}
     if choice.data_dir:
         fields['data.dir'] = choice.data_dir
     flags = [f'--config.{field}={value}' for field, value in fields.items()]
@@ -67,7 +62,12 @@ def evaluate(row: Row, evaluation: Evaluation, choice: Choice, seed: int, folder
         if choice.checkpoint != 'best':
             where.append(f'--checkpoint={choice.checkpoint}')
         return _command('evaluate.py', *where, *flags)
-    return _command('evaluate.py', *_download(row.source, choice), *flags, *_output(evaluation, seed, folder))
+    # Networks that were downloaded have no workdir: seed and place of the result are named.
+    if seed:
+        flags.append(f'--seed={seed}')
+    scale = '' if evaluation.logit_scale == 1 else f'-scale{evaluation.logit_scale:g}'
+    output = f'--output={folder}/{"-".join(evaluation.attacks)}{scale}-seed{seed}.json'
+    return _command('evaluate.py', *_download(row.source, choice), *flags, output)
 
 
 def _download(source: Download, choice: Choice) -> list[str]:
@@ -75,13 +75,6 @@ def _download(source: Download, choice: Choice) -> list[str]:
     flags += [f'--{flag}={value}' for flag, value in source.flags.items()]
     flags += [f'--dataset={source.dataset}', f'--eps={source.eps}']
     return flags + ([f'--data_dir={choice.data_dir}'] if choice.data_dir else [])
-
-
-def _output(evaluation: Evaluation, seed: int, folder: str) -> list[str]:
-    """Networks that were downloaded have no workdir: seed and place of the result are named."""
-    scale = '' if evaluation.logit_scale == 1 else f'-scale{evaluation.logit_scale:g}'
-    name = f'{"-".join(evaluation.attacks)}{scale}-seed{seed}.json'
-    return ([f'--seed={seed}'] if seed else []) + [f'--output={folder}/{name}']
 
 
 def _command(*words: str) -> str:

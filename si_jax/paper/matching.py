@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from si_jax.errors import InputError
 from si_jax.paper import commands, configs
 from si_jax.paper.cells import Download, Evaluation, Row, Table, Training
@@ -44,133 +46,111 @@ def fill(
 ) -> tuple[list[Filled], list[str]]:
     """The rows of a table with the values that the folder holds, and what a reader must know of the rest.
 
-    Args:
-        table: The table.
-        choice: What its user chose.
-        folder: What is there.
-        elsewhere: All tables: a run that is a row of one of them needs no explanation.
+    A run that is a row of a table in `elsewhere` needs no explanation.
 
     Raises:
         InputError: Two runs or two results claim the same cell and cannot be told apart, or a seed, an
             override or a row does not fit.
     """
-    notes: list[str] = []
-    claimed: set[Path] = set()
-    filled = []
-    for row in table.rows:
-        if isinstance(row.source, Training):
-            filled.append(_trained_row(table, row, row.source, choice, folder, claimed, notes))
-        else:
-            filled.append(_downloaded_row(table, row, row.source, choice, folder, notes))
-    strangers = [run for run in folder.runs if run.path not in claimed]
+    filler = _Filler(table, choice, folder)
+    filled = [filler.row(row) for row in table.rows]
+    notes = filler.notes
+    strangers = [run for run in folder.runs if run.path not in filler.claimed]
     if strangers:
         known = [wanted for other in elsewhere for _, wanted in _configs(other, choice)]
         rows = _configs(table, choice)
         for run in strangers:
             if not any(set(configs.differences_from(run, wanted)) <= {'seed'} for wanted in known):
                 notes += _why_not(run, rows)
-    return filled, list(dict.fromkeys(notes))
+    return filled, notes
+
+
+def _config_of(source: Training, choice: Choice) -> ConfigDict:
+    return configs.config_of(source, {**source.overrides, **choice.overrides})
 
 
 def _configs(table: Table, choice: Choice) -> list[tuple[Row, dict[str, Any]]]:
     """The rows that are trained, with their configs."""
-    return [
-        (
-            row,
-            recipes.plain(configs.config_of(row.source, {**row.source.overrides, **choice.overrides})),
-        )
-        for row in table.rows
-        if isinstance(row.source, Training)
-    ]
+    sources = [(row, row.source) for row in table.rows if isinstance(row.source, Training)]
+    return [(row, recipes.plain(_config_of(source, choice))) for row, source in sources]
 
 
-def _trained_row(
-    table: Table,
-    row: Row,
-    source: Training,
-    choice: Choice,
-    folder: Folder,
-    claimed: set[Path],
-    notes: list[str],
-) -> Filled:
-    config = configs.config_of(source, {**source.overrides, **choice.overrides})
-    wanted = recipes.plain(config)
-    by_seed: dict[int, list[Run]] = {}
-    for run in folder.runs:
-        if set(configs.differences_from(run, wanted)) <= {'seed'}:
-            by_seed.setdefault(run.config['seed'], []).append(run)
-            claimed.add(run.path)
-    _note_others(row, set(by_seed), choice, notes)
-    examples = _examples(table, choice, config.data.name)
-    protocol = Protocol(config.data.name, config.threat.eps, config.threat.norm, examples, 0)
-    filled = _empty(table, row)
-    for seed in choice.seeds:
-        runs = by_seed.get(seed, [])
-        if len(runs) > 1:
-            raise InputError(
-                f'{" and ".join(str(run.path) for run in runs)} are the same run, {", ".join(row.labels)} '
-                f'with seed {seed}: move one of them out of the folder'
-            )
-        filled.folders[seed] = str(runs[0].path) if runs else commands.workdir(source, choice, seed)
-        for run in runs:
-            if run.unfinished:
-                notes.append(f'{run.path} is at {run.unfinished}: it is not used before its end')
-                continue
-            filled.trained.add(seed)
-            mine = [result for result in folder.results if result.run == run.path]
-            _fill_seed(filled, table, seed, mine, protocol, notes, run, choice.checkpoint)
-    return filled
+@dataclasses.dataclass
+class _Filler:
+    """Fills the rows of a table; it notes what a reader must know, and which runs a row has claimed."""
 
+    table: Table
+    choice: Choice
+    folder: Folder
+    notes: list[str] = dataclasses.field(default_factory=list)
+    claimed: set[Path] = dataclasses.field(default_factory=set)
 
-def _downloaded_row(
-    table: Table, row: Row, source: Download, choice: Choice, folder: Folder, notes: list[str]
-) -> Filled:
-    mine = [result for result in folder.results if _is_of(result, source)]
-    _note_others(row, {result.about['seed'] for result in mine}, choice, notes)
-    examples = _examples(table, choice, source.dataset)
-    filled = _empty(table, row)
-    for seed in choice.seeds:
-        filled.folders[seed] = f'{choice.runs}/{Path(source.file).stem}'
+    def row(self, row: Row) -> Filled:
+        source = row.source
+        return self._trained(row, source) if isinstance(source, Training) else self._downloaded(row, source)
+
+    def _trained(self, row: Row, source: Training) -> Filled:
+        config, filled = _config_of(source, self.choice), self._empty(row)
+        wanted = recipes.plain(config)
+        by_seed: dict[int, list[Run]] = {}
+        for run in self.folder.runs:
+            if set(configs.differences_from(run, wanted)) <= {'seed'}:
+                by_seed.setdefault(run.config['seed'], []).append(run)
+                self.claimed.add(run.path)
+        self._note_others(row, set(by_seed))
+        threat, examples = config.threat, self._examples(config.data.name)
+        protocol = Protocol(config.data.name, threat.eps, threat.norm, examples, 0)
+        for seed in self.choice.seeds:
+            runs = by_seed.get(seed, [])
+            if len(runs) > 1:
+                raise InputError(
+                    f'{" and ".join(str(run.path) for run in runs)} are the same run, '
+                    f'{", ".join(row.labels)} with seed {seed}: move one of them out of the folder'
+                )
+            filled.folders[seed] = str(runs[0].path) if runs else commands.workdir(source, self.choice, seed)
+            for run in runs:
+                if run.unfinished:
+                    self.notes.append(f'{run.path} is at {run.unfinished}: it is not used before its end')
+                    continue
+                of_run = [result for result in self.folder.results if result.run == run.path]
+                self._fill_seed(filled, seed, of_run, protocol, run)
+        return filled
+
+    def _downloaded(self, row: Row, source: Download) -> Filled:
+        of_row = [result for result in self.folder.results if _is_of(result, source)]
+        self._note_others(row, {result.about['seed'] for result in of_row})
+        filled, examples = self._empty(row), self._examples(source.dataset)
+        for seed in self.choice.seeds:
+            filled.folders[seed] = f'{self.choice.runs}/{Path(source.file).stem}'
+            protocol = Protocol(source.dataset, fraction(source.eps), 'linf', examples, seed)
+            of_seed = [result for result in of_row if result.about['seed'] == seed]
+            self._fill_seed(filled, seed, of_seed, protocol)
+        return filled
+
+    def _empty(self, row: Row) -> Filled:
+        return Filled(row, {}, set(), set(), [{} for _ in self.table.columns])
+
+    def _examples(self, dataset: str) -> int:
+        return self.choice.num_examples or self.table.evaluations[0].num_examples or TEST_IMAGES[dataset]
+
+    def _note_others(self, row: Row, seeds: set[int]) -> None:
+        if others := sorted(seeds - set(self.choice.seeds)):
+            listed = ', '.join(map(str, others))
+            self.notes.append(f'{", ".join(row.labels)}: seeds {listed} are there too; --seeds shows them')
+
+    def _fill_seed(
+        self, filled: Filled, seed: int, found: list[FoundResult], protocol: Protocol, run: Run | None = None
+    ) -> None:
+        """Puts what the results of a seed say into the row."""
         filled.trained.add(seed)
-        protocol = Protocol(source.dataset, fraction(source.eps), 'linf', examples, seed)
-        of_seed = [result for result in mine if result.about['seed'] == seed]
-        _fill_seed(filled, table, seed, of_seed, protocol, notes)
-    return filled
-
-
-def _empty(table: Table, row: Row) -> Filled:
-    return Filled(row, {}, set(), set(), [{} for _ in table.columns])
-
-
-def _examples(table: Table, choice: Choice, dataset: str) -> int:
-    return choice.num_examples or table.evaluations[0].num_examples or TEST_IMAGES[dataset]
-
-
-def _note_others(row: Row, seeds: set[int], choice: Choice, notes: list[str]) -> None:
-    if others := sorted(seeds - set(choice.seeds)):
-        listed = ', '.join(map(str, others))
-        notes.append(f'{", ".join(row.labels)}: seeds {listed} are there too; --seeds shows them')
-
-
-def _fill_seed(
-    filled: Filled,
-    table: Table,
-    seed: int,
-    found: list[FoundResult],
-    protocol: Protocol,
-    notes: list[str],
-    run: Run | None = None,
-    checkpoint: str | None = None,
-) -> None:
-    """Puts what the results of a seed say into the row."""
-    attacks = {attack for evaluation in table.evaluations for attack in evaluation.attacks}
-    # What attacks in other ways was measured for another table.
-    found = [result for result in found if attacks & result.about['attacks'].keys()]
-    usable = usable_results(found, protocol, notes, run, checkpoint)
-    filled.evaluated |= {(seed, one) for one in table.evaluations if is_there(one, usable)}
-    for column, values in zip(table.columns, filled.values, strict=True):
-        if value := value_of(table, column, usable, run, notes):
-            values[seed] = value
+        attacks = {attack for evaluation in self.table.evaluations for attack in evaluation.attacks}
+        # What attacks in other ways was measured for another table.
+        found = [result for result in found if attacks & result.about['attacks'].keys()]
+        usable = usable_results(found, protocol, self.notes, run, self.choice.checkpoint)
+        filled.evaluated |= {(seed, one) for one in self.table.evaluations if is_there(one, usable)}
+        for column, values in zip(self.table.columns, filled.values, strict=True):
+            if value := value_of(self.table, column, usable, run, self.notes):
+                values[seed] = value
 
 
 def _is_of(result: FoundResult, source: Download) -> bool:

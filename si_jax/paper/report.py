@@ -1,8 +1,8 @@
 """What is behind `report.py --table`: from flags to a table or its commands."""
 
 import ast
-import json
 from collections.abc import Sequence
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -35,35 +35,23 @@ def run(
     json: bool = False,
     markdown: bool = False,
 ) -> str:
-    """A table with what was measured for it.
+    """The text of a table with what was found for it.
 
-    Args:
-        table: A name in `TABLES`.
-        runs: The folder of all runs and results.
-        seeds: With commas between.
-        rows: Labels with commas between: only the rows that bear each of them.
-        override: FIELD=VALUE, for every config.
-        checkpoint: 'best' or 'last', of each run.
-        num_examples: Results on the first so many test images; None for what the table has.
-        data_dir: For the commands.
-        torch_checkpoints: The folder of Table 5's networks, for the commands.
-        commands: 'all' or 'missing', these commands alone, one a line; None for the table.
-        json: As JSON.
-        markdown: As Markdown.
-
-    Returns:
-        The text to print.
+    The arguments are the flags of `report.py --table` as they are typed, see its `--help`; most of them are a
+    `Choice`.
 
     Raises:
         InputError: A value is wrong, or results cannot be told apart.
     """
+    if checkpoint not in CHECKPOINTS:
+        raise unknown('checkpoint', checkpoint, CHECKPOINTS)
     report = make(
         _table(table, rows),
         Choice(
             runs=runs,
             seeds=_seeds(seeds),
             overrides=_overrides(override or ()),
-            checkpoint=_checkpoint(checkpoint),
+            checkpoint=checkpoint,
             num_examples=None if num_examples is None else check_count('num_examples', num_examples),
             data_dir=data_dir,
             torch_checkpoints=torch_checkpoints,
@@ -72,7 +60,7 @@ def run(
     if commands:
         return '\n'.join(report.commands(missing=commands == 'missing'))
     if json:
-        return _dumps(report.to_json())
+        return dumps(report.to_json(), indent=2, ensure_ascii=False)
     return report.markdown() if markdown else report.text()
 
 
@@ -99,10 +87,10 @@ def _table(name: str, labels: str | None) -> Table:
     for label in wanted:
         if label not in known:
             raise unknown(f'label of table {name}', label, known)
-    chosen = tables.only(table, wanted)
-    if not chosen.rows:
+    rows = tuple(row for row in table.rows if set(wanted) <= set(row.labels))
+    if not rows:
         raise InputError(f'no row of table {name} bears all of the labels {", ".join(wanted)}: give fewer')
-    return chosen
+    return table._replace(rows=rows)
 
 
 def _seeds(text: str) -> tuple[int, ...]:
@@ -131,13 +119,3 @@ def _overrides(given: Sequence[str]) -> dict[str, Any]:
         except (ValueError, SyntaxError):
             fields[field] = text
     return fields
-
-
-def _checkpoint(name: str) -> str:
-    if name not in CHECKPOINTS:
-        raise unknown('checkpoint', name, CHECKPOINTS)
-    return name
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False)

@@ -1,13 +1,15 @@
 """A filled table as text, Markdown or JSON: ours beside the paper's."""
 
 import dataclasses
+import itertools
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from si_jax.evaluation.result import wilson
 from si_jax.paper import commands
-from si_jax.paper.cells import Column, Row, Table, Training
+from si_jax.paper.cells import Column, Table, Training
 from si_jax.paper.commands import Choice
 from si_jax.paper.fitting import Value
 from si_jax.paper.matching import Filled
@@ -16,13 +18,7 @@ from si_jax.runtime.terminal import WIDTH, shell_lines, wrapped
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-    """Ours and the paper's number in one place of a table, in the column's unit.
-
-    Attributes:
-        column: The column.
-        paper: The paper's number, None where it has none.
-        values: Seed to what was measured.
-    """
+    """Ours (seed to value) and the paper's number in one place of a table, in the column's unit."""
 
     column: Column
     paper: float | None
@@ -36,17 +32,18 @@ class Cell:
     @property
     def mean(self) -> float | None:
         """The mean over seeds; None if there are none."""
-        shown = [self.unit * value.value for value in self.values.values()]
-        return float(np.mean(shown)) if shown else None
+        return float(np.mean(self._shown())) if self.values else None
 
     @property
     def sd(self) -> float | None:
         """The standard deviation over seeds; None for fewer than two, and for shares of seeds."""
-        shown = [self.unit * value.value for value in self.values.values()]
-        several = len(shown) > 1 and self.column.statistic != 'collapsed'
-        if not several:
+        shown = self._shown()
+        if len(shown) < 2 or self.column.statistic == 'collapsed':
             return None
         return float(np.std(shown, ddof=1)) if np.ptp(shown) else 0.0  # and not what rounding leaves
+
+    def _shown(self) -> list[float]:
+        return [self.unit * value.value for value in self.values.values()]
 
     @property
     def ci95(self) -> tuple[float, float] | None:
@@ -60,23 +57,28 @@ class Cell:
         if not values or self.mean is None:
             return None
         if self.column.statistic == 'collapsed':
-            return self._wilson(sum(value.value for value in values), len(values))
+            return self._scaled_wilson(sum(value.value for value in values), len(values))
         if len(values) == 1:
             images = values[0].images
-            return None if images is None else self._wilson(values[0].value * images, images)
+            return None if images is None else self._scaled_wilson(values[0].value * images, images)
         if not self.sd:
             return None
         half = float(stats.t.ppf(0.975, len(values) - 1)) * self.sd / len(values) ** 0.5
         return max(self.mean - half, 0.0), min(self.mean + half, self.unit)
 
-    def _wilson(self, count: float, of: int) -> tuple[float, float]:
-        interval = stats.binomtest(round(count), of).proportion_ci(0.95, method='wilson')
-        return self.unit * float(interval.low), self.unit * float(interval.high)
+    def _scaled_wilson(self, count: float, total: int) -> tuple[float, float]:
+        low, high = wilson(round(count), total)
+        return self.unit * low, self.unit * high
 
     @property
     def difference(self) -> float | None:
         """Ours less the paper's."""
         return None if self.mean is None or self.paper is None else self.mean - self.paper
+
+    @property
+    def interval(self) -> str:
+        """The 95 % interval as it is shown."""
+        return '-' if self.ci95 is None else f'[{self.show(self.ci95[0])}, {self.show(self.ci95[1])}]'
 
     def show(self, number: float | None, *, signed: bool = False) -> str:
         """A number of this column."""
@@ -86,14 +88,7 @@ class Cell:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """A table with what was found for it.
-
-    Attributes:
-        table: The table.
-        choice: What its user chose.
-        filled: Its rows.
-        notes: What a reader must know of the results.
-    """
+    """A table, what its user chose, its rows with what was found, and what a reader must know of them."""
 
     table: Table
     choice: Choice
@@ -109,21 +104,15 @@ class Report:
 
     def commands(self, *, missing: bool = False) -> list[str]:
         """The commands of the table in order, or those that its missing cells need; none twice."""
-        lines: list[str] = []
-        for filled in self.filled:
-            for seed in self.choice.seeds:
-                lines += self._commands(filled, seed, missing)
-        return list(dict.fromkeys(lines))
-
-    def _commands(self, filled: Filled, seed: int, missing: bool) -> list[str]:
-        row, folder = filled.row, filled.folders[seed]
         lines = []
-        if isinstance(row.source, Training) and not (missing and seed in filled.trained):
-            lines.append(commands.train(row.source, self.choice, seed, folder))
-        for evaluation in self.table.evaluations:
-            if not (missing and (seed, evaluation) in filled.evaluated):
-                lines.append(commands.evaluate(row, evaluation, self.choice, seed, folder))
-        return lines
+        for filled, seed in itertools.product(self.filled, self.choice.seeds):
+            row, folder = filled.row, filled.folders[seed]
+            if isinstance(row.source, Training) and not (missing and seed in filled.trained):
+                lines.append(commands.train(row.source, self.choice, seed, folder))
+            for evaluation in self.table.evaluations:
+                if not (missing and (seed, evaluation) in filled.evaluated):
+                    lines.append(commands.evaluate(row, evaluation, self.choice, seed, folder))
+        return list(dict.fromkeys(lines))
 
     @property
     def heading(self) -> str:
@@ -150,9 +139,9 @@ class Report:
 
     def text(self) -> str:
         """For a terminal: a line for each cell, and the commands that are missing."""
-        lines = [self.heading, *self._wrapped(), '']
+        notes = [line for remark in self.remarks() for line in wrapped('', remark)]
         first = f'{"":<24}{"paper":>8}{"ours":>8}{"sd":>7}{"diff":>8}{"95 % interval":>17}  seeds'
-        lines.append(first)
+        lines = [self.heading, *notes, '', first]
         for filled in self.filled:
             lines.append(', '.join(filled.row.labels))
             lines += [line for cell in self.cells(filled) for line in self._lines(cell)]
@@ -161,20 +150,16 @@ class Report:
             lines += [line for command in missing for line in shell_lines(command)]
         return '\n'.join(lines)
 
-    def _wrapped(self) -> list[str]:
-        return [line for remark in self.remarks() for line in wrapped('', remark)]
-
     def _lines(self, cell: Cell) -> list[str]:
         start = f'  {cell.column.title:<22}{cell.show(cell.paper):>8}'
         if cell.mean is None:
             return [f'{start}{"missing":>8}']
-        interval = '-' if cell.ci95 is None else f'[{cell.show(cell.ci95[0])}, {cell.show(cell.ci95[1])}]'
         seeds = ','.join(map(str, cell.values))
         if lacking := [seed for seed in self.choice.seeds if seed not in cell.values]:
             seeds += f' (missing {",".join(map(str, lacking))})'
         line = (
             f'{start}{cell.show(cell.mean):>8}{cell.show(cell.sd):>7}'
-            f'{cell.show(cell.difference, signed=True):>8}{interval:>17}'
+            f'{cell.show(cell.difference, signed=True):>8}{cell.interval:>17}'
         )
         if len(f'{line}  {seeds}') <= WIDTH:
             return [f'{line}  {seeds}']
@@ -197,7 +182,7 @@ class Report:
         elif cell.sd is not None:
             ours = f'{cell.show(cell.mean)} ± {cell.show(cell.sd)}'
         elif cell.ci95 is not None:
-            ours = f'{cell.show(cell.mean)} [{cell.show(cell.ci95[0])}, {cell.show(cell.ci95[1])}]'
+            ours = f'{cell.show(cell.mean)} {cell.interval}'
         else:
             ours = cell.show(cell.mean)
         if cell.values and len(cell.values) < len(self.choice.seeds):
@@ -241,9 +226,3 @@ class Report:
             'difference': cell.difference,
             'missing_seeds': [seed for seed in self.choice.seeds if seed not in cell.values],
         }
-
-
-def only(table: Table, labels: tuple[str, ...]) -> Table:
-    """The table with the rows that bear each of these labels."""
-    rows: tuple[Row, ...] = tuple(row for row in table.rows if set(labels) <= set(row.labels))
-    return table._replace(rows=rows)

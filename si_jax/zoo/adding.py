@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.result import check_output
+from si_jax.evaluation.result import Result, SavedResult, check_output
 from si_jax.storage.files import read_json, write_json
 from si_jax.zoo import weights
 from si_jax.zoo.entries import MANIFEST, SCHEMA, Entry, check_name, read_manifest
 from si_jax.zoo.load import LoadedModel, load_model
-from si_jax.zoo.verifying import facts, images_of, read_flags
+from si_jax.zoo.verifying import facts, images_of
 
 # Rounding may decide otherwise on one image in so many.
 ALIKE = 1000
@@ -25,8 +25,8 @@ CHUNK = 500
 def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None = None) -> Entry:
     """Writes weights, result and entry of a trained network into a zoo.
 
-    All figures come from the result's JSON. The network is run on its images first, so that a result of
-    another network is refused.
+    All figures come from the result. The network is run on its images first, so that a result of another
+    network is refused.
 
     Args:
         name: Of the entry.
@@ -50,16 +50,12 @@ def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None 
             f'{folder / MANIFEST} has {name!r} already: give --name another, or remove that entry'
         )
     path = check_output(result)
-    try:
-        found = read_json(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f'--result={result} cannot be read ({error}): give a file of evaluate.py') from error
-    flags = read_flags(path.with_suffix('.npz'), ('clean',))['clean']
-    taken = facts(found)
-    checkpoint = str(found.get('model', {}).get('checkpoint', 'best'))
+    found = Result.load(path)
+    described = facts(found)
+    checkpoint = str(found.about.get('model', {}).get('checkpoint', 'best'))
     model = load_model(workdir, checkpoint)
     config = model.config.to_dict()
-    _check_result_is_of(model, taken, flags, data_dir or config['data']['dir'], result, workdir)
+    _check_result_is_of(model, found, data_dir or config['data']['dir'], workdir)
     config['data']['dir'] = None  # where the data lay on this machine says nothing elsewhere
 
     place = folder / name
@@ -75,7 +71,7 @@ def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None 
         seed=config['seed'],
         checkpoint=checkpoint,
         step=model.step,
-        **taken,
+        **described,
         result=f'{name}/result.json',
         result_sha256=weights.sha256(place / 'result.json'),
         file=f'{name}/weights.npz',
@@ -87,29 +83,23 @@ def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None 
     return entry
 
 
-def _check_result_is_of(
-    model: LoadedModel,
-    taken: dict[str, Any],
-    flags: np.ndarray,
-    data_dir: str | None,
-    result: str,
-    workdir: str,
-) -> None:
+def _check_result_is_of(model: LoadedModel, found: SavedResult, data_dir: str | None, workdir: str) -> None:
     """Raises InputError unless the network classifies the images of the result as its flags say."""
     threat = {'norm': model.config.threat.norm, 'eps': model.config.threat.eps}
-    if taken['threat_model'] != threat or taken['dataset']['name'] != model.config.data.name:
+    dataset = found.about['dataset']
+    if found.about['threat_model'] != threat or dataset['name'] != model.config.data.name:
         raise InputError(
-            f'--result={result} is of {taken["dataset"]["name"]}, {taken["threat_model"]}, {workdir} was '
+            f'--result={found.path} is of {dataset["name"]}, {found.about["threat_model"]}, {workdir} was '
             f'trained on {model.config.data.name}, {threat}: evaluate it there'
         )
-    images, labels = images_of(taken['dataset'], data_dir)
+    images, labels = images_of(dataset, data_dir)
     parts = [images[first : first + CHUNK] for first in range(0, len(images), CHUNK)]
     predicted = np.concatenate([np.argmax(model(jnp.asarray(part)).logits, axis=1) for part in parts])
-    differing = int(np.sum((predicted == labels) != flags))
+    differing = int(np.sum((predicted == labels) != found.correct['clean']))
     if differing > len(labels) // ALIKE:
         raise InputError(
-            f'--result={result} is of another network: {workdir} classifies {differing} of its {len(labels)} '
-            'clean images otherwise. Give the result of evaluate.py --workdir for this one'
+            f'--result={found.path} is of another network: {workdir} classifies {differing} of its '
+            f'{len(labels)} clean images otherwise. Give the result of evaluate.py --workdir for this one'
         )
 
 

@@ -30,24 +30,11 @@ PACKAGED = Path(__file__).with_name('models')
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A network of the zoo.
+    """A network of the zoo: its name, the folder of its manifest, and what that says of it (see above).
 
-    Attributes:
-        name: By which `si_jax.load_model` knows it.
-        folder: Of its manifest.
-        recipe: The config file, its overrides, and the command that trains it again.
-        seed: Of the training.
-        checkpoint: 'best', 'last' or a step.
-        step: The training step of that checkpoint.
-        dataset: What it was evaluated on.
-        threat_model: norm and eps.
-        protocol: attacks, steps, step_size, restarts and seed of the evaluation.
-        accuracy: Fractions: 'clean', each attack, 'worst_case'.
-        result: The JSON that they come from, relative to the folder; the flags of each image lie beside it.
-        result_sha256: Its digest.
-        file: The weights, relative to the folder.
-        bytes: Size of that file.
-        sha256: Its digest.
+    `seed` and `step` are those of the training, `dataset`, `protocol` and `accuracy` (fractions) those of the
+    evaluation. The accuracies come from the JSON file `result`; the flags of each image lie beside it.
+    `bytes` and `sha256` are those of the weights, `file`.
     """
 
     name: str
@@ -102,15 +89,15 @@ def folders() -> list[Path]:
     Raises:
         InputError: `SI_JAX_ZOO` names no zoo.
     """
-    own = os.environ.get(VARIABLE)
-    if not own:
+    added = os.environ.get(VARIABLE)
+    if not added:
         return [PACKAGED]
-    if not (Path(own) / MANIFEST).is_file():
+    if not (Path(added) / MANIFEST).is_file():
         raise InputError(
-            f'{VARIABLE}={own} has no {MANIFEST}: unset it, name the folder of a zoo, or make one with '
-            f'python -m si_jax.zoo add --zoo={own}'
+            f'{VARIABLE}={added} has no {MANIFEST}: unset it, name the folder of a zoo, or make one with '
+            f'python -m si_jax.zoo add --zoo={added}'
         )
-    return [Path(own), PACKAGED]
+    return [Path(added), PACKAGED]
 
 
 def entries() -> dict[str, Entry]:

@@ -1,7 +1,6 @@
 """Whether a network of the zoo is what its manifest says: its files, and its accuracies measured again."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -11,23 +10,16 @@ from si_jax import data
 from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.result import data_digest
-from si_jax.storage import npz
-from si_jax.storage.files import read_json
+from si_jax.evaluation.result import Result, SavedResult, data_digest
 from si_jax.zoo.entries import Entry, check_file, entry
 from si_jax.zoo.load import LoadedModel, load_model
 from si_jax.zoo.weights import sha256
 
 
 class Verified(NamedTuple):
-    """One accuracy of a network of the zoo, measured again.
+    """One accuracy of a network of the zoo, 'clean' or an attack's, as stated and as found now (fractions).
 
-    Attributes:
-        attack: 'clean' or the attack.
-        stated: The manifest's, a fraction.
-        found: What was measured now.
-        differing: Images whose flag is not that of the result in the zoo.
-        images: How many there are.
+    `differing` of the `images` have another flag than in the result of the zoo.
     """
 
     attack: str
@@ -68,7 +60,7 @@ def verify(name: str) -> Entry:
     for key, value in of_file.items():
         if stated[key] != value:
             raise InputError(f'{one.name}: {key} is {stated[key]} in the manifest and {value} in {one.file}')
-    for key, value in facts(read_result(one)).items():
+    for key, value in facts(read_result(one, flags=False)).items():
         if getattr(one, key) != value:
             raise InputError(
                 f'{one.name}: {key} is {getattr(one, key)} in the manifest and {value} in {one.result}: '
@@ -77,59 +69,51 @@ def verify(name: str) -> Entry:
     return one
 
 
-def read_result(one: Entry) -> dict[str, Any]:
-    """The result of a network of the zoo.
+def read_result(one: Entry, *, flags: bool = True) -> SavedResult:
+    """The result of a network of the zoo; `flags` as for `Result.load`.
 
     Raises:
         InputError: It cannot be read, or is not the file that was added.
     """
     path = one.result_path
     try:
-        digest, result = sha256(path), read_json(path)
-    except (OSError, ValueError) as error:
+        digest = sha256(path)
+    except OSError as error:
         raise InputError(f'{one.name}: {path} cannot be read ({error}): get it again') from error
     if digest != one.result_sha256:
         raise InputError(
             f'{one.name}: the SHA-256 of {path} is {digest}, the manifest says {one.result_sha256}: it was '
             'changed or damaged; get it again'
         )
-    return result
+    return Result.load(path, flags=flags)
 
 
-def facts(result: dict[str, Any]) -> dict[str, Any]:
-    """What a manifest takes from the JSON of a result: dataset, threat_model, protocol and accuracy.
+def facts(result: SavedResult) -> dict[str, Any]:
+    """What a manifest takes from a result: dataset, threat_model, protocol and accuracy.
 
     Raises:
-        InputError: It is no such JSON, or has attacks that are not the library's.
+        InputError: It is not of a named data set, or has attacks that are not the library's.
     """
+    about, attacks = result.about, result.about['attacks']
+    if custom := [name for name, row in attacks.items() if 'own' in row.get('protocol', {})]:
+        raise InputError(f'the result has the attack {custom[0]!r} of your own, which others cannot repeat')
+    free = [row for name, row in attacks.items() if name in ATTACKS and ATTACKS[name].steps is None]
     try:
-        attacks = result['attacks']
-        free = [row for name, row in attacks.items() if name in ATTACKS and ATTACKS[name].steps is None]
         settings = [{key: row[key] for key in ('steps', 'step_size', 'restarts')} for row in free]
-        if own := [name for name, row in attacks.items() if 'own' in row.get('protocol', {})]:
-            raise InputError(f'the result has the attack {own[0]!r} of your own, which others cannot repeat')
-        if any(one != settings[0] for one in settings):
-            raise InputError('the attacks of the result have different steps, step sizes or restarts')
-        return {
-            'dataset': {
-                key: result['dataset'][key] for key in ('name', 'split', 'examples', 'classes', 'digest')
-            },
-            'threat_model': result['threat_model'],
-            'protocol': {
-                'attacks': list(attacks),
-                'seed': result['seed'],
-                **(settings[0] if settings else {}),
-            },
-            'accuracy': {
-                'clean': result['clean']['accuracy'],
-                **{name: row['accuracy'] for name, row in attacks.items()},
-                'worst_case': result['worst_case']['accuracy'],
-            },
-        }
-    except (KeyError, TypeError, AttributeError) as error:
+        dataset = {key: about['dataset'][key] for key in ('name', 'split', 'examples', 'classes', 'digest')}
+    except KeyError as error:
         raise InputError(
             f'this is no result of evaluate.py for a named data set: {error} is missing'
         ) from error
+    if any(one != settings[0] for one in settings):
+        raise InputError('the attacks of the result have different steps, step sizes or restarts')
+    rows = {'clean': about['clean'], **attacks, 'worst_case': about['worst_case']}
+    return {
+        'dataset': dataset,
+        'threat_model': about['threat_model'],
+        'protocol': {'attacks': list(attacks), 'seed': about['seed'], **(settings[0] if settings else {})},
+        'accuracy': {name: row['accuracy'] for name, row in rows.items()},
+    }
 
 
 def images_of(dataset: dict[str, Any], data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
@@ -147,20 +131,6 @@ def images_of(dataset: dict[str, Any], data_dir: str | None) -> tuple[np.ndarray
             'order: give --data_dir=FOLDER of the original'
         )
     return images, labels
-
-
-def read_flags(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
-    """The flags of a result by attack, from the npz beside it.
-
-    Raises:
-        InputError: It is missing or damaged, or lacks one of them.
-    """
-    try:
-        return npz.read(path, names)
-    except (OSError, npz.ArchiveError) as error:
-        raise InputError(
-            f'{path} with the flags of the images cannot be used ({error}): get it again'
-        ) from error
 
 
 def measure(
@@ -190,7 +160,7 @@ def measure(
     images, labels = images_of(one.dataset, data_dir)
     model: LoadedModel = load_model(one.weights_path)
     result = evaluate(model, images, labels, attacks=chosen or stated[:1], **one.threat_model, **settings)
-    flags = read_flags(one.result_path.with_suffix('.npz'), ('clean', *result.attacks))
+    flags = read_result(one).correct
     return [
         Verified(
             attack,

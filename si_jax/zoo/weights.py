@@ -27,13 +27,7 @@ SUFFIX = '.npz'
 
 
 class Weights(NamedTuple):
-    """What a file holds.
-
-    Attributes:
-        config: Of the run.
-        step: The training step of the checkpoint.
-        arrays: By path.
-    """
+    """What a file holds: the config of the run, the training step of the checkpoint, and arrays by path."""
 
     config: dict[str, Any]
     step: int
@@ -41,17 +35,7 @@ class Weights(NamedTuple):
 
 
 def write(path: str | os.PathLike, config: Mapping[str, Any], step: int, variables: Any) -> None:
-    """Writes a network in one step.
-
-    Args:
-        path: The file. Its folder must exist.
-        config: Of the run, in JSON's types.
-        step: The training step.
-        variables: Its parameters and running statistics, a tree of arrays.
-
-    Raises:
-        OSError: It cannot be written.
-    """
+    """Writes a network in one step, into a folder that exists; the config is in JSON's types."""
     about = json.dumps({'format': FORMAT, 'config': config, 'step': step}, sort_keys=True).encode()
     arrays = {name: np.asarray(array) for name, array in sorted(leaves(variables))}
     content = io.BytesIO()

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax.attacks.ascent import Rule, ascend, begin, climb, evaluate_last
+from si_jax.attacks.ascent import Rule, advance, ascend, begin, evaluate_last
 from si_jax.attacks.steps import steepest_step
 
 
@@ -42,7 +42,7 @@ def test_tracks_best_point_and_latest_misclassified_point():
 
 def test_last_point_is_a_candidate_only_when_evaluated():
     start = images_of(0.0)
-    under_way = climb(
+    under_way = advance(
         hill,
         begin(start, steepest_step('linf', 0.1)),
         first=0,
@@ -90,15 +90,15 @@ def test_parts_equal_the_whole_with_the_step_index_running_on():
     def project(x):
         return jnp.clip(x, 0, 1)
 
-    whole = climb(value, begin(start, rule), first=0, steps=9, rule=rule, project=project)
+    whole = advance(value, begin(start, rule), first=0, steps=9, rule=rule, project=project)
     # The number of the first step may be traced.
     part = jax.jit(
-        lambda under_way, first: climb(value, under_way, first=first, steps=3, rule=rule, project=project)
+        lambda under_way, first: advance(value, under_way, first=first, steps=3, rule=rule, project=project)
     )
     under_way = begin(start, rule)
     for first in (0, 3, 6):
         under_way = part(under_way, first)
-    unrolled = climb(value, begin(start, rule), first=0, steps=9, rule=rule, project=project, unroll=True)
+    unrolled = advance(value, begin(start, rule), first=0, steps=9, rule=rule, project=project, unroll=True)
     for other in (under_way, unrolled):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-14), whole, other)
     np.testing.assert_array_equal(whole.seen.best_loss > 7, True)  # the latest steps count most

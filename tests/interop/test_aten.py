@@ -174,7 +174,7 @@ def test_operations_equal_pytorchs(names, monkeypatch):
     monkeypatch.setattr(aten, 'find', spy)
     covered.add(names[0])
     module = Functions(names)
-    classifier = torch_graph.from_module(module, (6, 6, 4))
+    classifier = torch_graph.TorchClassifier(module, (6, 6, 4))
     images = np.random.default_rng(0).uniform(size=(2, 6, 6, 4))
     both = jax.jit(
         lambda x: (classifier(x).logits[0], jax.jacrev(classifier)(x).logits[0]),

@@ -9,7 +9,7 @@ from si_jax.errors import InputError
 
 torch = pytest.importorskip('torch', reason="the modules are PyTorch's")
 
-from si_jax.interop.torch_graph import from_module  # noqa: E402
+from si_jax.interop.torch_graph import TorchClassifier  # noqa: E402
 from tests.helpers import torch_zoo as zoo  # noqa: E402
 from tests.helpers.parity import assert_parity, offset, random_images  # noqa: E402
 
@@ -21,7 +21,7 @@ WITHOUT_LINEAR_HEAD = ('MixingNet', 'Ensemble', 'Binary')
 @pytest.mark.parametrize('name', [*zoo.ZOO, *zoo.PLAIN])
 def test_architecture(name):
     module = zoo.randomised({**zoo.ZOO, **zoo.PLAIN}[name]())
-    classifier = from_module(module, SHAPE)
+    classifier = TorchClassifier(module, SHAPE)
     outputs = assert_parity(classifier, module, random_images((2, *SHAPE)), 1e-9)
     if name in WITHOUT_LINEAR_HEAD:
         assert outputs.features is None and outputs.kernel is None
@@ -95,14 +95,14 @@ def test_reference_network_on_1000_images(shared, name):
             reference = module.to(getattr(torch, dtype))(
                 torch.tensor(images.astype(dtype)).permute(0, 3, 1, 2)
             ).numpy()
-        return jax.jit(from_module(module))(images.astype(dtype)).logits, reference
+        return jax.jit(TorchClassifier(module))(images.astype(dtype)).logits, reference
 
     for dtype, tolerance in (('float32', 1e-4), ('float64', 1e-9)):
         value, reference = logits(dtype)
         assert value.dtype == dtype
         np.testing.assert_allclose(value, reference, rtol=0, atol=tolerance * np.abs(reference).max())
         np.testing.assert_allclose(value[:64], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    outputs = assert_parity(from_module(module), module, images[:64], 1e-9)
+    outputs = assert_parity(TorchClassifier(module), module, images[:64], 1e-9)
     assert outputs.features.shape == (64, 100)
     np.testing.assert_allclose(offset(outputs), np.tile(offset(outputs)[:1], (64, 1)), atol=1e-12)
 
@@ -110,7 +110,7 @@ def test_reference_network_on_1000_images(shared, name):
 def test_float64_images_widen_a_float32_module():
     module = zoo.randomised(zoo.ImageNetStem()).float()
     images = random_images((2, *SHAPE))
-    outputs = jax.jit(from_module(module, SHAPE))(jnp.asarray(images))
+    outputs = jax.jit(TorchClassifier(module, SHAPE))(jnp.asarray(images))
     assert outputs.logits.dtype == np.float64
     expected = module.double()(torch.tensor(images).permute(0, 3, 1, 2))
     np.testing.assert_allclose(outputs.logits, expected.detach().numpy(), rtol=1e-6, atol=1e-6)
@@ -118,7 +118,7 @@ def test_float64_images_widen_a_float32_module():
 
 def test_half_precision_weights_are_widened():
     module = zoo.randomised(zoo.ImageNetStem()).bfloat16()
-    outputs = jax.jit(from_module(module, SHAPE))(random_images((2, *SHAPE), np.float32))
+    outputs = jax.jit(TorchClassifier(module, SHAPE))(random_images((2, *SHAPE), np.float32))
     expected = module.float()(torch.tensor(random_images((2, *SHAPE), np.float32)).permute(0, 3, 1, 2))
     assert outputs.logits.dtype == np.float32
     np.testing.assert_allclose(outputs.logits, expected.detach().numpy(), rtol=1e-4, atol=1e-5)
@@ -127,7 +127,7 @@ def test_half_precision_weights_are_widened():
 def test_one_graph_serves_all_batch_sizes_and_the_module_stays_as_it_is():
     module = zoo.randomised(zoo.ImageNetStem()).train()
     module.fc = nn.Sequential(nn.Dropout(), module.fc)
-    classifier = jax.jit(from_module(nn.DataParallel(module), SHAPE))
+    classifier = jax.jit(TorchClassifier(nn.DataParallel(module), SHAPE))
     assert module.training and all(p.requires_grad for p in module.parameters())
     images = random_images((5, *SHAPE))
     together = classifier(jnp.asarray(images)).logits
@@ -151,7 +151,7 @@ class FixedBatch(nn.Module):
 
 def test_a_module_that_counts_its_images_is_traced_for_each_number():
     module = zoo.randomised(FixedBatch())
-    classifier = from_module(module, (4, 4, 3))
+    classifier = TorchClassifier(module, (4, 4, 3))
     for rows in (2, 3):
         assert_parity(classifier, module, random_images((rows, 4, 4, 3)), 1e-9)
 
@@ -172,13 +172,13 @@ class BranchOnWeights(nn.Module):
 
 def test_a_branch_on_weights_is_taken():
     module = zoo.randomised(BranchOnWeights())
-    classifier = from_module(module, (4, 4, 3))
+    classifier = TorchClassifier(module, (4, 4, 3))
     for rows in (2, 3):
         outputs = assert_parity(classifier, module, random_images((rows, 4, 4, 3)), 1e-9)
         assert outputs.features.shape == (rows, 48)
     other = zoo.randomised(BranchOnWeights())
     other.threshold.data.fill_(1)
-    other_outputs = assert_parity(from_module(other, (4, 4, 3)), other, random_images((3, 4, 4, 3)), 1e-9)
+    other_outputs = assert_parity(TorchClassifier(other, (4, 4, 3)), other, random_images((3, 4, 4, 3)), 1e-9)
     assert not np.allclose(outputs.logits, other_outputs.logits)
 
 
@@ -208,12 +208,12 @@ def count(module, x):
 )
 def test_a_branch_on_weights_hides_nothing_else(call, message):
     with pytest.raises(InputError, match=message):
-        from_module(BranchOnWeightsWith(call), (4, 4, 3))
+        TorchClassifier(BranchOnWeightsWith(call), (4, 4, 3))
 
 
 def test_weights_are_captured_arrays():
     module = zoo.randomised(zoo.ImageNetStem())
-    program = jax.make_jaxpr(from_module(module, SHAPE))(jnp.zeros((1, *SHAPE)))
+    program = jax.make_jaxpr(TorchClassifier(module, SHAPE))(jnp.zeros((1, *SHAPE)))
     captured = sum(np.size(c) for c in program.consts)
     weights = sum(p.numel() for p in module.state_dict().values())
     assert 0.9 * weights < captured < 1.2 * weights
@@ -246,7 +246,7 @@ HEADS = {
 @pytest.mark.parametrize('name', HEADS)
 def test_the_last_linear_layer_is_found(name, bias):
     module = zoo.randomised(Head(HEADS[name], bias))
-    classifier = from_module(module, (4, 4, 3))
+    classifier = TorchClassifier(module, (4, 4, 3))
     images = random_images((5, 4, 4, 3))
     outputs = assert_parity(classifier, module, images, 1e-9)
     features = torch.tensor(images).permute(0, 3, 1, 2).mean(3).flatten(1).tanh()
@@ -269,7 +269,7 @@ NO_HEADS = {
 def test_why_there_is_no_linear_layer_is_said(name):
     after, reason = NO_HEADS[name]
     module = zoo.randomised(Head(after))
-    classifier = from_module(module, (4, 4, 3))
+    classifier = TorchClassifier(module, (4, 4, 3))
     outputs = assert_parity(classifier, module, random_images((3, 4, 4, 3)), 1e-9)
     assert outputs.features is None and outputs.kernel is None
     assert reason in classifier.why_no_features
@@ -294,7 +294,7 @@ class Special(nn.Module):
 def test_operations_without_a_counterpart_are_listed_with_their_place():
     module = nn.Sequential(Calls(Special()), nn.Linear(10, 10))
     with pytest.raises(InputError, match='2 operation') as error:
-        from_module(module, (4, 4, 3))
+        TorchClassifier(module, (4, 4, 3))
     lines = [line for line in str(error.value).splitlines() if line.startswith('  aten.')]
     assert [line.split()[0] for line in lines] == ['aten.i0.default', 'aten.lgamma.default']
     assert all('0.call (test_torch_graph.py, line' in line for line in lines)
@@ -312,13 +312,13 @@ def test_operations_without_a_counterpart_are_listed_with_their_place():
 )
 def test_a_random_module_is_sent_to_randomised(draw):
     with pytest.raises(InputError, match=r'(?s)aten\..*random numbers.*si_jax\.Randomised'):
-        from_module(Calls(draw), (4, 4, 3))
+        TorchClassifier(Calls(draw), (4, 4, 3))
 
 
 def test_a_branch_in_the_graph_is_refused():
     module = Calls(lambda x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,)))
     with pytest.raises(InputError, match=r'1 operation.*\n  cond at '):
-        from_module(module, (4, 4, 3))
+        TorchClassifier(module, (4, 4, 3))
 
 
 def test_a_branch_on_values_is_refused():
@@ -327,7 +327,7 @@ def test_a_branch_on_values_is_refused():
         r'at test_torch_graph\.py, line \d+ \(return self\.linear\(.*free of branches on values of the images'
     )
     with pytest.raises(InputError, match=f'Calls cannot be traced {place}'):
-        from_module(module, (4, 4, 3))
+        TorchClassifier(module, (4, 4, 3))
 
 
 class Counting(nn.Module):
@@ -343,7 +343,7 @@ class Counting(nn.Module):
 
 def test_a_module_that_changes_its_buffers_is_refused():
     with pytest.raises(InputError, match='changes its buffers when it is called: calls'):
-        from_module(Counting(), (4, 4, 3))
+        TorchClassifier(Counting(), (4, 4, 3))
 
 
 @pytest.mark.parametrize(
@@ -356,7 +356,7 @@ def test_a_module_that_changes_its_buffers_is_refused():
 )
 def test_other_results_than_logits_are_refused(after, shape):
     with pytest.raises(InputError, match=shape):
-        from_module(Head(after), (4, 4, 3))
+        TorchClassifier(Head(after), (4, 4, 3))
 
 
 def test_values_that_are_not_finite_are_named():
@@ -367,14 +367,14 @@ def test_values_that_are_not_finite_are_named():
     with pytest.raises(
         InputError, match=r'layers\.0\.conv1\.weight \(2 of 288 values\), bn\.running_var \(1 of 16'
     ):
-        from_module(module, SHAPE)
+        TorchClassifier(module, SHAPE)
 
 
 def test_images_of_another_shape_are_refused():
-    classifier = from_module(zoo.randomised(zoo.ImageNetStem()), SHAPE)
+    classifier = TorchClassifier(zoo.randomised(zoo.ImageNetStem()), SHAPE)
     with pytest.raises(
         InputError, match=r'images \[B, 16, 16, 3\], not .*\[2, 8, 8, 3\].*image_shape=\(8, 8, 3\)'
     ):
         classifier(jnp.zeros((2, 8, 8, 3)))
     with pytest.raises(InputError, match=r'image_shape=\(3, 32\) is not \(H, W, C\)'):
-        from_module(zoo.ImageNetStem(), (3, 32))
+        TorchClassifier(zoo.ImageNetStem(), (3, 32))

@@ -70,9 +70,10 @@ def test_the_packaged_networks_are_as_stated():
 
 
 def test_a_network_measures_what_the_manifest_says(mine):
-    """Here `mine` is the packaged digits-at, with three flags of its result turned round."""
+    """Here `mine` is the packaged digits-at, with four flags of its result turned round, two each way."""
     flags = dict(np.load(mine / 'mine' / 'result.npz'))
-    flags['clean'][:3] ^= True
+    right, wrong = (np.flatnonzero(flags['clean'] == flag)[:2] for flag in (True, False))
+    flags['clean'][[*right, *wrong]] ^= True
     np.savez(mine / 'mine' / 'result.npz', **flags)
     script = 'import json; from si_jax.zoo.verifying import measure\n'
     script += "print(json.dumps(measure('mine', attacks=['pgd'])))"
@@ -80,7 +81,7 @@ def test_a_network_measures_what_the_manifest_says(mine):
     accuracy = entries()['digits-at'].accuracy
     assert clean[:2] == ['clean', accuracy['clean']] and pgd[:2] == ['pgd', accuracy['pgd']]
     # No flag differs on the machine that made the result; another one rounds differently.
-    assert clean[3:] == [3, 397] and clean[2] == accuracy['clean']
+    assert clean[3:] == [4, 397] and clean[2] == accuracy['clean']
     assert pgd[3] <= 1 and abs(pgd[2] - pgd[1]) <= 1.01 * pgd[3] / 397
     refused(lambda: measure('mine', attacks=['fgsm']), "unknown attack of mine 'fgsm'")
 
@@ -283,7 +284,7 @@ def test_adding_a_run(tmp_path, monkeypatch, capsys):
     del changed['dataset']['name']
     other.write_text(json.dumps(changed))
     fails("no result of evaluate.py for a named data set: 'name' is missing", ('result', other))
-    fails('with the flags of the images cannot be used', ('result', workdir / 'config.json'))
+    fails('is no result of evaluate.py: it has no schema', ('result', workdir / 'config.json'))
     fails('cannot be the name', ('name', '../new'))
 
     assert add() == 0

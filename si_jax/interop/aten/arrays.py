@@ -4,7 +4,7 @@ The axes are PyTorch's. Source of the signatures: pytorch:aten/src/ATen/native/n
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,13 +17,46 @@ from si_jax.interop.aten.table import Table
 Array = jax.Array
 ARRAYS = Table()
 
-# Products of matrices.
-ARRAYS |= {'bmm': jnp.matmul, 'mm': jnp.matmul}
+# Operations that are one expression of JAX. What a name leaves out (`*_`) changes nothing here.
+ARRAYS |= {
+    # Products of matrices.
+    'addmm': lambda bias, x, y, beta=1, alpha=1: beta * bias + alpha * (x @ y),
+    'bmm': jnp.matmul,
+    'mm': jnp.matmul,
+    # Along an axis.
+    '_log_softmax': lambda x, axis, *_: jax.nn.log_softmax(x, axis),
+    '_softmax': lambda x, axis, *_: jax.nn.softmax(x, axis),
+    'cumsum': jnp.cumsum,
+    # Shapes.
+    'cat': jnp.concatenate,
+    'flip': lambda x, axes: jnp.flip(x, tuple(axes)),
+    'permute': jnp.transpose,
+    'repeat': jnp.tile,
+    'select': lambda x, axis, index: lax.index_in_dim(x, index % x.shape[axis], axis, keepdims=False),
+    'slice': lambda x, *part: x[_part(x, *part)],
+    'slice_scatter': lambda x, source, *part: x.at[_part(x, *part)].set(source),
+    'split_with_sizes': lambda x, sizes, axis=0: jnp.split(x, np.cumsum(sizes)[:-1].tolist(), axis),
+    'sym_size': lambda x, axis: x.shape[axis],
+    'unsqueeze': jnp.expand_dims,
+    'view': lambda x, shape: x.reshape(tuple(shape)),
+    # Indices.
+    'embedding': lambda weight, index, *_: weight[index],
+    'gather': lambda x, axis, index, *_: jnp.take_along_axis(x, index, axis),
+    'index': lambda x, indices: x[tuple(slice(None) if index is None else index for index in indices)],
+    'index_select': lambda x, axis, index: jnp.take(x, index, axis),
+    # New arrays.
+    'arange.start_step': lambda start, end, step=1, dtype=None: jnp.arange(start, end, step, dtype=dtype),
+    'full': lambda shape, value, dtype=None: jnp.full(tuple(shape), value, dtype),
+    'full_like': jnp.full_like,
+    # Checks that torch.export leaves in the graph; JAX checks shapes itself.
+    '_assert_tensor_metadata': lambda *_, **__: None,
+}
 
 
-@ARRAYS.add('addmm')
-def _addmm(bias: Array, x: Array, y: Array, beta: Any = 1, alpha: Any = 1) -> Array:
-    return beta * bias + alpha * (x @ y)
+def _part(x: Array, axis: int = 0, start: Any = None, end: Any = None, step: int = 1) -> tuple[slice, ...]:
+    index = [slice(None)] * x.ndim
+    index[axis] = slice(start, end, step)
+    return tuple(index)
 
 
 @ARRAYS.add('constant_pad_nd')
@@ -40,23 +73,17 @@ def standardise(x: Array, axes: Any, epsilon: float) -> Array:
     return centred * lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + epsilon)
 
 
+def affine(y: Array, weight: Array | None, bias: Array | None) -> Array:
+    """y times the weight plus the bias, where there are any."""
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
 @ARRAYS.add('native_layer_norm')
 def _layer_norm(
     x: Array, shape: Sequence[int], weight: Array | None, bias: Array | None, epsilon: float
 ) -> tuple[Array]:
-    y = standardise(x, tuple(range(-len(shape), 0)), epsilon)
-    y = y if weight is None else y * weight
-    return (y if bias is None else y + bias,)
-
-
-@ARRAYS.add('_softmax')
-def _softmax(x: Array, axis: int, half_to_float: bool = False) -> Array:
-    return jax.nn.softmax(x, axis)
-
-
-@ARRAYS.add('_log_softmax')
-def _log_softmax(x: Array, axis: int, half_to_float: bool = False) -> Array:
-    return jax.nn.log_softmax(x, axis)
+    return (affine(standardise(x, tuple(range(-len(shape), 0)), epsilon), weight, bias),)
 
 
 # Reductions. An absent or empty list of axes means all of them.
@@ -64,55 +91,35 @@ def _axes(axes: Any) -> Any:
     return axes if isinstance(axes, int) else tuple(axes) if axes else None
 
 
-@ARRAYS.add('sum.dim_IntList')
-def _sum(x: Array, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
-    return jnp.sum(x, _axes(axes), dtype, keepdims=keepdim)
+def _reduction(function: Callable[..., Array]) -> Callable[..., Array]:
+    def reduce(x: Array, axes: Any = None, keepdim: bool = False, **dtype: Any) -> Array:
+        return function(x, _axes(axes), keepdims=keepdim, **dtype)
+
+    return reduce
 
 
-@ARRAYS.add('mean', 'mean.dim')
-def _mean(x: Array, axes: Any = None, keepdim: bool = False, dtype: Any = None) -> Array:
-    return jnp.mean(x, _axes(axes), dtype, keepdims=keepdim)
+def _extreme(position: Callable[..., Array]) -> Callable[..., tuple[Array, Array]]:
+    """The extreme values along an axis, and where they are."""
+
+    def pick(x: Array, axis: int, keepdim: bool = False) -> tuple[Array, Array]:
+        index = jnp.expand_dims(position(x, axis), axis)
+        value = jnp.take_along_axis(x, index, axis)
+        return (value, index) if keepdim else (value.squeeze(axis), index.squeeze(axis))
+
+    return pick
 
 
-@ARRAYS.add('prod.dim_int')
-def _prod(x: Array, axis: int, keepdim: bool = False, dtype: Any = None) -> Array:
-    return jnp.prod(x, axis, dtype, keepdims=keepdim)
-
-
-@ARRAYS.add('amax')
-def _amax(x: Array, axes: Any = None, keepdim: bool = False) -> Array:
-    return jnp.max(x, _axes(axes), keepdims=keepdim)
-
-
-@ARRAYS.add('amin')
-def _amin(x: Array, axes: Any = None, keepdim: bool = False) -> Array:
-    return jnp.min(x, _axes(axes), keepdims=keepdim)
-
-
-@ARRAYS.add('any')
-def _any(x: Array, axes: Any = None, keepdim: bool = False) -> Array:
-    return jnp.any(x, _axes(axes), keepdims=keepdim)
-
-
-@ARRAYS.add('argmax')
-def _argmax(x: Array, axis: int | None = None, keepdim: bool = False) -> Array:
-    return jnp.argmax(x, axis, keepdims=keepdim)
-
-
-def _picked(x: Array, index: Array, axis: int, keepdim: bool) -> tuple[Array, Array]:
-    index = jnp.expand_dims(index, axis)
-    value = jnp.take_along_axis(x, index, axis)
-    return (value, index) if keepdim else (value.squeeze(axis), index.squeeze(axis))
-
-
-@ARRAYS.add('max.dim')
-def _max(x: Array, axis: int, keepdim: bool = False) -> tuple[Array, Array]:
-    return _picked(x, jnp.argmax(x, axis), axis, keepdim)
-
-
-@ARRAYS.add('min.dim')
-def _min(x: Array, axis: int, keepdim: bool = False) -> tuple[Array, Array]:
-    return _picked(x, jnp.argmin(x, axis), axis, keepdim)
+ARRAYS |= {
+    'amax': _reduction(jnp.max),
+    'amin': _reduction(jnp.min),
+    'any': _reduction(jnp.any),
+    'argmax': _reduction(jnp.argmax),
+    'max.dim': _extreme(jnp.argmax),
+    'mean': _reduction(jnp.mean),
+    'min.dim': _extreme(jnp.argmin),
+    'prod.dim_int': _reduction(jnp.prod),
+    'sum.dim_IntList': _reduction(jnp.sum),
+}
 
 
 @ARRAYS.add('var.correction')
@@ -139,11 +146,6 @@ def _vector_norm(
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
 
 
-@ARRAYS.add('cumsum')
-def _cumsum(x: Array, axis: int, dtype: Any = None) -> Array:
-    return jnp.cumsum(x, axis, dtype)
-
-
 @ARRAYS.add('topk')
 def _topk(x: Array, k: int, axis: int = -1, largest: bool = True, sorted: bool = True) -> tuple[Array, Array]:
     order = jnp.argsort(x, axis, descending=largest, stable=True)
@@ -151,21 +153,10 @@ def _topk(x: Array, k: int, axis: int = -1, largest: bool = True, sorted: bool =
     return jnp.take_along_axis(x, index, axis), index
 
 
-# Shapes.
-@ARRAYS.add('view')
-def _view(x: Array, shape: Sequence[int]) -> Array:
-    return x.reshape(tuple(shape))
-
-
 @ARRAYS.add('expand')
 def _expand(x: Array, shape: Sequence[int], implicit: bool = False) -> Array:
     old = (1,) * (len(shape) - x.ndim) + x.shape
     return jnp.broadcast_to(x, [o if s == -1 else s for s, o in zip(shape, old, strict=True)])
-
-
-@ARRAYS.add('permute')
-def _permute(x: Array, axes: Sequence[int]) -> Array:
-    return jnp.transpose(x, axes)
 
 
 @ARRAYS.add('squeeze.dims')
@@ -175,96 +166,3 @@ def _squeeze(x: Array, axes: Any = None) -> Array:
     axes = [axes] if isinstance(axes, int) else axes
     # An axis that is longer than 1 stays, without an error.
     return jnp.squeeze(x, tuple(axis % x.ndim for axis in axes if x.shape[axis] == 1))
-
-
-@ARRAYS.add('unsqueeze')
-def _unsqueeze(x: Array, axis: int) -> Array:
-    return jnp.expand_dims(x, axis)
-
-
-@ARRAYS.add('repeat')
-def _repeat(x: Array, times: Sequence[int]) -> Array:
-    return jnp.tile(x, times)
-
-
-@ARRAYS.add('cat')
-def _cat(parts: Sequence[Array], axis: int = 0) -> Array:
-    return jnp.concatenate(parts, axis)
-
-
-@ARRAYS.add('split_with_sizes')
-def _split_with_sizes(x: Array, sizes: Sequence[int], axis: int = 0) -> list[Array]:
-    return jnp.split(x, np.cumsum(sizes)[:-1].tolist(), axis)
-
-
-@ARRAYS.add('flip')
-def _flip(x: Array, axes: Sequence[int]) -> Array:
-    return jnp.flip(x, tuple(axes))
-
-
-@ARRAYS.add('slice')
-def _slice(x: Array, axis: int = 0, start: Any = None, end: Any = None, step: int = 1) -> Array:
-    index = [slice(None)] * x.ndim
-    index[axis] = slice(start, end, step)
-    return x[tuple(index)]
-
-
-@ARRAYS.add('select')
-def _select(x: Array, axis: int, index: int) -> Array:
-    return lax.index_in_dim(x, index % x.shape[axis], axis, keepdims=False)
-
-
-@ARRAYS.add('slice_scatter')
-def _slice_scatter(
-    x: Array, source: Array, axis: int = 0, start: Any = None, end: Any = None, step: int = 1
-) -> Array:
-    index = [slice(None)] * x.ndim
-    index[axis] = slice(start, end, step)
-    return x.at[tuple(index)].set(source)
-
-
-# Indices.
-@ARRAYS.add('index')
-def _index(x: Array, indices: Sequence[Any]) -> Array:
-    return x[tuple(slice(None) if index is None else index for index in indices)]
-
-
-@ARRAYS.add('index_select')
-def _index_select(x: Array, axis: int, index: Array) -> Array:
-    return jnp.take(x, index, axis)
-
-
-@ARRAYS.add('gather')
-def _gather(x: Array, axis: int, index: Array, sparse_grad: bool = False) -> Array:
-    return jnp.take_along_axis(x, index, axis)
-
-
-@ARRAYS.add('embedding')
-def _embedding(weight: Array, index: Array, *ignored: Any) -> Array:
-    return weight[index]
-
-
-# New arrays.
-@ARRAYS.add('full')
-def _full(shape: Sequence[int], value: Any, dtype: Any = None) -> Array:
-    return jnp.full(tuple(shape), value, dtype)
-
-
-@ARRAYS.add('full_like')
-def _full_like(x: Array, value: Any, dtype: Any = None) -> Array:
-    return jnp.full_like(x, value, dtype)
-
-
-@ARRAYS.add('arange.start_step')
-def _arange_start(start: Any, end: Any, step: Any = 1, dtype: Any = None) -> Array:
-    return jnp.arange(start, end, step, dtype=dtype)
-
-
-@ARRAYS.add('sym_size')
-def _sym_size(x: Array, axis: int) -> int:
-    return x.shape[axis]
-
-
-@ARRAYS.add('_assert_tensor_metadata')
-def _nothing(*ignored: Any, **also_ignored: Any) -> None:
-    """Checks that torch.export leaves in the graph; shapes are checked by JAX."""

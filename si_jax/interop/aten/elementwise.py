@@ -19,6 +19,7 @@ ELEMENTWISE = Table()
 
 # Elementwise functions of one argument.
 ELEMENTWISE |= {
+    '_to_copy': lambda x, dtype=None: jnp.asarray(x, dtype),
     'abs': jnp.abs,
     'bitwise_not': jnp.bitwise_not,
     'ceil': jnp.ceil,
@@ -29,6 +30,7 @@ ELEMENTWISE |= {
     'exp': jnp.exp,
     'expm1': jnp.expm1,
     'floor': jnp.floor,
+    'gelu': lambda x, approximate='none': jax.nn.gelu(x, approximate=approximate == 'tanh'),
     'isinf': jnp.isinf,
     'isnan': jnp.isnan,
     'log': jnp.log,
@@ -49,6 +51,7 @@ ELEMENTWISE |= {
 }
 # Elementwise functions of two arguments.
 ELEMENTWISE |= {
+    'add': lambda x, y, alpha=1: jnp.add(x, y if alpha == 1 else alpha * y),
     'atan2': jnp.arctan2,
     'bitwise_and': jnp.bitwise_and,
     'bitwise_or': jnp.bitwise_or,
@@ -57,6 +60,7 @@ ELEMENTWISE |= {
     'ge': jnp.greater_equal,
     'gt': jnp.greater,
     'le': jnp.less_equal,
+    'leaky_relu': lambda x, slope=0.01: jnp.where(x > 0, x, slope * x),
     'logical_and': jnp.logical_and,
     'logical_or': jnp.logical_or,
     'lt': jnp.less,
@@ -66,18 +70,9 @@ ELEMENTWISE |= {
     'ne': jnp.not_equal,
     'pow': jnp.power,
     'remainder': jnp.remainder,
+    'sub': lambda x, y, alpha=1: jnp.subtract(x, y if alpha == 1 else alpha * y),
     'where': jnp.where,
 }
-
-
-@ELEMENTWISE.add('add')
-def _add(x: Any, y: Any, alpha: Any = 1) -> Array:
-    return jnp.add(x, y if alpha == 1 else alpha * y)
-
-
-@ELEMENTWISE.add('sub')
-def _sub(x: Any, y: Any, alpha: Any = 1) -> Array:
-    return jnp.subtract(x, y if alpha == 1 else alpha * y)
 
 
 @ELEMENTWISE.add('div')
@@ -112,18 +107,3 @@ def _hardtanh(x: Array, low: Any = -1, high: Any = 1) -> Array:
 def _elu(x: Array, alpha: Any = 1, scale: Any = 1, input_scale: Any = 1) -> Array:
     negative = alpha * jnp.expm1(jnp.minimum(x, 0) * input_scale)
     return scale * jnp.where(x > 0, x, negative)
-
-
-@ELEMENTWISE.add('leaky_relu')
-def _leaky_relu(x: Array, slope: Any = 0.01) -> Array:
-    return jnp.where(x > 0, x, slope * x)
-
-
-@ELEMENTWISE.add('gelu')
-def _gelu(x: Array, approximate: str = 'none') -> Array:
-    return jax.nn.gelu(x, approximate=approximate == 'tanh')
-
-
-@ELEMENTWISE.add('_to_copy')
-def _to_copy(x: Array, dtype: Any = None) -> Array:
-    return jnp.asarray(x, dtype)

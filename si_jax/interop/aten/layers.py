@@ -14,17 +14,12 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from si_jax.interop.aten.arrays import standardise
+from si_jax.interop.aten.arrays import affine, standardise
 from si_jax.interop.aten.table import Table, per_axis
 from si_jax.models.convolution import convolve
 
 Array = jax.Array
 LAYERS = Table()
-
-
-def _affine(y: Array, weight: Array | None, bias: Array | None) -> Array:
-    y = y if weight is None else y * weight
-    return y if bias is None else y + bias
 
 
 @LAYERS.add('convolution')
@@ -53,7 +48,7 @@ def _convolution(
     else:
         edges = [(p, p) for p in padding]
         y = _convolve(x, weight, stride, edges, rhs_dilation=dilation, feature_group_count=groups)
-    return _affine(y, None, bias)
+    return affine(y, None, bias)
 
 
 def _convolve(x: Array, weight: Array, stride: Sequence[int], edges: Any, **options: Any) -> Array:
@@ -96,7 +91,7 @@ def _batch_norm(
     epsilon: float,
 ) -> tuple[Array]:
     scale = lax.rsqrt(var + epsilon)
-    return (_affine((x - mean) * (scale if weight is None else scale * weight), None, bias),)
+    return (affine((x - mean) * (scale if weight is None else scale * weight), None, bias),)
 
 
 @LAYERS.add('_native_batch_norm_legit.no_stats')
@@ -104,7 +99,7 @@ def _instance_norm(
     x: Array, weight: Array | None, bias: Array | None, training: bool, momentum: float, epsilon: float
 ) -> tuple[Array]:
     # What instance normalisation becomes: statistics of the array that is given, in which B is 1.
-    return (_affine(standardise(x, tuple(range(x.ndim - 1)), epsilon), weight, bias),)
+    return (affine(standardise(x, tuple(range(x.ndim - 1)), epsilon), weight, bias),)
 
 
 @LAYERS.add('native_group_norm')
@@ -119,4 +114,4 @@ def _group_norm(
     epsilon: float,
 ) -> tuple[Array]:
     y = standardise(x.reshape(rows, pixels, groups, -1), (1, 3), epsilon)
-    return (_affine(y.reshape(x.shape), weight, bias),)
+    return (affine(y.reshape(x.shape), weight, bias),)

@@ -12,12 +12,10 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Picture
 
-from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.request import check_count
 from si_jax.outputs import cosine
 from si_jax.paper.figures import style
-from si_jax.paper.figures.inputs import Network, Subject, subject
-from si_jax.paper.figures.rows import on_all_devices
+from si_jax.paper.figures.inputs import Network, Subject, on_all_devices
 
 TITLES = {
     'true': r'true class, $\cos\,\theta_y$',
@@ -26,60 +24,35 @@ TITLES = {
 }
 
 
-def measure(
-    workdirs: str,
-    *,
-    checkpoint: str = 'best',
-    data_dir: str | None = None,
-    num_examples: int | None = None,
-    points: int = 40,
-    steps: int = 10,
-    seed: int = 0,
-) -> dict[str, Any]:
+def measure(on: Subject, *, points: int = 40, steps: int = 10, seed: int = 0) -> dict[str, Any]:
     """Histograms of cosines on the last iterates of PGD.
 
     Args:
-        workdirs: Folders of runs.
-        checkpoint: 'best', 'last' or a step.
-        data_dir: Where the data set lies.
-        num_examples: The first so many test images; all if None.
         points: Bins of [-1, 1]; the lead has as many of [-2, 2].
         steps: Of PGD on the cross-entropy, of eps / 4.
         seed: Of the random starts.
 
     Raises:
-        InputError: A value is wrong, or a network has no features.
+        InputError: A network has no features.
     """
     check_count('points', points)
-    on = subject(workdirs, checkpoint, data_dir, num_examples)
     edges = {'true': np.linspace(-1, 1, points + 1), 'other': np.linspace(-1, 1, points + 1)}
     edges['lead'] = 2 * edges['true']
     histograms = [_of_network(network, on, edges, steps, seed) for network in on.networks]
-    return on.about | {'seed': seed, 'steps': steps, 'edges': edges, 'histograms': histograms}
+    return {'seed': seed, 'steps': steps, 'edges': edges, 'histograms': histograms}
 
 
 def true_and_other(cosines: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
     """From cosines [N, K]: that of the true class, the highest other one and their difference, [N] each."""
-    own = np.arange(cosines.shape[1]) == labels[:, None]
-    true, other = cosines[own], np.where(own, -np.inf, cosines).max(axis=1)
+    labelled = np.arange(cosines.shape[1]) == labels[:, None]
+    true, other = cosines[labelled], np.where(labelled, -np.inf, cosines).max(axis=1)
     return {'true': true, 'other': other, 'lead': true - other}
 
 
 def _of_network(
     network: Network, on: Subject, edges: dict[str, np.ndarray], steps: int, seed: int
 ) -> dict[str, Any]:
-    result = evaluate(
-        network.model,
-        on.images,
-        on.labels,
-        attacks='pgd',
-        eps=on.threat.eps,
-        norm=on.threat.norm,
-        steps=steps,
-        seed=seed,
-        return_images=True,
-        progress=True,
-    )
+    result = on.evaluate(network.model, 'pgd', steps=steps, seed=seed, return_images=True, progress=True)
     assert result.images is not None
     module: Any = network.model.module
 
@@ -124,9 +97,7 @@ def draw(numbers: dict[str, Any]) -> Picture:
         width = edges[1] - edges[0]
         axis.set_xlim(edges[filled[0]] - width, edges[filled[-1] + 1] + width)
         axis.set_ylim(0, 1.3 * shares.max())  # room for the legend
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel('cosine' if name != 'lead' else 'difference of cosines')
-        style.tidy(axis)
+        style.finish(axis, title, 'cosine' if name != 'lead' else 'difference of cosines')
         axis.legend(fontsize=8, loc='upper left')
     axes[0].set_ylabel('% of the images')
     return picture

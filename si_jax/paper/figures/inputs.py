@@ -1,29 +1,30 @@
-"""What figures are measured on: networks of finished runs, and test images."""
+"""What figures are measured on: networks of finished runs, and test images; and the way over all devices."""
 
+import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from si_jax import data
 from si_jax.errors import InputError
-from si_jax.evaluation.request import check_count
+from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.request import CHUNK, CHUNK_ACCELERATOR, check_count
+from si_jax.evaluation.result import Result
 from si_jax.reports.labels import counts, labels_of, split_workdirs
+from si_jax.runtime.devices import compile_rows, map_rows, replicate
+from si_jax.runtime.progress import passing
 from si_jax.storage.trees import differences
 from si_jax.threat import Threat
 from si_jax.zoo.load import LoadedModel, load_model, read_config
 
 
 class Network(NamedTuple):
-    """A network of a run.
-
-    Attributes:
-        label: What the figure calls it.
-        workdir: As given.
-        model: In evaluation mode.
-    """
+    """A network of a run in evaluation mode, by the label that the figure gives it."""
 
     label: str
     workdir: str
@@ -53,6 +54,11 @@ class Subject(NamedTuple):
     labels: np.ndarray
     threat: Threat
     about: dict[str, Any]
+
+    def evaluate(self, classifier: Any, attacks: str | tuple[str, ...], **settings: Any) -> Result:
+        """`si_jax.evaluate` of a classifier on these images, in their threat model."""
+        threat = dataclasses.asdict(self.threat)
+        return evaluate(classifier, self.images, self.labels, attacks=attacks, **threat, **settings)
 
 
 def of_config(config: ConfigDict) -> dict[str, Any]:
@@ -96,9 +102,9 @@ def read_configs(workdirs: str) -> dict[str, ConfigDict]:
 
 def subject(
     workdirs: str,
-    checkpoint: str | int,
-    data_dir: str | None,
-    num_examples: int | None,
+    checkpoint: str | int = 'best',
+    data_dir: str | None = None,
+    num_examples: int | None = None,
     *,
     most: int | None = None,
 ) -> Subject:
@@ -125,13 +131,13 @@ def subject(
         raise InputError(
             f'num_examples={count} is more than the {len(test.labels)} images of {config.data.name}'
         )
-    labels = labels_of(configs)
+    threat, labels = Threat(config.threat.norm, config.threat.eps), labels_of(configs)
     networks = [Network(labels[folder], folder, load_model(folder, checkpoint)) for folder in configs]
     return Subject(
         networks,
         np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale)),
         test.labels[:count],
-        Threat(config.threat.norm, config.threat.eps),
+        threat,
         {
             'dataset': {
                 'name': config.data.name,
@@ -139,7 +145,28 @@ def subject(
                 'examples': count,
                 'classes': test.num_classes,
             },
-            'threat_model': {'norm': config.threat.norm, 'eps': config.threat.eps},
+            'threat_model': dataclasses.asdict(threat),
             'models': [network.about for network in networks],
         },
     )
+
+
+def on_all_devices(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles (shared, *rows) -> rows, a function of each image by itself.
+
+    Args:
+        function: Of one shard of the rows; see `si_jax.runtime.devices.compile_rows`.
+
+    Returns:
+        (shared, *rows) -> rows: it takes and returns all N rows as host arrays, and computes as many at once
+        as evaluation does.
+    """
+    compiled, devices = compile_rows(function), jax.local_device_count()
+
+    def all_rows(shared: Any, *rows: Any) -> Any:
+        count = jax.tree.leaves(rows)[0].shape[0]
+        chunk = devices * min(CHUNK.get(jax.default_backend(), CHUNK_ACCELERATOR), -(-count // devices))
+        with passing(count, 'measuring') as progressed:
+            return map_rows(compiled, replicate(shared), rows, chunk, on_share=progressed)
+
+    return all_rows

@@ -15,33 +15,18 @@ from matplotlib.figure import Figure as Picture
 from si_jax import losses
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import with_logit_scale
-from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.request import check_count
 from si_jax.paper.figures import style
-from si_jax.paper.figures.inputs import Network, Subject, subject
-from si_jax.paper.figures.rows import on_all_devices
+from si_jax.paper.figures.inputs import Network, Subject, on_all_devices
 from si_jax.runtime.progress import Progress, progress
 
 TITLES = {'pgd': 'PGD', 'pgd-cal': 'calibrated PGD', 'sipgd': 'SI-PGD'}
 
 
-def measure(
-    workdirs: str,
-    *,
-    checkpoint: str = 'best',
-    data_dir: str | None = None,
-    num_examples: int | None = None,
-    points: int = 13,
-    steps: int = 20,
-    seed: int = 0,
-) -> dict[str, Any]:
-    """The accuracies; all factors and attacks share their random starts.
+def measure(on: Subject, *, points: int = 13, steps: int = 20, seed: int = 0) -> dict[str, Any]:
+    """The accuracies of each network, a panel each; all factors and attacks share their random starts.
 
     Args:
-        workdirs: Folders of runs, one panel each.
-        checkpoint: 'best', 'last' or a step.
-        data_dir: Where the data set lies.
-        num_examples: The first so many test images; all if None.
         points: Number of factors, evenly spaced on a logarithmic axis from 1e-3 to 1e3.
         steps: Steps of each attack, of eps / 4.
         seed: Of the random starts.
@@ -54,11 +39,10 @@ def measure(
     if check_count('points', points, least=3) % 2 == 0:
         raise InputError(f'points={points} must be odd, so that the factor 1 is one of them')
     factors = np.logspace(-3, 3, points)
-    on = subject(workdirs, checkpoint, data_dir, num_examples)
     settings = {'steps': steps, 'seed': seed}
     with progress(points * len(on.networks), 'figure 1', 'factor') as bar:
         curves = [_curves(network, on, factors, settings, bar) for network in on.networks]
-    return on.about | {'seed': seed, 'steps': steps, 'factors': factors, 'curves': curves}
+    return {'seed': seed, 'steps': steps, 'factors': factors, 'curves': curves}
 
 
 def _curves(
@@ -70,17 +54,9 @@ def _curves(
     natural = logits(network.model.variables, on.images)
     results, blind = [], []
     for factor in factors:
-        result = evaluate(
-            # An array, which the compiled program takes as an argument: one program serves all factors.
-            with_logit_scale(network.model, jnp.asarray(factor, jnp.float32)),
-            on.images,
-            on.labels,
-            attacks=tuple(TITLES),
-            eps=on.threat.eps,
-            norm=on.threat.norm,
-            **settings,
-        )
-        results.append(result)
+        # An array, which the compiled program takes as an argument: one program serves all factors.
+        scaled = with_logit_scale(network.model, jnp.asarray(factor, jnp.float32))
+        results.append(on.evaluate(scaled, tuple(TITLES), **settings))
         blind.append(np.mean(vanishing((network.model.variables, np.float32(factor)), on.images, on.labels)))
         bar.update()
     accuracy = {name: [result.accuracy[name] for result in results] for name in ('clean', *TITLES)}
@@ -132,11 +108,8 @@ def draw(numbers: dict[str, Any]) -> Picture:
     axes = picture.subplots(1, len(curves), sharey=True, squeeze=False)[0]
     for axis, curve in zip(axes, curves, strict=True):
         for number, (name, label) in enumerate(TITLES.items()):
-            look = style.look(number)
             values = [100 * value for value in curve['accuracy'][name]]
-            axis.plot(
-                factors, values, look.line, color=look.color, marker=look.marker, markersize=4, label=label
-            )
+            style.curve(axis, factors, values, number, marker=style.look(number).marker, label=label)
         best = curve['best_pgd']
         axis.plot(
             best['factor'],
@@ -160,9 +133,8 @@ def draw(numbers: dict[str, Any]) -> Picture:
         axis.axhline(100 * curve['accuracy']['clean'][0], color='black', linewidth=0.8)
         axis.annotate('natural', (factors[0], 100 * curve['accuracy']['clean'][0]), fontsize=8, va='bottom')
         axis.set_xscale('log')
-        axis.set_title(f'{curve["label"]} (median gap of the logits {curve["median_gap"]:.2f})', fontsize=9)
-        axis.set_xlabel('factor on the logits')
-        style.tidy(axis)
+        title = f'{curve["label"]} (median gap of the logits {curve["median_gap"]:.2f})'
+        style.finish(axis, title, 'factor on the logits')
         axis.legend(fontsize=8, loc='center left', bbox_to_anchor=(0, 0.35), framealpha=0.9)
     axes[0].set_ylabel('% of the images: accuracy under attack')
     axes[0].set_ylim(0, 100)

@@ -12,48 +12,29 @@ import numpy as np
 from matplotlib.figure import Figure as Picture
 
 from si_jax import losses
-from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.request import check_count
 from si_jax.paper.figures import style
-from si_jax.paper.figures.inputs import Network, Subject, subject
-from si_jax.paper.figures.rows import on_all_devices
+from si_jax.paper.figures.inputs import Network, Subject, on_all_devices
 from si_jax.threat import Threat
+from si_jax.zoo.load import LoadedModel
 
 
-def measure(
-    workdirs: str,
-    *,
-    checkpoint: str = 'best',
-    data_dir: str | None = None,
-    num_examples: int = 10,
-    points: int = 41,
-    steps: int = 10,
-    seed: int = 0,
-) -> dict[str, Any]:
+def measure(on: Subject, *, points: int = 41, steps: int = 10, seed: int = 0) -> dict[str, Any]:
     """CE(g(clip(x + d1 v + d2 r)), y) for d1 and d2 in [-1, 1] around each image.
 
     v is what PGD adds to the image; r has the length eps and a random direction (random signs for Linf), the
     same for all networks.
 
     Args:
-        workdirs: Folders of runs.
-        checkpoint: 'best', 'last' or a step.
-        data_dir: Where the data set lies.
-        num_examples: The first so many test images.
         points: Of each axis.
         steps: Of PGD, of eps / 4.
         seed: Of random starts and directions.
-
-    Raises:
-        InputError: A value is wrong.
     """
     check_count('points', points, least=3)
-    on = subject(workdirs, checkpoint, data_dir, num_examples)
     grid = np.linspace(-1, 1, points, dtype=np.float32)
     directions = random_directions(on.threat, on.images, seed)
     surfaces = [_of_network(network, on, directions, grid, steps, seed) for network in on.networks]
-    about = {'seed': seed, 'steps': steps, 'grid': grid, 'labels': on.labels, 'surfaces': surfaces}
-    return on.about | about
+    return {'seed': seed, 'steps': steps, 'grid': grid, 'labels': on.labels, 'surfaces': surfaces}
 
 
 def random_directions(threat: Threat, images: np.ndarray, seed: int) -> np.ndarray:
@@ -66,23 +47,9 @@ def random_directions(threat: Threat, images: np.ndarray, seed: int) -> np.ndarr
 def _of_network(
     network: Network, on: Subject, directions: np.ndarray, grid: np.ndarray, steps: int, seed: int
 ) -> dict[str, Any]:
-    result = evaluate(
-        network.model,
-        on.images,
-        on.labels,
-        attacks='pgd',
-        eps=on.threat.eps,
-        norm=on.threat.norm,
-        steps=steps,
-        seed=seed,
-        return_images=True,
-        progress=True,
-    )
+    result = on.evaluate(network.model, 'pgd', steps=steps, seed=seed, return_images=True, progress=True)
     assert result.images is not None
-    attacked = result.images['pgd'] - on.images
-    loss = surfaces(
-        network.model.module, network.model.variables, on.images, on.labels, attacked, directions, grid
-    )
+    loss = surfaces(network.model, on, result.images['pgd'] - on.images, directions, grid)
     roughness = second_difference(loss)
     return {
         'label': network.label,
@@ -94,16 +61,9 @@ def _of_network(
     }
 
 
-def surfaces(
-    module: Any,
-    variables: Any,
-    images: np.ndarray,
-    labels: np.ndarray,
-    v: np.ndarray,
-    r: np.ndarray,
-    grid: np.ndarray,
-) -> np.ndarray:
+def surfaces(model: LoadedModel, on: Subject, v: np.ndarray, r: np.ndarray, grid: np.ndarray) -> np.ndarray:
     """The losses [N, P, P] at clip(x + grid[i] v + grid[j] r), for images x and directions [N, H, W, C]."""
+    module: Any = model.module
 
     def loss(shared: Any, image: jax.Array, d1: jax.Array, d2: jax.Array) -> jax.Array:
         variables, (x, labels, v, r) = shared
@@ -111,10 +71,10 @@ def surfaces(
         outputs = module.apply(variables, jnp.clip(x[image] + step, 0, 1))
         return losses.cross_entropy(outputs.logits, labels[image])
 
-    count, points = len(images), len(grid)
+    count, points = len(on.images), len(grid)
     index, d1, d2 = (part.ravel() for part in np.meshgrid(np.arange(count), grid, grid, indexing='ij'))
     rows = index.astype(np.int32), d1, d2
-    shared = variables, (images, labels.astype(np.int32), v, r)
+    shared = model.variables, (on.images, on.labels.astype(np.int32), v, r)
     return on_all_devices(loss)(shared, *rows).reshape(count, points, points)
 
 

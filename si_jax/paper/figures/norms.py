@@ -121,22 +121,13 @@ def draw(numbers: dict[str, Any]) -> Picture:
     picture = style.new(9, 6.2, title, subtitle)
     for axis, name in zip(picture.subplots(2, 2, sharex=True).flat, PANELS, strict=True):
         for number, curve in enumerate(numbers['curves']):
-            look, values = style.look(number), np.asarray(curve[name])
+            epochs, values = curve['epoch'], np.asarray(curve[name])
             for run in values if len(values) > 1 else ():
-                axis.plot(curve['epoch'], run, look.line, color=look.color, linewidth=0.6, alpha=0.6)
-            axis.plot(
-                curve['epoch'],
-                values.mean(axis=0),
-                look.line,
-                color=look.color,
-                linewidth=2,
-                marker=look.marker,
-                markevery=max(1, len(curve['epoch']) // 10),
-                markersize=4,
-                label=curve['label'],
-            )
-        axis.set_title(QUANTITIES[name], fontsize=9)
-        style.tidy(axis)
+                style.curve(axis, epochs, run, number, linewidth=0.6, alpha=0.6)
+            marks = {'marker': style.look(number).marker, 'markevery': max(1, len(epochs) // 10)}
+            mean = values.mean(axis=0)
+            style.curve(axis, epochs, mean, number, linewidth=2, label=curve['label'], **marks)
+        style.finish(axis, QUANTITIES[name])
         if name != 'true_cosine':
             axis.set_ylim(bottom=0)
     for axis in picture.axes[2:]:

@@ -2,6 +2,7 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib.figure import Figure as Picture
 
 
@@ -50,8 +51,22 @@ def measured_on(numbers: dict[str, Any], images: str = 'test images') -> str:
     return text if full else f"{text}. Not the paper's scale ({PAPER})"
 
 
-def tidy(axis: Any) -> None:
-    """No frame at the top and right, and a light grid."""
+def curve(axis: Any, x: Any, y: Any, number: int, **options: Any) -> None:
+    """The line of the network with this number."""
+    axis.plot(x, y, look(number).line, color=look(number).color, **{'markersize': 4} | options)
+
+
+def band(axis: Any, x: Any, values: np.ndarray, number: int, **options: Any) -> None:
+    """The mean of several runs [R, ...] as a line, and their range as a band."""
+    low, high = values.min(axis=0), values.max(axis=0)
+    axis.fill_between(x, low, high, color=look(number).color, alpha=0.18, linewidth=0)
+    curve(axis, x, values.mean(axis=0), number, **options)
+
+
+def finish(axis: Any, title: str, below: str = '') -> None:
+    """Title and label of a panel, no frame at the top and right, and a light grid."""
+    axis.set_title(title, fontsize=9)
+    axis.set_xlabel(below)
     axis.spines[['top', 'right']].set_visible(False)
     axis.grid(True, color='#dddddd', linewidth=0.6)
     axis.set_axisbelow(True)

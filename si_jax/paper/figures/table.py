@@ -2,12 +2,14 @@
 
 A figure is two functions: `measure(...)` returns its numbers as a dictionary of JSON's types and arrays, and
 `draw(numbers)` makes the picture of nothing but these. The keyword arguments of `measure` are the options of
-the figure, with its defaults. `make` runs both and writes the files.
+the figure, with its defaults. A figure of trained networks has those of `inputs.subject` before them, which
+loads what `measure` works on. `make` runs all of them and writes the files.
 """
 
 import inspect
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,28 +19,29 @@ from matplotlib.figure import Figure as Picture
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.result import check_output
 from si_jax.paper.figures import cosine_histogram, logit_scale, loss_surface, norms, toy, weight_surface
+from si_jax.paper.figures.inputs import Subject, subject
 from si_jax.paper.figures.output import read_numbers, write, write_pictures
 from si_jax.reports.labels import FIGURE_TITLES
 from si_jax.runtime.environment import environment
 
 
 class Figure(NamedTuple):
-    """How a figure is made.
+    """How a figure is made; `about` says in a line what it shows.
 
-    Attributes:
-        measure: Options -> numbers.
-        draw: Numbers, as read back from JSON -> picture.
-        about: What it shows, in a line.
+    `load` gives `measure` its first argument, the networks and images; None for a figure that needs none.
     """
 
     measure: Callable[..., dict[str, Any]]
     draw: Callable[[dict[str, Any]], Picture]
     about: str
+    load: Callable[..., Subject] | None = None
 
     @property
     def options(self) -> dict[str, Any]:
         """The options and their defaults; `inspect.Parameter.empty` where there is none."""
-        return {name: row.default for name, row in inspect.signature(self.measure).parameters.items()}
+        functions = [self.measure] if self.load is None else [self.load, self.measure]
+        parameters = [row for one in functions for row in inspect.signature(one).parameters.values()]
+        return {row.name: row.default for row in parameters if row.name not in ('on', 'most')}
 
     @property
     def usage(self) -> str:
@@ -48,14 +51,14 @@ class Figure(NamedTuple):
 
 
 FIGURES: dict[str, Figure] = {
-    name: Figure(figure.measure, figure.draw, FIGURE_TITLES[name])
-    for name, figure in {
-        '1': logit_scale,
-        '2': toy,
-        '3': loss_surface,
-        '4': weight_surface,
-        '5': cosine_histogram,
-        'norms': norms,
+    name: Figure(figure.measure, figure.draw, FIGURE_TITLES[name], load)
+    for name, (figure, load) in {
+        '1': (logit_scale, subject),
+        '2': (toy, None),
+        '3': (loss_surface, partial(subject, num_examples=10)),
+        '4': (weight_surface, partial(subject, most=1000)),
+        '5': (cosine_histogram, subject),
+        'norms': (norms, None),
     }.items()
 }
 
@@ -93,7 +96,13 @@ def make(name: str, output: str | None = None, **options: Any) -> Path:
     began = time.perf_counter()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with jax.default_matmul_precision('highest'):
-        numbers = figure.measure(**given)
+        if figure.load is None:
+            numbers = figure.measure(**given)
+        else:
+            loading = inspect.signature(figure.load).parameters.keys()
+            on = figure.load(**{key: value for key, value in given.items() if key in loading})
+            rest = {key: value for key, value in given.items() if key not in loading}
+            numbers = on.about | figure.measure(on, **rest)
     about = {'figure': name, 'options': figure.options | given}
     timing = {'seconds': time.perf_counter() - began}
     write(path, about | numbers | {'environment': environment(), 'timing': timing}, figure.draw)

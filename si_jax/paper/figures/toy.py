@@ -6,6 +6,7 @@ the weights splits into the part along W_k, which makes it longer, and the part 
 regulariser has no part along W_k.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -75,9 +76,6 @@ def measure(*, epochs: int = 200, runs: int = 5, rate: float = 0.01, seed: int =
         runs: Of each method, with new data, weights and random starts.
         rate: Learning rate; the default is the paper's for ResNet-18.
         seed: Of the first run; the others follow.
-
-    Raises:
-        InputError: A value is wrong.
     """
     check_count('epochs', epochs)
     check_count('runs', runs)
@@ -97,7 +95,7 @@ def measure(*, epochs: int = 200, runs: int = 5, rate: float = 0.01, seed: int =
             )
     return {
         'dataset': {'name': 'two normal clouds', 'examples': 2 * IMAGES, 'classes': 2},
-        'threat_model': {'norm': THREAT.norm, 'eps': THREAT.eps},
+        'threat_model': dataclasses.asdict(THREAT),
         'seeds': seeds,
         'rate': rate,
         'epoch': np.arange(epochs + 1),
@@ -130,7 +128,7 @@ def _train(
 
         return jax.lax.scan(one, state, (batches, jax.random.split(key, len(batches))))[0]
 
-    measured = jax.jit(functools.partial(quantities, defense, model))
+    compiled = jax.jit(functools.partial(quantities, defense, model))
     runs = []
     for seed in seeds:
         images, labels = clouds(seed)
@@ -138,7 +136,7 @@ def _train(
         history = []
         for number in range(epochs + 1):
             # The attack that measures has one noise for all epochs and both methods.
-            figures, plane = jax.device_get(measured(state.params, images, labels, jax.random.key(seed)))
+            figures, plane = jax.device_get(compiled(state.params, images, labels, jax.random.key(seed)))
             history.append(figures)
             if number < epochs:
                 batches, _ = data.epoch_batches(data.epoch_order(seed, number, len(labels)), BATCH)
@@ -216,21 +214,9 @@ def draw(numbers: dict[str, Any]) -> Picture:
         _draw_plane(axis, curve)
     for axis, (name, title) in zip(below.subplots(2, 3, sharex=True).flat, PANELS.items(), strict=True):
         for number, curve in enumerate(curves):
-            look, values = style.look(number), np.asarray(curve[name])
-            mean = values.mean(axis=0)
-            axis.fill_between(
-                numbers['epoch'],
-                values.min(axis=0),
-                values.max(axis=0),
-                color=look.color,
-                alpha=0.18,
-                linewidth=0,
-            )
-            axis.plot(
-                numbers['epoch'], mean, look.line, color=look.color, linewidth=1.8, label=curve['label']
-            )
-        axis.set_title(title, fontsize=9)
-        style.tidy(axis)
+            runs_of_method = np.asarray(curve[name])
+            style.band(axis, numbers['epoch'], runs_of_method, number, linewidth=1.8, label=curve['label'])
+        style.finish(axis, title)
         if 'gradient' in name:
             axis.set_yscale('log')
         else:
@@ -253,10 +239,8 @@ def _draw_plane(axis: Any, curve: dict[str, Any]) -> None:
         ticks, ticks, logits[..., 0] - logits[..., 1], levels=[-1e9, 0, 1e9], colors=['#f3e3c3', '#d5dff0']
     )
     for number, marker in enumerate(('o', '^')):
-        look, own = style.look(number), features[labels == number]
-        axis.plot(
-            *own.T, marker, color=look.color, markersize=2.5, alpha=0.7, label=f'$z$ of class {number + 1}'
-        )
+        dots = {'color': style.look(number).color, 'markersize': 2.5, 'alpha': 0.7}
+        axis.plot(*features[labels == number].T, marker, **dots, label=f'$z$ of class {number + 1}')
         axis.annotate(
             '', kernel[:, number], (0, 0), arrowprops={'arrowstyle': '-|>', 'color': 'black', 'linewidth': 2}
         )

@@ -17,52 +17,34 @@ from si_jax import attacks, losses
 from si_jax.errors import InputError
 from si_jax.evaluation.request import check_count
 from si_jax.paper.figures import style
-from si_jax.paper.figures.inputs import Network, Subject, subject
-from si_jax.paper.figures.rows import on_all_devices
+from si_jax.paper.figures.inputs import Network, Subject, on_all_devices
 from si_jax.runtime.progress import Progress, progress
 from si_jax.threat import Threat
 
 
 def measure(
-    workdirs: str,
-    *,
-    checkpoint: str = 'best',
-    data_dir: str | None = None,
-    num_examples: int | None = None,
-    points: int = 21,
-    steps: int = 10,
-    directions: int = 3,
-    seed: int = 0,
+    on: Subject, *, points: int = 21, steps: int = 10, directions: int = 3, seed: int = 0
 ) -> dict[str, Any]:
     """rho(d), the mean cross-entropy after PGD on the network with weights w + d u, and the accuracy there.
 
     Running statistics of batch normalisation are those of w.
 
     Args:
-        workdirs: Folders of runs.
-        checkpoint: 'best', 'last' or a step.
-        data_dir: Where the data set lies.
-        num_examples: The first so many test images; 1,000 if None, or all where there are fewer.
         points: Values of d, evenly spaced in [-1, 1]; odd.
         steps: Of PGD, of eps / 4; its last iterate counts.
         directions: Random directions u.
         seed: Of directions and random starts, which all networks and weights share.
-
-    Raises:
-        InputError: A value is wrong.
     """
     if check_count('points', points, least=3) % 2 == 0:
         raise InputError(f'points={points} must be odd, so that the weights themselves are one of them')
     check_count('directions', directions)
     check_count('steps', steps)
-    on = subject(workdirs, checkpoint, data_dir, num_examples, most=1000)
     distances = np.linspace(-1, 1, points)
     with progress(points * directions * len(on.networks), 'figure 4', 'point') as bar:
         surfaces = [
             _of_network(network, on, distances, steps, directions, seed, bar) for network in on.networks
         ]
-    about = {'seed': seed, 'steps': steps, 'distances': distances, 'surfaces': surfaces}
-    return on.about | about
+    return {'seed': seed, 'steps': steps, 'distances': distances, 'surfaces': surfaces}
 
 
 @jax.jit
@@ -148,27 +130,14 @@ def draw(numbers: dict[str, Any]) -> Picture:
     picture = style.new(11, 4, title, style.measured_on(numbers))
     axes = picture.subplots(1, 3)
     for number, surface in enumerate(surfaces):
-        look, loss = style.look(number), np.asarray(surface['loss'])
+        loss = np.asarray(surface['loss'])
         rows = (loss - loss[:, middle : middle + 1], loss, 100 * np.asarray(surface['accuracy']))
         for axis, values in zip(axes, rows, strict=True):
-            mean = values.mean(axis=0)
-            axis.fill_between(
-                d, values.min(axis=0), values.max(axis=0), color=look.color, alpha=0.18, linewidth=0
-            )
-            axis.plot(
-                d,
-                mean,
-                look.line,
-                color=look.color,
-                marker=look.marker,
-                markersize=3.5,
-                label=surface['label'],
-            )
+            marker = style.look(number).marker
+            style.band(axis, d, values, number, marker=marker, markersize=3.5, label=surface['label'])
     titles = ('rise of the cross-entropy (nats)', 'cross-entropy (nats)', 'accuracy under PGD (%)')
     for axis, title in zip(axes, titles, strict=True):
-        axis.set_title(title, fontsize=9)
-        axis.set_xlabel('distance d along the direction')
-        style.tidy(axis)
+        style.finish(axis, title, 'distance d along the direction')
     axes[2].set_ylim(0, 100)
     axes[0].legend(fontsize=8, loc='upper center')
     return picture
