@@ -14,7 +14,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -23,31 +23,24 @@ from jax.experimental import multihost_utils
 
 from si_jax.errors import InputError
 from si_jax.runtime import terminal, watchdog
+from si_jax.runtime.terminal import Flag
 
 Value = TypeVar('Value')
 Arrays = Mapping[str, Any]
 
 
-class Flag(NamedTuple):
-    """A flag that train.py and evaluate.py have for this."""
-
-    type: type
-    default: Any
-    metavar: str
-    help: str
-
-
+# What train.py and evaluate.py have for this.
 FLAGS = {
     'distributed': Flag(
-        str, 'auto', 'auto|off', 'join the processes that a TPU pod, SLURM, Open MPI or Kubernetes started'
+        'auto|off',
+        'join the processes that a TPU pod, SLURM, Open MPI or Kubernetes started',
+        default='auto',
     ),
-    'coordinator_address': Flag(
-        str, None, 'HOST:PORT', 'of process 0, where nothing else tells the processes'
-    ),
-    'num_processes': Flag(int, None, 'N', 'how many there are, with --coordinator_address'),
-    'process_id': Flag(int, None, 'N', 'which of them this is, from 0, with --coordinator_address'),
+    'coordinator_address': Flag('HOST:PORT', 'of process 0, where nothing else tells the processes'),
+    'num_processes': Flag('N', 'how many there are, with --coordinator_address', int),
+    'process_id': Flag('N', 'which of them this is, from 0, with --coordinator_address', int),
     'peer_timeout': Flag(
-        float, 60.0, 'SECONDS', 'without a sign of life of a process, after which the others stop (60)'
+        'SECONDS', 'without a sign of life of a process, after which the others stop', float, 60.0
     ),
 }
 START_SECONDS = 300
