@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from si_jax.reports.labels import split_workdirs
-from si_jax.reports.page import GALLERY, write
+from si_jax.reports.render import GALLERY, write
 from si_jax.runtime import compilation_cache, terminal
 from si_jax.runtime.terminal import Flag
 
