@@ -181,10 +181,8 @@ def peak(chip: Chip, dtype: str) -> float:
 def memory(run: Run, machine: Machine, devices: int, batch_size: int | None = None) -> Memory:
     """What a step needs on each device."""
     batch = run.batch_size if batch_size is None else batch_size
-    on_cpu = next(
-        (value for name, value in RESIDUES.items() if run.arch.startswith(name)), RESIDUES['resnet']
-    )
-    residues = RESIDUES_ACCELERATOR if machine.accelerator else on_cpu
+    kind = next((name for name in RESIDUES if run.arch.startswith(name)), 'resnet')
+    residues = RESIDUES_ACCELERATOR if machine.accelerator else RESIDUES[kind]
     # XLA's CPU back end computes bfloat16 in float32.
     each = {'bfloat16': 2 if machine.accelerator else 4, 'float64': 8}.get(run.dtype, 4)
     activations = batch / devices * run.network.outputs * each * run.live * residues

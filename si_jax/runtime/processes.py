@@ -64,13 +64,8 @@ def start(
     TPU pod, SLURM (srun), Open MPI or Kubernetes started the processes; a machine where none did does not
     wait for anything.
 
-    Args:
-        distributed: 'auto', or 'off' for a run of this process alone.
-        coordinator_address: HOST:PORT of process 0, as the others reach it.
-        num_processes: How many there are.
-        process_id: Which one this is.
-        peer_timeout: Seconds without a sign of life after which a process counts as lost. The others then
-            stop with exit status `si_jax.runtime.watchdog.STATUS`.
+    The arguments are the values of `FLAGS`, whose help says what they are. After `peer_timeout` the others
+    stop with exit status `si_jax.runtime.watchdog.STATUS`.
 
     Raises:
         InputError: A value is wrong, or the others are not there after five minutes.
@@ -166,12 +161,12 @@ def gather(value: Any) -> list[Any]:
     client: Any = distributed.global_state.client
     number = next(_calls)
     client.key_value_set(f'si_jax/said/{number}/{index()}', json.dumps(value))
-    said = [
+    values = [
         client.blocking_key_value_get(f'si_jax/said/{number}/{rank}', _FOREVER) for rank in range(count())
     ]
     if number >= 2:  # all have spoken in the call before this one, so all have read the one before that
         client.key_value_delete(f'si_jax/said/{number - 2}/{index()}')
-    return [json.loads(text) for text in said]
+    return [json.loads(text) for text in values]
 
 
 def from_first(function: Callable[[], Value]) -> Value:
@@ -182,16 +177,16 @@ def from_first(function: Callable[[], Value]) -> Value:
     """
     if count() == 1:
         return function()
-    said: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     if is_first():
         try:
-            said = {'value': function()}
+            outcome = {'value': function()}
         except InputError as error:
-            said = {'refused': str(error)}
-    said = gather(said)[0]
-    if 'refused' in said:
-        raise InputError(said['refused'])
-    return said['value']
+            outcome = {'refused': str(error)}
+    outcome = gather(outcome)[0]
+    if 'refused' in outcome:
+        raise InputError(outcome['refused'])
+    return outcome['value']
 
 
 def agree_on_errors(function: Callable[[], Value]) -> Value:
@@ -247,7 +242,7 @@ def share(number: int) -> slice:
 
 
 def run(name: str, command: Callable[[], int | None]) -> int:
-    """`terminal.run` for a command that several processes run: they end together, or hear why not."""
+    """`terminal.run` for a command that several processes run: they end in order, or each says why not."""
 
     @contextlib.contextmanager
     def alone() -> Iterator[None]:
@@ -264,10 +259,10 @@ def run(name: str, command: Callable[[], int | None]) -> int:
     except Exception as error:
         fail(error)
     except terminal.Stopped as stop:
-        watchdog.leave_together(int(stop.code or 0), f'was stopped by {stop.name}')
+        watchdog.leave_in_order(int(stop.code or 0), f'was stopped by {stop.name}')
         raise
     if status:
-        watchdog.leave_together(status, f'ended with status {status}: see its own log')
+        watchdog.leave_in_order(status, f'ended with status {status}: see its own log')
     return status
 
 
