@@ -263,7 +263,7 @@ def run(
 def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]) -> str:
     """What the attacks of a result reached, compilation included; '' if there were none that can be counted.
 
-    Forward passes and the gradients of images count; attacks of the user's own that are callables do not, nor
+    Forward passes and the gradients of images count; custom attacks that are callables do not, nor
     do transfer and the passes that decide.
     """
     passes, seconds = 0.0, 0.0

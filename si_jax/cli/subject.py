@@ -51,7 +51,7 @@ NETWORK = {
     ),
     'logit_scale': Flag(
         'FACTOR',
-        'multiply the logits: the decision stays, what PGD climbs does not (default: 1)',
+        'multiply the logits: the decision stays, what PGD maximises does not (default: 1)',
         fraction,
         1.0,
     ),

@@ -97,7 +97,7 @@ def _group(members: list[tuple[Network, Evaluated]], count: int) -> Group:
             cells[key] = cell
         identity = json.dumps([network.number, *_variant(result)], default=str)
         for other, column, known in columns:
-            # What was measured twice and not alike gets a column of its own.
+            # What was measured twice and not alike gets another column.
             if identity == other and all(known.get(key, cell) == cell for key, cell in cells.items()):
                 column.results.append(result)
                 known |= cells
