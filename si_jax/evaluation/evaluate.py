@@ -152,7 +152,7 @@ def evaluate(
                 calibration = calibrate(network.clean_logits)
                 network = network.calibrated(calibration['scale'])
             seconds = {'checks and clean images': time.perf_counter() - began}
-            profiling.rehearse(functools.partial(_rehearse, kinds[0], network, request))
+            profiling.warm_up(functools.partial(_rehearse, kinds[0], network, request))
             total = sum(kind.cost(request) for kind in kinds) * len(network.images)
             with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
                 for kind in kinds:
