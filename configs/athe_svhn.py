@@ -8,13 +8,8 @@ The train split alone (73,257 images, without `extra`); digits are cropped but n
 The paper has no numbers for it. PGD on the cosines themselves, which are very flat, overestimates.
 
     python train.py --config=configs/athe_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the default is
-ResNet-18.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'athe_svhn')
+get_config = RECIPES['athe_svhn']
