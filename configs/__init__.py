@@ -7,4 +7,6 @@ Adversarial Defenses". Any architecture of `si_jax.models` can follow the file n
 
 Without one it is ResNet-18, and for RFGSM-AT and GradAlign the PreAct ResNet-18 of their repositories. A
 docstring with a table has a row for each architecture that the paper has.
+
+SVHN is its train split alone (73,257 images, without `extra`); its digits are cropped but not flipped.
 """

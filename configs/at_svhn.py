@@ -1,7 +1,6 @@
 """AT on SVHN: Table 7 of Xu et al.
 
-Adversarial training (Madry et al., 2018): cross-entropy on the adversarial image. The train split alone
-(73,257 images, without `extra`); digits are cropped but not flipped.
+Adversarial training (Madry et al., 2018): cross-entropy on the adversarial image.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 

@@ -1,9 +1,6 @@
 """AT-SI on SVHN: Table 7 of Xu et al.
 
-Adversarial training (Madry et al., 2018): cross-entropy on the adversarial image. The attack ascends
-CE(15 cos) in place of the cross-entropy of the logits, and the objective gets 0.2 times the margin
-cross-entropy of the adversarial cosines (s = 15, m = 0.2). The train split alone (73,257 images,
-without `extra`); digits are cropped but not flipped.
+The defense and its weights are described in configs/atsi_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 

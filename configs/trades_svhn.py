@@ -1,7 +1,6 @@
 """TRADES on SVHN: Table 7 of Xu et al.
 
-TRADES (Zhang et al., 2019): natural cross-entropy and 6 times KL(natural || adversarial). The train
-split alone (73,257 images, without `extra`); digits are cropped but not flipped.
+TRADES (Zhang et al., 2019): natural cross-entropy and 6 times KL(natural || adversarial).
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 

@@ -66,6 +66,6 @@ def _comments() -> Iterator[tuple[str, str]]:
             if line.lstrip().startswith('# '):
                 above = line.lstrip(' #')
                 continue
-            if (found := re.match(rf'\s*{pattern}', code)) and 'ConfigDict()' not in code:
+            if found := re.match(rf'\s*{pattern}', code):
                 yield prefix + found[1], (comment or above)
-            above = '' if 'ConfigDict()' not in code else above
+            above = ''

@@ -31,8 +31,6 @@ POSITIVE = {
     'checkpoint': ('every_minutes', 'keep_last'),
     'logging': ('every_steps',),
 }
-
-
 LARGEST = 2**31 - 1
 
 
@@ -120,7 +118,7 @@ def compile_train_step(ready: Setup) -> Any:
 
     The metrics are one array, in the order of `metric_names`: the host fetches and forgets one, not a dozen.
     """
-    config, train = ready.config, ready.train
+    config = ready.config
     parts = Ingredients(
         defense=ready.defense,
         model=ready.model,
@@ -133,9 +131,7 @@ def compile_train_step(ready: Setup) -> Any:
         calendar=Calendar(ready.steps_per_epoch, config.epochs),
     )
     step = step_of(ready.defense).make(parts)
-    whole = with_resident_data(
-        step, crop=train.crop, flip=train.flip, scale=train.scale, replays=ready.defense.replays
-    )
+    whole = with_resident_data(step, ready.train, ready.defense.replays)
     names = metric_names(ready.defense)
 
     def with_one_array(*given: Any) -> tuple[TrainState, Any, jax.Array]:
