@@ -12,17 +12,11 @@ from si_jax.training import recipes
 
 
 class Field(NamedTuple):
-    """A field of a config.
+    """A field of a config."""
 
-    Attributes:
-        name: As on the command line, without `--config.`.
-        value: Its value.
-        comment: What si_jax/training/recipes.py says of it; '' if nothing.
-    """
-
-    name: str
+    name: str  # as on the command line, without `--config.`
     value: Any
-    comment: str
+    comment: str  # what si_jax/training/recipes.py says of it; '' if nothing
 
 
 def fields(config: ConfigDict) -> list[Field]:

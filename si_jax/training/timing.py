@@ -25,14 +25,9 @@ FEW, MANY = 2, 8  # attack steps
 
 
 def measure_machine(config: ConfigDict, *, turns: int = 3) -> Machine:
-    """Measures this machine.
+    """This machine with the rates of one of its devices, while all of them work on the config's network.
 
-    Args:
-        config: For its network, batch size and precision.
-        turns: How often each step runs, beside the first time, which compiles.
-
-    Returns:
-        The machine, with the rates of one of its devices while all of them work.
+    Each step runs `turns` times, beside the first time, which compiles.
     """
     calls = {steps: timed(synthetic(config, steps)) for steps in (FEW, MANY)}
     taken: dict[int, list[float]] = {steps: [] for steps in calls}

@@ -69,11 +69,8 @@ def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator
     """Creates or reopens the folder of a run, and holds its lock.
 
     Call it after `jax.distributed.initialize`, as it looks at the devices. A field that the config there
-    lacks, as an older version did not have it, has today's default.
-
-    Args:
-        path: The folder.
-        config: The full config: nested dictionaries of JSON's types (tuples count as lists).
+    lacks, as an older version did not have it, has today's default. The config is the full one, in nested
+    dictionaries of JSON's types (tuples count as lists).
 
     Raises:
         InputError: Another run is in the folder, or one was started there with another config: all fields
