@@ -1,7 +1,8 @@
 """One file a run: `<defense>[si|he]_<data set>.py`, a docstring and the recipe of that name.
 
 The tables are those of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses". Any architecture of `si_jax.models` can follow the file name after a colon:
+Adversarial Defenses". Any architecture of `si_jax.models` can follow the file name after a colon (in
+`digits` and `narrow` it is a defense that follows):
 
     python train.py --config=configs/tradessi_cifar10.py:wrn_34_10
 
