@@ -120,7 +120,7 @@ def audit(
         # binarization test replaces the layer behind them.
         request = dataclasses.replace(request, precision=None)
         network = Network.of(classifier_of(classifier), request, needs_features=True)
-        gates.check_labels_of(network.classes, request.labels)
+        gates.check_labels_of(network.request.classes, request.labels)
         gates.check_fits(kind, network.outputs, network.why_no_features)
 
         def report(found: list[Check], clean: float | None, accuracy: float | None) -> Audit:

@@ -64,7 +64,7 @@ class Cascade:
         flags of the attack are the same, those of the stages are more. An image that was not broken stays
         the original.
         """
-        clean, classes = network.clean, network.classes
+        clean, classes = network.clean, request.classes
         correct, broken_by = clean.copy(), np.full(len(clean), -1, np.int8)
         queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
         kept = network.images.copy() if request.keep else np.zeros((0, *network.images.shape[1:]))
@@ -126,7 +126,7 @@ class _Done(NamedTuple):
 
 
 def _run_stage(network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
-    row, classes, count = SEARCHES[stage.attack], network.classes, len(attacked)
+    row, classes, count = SEARCHES[stage.attack], request.classes, len(attacked)
     targets = np.zeros((0, count), np.int32)
     if _targeted(stage, classes):
         # Of equal logits the class with the lower number comes first.

@@ -42,8 +42,8 @@ GROUP_ACCELERATOR = 4096
 class Network:
     """A classifier with its images, compiled for the devices as it is needed.
 
-    `Network.of` makes it, and `calibrated`, `part` and `check_and_classify` make further ones of it, which
-    share its compiled programs.
+    `Network.of` makes it, and `part` and `check_and_classify` make further ones of it, which share its
+    compiled programs.
 
     Attributes:
         classifier: The classifier as given.
@@ -82,11 +82,8 @@ class Network:
     ) -> 'Network':
         """Traces a classifier for the images of a request.
 
-        Args:
-            classifier: The classifier.
-            request: The checked arguments.
-            needs_features: Whether features and kernel are looked for if the classifier returns logits alone.
-            gradient_of: Whose derivative the attacks take in place of the classifier's own.
+        If it returns logits alone, `needs_features` has features and kernel looked for. The attacks take the
+        derivative of `gradient_of` in place of its own.
 
         Raises:
             InputError: JAX cannot trace it, or `gradient_of` does not fit.
@@ -139,10 +136,6 @@ class Network:
         """Images at once on all devices together."""
         return self.request.chunk
 
-    @property
-    def seed(self) -> int:
-        return self.request.seed
-
     @functools.cached_property
     def shares(self) -> int:
         """Of how many processes the groups are made: those that began the evaluation."""
@@ -158,10 +151,6 @@ class Network:
         """The shapes of what the classifier returns."""
         return self.traced.shape
 
-    @property
-    def classes(self) -> int:
-        return self.request.classes
-
     @functools.cached_property
     def clean(self) -> np.ndarray:
         """[N] bool, which clean images are classified correctly."""
@@ -169,7 +158,7 @@ class Network:
 
     @functools.cached_property
     def _key(self) -> Array:
-        return jax.random.key(self.seed)
+        return jax.random.key(self.request.seed)
 
     @functools.cached_property
     def key_impl(self) -> Any:
@@ -181,17 +170,11 @@ class Network:
             self.programs[about] = make()
         return self.programs[about]
 
-    def calibrated(self, scale: float) -> 'Network':
-        """The same network with this factor on the logits that calibrated attacks see."""
-        return dataclasses.replace(self, scale=scale)
-
     def part(self, rows: np.ndarray) -> 'Network':
         """The same network with some of its images."""
         some = {name: getattr(self.request, name)[rows] for name in ('images', 'labels', 'indices')}
-        logits = self.clean_logits[rows]
-        return dataclasses.replace(
-            self, request=dataclasses.replace(self.request, **some), clean_logits=logits
-        )
+        request = dataclasses.replace(self.request, **some)
+        return dataclasses.replace(self, request=request, clean_logits=self.clean_logits[rows])
 
     def map(
         self,
@@ -231,8 +214,7 @@ class Network:
     def check_and_classify(self, *, explain: bool) -> 'Network':
         """The same network with the logits of the clean images, by a classifier that is found fit.
 
-        Args:
-            explain: Whether features and kernel must explain the logits.
+        If `explain`, features and kernel must explain the logits.
 
         Raises:
             InputError: The classifier is unfit.
@@ -373,13 +355,13 @@ class Network:
         """What a result says of the data."""
         return {
             'examples': len(self.images),
-            'classes': self.classes,
+            'classes': self.request.classes,
             'digest': data_digest(self.images, self.request.labels),
         }
 
-    def gradient_digest(self) -> dict[str, Any]:
-        """What tells the classifier whose gradient is taken from others."""
-        return {'weights': digest(*self._stand_in_weights)}
+    def gradient_digest(self) -> dict[str, Any] | None:
+        """What tells the classifier whose gradient is taken from others; None for the classifier's own."""
+        return None if self.gradient_of is None else {'weights': digest(*self._stand_in_weights)}
 
     def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""

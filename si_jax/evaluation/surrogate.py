@@ -46,11 +46,7 @@ def backward_of(
     """The classifier with the derivative of another: BPDA.
 
     Losses, decisions and everything computed from the logits are the classifier's; their gradient goes back
-    to the images through `other`. The classifier need not be differentiable.
-
-    Args:
-        classifier: (images, keys) -> `Outputs`.
-        other: Likewise, of the same shapes.
+    to the images through `other`, of the same shapes. The classifier need not be differentiable.
 
     Source: backward pass differentiable approximation, Athalye, Carlini and Wagner (2018).
     """
@@ -66,26 +62,17 @@ def backward_of(
     return outputs
 
 
-def check_stand_in(shape: Outputs, own: Outputs, needs_features: bool) -> None:
-    """Whether the outputs of `gradient_of` have the classifier's shapes.
-
-    Args:
-        shape: Those of `gradient_of`.
-        own: Those of the classifier.
-        needs_features: Whether features count.
-
-    Raises:
-        InputError: They do not; the message names both.
-    """
+def check_stand_in(shape: Outputs, expected: Outputs, needs_features: bool) -> None:
+    """Raises InputError unless outputs of `gradient_of` have the classifier's `expected` shapes."""
 
     def shapes(outputs: Outputs) -> str:
         features = '' if not needs_features else f', features {getattr(outputs.features, "shape", None)}'
         return f'logits {outputs.logits.shape}{features}'
 
-    if shapes(shape) != shapes(own):
+    if shapes(shape) != shapes(expected):
         raise InputError(
-            f'gradient_of returns {shapes(shape)}, the classifier {shapes(own)}: they must be the same, as '
-            "one stands in for the other's gradient"
+            f'gradient_of returns {shapes(shape)}, the classifier {shapes(expected)}: they must be the same, '
+            "as one stands in for the other's gradient"
         )
 
 
@@ -96,11 +83,8 @@ def calibrate(logits: np.ndarray) -> dict[str, float]:
     it is one number for all images and iterates, losses can still be compared. It is kept with what is
     finished, so that an evaluation that goes on uses the same.
 
-    Args:
-        logits: [N, K], of all clean images.
-
     Returns:
-        `scale` and `median_gap`.
+        `scale` and `median_gap`, for the logits [N, K] of all clean images.
 
     Raises:
         InputError: At least half of the images have no gap, or the state was calibrated for other logits.

@@ -116,9 +116,9 @@ def traced(name: str, source: Classifier, request: Request) -> Network:
         prepared = Network.of(source, request)
     except (TypeError, ValueError) as error:
         raise cannot_take(name, request.images.shape, error) from error
-    if prepared.classes != request.classes:
+    if (classes := prepared.request.classes) != request.classes:
         raise InputError(
-            f'{name}: the source has {prepared.classes} classes, the classifier {request.classes}: '
+            f'{name}: the source has {classes} classes, the classifier {request.classes}: '
             'give one that was trained for the same classes'
         )
     return prepared
