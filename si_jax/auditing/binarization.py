@@ -28,9 +28,8 @@ from si_jax.threat import Threat
 Array = jax.Array
 
 SHRINK = 0.95  # the radius of the inner points, as a multiple of eps
-CLOSENESS = (
-    0.9  # the boundary between the classes: from the outermost inner point, on the way to the outer one
-)
+# The boundary between the classes: from the outermost inner point, on the way to the outer one.
+CLOSENESS = 0.9
 HARDNESS = 1e6  # the penalty on an inner point on the wrong side: no point may be
 
 

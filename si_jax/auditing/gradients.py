@@ -78,9 +78,10 @@ def measure(network: Network, name: str, rows: np.ndarray) -> dict[str, np.ndarr
         largest = jnp.max(jnp.abs(gradient), axis=(2, 3, 4))
         signs = jax.vmap(lambda key: jax.random.rademacher(key, images.shape[1:], images.dtype))(typed)
         moved = network.apply(weights, threat.project(images + threat.eps * signs, images), typed).logits
-        found = {f'zero_{stage}': largest[i] == 0 for i, stage in enumerate(table)}
-        found |= {f'largest_{stage}': largest[i] for i, stage in enumerate(table)}
-        return found | {'moves': jnp.any(moved != logits, axis=1)}
+        found = {'moves': jnp.any(moved != logits, axis=1)}
+        for stage, entry in zip(table, largest, strict=True):
+            found |= {f'zero_{stage}': entry == 0, f'largest_{stage}': entry}
+        return found
 
     compiled = devices.compile_rows(gradients, network.devices)
     arrays = network.images[rows], network.labels[rows], network.keys(0)[rows]

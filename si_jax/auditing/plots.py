@@ -34,8 +34,7 @@ def draw(audit: About, path: Path) -> None:
 
 def _accuracy(axis: Any, x: Any, y: Any, **style: Any) -> None:
     axis.plot(x, [100 * value for value in y], marker='o', markersize=4, **style)
-    axis.set_ylim(-3, 103)
-    axis.set_ylabel('accuracy in %')
+    axis.set(ylim=(-3, 103), ylabel='accuracy in %')
 
 
 def _eps(audit: About, evidence: About, axis: Any) -> None:
@@ -70,9 +69,7 @@ def _loss(audit: About, evidence: About, axis: Any) -> None:
     found = evidence['loss']
     axis.plot(found['mean'], color=COLOUR, label='mean')
     axis.plot(found['median'], color=OTHER, label='median')
-    axis.set_xlim(0)
-    axis.set_xlabel('step')
-    axis.set_ylabel(f'loss of {audit["attack"]["name"]}')
+    axis.set(xlim=(0, None), xlabel='step', ylabel=f'loss of {audit["attack"]["name"]}')
     axis.set_title('loss: must rise', fontsize=10)
     axis.legend(frameon=False, fontsize=8)
 
@@ -87,8 +84,7 @@ def _gradients(audit: About, evidence: About, axis: Any) -> None:
     axis.set_yticks(y, list(found), fontsize=8)
     if not np.any(zero + tiny):
         axis.text(50, (len(found) - 1) / 2, 'lost on no image', ha='center', va='center', fontsize=9)
-    axis.set_xlim(0, 103)
-    axis.set_xlabel('images in %')
+    axis.set(xlim=(0, 103), xlabel='images in %')
     axis.set_title('gradient by stage: must not be lost', fontsize=10)
     axis.legend(frameon=False, fontsize=8, loc='lower right')
 
@@ -102,13 +98,9 @@ def _others(audit: About, evidence: About, axis: Any) -> None:
     white = len(heights)
     heights[f'square-{box["budget"]}'] = box['black_box']
     heights |= {f'from {name}': value for name, value in moved.get('accuracy', {}).items()}
-    bars = axis.bar(
-        np.arange(len(heights)),
-        [100 * value for value in heights.values()],
-        color=[COLOUR] * white + [OTHER] * (len(heights) - white),
-    )
+    x, percent = np.arange(len(heights)), [100 * value for value in heights.values()]
+    bars = axis.bar(x, percent, color=[COLOUR] * white + [OTHER] * (len(heights) - white))
     axis.bar_label(bars, fmt='%.1f', fontsize=8)
-    axis.set_xticks(np.arange(len(heights)), list(heights), fontsize=8)
-    axis.set_ylim(0, 110)
-    axis.set_ylabel('accuracy in %')
+    axis.set_xticks(x, list(heights), fontsize=8)
+    axis.set(ylim=(0, 110), ylabel='accuracy in %')
     axis.set_title('white-box must be lowest', fontsize=10)

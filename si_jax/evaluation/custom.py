@@ -29,12 +29,7 @@ UNIT = 'own.'  # before the names of finished parts on disk, where no other atta
 
 @dataclasses.dataclass(frozen=True)
 class CustomAttack:
-    """A callable of the user's.
-
-    Attributes:
-        name: The attack.
-        function: (classifier, images, labels, threat, key) -> images.
-    """
+    """A callable of the user's: (classifier, images, labels, threat, key) -> images."""
 
     name: str
     function: AttackFunction

@@ -46,13 +46,11 @@ class Network:
     compiled programs.
 
     Attributes:
-        classifier: The classifier as given.
-        request: The images and labels, the seed and the devices.
-        traced: The classifier, traced.
+        classifier: The classifier as given; `traced` is what JAX made of it.
         apply: (weights, images, keys) -> `Outputs`, in the precision of the search.
         weights: Its weights, on the devices.
         gradient_of: Whose derivative the attacks take (BPDA); None for the classifier's own.
-        stand_in: It, traced.
+        stand_in: `gradient_of`, traced.
         why_no_features: Why features and kernel were not found, if they were looked for.
         clean_logits: [N, K], of the clean images, once they were classified.
         scale: The factor on the logits of calibrated attacks, once it was measured.

@@ -30,7 +30,6 @@ class Outcome:
     """What an attack did.
 
     Attributes:
-        record: Its part of the result.
         images: [N, H, W, C], the adversarial images; empty unless they are kept.
         seconds: The time of each stage, of an attack that has several.
     """
@@ -45,10 +44,7 @@ class Pgd:
     """An attack of the PGD family: a row of `ATTACKS`, or an `Attack` record of the user's.
 
     Attributes:
-        name: The attack.
-        row: What it is.
         unit: What its finished parts are called on disk.
-        eot_samples: Gradients averaged in each step.
         starts: [N, H, W, C], where to start; None for the attack's own start.
         protocol: The stamp of a record of the user's.
     """

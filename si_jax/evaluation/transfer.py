@@ -28,12 +28,7 @@ STAGES = ('transferred', 'started there')
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """Adversarial images of another classifier, the source.
-
-    Attributes:
-        name: Of the row.
-        source: The source with the same images.
-    """
+    """Adversarial images of another classifier, the source, which has the same images."""
 
     name: str
     source: Network
