@@ -88,7 +88,7 @@ def measure(network: Network, name: str, rows: np.ndarray) -> dict[str, np.ndarr
     return network.map(compiled, network.weights, arrays)
 
 
-def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+def summary(gradients: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """By stage: the shares of images with a zero and with a tiny gradient, and the median largest entry.
 
     Tiny, but not zero: below `TINY` of the margin's where the loss is a function of the logits, else below
@@ -96,12 +96,12 @@ def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """
     found = {}
     for stage in ('attack', 'cross-entropy', 'scaled', 'logits', 'features'):
-        if f'zero_{stage}' not in measured:
+        if f'zero_{stage}' not in gradients:
             continue
-        zero, largest = measured[f'zero_{stage}'], measured[f'largest_{stage}']
+        zero, largest = gradients[f'zero_{stage}'], gradients[f'largest_{stage}']
         floor = np.full(len(zero), FLOOR)
         if stage in ('attack', 'cross-entropy', 'scaled'):
-            floor = np.maximum(floor, TINY * measured['largest_logits'])
+            floor = np.maximum(floor, TINY * gradients['largest_logits'])
         found[stage] = {
             'zero': float(np.mean(zero)),
             'tiny': float(np.mean(~zero & (largest < floor))),

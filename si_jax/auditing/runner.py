@@ -101,10 +101,7 @@ def audit(
     threat = request.threat
     about = {
         'name': attack,
-        'steps': request.steps,
-        'step_size': request.step_size,
-        'restarts': request.restarts,
-        'eot_samples': request.eot_samples,
+        **{name: getattr(request, name) for name in ('steps', 'step_size', 'restarts', 'eot_samples')},
         'eps_grid': _radii(eps_grid, threat, request.images.shape[1:]),
         'steps_grid': sorted({check_count('steps_grid', one) for one in steps_grid} | {request.steps}),
         'queries': check_count('queries', queries),

@@ -46,7 +46,7 @@ class CustomAttack:
     def run(self, network: Network, request: Request) -> Outcome:
         """Runs it on all images; what it returns counts, as in the PGD family.
 
-        It is called with `network.chunk` images at once, the last batch filled up with copies of its first
+        It is called with `request.chunk` images at once, the last batch filled up with copies of its first
         image, and with one key for each batch and restart. The first batch is attacked twice, with the same
         key.
 
@@ -64,13 +64,13 @@ class CustomAttack:
                 threat,
                 network.batch_key(int(rows[0]), restart, name),
             )
-            return _checked(name, found, network.images[rows], threat, network.indices[rows])
+            return _checked(name, found, network.images[rows], threat, network.request.indices[rows])
 
         def attack(rows: np.ndarray, restart: int) -> np.ndarray:
             parts = []
-            for first in range(0, len(rows), network.chunk):
-                some = rows[first : first + network.chunk]
-                padded = np.concatenate([some, np.full(network.chunk - len(some), some[0])])
+            for first in range(0, len(rows), request.chunk):
+                some = rows[first : first + request.chunk]
+                padded = np.concatenate([some, np.full(request.chunk - len(some), some[0])])
                 found = call(padded, restart)
                 if restart == 0 and some[0] == 0:
                     _check_again(name, found, call(padded, 0))

@@ -28,6 +28,8 @@ from si_jax.runtime.progress import passing, showing, silent
 from si_jax.runtime.progress import progress as progress_of
 
 PROFILED = 3  # chunks of images in a profile
+# What a state must share with the evaluation that goes on, of a request.
+PROTOCOL = ('steps', 'step_size', 'restarts', 'eot_samples', 'individual')
 
 
 def evaluate(
@@ -153,10 +155,24 @@ def evaluate(
             profiling.rehearse(functools.partial(_dry_run, kinds[0], network))
             outcomes = _run(network, kinds, seconds, shown)
 
+    timing = {'seconds': time.perf_counter() - began, 'parts': seconds}
+    return _result(network, kinds, outcomes, zero, calibration, timing)
+
+
+def _result(
+    network: Network,
+    kinds: list[Kind],
+    outcomes: dict[str, Outcome],
+    zero: float,
+    calibration: dict[str, float] | None,
+    timing: dict[str, Any],
+) -> Result:
+    """What was found, with the warnings of the gates; `zero` is what `_zero_gradients` returned."""
+    request, clean, dtype = network.request, network.clean, str(network.images.dtype)
     records = {name: outcome.record for name, outcome in outcomes.items()}
-    randomised, dtype = network.classifier.randomised, str(request.images.dtype)
+    randomised = network.classifier.randomised
     return Result(
-        clean=network.clean,
+        clean=clean,
         attacks=records,
         labels=request.labels,
         indices=request.indices,
@@ -164,14 +180,12 @@ def evaluate(
         seed=request.seed,
         precision={'search': request.precision or dtype, 'verification': dtype, 'matmul': 'highest'},
         dataset=network.about_data(),
-        warnings=gates.after(
-            network.clean_logits, network.clean, kinds, records, randomised=randomised, zero=zero
-        ),
+        warnings=gates.after(network.clean_logits, clean, kinds, records, randomised=randomised, zero=zero),
         environment=environment(),
-        timing={'seconds': time.perf_counter() - began, 'parts': seconds},
+        timing=timing,
         calibration=calibration,
         gradient_of=network.gradient_digest(),
-        images={name: outcome.images for name, outcome in outcomes.items()} if return_images else None,
+        images={name: outcome.images for name, outcome in outcomes.items()} if request.keep else None,
     )
 
 
@@ -221,7 +235,7 @@ def _dry_run(kind: Kind, network: Network) -> None:
     """Runs the beginning of an attack on a few images, for a profile; nothing of it counts."""
     if isinstance(kind, Cascade):
         kind = kind.beginning
-    rows = np.flatnonzero(network.clean)[: PROFILED * network.chunk]
+    rows = np.flatnonzero(network.clean)[: PROFILED * network.request.chunk]
     if len(rows):
         few = network.part(rows)
         with unsaved(), showing(silent()):
@@ -237,11 +251,7 @@ def _identity(network: Network, kinds: list[Kind]) -> dict[str, Any]:
         'threat model': dataclasses.asdict(request.threat),
         'protocol': {
             'attacks': list(request.names),
-            'steps': request.steps,
-            'step_size': request.step_size,
-            'restarts': request.restarts,
-            'eot_samples': request.eot_samples,
-            'individual': request.individual,
+            **{name: getattr(request, name) for name in PROTOCOL},
             'images': request.keep,
         },
         'search precision': request.precision,

@@ -230,9 +230,9 @@ def maximise_cross_entropy(attacks: Sequence[Gated]) -> list[str]:
 
 def single_draws(attacks: Sequence[Gated]) -> list[str]:
     """For a randomised classifier: the attacks must average over its draws."""
-    single = [attack for attack in attacks if any(part.eot_samples == 1 for part in attack.parts)]
+    single = [attack.name for attack in attacks if any(part.eot_samples == 1 for part in attack.parts)]
     found = []
-    if any(attack.name not in PRESETS for attack in single):
+    if not set(single) <= set(PRESETS):
         found.append(
             'the classifier is randomised and the attacks follow single draws of it, so these accuracies are '
             'too high: set eot_samples (20 is usual)'
@@ -241,7 +241,7 @@ def single_draws(attacks: Sequence[Gated]) -> list[str]:
         f'the classifier is randomised and {name} follows single draws of it, so its accuracy is too '
         'high: use autoattack-rand'
         for name in PRESETS
-        if any(attack.name == name for attack in single)
+        if name in single
     ]
 
 

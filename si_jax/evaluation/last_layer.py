@@ -20,7 +20,7 @@ from si_jax.outputs import Outputs
 Array = jax.Array
 
 _SHAPED = ('reshape', 'squeeze', 'expand_dims', 'broadcast_in_dim')
-_SAME = ('convert_element_type', 'copy', 'copy_p', 'reduce_precision', 'optimization_barrier')
+_UNCHANGED = ('convert_element_type', 'copy', 'copy_p', 'reduce_precision', 'optimization_barrier')
 
 
 class Factor(NamedTuple):
@@ -125,7 +125,7 @@ def find_last_layer(jaxpr: core.Jaxpr) -> LastLayer | str:
             if before is None:
                 return f'{name!r} with a change of shape lies between the last linear layer and the logits'
             axis = before
-        elif name not in _SAME:
+        elif name not in _UNCHANGED:
             return f'the logits are the result of {name!r}, not of a linear layer'
         atom = source
     return 'the logits are the images themselves, behind no linear layer'

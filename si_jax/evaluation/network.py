@@ -122,17 +122,8 @@ class Network:
         return self.request.labels.astype(np.int32)
 
     @property
-    def indices(self) -> np.ndarray:
-        return self.request.indices
-
-    @property
     def devices(self) -> list[jax.Device]:
         return self.request.devices
-
-    @property
-    def chunk(self) -> int:
-        """Images at once on all devices together."""
-        return self.request.chunk
 
     @functools.cached_property
     def shares(self) -> int:
@@ -142,7 +133,7 @@ class Network:
     @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         """Of batches in which fewer images than `chunk` go."""
-        return packing.sizes(self.chunk, len(self.devices))
+        return packing.sizes(self.request.chunk, len(self.devices))
 
     @property
     def outputs(self) -> Outputs:
@@ -184,7 +175,7 @@ class Network:
         smaller: bool = False,
     ) -> Any:
         """`devices.map_rows` in batches of `chunk` images; of the last one may be `smaller`."""
-        sizes = self.sizes if smaller else self.chunk
+        sizes = self.sizes if smaller else self.request.chunk
         return map_rows(function, shared, rows, sizes, self.devices, on_share)
 
     def typed(self, keys: Any) -> Array:
@@ -219,7 +210,7 @@ class Network:
         """
         keys = self.keys(0)
         clean = self._classify(self.images, keys, progress.done)
-        gates.check_finite(clean['logits'], self.indices, 'image')
+        gates.check_finite(clean['logits'], self.request.indices, 'image')
         rows = np.arange(gates.PROBE) % len(self.images)
         probed = gates.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
         if self.gradient_of is not None:
@@ -249,36 +240,31 @@ class Network:
         that its attacks share their noise.
         """
         number = None if name is None else np.uint32(zlib.crc32(name.encode()))
-        return np.asarray(_run_keys(self._key, self.indices, number, run))
+        return np.asarray(_run_keys(self._key, self.request.indices, number, run))
 
     def groups(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows in the groups that are worked on, and saved, together: some for each process."""
-        wanted = GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
-        wanted = min(wanted, -(-len(rows) // self.shares)) if self.shares > 1 else wanted
-        wanted = -(-wanted // self.chunk) * self.chunk if self.shares > 1 else wanted
-        size = max(wanted // self.chunk, 1) * self.chunk
+        chunk, wanted = self.request.chunk, GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
+        if self.shares > 1:
+            wanted = -(-min(wanted, -(-len(rows) // self.shares)) // chunk) * chunk
+        size = max(wanted // chunk, 1) * chunk
         return [rows[first : first + size] for first in range(0, len(rows), size)]
 
     def confirm(
         self, rows: np.ndarray, found: np.ndarray, keys: np.ndarray, threat: Threat, source: str
     ) -> tuple[np.ndarray, float]:
-        """Audits the images that an attack returned and classifies them as the clean ones were.
+        """Audits what an attack made of the images of these rows, and classifies it as these were.
 
-        Args:
-            rows: [M], which images were attacked.
-            found: [M, H, W, C], what the attack made of them.
-            keys: [M, ...], the data of their keys.
-            threat: The ball.
-            source: The attack's name, for messages.
+        `found` is [M, H, W, C], `keys` [M, ...] the data of the images' keys, and `source` the attack's name.
 
         Returns:
             Whether each is classified correctly [M], and the largest distance from an original.
         """
         if not len(rows):
             return np.zeros(0, bool), 0.0
-        largest = threat.audit(found, self.images[rows], source=source, indices=self.indices[rows])
+        largest = threat.audit(found, self.images[rows], source=source, indices=self.request.indices[rows])
         logits = self.logits(found, keys)
-        gates.check_finite(logits, self.indices[rows], f'what {source} made of image')
+        gates.check_finite(logits, self.request.indices[rows], f'what {source} made of image')
         return np.argmax(logits, axis=1) == self.labels[rows], largest
 
     def surrogate(self, calibrated: bool = False) -> Surrogate:
@@ -320,7 +306,7 @@ class Network:
     def batch_key(self, first: int, restart: int, name: str) -> Array:
         """The key of a batch that begins with image `first`, for attacks that take one key a batch."""
         key = jax.random.fold_in(self._key, np.uint32(zlib.crc32(name.encode())))
-        return jax.random.fold_in(jax.random.fold_in(key, restart), self.indices[first])
+        return jax.random.fold_in(jax.random.fold_in(key, restart), self.request.indices[first])
 
     def without_gradient(self, rows: np.ndarray) -> float:
         """The share of these images where the gradient of the cross-entropy is exactly zero."""
@@ -344,8 +330,8 @@ class Network:
         """What tells this classifier and this data from others."""
         return {
             'weights': digest(*self.traced.weights, *self._stand_in_weights),
-            'data': digest(self.images, self.labels, self.indices),
-            'images at once': self.chunk,
+            'data': digest(self.images, self.labels, self.request.indices),
+            'images at once': self.request.chunk,
             **({'processes': self.shares} if self.shares > 1 else {}),
         }
 

@@ -147,13 +147,12 @@ def run_search(
     `progress.done` is called with the share of the iterations that were made.
 
     Args:
-        compiled: The search.
-        weights: Replicated.
+        compiled: The search; `weights` are replicated.
         problem: images, labels, keys (their data) and targets, host arrays [M, ...].
         confirm: (rows [B], images [B, H, W, C]) -> [B] bool, whether these images, of which the search says
             that they are misclassified, really are. The search goes on with those that are not.
         sizes: Of packs.
-        final: Whether to return the final states.
+        final: Whether the final states are returned.
     """
     count, iterations, devices = len(problem[0]), compiled.search.iterations, compiled.devices
     broken, queries, refused = np.zeros(count, bool), np.zeros(count, np.int64), 0

@@ -266,11 +266,7 @@ def data_digest(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def check_output(path: str | os.PathLike) -> Path:
-    """The path of a result, which must end in `.json`.
-
-    Raises:
-        InputError: It does not.
-    """
+    """The path of a result; raises InputError unless it ends in `.json`."""
     path = Path(path)
     if path.suffix != '.json':
         raise InputError(f'output {str(path)!r} does not end in .json: the flags go beside it as .npz')

@@ -71,24 +71,23 @@ class Saved:
     """
 
     def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
-        self._folder = None if folder is None else Path(folder)
+        self._folder = place = None if folder is None else Path(folder)
         self._tokens: list[Any] = []
-        if self._folder is not None:
-            processes.from_first(lambda: self._open(Path(folder), identity, logits))  # type: ignore[arg-type]
+        if place is not None:
+            processes.from_first(lambda: self._open(place, identity, logits))
 
     def _open(self, folder: Path, identity: dict[str, Any], logits: np.ndarray) -> None:
-        self._folder = folder
-        path = self._folder / 'identity.json'
+        path = folder / 'identity.json'
         try:
             before = read_json(path)
             if not isinstance(before, dict):
                 raise ValueError('it is no table of settings')
         except FileNotFoundError:
-            if self._folder.exists() and any(self._folder.iterdir()):
+            if folder.exists() and any(folder.iterdir()):
                 raise InputError(
                     f'{str(folder)!r} is no state of an evaluation: give another place'
                 ) from None
-            self._folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._write('clean', {'logits': logits})
             write_json(path, identity)
             return

@@ -16,16 +16,15 @@ from si_jax.evaluation.state import remember
 from si_jax.outputs import Outputs
 
 Array = jax.Array
+Function = Callable[[Array, Array], Outputs]  # of images and keys
 # The gap between the two highest logits that calibration gives the median image.
 GAP = 2.0
 
 
 class Surrogate(NamedTuple):
-    """A classifier as attacks see it.
+    """A classifier as attacks see it: (shared, images [B, H, W, C], keys [B]) -> `Outputs`.
 
-    Attributes:
-        apply: (shared, images [B, H, W, C], keys [B]) -> `Outputs`.
-        shared: Weights and whatever else it needs, replicated over the devices.
+    `shared` are weights and whatever else it needs, replicated over the devices.
     """
 
     apply: Callable[[Any, Array, Array], Outputs]
@@ -40,9 +39,7 @@ def _straight_through(value: Array, stand_in: Array) -> Array:
 _straight_through.defvjp(lambda value, stand_in: (value, None), lambda _, cotangent: (None, cotangent))
 
 
-def backward_of(
-    classifier: Callable[[Array, Array], Outputs], other: Callable[[Array, Array], Outputs]
-) -> Callable[[Array, Array], Outputs]:
+def backward_of(classifier: Function, other: Function) -> Function:
     """The classifier with the derivative of another: BPDA.
 
     Losses, decisions and everything computed from the logits are the classifier's; their gradient goes back

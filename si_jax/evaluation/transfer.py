@@ -59,18 +59,11 @@ class Transfer:
         started, final = second.record, second.images
 
         broken_by, left, tables = np.full(len(clean), -1, np.int8), clean.copy(), []
-        for number, (stage, correct) in enumerate(
-            zip(STAGES, (tried['correct'], started.runs[0]), strict=True)
-        ):
+        flags = tried['correct'], started.runs[0]
+        for number, (stage, correct) in enumerate(zip(STAGES, flags, strict=True)):
             new = left & ~correct
-            tables.append(
-                {
-                    'attack': stage,
-                    'accuracy': float(np.mean(left & correct)),
-                    'attacked': int(left.sum()),
-                    'broken': int(new.sum()),
-                }
-            )
+            table: dict[str, Any] = {'attack': stage, 'accuracy': float(np.mean(left & correct))}
+            tables.append(table | {'attacked': int(left.sum()), 'broken': int(new.sum())})
             broken_by[new], left = number, left & correct
         if request.keep:
             final[broken_by == 0] = images[broken_by == 0]
