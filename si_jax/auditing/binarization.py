@@ -142,10 +142,8 @@ def attack(network: Network, row: Attack, found: Heads, settings: Settings, rows
 
     follower = Follower(network, row, settings.steps, binary)
     dtype, success = network.images.dtype, np.zeros(len(rows), bool)
-    head, inside = (
-        (found.directions.astype(dtype), found.offsets.astype(dtype)),
-        np.zeros(len(rows), np.int32),
-    )
+    head = found.directions.astype(dtype), found.offsets.astype(dtype)
+    inside = np.zeros(len(rows), np.int32)  # the label of every image
     threat, indices = Threat(network.request.threat.norm, settings.eps), network.request.indices[rows]
     for restart in range(network.request.restarts):
         done = follower.run(settings, rows, restart, inside, head)

@@ -64,8 +64,6 @@ def audit(
 
     Args:
         classifier: As in `evaluate`, and so are all arguments that are not listed here.
-        images: [N, H, W, C], floating, in [0, 1].
-        labels: [N], integer.
         attack: A row of the PGD family whose number of steps is the caller's.
         steps: The standard number of steps, by which the accuracy is claimed.
         step_size: At `eps`, as a fraction of the pixel range; eps / 4 if None. It grows with eps.

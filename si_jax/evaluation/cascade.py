@@ -172,12 +172,9 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
         aims = targets[target] if len(targets) else np.zeros(count, np.int32)
         groups = network.groups(np.flatnonzero(alive))
         progress.current().skip(each * (count - sum(map(len, groups))))
+        begin = functools.partial(search, again=restart > 0, aims=aims, keys=keys)
         work = [
-            Work(
-                f'{unit}-{run}-{number}',
-                each * len(rows),
-                functools.partial(search, rows, restart > 0, aims, keys),
-            )
+            Work(f'{unit}-{run}-{number}', each * len(rows), functools.partial(begin, rows))
             for number, rows in enumerate(groups)
         ]
         for rows, arrays in zip(groups, remember_all(work), strict=True):

@@ -68,11 +68,9 @@ def classifier_of(value: Any) -> Classifier:
 def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable[[Array], Outputs]:
     """The classifier with its logits multiplied by a factor: every decision stays, and so do the cosines.
 
-    Source: Xu et al., Fig. 1 and eq. 12.
+    A `factor` is positive. As an array it is lifted like weights: one compiled program serves all factors.
 
-    Args:
-        value: As for `classifier_of`.
-        factor: Positive. As an array it is lifted like weights: one compiled program serves all factors.
+    Source: Xu et al., Fig. 1 and eq. 12.
 
     Raises:
         InputError: It cannot be called.

@@ -105,17 +105,13 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
             images of its batch.
     """
     outputs, difference = repeated(classifier, images, keys)
-    if difference and classifier.randomised:
-        raise InputError(
-            f'two calls with the same images and keys disagree by {difference}: a Randomised classifier '
-            'must draw everything from its keys'
-        )
     if difference:
-        raise InputError(
-            f'two calls on the same images disagree by {difference}: switch dropout and other randomness '
-            'off, or, if it belongs to the defense, draw it from keys and wrap the function as '
-            'si_jax.Randomised(function)'
-        )
+        given, remedy = 'on the same images', 'switch dropout and other randomness off, or, if it belongs to '
+        remedy += 'the defense, draw it from keys and wrap the function as si_jax.Randomised(function)'
+        if classifier.randomised:
+            given = 'with the same images and keys'
+            remedy = 'a Randomised classifier must draw everything from its keys'
+        raise InputError(f'two calls {given} disagree by {difference}: {remedy}')
     if difference := mixed(classifier, images, keys, outputs):
         raise InputError(
             f'the logits of an image change by {difference} with the other images of its batch: put batch '

@@ -81,11 +81,7 @@ class Transfer:
 
 
 def prepare(name: str, source: Classifier, network: Network) -> Network:
-    """A source with the images of the classifier, checked like it.
-
-    Raises:
-        InputError: It cannot take these images, has other classes, or is unfit; the message names it.
-    """
+    """A source with the images of the classifier, checked like it; errors name the source."""
     # The precision of the search is that of the classifier alone.
     prepared = traced(name, source, dataclasses.replace(network.request, precision=None))
     try:
