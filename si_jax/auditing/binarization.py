@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.pgd import Attack
-from si_jax.auditing.traces import Settings, Trace, scalars, trace
+from si_jax.auditing.traces import Follower, Settings
 from si_jax.evaluation.network import Network
 from si_jax.outputs import Outputs
 from si_jax.runtime import devices
@@ -28,9 +28,8 @@ from si_jax.threat import Threat
 Array = jax.Array
 
 SHRINK = 0.95  # the radius of the inner points, as a multiple of eps
-CLOSENESS = (
-    0.9  # the boundary between the classes: from the outermost inner point, on the way to the outer one
-)
+# The boundary between the classes: from the outermost inner point, on the way to the outer one.
+CLOSENESS = 0.9
 HARDNESS = 1e6  # the penalty on an inner point on the wrong side: no point may be
 
 
@@ -55,13 +54,7 @@ def points(
 ) -> np.ndarray:
     """Random points around an image [H, W, C], within [0, 1]: [count, H, W, C].
 
-    Args:
-        rng: Of the points.
-        image: The centre.
-        threat: Its norm counts.
-        radius: The largest distance.
-        count: How many.
-        corners: At this distance (Linf: in every pixel), else anywhere within.
+    They lie at most at this radius, or, as corners, at this distance (Linf: in every pixel).
     """
     delta = threat.ball.sample(rng, (count, *image.shape), radius, corners=corners)
     return np.clip(image + delta, 0, 1).astype(image.dtype)
@@ -95,33 +88,24 @@ def separate(inner: np.ndarray, outer: np.ndarray) -> tuple[np.ndarray, float] |
     return direction, -(inside + CLOSENESS * (outside - inside))
 
 
-def heads(
-    network: Network, threat: Threat, rows: np.ndarray, count: int, gaps: np.ndarray, seed: int
-) -> Heads:
-    """Trains the layers.
+def heads(network: Network, rows: np.ndarray, count: int) -> Heads:
+    """Trains the layers of these rows [M].
 
-    Args:
-        network: The classifier with its data.
-        threat: The ball.
-        rows: [M], which images.
-        count: Inner points for each; as many further points measure what random search finds.
-        gaps: [M], between the two largest logits of each image: that of the new logits, too.
-        seed: Of the points.
+    Each has `count` inner points; as many further points measure what random search finds.
     """
-    featured = network.outputs.features is not None
 
     def read(weights: Any, images: Array, keys: Array) -> Array:
-        outputs = network.apply(weights, images, jax.random.wrap_key_data(keys, impl=network.key_impl))
-        return outputs.features if featured else outputs.logits
+        return _last(network.apply(weights, images, network.typed(keys)))
 
     compiled = devices.compile_rows(read, network.devices)
-    keys, half = network.keys(0), count // 2
-    shape = network.outputs.logits if network.outputs.features is None else network.outputs.features
+    keys, threat, half = network.keys(0), network.request.threat, count // 2
     usable, random = np.zeros(len(rows), bool), np.zeros(len(rows))
-    directions, offsets = np.zeros((len(rows), shape.shape[1])), np.zeros(len(rows))
+    directions, offsets = np.zeros((len(rows), _last(network.outputs).shape[1])), np.zeros(len(rows))
+    top = np.sort(network.clean_logits[rows], axis=1)
+    gaps = (top[:, -1] - top[:, -2]).astype(np.float64)  # those of the new logits, too
     for i, row in enumerate(rows):
         image, inside = network.images[row], SHRINK * threat.eps
-        rng = np.random.default_rng((seed, int(network.indices[row])))
+        rng = np.random.default_rng((network.request.seed, int(network.request.indices[row])))
         cloud = np.concatenate(
             [
                 image[None],
@@ -132,13 +116,8 @@ def heads(
                 points(rng, image, threat, threat.eps, half, corners=True),
             ]
         )
-        z = devices.map_rows(
-            compiled,
-            network.weights,
-            (cloud, np.repeat(keys[row][None], len(cloud), axis=0)),
-            network.sizes,
-            network.devices,
-        )
+        of_each = np.repeat(keys[row][None], len(cloud), axis=0)
+        z = network.map(compiled, network.weights, (cloud, of_each), smaller=True)
         plane = separate(z[:count], z[count])
         if plane is None or gaps[i] <= 0:
             continue
@@ -150,69 +129,29 @@ def heads(
     return Heads(usable, directions, offsets, random)
 
 
-def attack(
-    network: Network,
-    row: Attack,
-    found: Heads,
-    threat: Threat,
-    settings: Settings,
-    rows: np.ndarray,
-    restarts: int,
-    eot_samples: int,
-) -> np.ndarray:
+def attack(network: Network, row: Attack, found: Heads, settings: Settings, rows: np.ndarray) -> np.ndarray:
     """Whether the attack finds a point of the class 'found' [M], with its final iterate in any of its runs.
 
-    Args:
-        network: The classifier with its data.
-        row: The attack, for two classes.
-        found: The layers.
-        threat: The ball.
-        settings: Of the attack.
-        rows: [M], which images.
-        restarts: Number of runs.
-        eot_samples: Gradients averaged in each step.
+    `row` is the attack for two classes, and `found` the layers of the images of these rows [M].
     """
-    featured = network.outputs.features is not None
 
-    def search(
-        shared: Any, images: Array, labels: Array, keys: Array, directions: Array, offsets: Array
-    ) -> Trace:
-        weights, scalar = shared
+    def binary(weights: Any, images: Array, keys: Array, head: tuple[Array, Array]) -> Outputs:
+        directions, offsets = head
+        score = jnp.sum(_last(network.apply(weights, images, keys)) * directions, axis=1) + offsets
+        return Outputs(jnp.stack([-score / 2, score / 2], axis=1))
 
-        def binary(x: Array, keys: Array) -> Outputs:
-            outputs = network.apply(weights, x, keys)
-            z = outputs.features if featured else outputs.logits
-            score = jnp.sum(z * directions, axis=1) + offsets
-            return Outputs(jnp.stack([-score / 2, score / 2], axis=1))
-
-        return trace(
-            row,
-            binary,
-            images,
-            labels,
-            jax.random.wrap_key_data(keys, impl=network.key_impl),
-            norm=threat.norm,
-            settings=Settings(*scalar),
-            length=settings.steps,
-            eot_samples=eot_samples,
-        )
-
-    compiled = devices.compile_rows(search, network.devices)
+    follower = Follower(network, row, settings.steps, binary)
     dtype, success = network.images.dtype, np.zeros(len(rows), bool)
-    for restart in range(restarts):
-        done: Trace = devices.map_rows(
-            compiled,
-            (network.weights, scalars(settings, dtype)),
-            (
-                network.images[rows],
-                np.zeros(len(rows), np.int32),
-                network.keys(restart)[rows],
-                found.directions.astype(dtype),
-                found.offsets.astype(dtype),
-            ),
-            network.chunk,
-            network.devices,
-        )
-        threat.audit(done.last, network.images[rows], source='the attack', indices=network.indices[rows])
+    head = found.directions.astype(dtype), found.offsets.astype(dtype)
+    inside = np.zeros(len(rows), np.int32)  # the label of every image
+    threat, indices = Threat(network.request.threat.norm, settings.eps), network.request.indices[rows]
+    for restart in range(network.request.restarts):
+        done = follower.run(settings, rows, restart, inside, head)
+        threat.audit(done.last, network.images[rows], source='the attack', indices=indices)
         success |= done.fooled[:, -1]
     return success
+
+
+def _last(outputs: Outputs) -> Any:
+    """What the layer that is replaced reads: the features, or the logits where there are none."""
+    return outputs.logits if outputs.features is None else outputs.features

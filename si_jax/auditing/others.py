@@ -1,33 +1,30 @@
 """What needs no gradient of the classifier: a black-box attack, and images made on other classifiers."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from si_jax.attacks.registry import ATTACKS
 from si_jax.attacks.square import square
 from si_jax.auditing.traces import Follower, Settings
-from si_jax.errors import InputError
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import compile_search, run_search
-from si_jax.threat import Threat
+from si_jax.evaluation.transfer import traced
 
 PART = 100  # queries of Square between two looks at which images are done
 
 
-def black_box(network: Network, threat: Threat, queries: int, rows: np.ndarray) -> dict[str, np.ndarray]:
+def black_box(network: Network, queries: int, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Square with few queries, alone, on these rows.
 
-    Its windows shrink as they do in the 5,000 queries of the standard protocol.
-
-    Returns:
-        `broken` [M] bool and `queries` [M].
+    Its windows shrink as they do in the 5,000 queries of the standard protocol. `broken` is [M] bool.
     """
-    search = square(queries)
+    threat, keys = network.request.threat, network.keys(0, 'square')
     part = PART if queries % PART == 0 else queries
-    compiled = compile_search(search, part, network.apply, threat, network.key_impl, network.devices)
-    keys = network.keys(0, 'square')
+    compiled = compile_search(square(queries), part, network.apply, threat, network.key_impl, network.devices)
 
     def confirm(some: np.ndarray, found: np.ndarray) -> np.ndarray:
         chosen = rows[some]
@@ -39,40 +36,19 @@ def black_box(network: Network, threat: Threat, queries: int, rows: np.ndarray) 
 
 
 def sources(network: Network, classifiers: Mapping[str, Any]) -> dict[str, Network]:
-    """Other classifiers by name, on the images of the audited one.
+    """Other classifiers by name, on the images of the audited one, for attacks without EOT.
 
     Raises:
-        InputError: One has another number of classes.
+        InputError: One cannot take these images, or has another number of classes.
     """
-    networks = {}
-    for name, classifier in classifiers.items():
-        networks[name] = Network.of(classifier_of(classifier), network.request)
-        if networks[name].classes != network.classes:
-            raise InputError(
-                f'the transfer source {name!r} has {networks[name].classes} classes, the audited '
-                f'classifier has {network.classes}: give one of the same classes'
-            )
-    return networks
+    request = dataclasses.replace(network.request, eot_samples=1)
+    return {name: traced(name, classifier_of(one), request) for name, one in classifiers.items()}
 
 
 def transferred(
-    network: Network,
-    source: Network,
-    name: str,
-    threat: Threat,
-    settings: Settings,
-    rows: np.ndarray,
+    network: Network, source: Network, name: str, settings: Settings, rows: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Whether the audited classifier is right on what PGD makes of these rows [M] on another one.
-
-    Args:
-        network: The audited classifier with its data.
-        source: The other one.
-        name: Of the other one, for messages.
-        threat: The ball.
-        settings: Of PGD.
-        rows: [M], which images.
-    """
-    follower = Follower(source, 'pgd', threat.norm, settings.steps)
-    found = follower.run(settings, rows, 0).last
-    return {'correct': network.confirm(rows, found, network.keys(0)[rows], threat, f'pgd on {name}')[0]}
+    """Whether the audited classifier is right on what PGD makes of these rows [M] on another, `source`."""
+    found = Follower(source, ATTACKS['pgd'], settings.steps).run(settings, rows, 0).last
+    threat, keys = network.request.threat, network.keys(0)[rows]
+    return {'correct': network.confirm(rows, found, keys, threat, f'pgd on {name}')[0]}

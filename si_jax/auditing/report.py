@@ -7,7 +7,8 @@ from typing import Any
 
 from si_jax.auditing import plots
 from si_jax.auditing.verdicts import FAIL, PASS, SKIP, WARN, Check, overall
-from si_jax.evaluation.result import SCHEMA, check_output
+from si_jax.evaluation.loading import SCHEMA
+from si_jax.evaluation.result import check_output
 from si_jax.runtime.terminal import WIDTH, wrapped
 from si_jax.storage.files import write_json
 from si_jax.threat import Threat
@@ -101,9 +102,10 @@ class Audit:
         """
         path = check_output(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if self.picture(path) is not None:
-            plots.draw(self, path.with_suffix('.png'))
-        write_json(path, self.to_json())
+        about, picture = self.to_json(), self.picture(path)
+        if picture is not None:
+            plots.draw(about, picture)
+        write_json(path, about)
 
     def picture(self, path: str | os.PathLike) -> Path | None:
         """Where `save(path)` puts the picture; None if there is nothing to draw."""
@@ -138,12 +140,10 @@ class Audit:
             'steps': (list(map(str, evidence['steps']['steps'])), evidence['steps']['accuracy']),
             'restarts': ([str(1 + i) for i in range(len(runs))], runs),
         }
-        lines = []
+        lines, shown = [], (WIDTH - 14) // 8  # a row of more has the middle ones left out
         for name, (heads, values) in rows.items():
-            shown = (WIDTH - 14) // 8  # a row of more has the middle ones left out
             pick = list(range(len(heads)))
-            if len(pick) > shown:
-                pick = pick[: shown - 1] + pick[-1:]
+            pick = pick if len(pick) <= shown else pick[: shown - 1] + pick[-1:]
             lines.append(f'  {name:<12}' + ''.join(f'{heads[i]:>8}' for i in pick))
             lines.append(f'  {"accuracy %":<12}' + ''.join(f'{100 * values[i]:>8.2f}' for i in pick))
         return lines

@@ -63,31 +63,16 @@ def audit(
     would measure nothing. All is computed in the precision of the images.
 
     Args:
-        classifier: As in `evaluate`.
-        images: [N, H, W, C], floating, in [0, 1].
-        labels: [N], integer.
+        classifier: As in `evaluate`, and so are all arguments that are not listed here.
         attack: A row of the PGD family whose number of steps is the caller's.
-        eps: Radius of the ball, as a fraction of the pixel range.
-        norm: 'linf' or 'l2'.
         steps: The standard number of steps, by which the accuracy is claimed.
         step_size: At `eps`, as a fraction of the pixel range; eps / 4 if None. It grows with eps.
-        restarts: Number of runs.
         eps_grid: Radii; if None a quarter to eight times eps, as far as there are such.
         steps_grid: Numbers of steps; one run of the largest holds all.
         queries: Of Square.
         planted: The images of the binarization test, the first correctly classified ones.
         points: Inner points of each, at least 10.
         transfer_from: Other classifiers of the same classes by name, on which PGD makes images.
-        seed: Of everything random.
-        batch_size: As in `evaluate`, as are the following.
-        indices: [N].
-        eot_samples: Gradients averaged in each step.
-        state_path: A folder for what is finished.
-        progress: Show progress on stderr.
-        devices: Local devices.
-
-    Returns:
-        The `Audit`.
 
     Raises:
         InputError: An argument is wrong, or the classifier is not finite or gives features and kernel that do
@@ -111,22 +96,15 @@ def audit(
         eot_samples=eot_samples,
         devices=devices,
     )
-    threat, steps = request.threat, request.steps
-    queries, planted = check_count('queries', queries), check_count('planted', planted)
-    points = check_count('points', points, least=10)
-    radii = _radii(eps_grid, threat, request.images.shape[1:])
-    numbers = sorted({check_count('steps_grid', number) for number in steps_grid} | {steps})
+    threat = request.threat
     about = {
         'name': attack,
-        'steps': steps,
-        'step_size': request.step_size,
-        'restarts': request.restarts,
-        'eot_samples': request.eot_samples,
-        'eps_grid': radii,
-        'steps_grid': numbers,
-        'queries': queries,
-        'planted': planted,
-        'points': points,
+        **{name: getattr(request, name) for name in ('steps', 'step_size', 'restarts', 'eot_samples')},
+        'eps_grid': _radii(eps_grid, threat, request.images.shape[1:]),
+        'steps_grid': sorted({check_count('steps_grid', one) for one in steps_grid} | {request.steps}),
+        'queries': check_count('queries', queries),
+        'planted': check_count('planted', planted),
+        'points': check_count('points', points, least=10),
         'transfer_from': list(transfer_from or {}),
     }
 
@@ -137,7 +115,7 @@ def audit(
         # binarization test replaces the layer behind them.
         request = dataclasses.replace(request, precision=None)
         network = Network.of(classifier_of(classifier), request, needs_features=True)
-        gates.check_labels_of(network.classes, request.labels)
+        gates.check_labels_of(network.request.classes, request.labels)
         gates.check_fits(kind, network.outputs, network.why_no_features)
 
         def report(found: list[Check], clean: float | None, accuracy: float | None) -> Audit:
@@ -158,24 +136,12 @@ def audit(
         sources = others.sources(network, transfer_from or {})
         found = behaviour(network, request.eot_samples)
         if verdicts.overall(found) == verdicts.FAIL:
-            names = (
-                'outputs',
-                'gradients',
-                'loss',
-                'scale',
-                'iterates',
-                'eps',
-                'steps',
-                'restarts',
-                'black-box',
-            )
             words = 'not run: this classifier is no function of the image'
-            skipped = (*names, 'transfer', 'binarization')
-            return report(found + [Check(name, verdicts.SKIP, words) for name in skipped], None, None)
+            found += [Check(name, verdicts.SKIP, words) for name in verdicts.OF_A_FUNCTION]
+            return report(found, None, None)
         with passing(len(network.images), 'clean images', progress):
             network = network.check_and_classify(explain=needs_features)
-        logits, clean = network.clean_logits, network.clean
-        if not clean.any():
+        if not network.clean.any():
             raise InputError(
                 'no image is classified correctly, so there is nothing to attack: are the labels those of '
                 'these images, and do the pixels have the range and order that the network was trained on?'
@@ -187,21 +153,20 @@ def audit(
             'seed': request.seed,
             'threat model': [threat.norm, threat.eps],
         }
-        work = Work(network, about, threat, logits, clean, sources)
+        work = Work(network, about, sources)
         bar = progress_of(work.cost(), 'audit') if progress else silent()
-        with Saved(state_path, identity, logits), showing(bar):
-            measured, accuracy = work.checks()
-        found += [verdicts.outputs(gates.outputs(logits)), *measured]
-        return report(found, float(np.mean(clean)), accuracy)
+        with Saved(state_path, identity, network.clean_logits), showing(bar):
+            checks, accuracy = work.checks()
+        found += [verdicts.outputs(gates.outputs(network.clean_logits)), *checks]
+        return report(found, float(np.mean(network.clean)), accuracy)
 
 
 def behaviour(network: Network, eot_samples: int) -> list[Check]:
     """Whether the classifier is a function of the image: called as given, not compiled."""
     rows = np.arange(gates.PROBE) % len(network.images)
     images, keys = network.images[rows], network.verification_keys(network.keys(0)[rows])
-    randomised = network.classifier.randomised
     outputs, difference = gates.repeated(network.classifier, images, keys)
-    found = [verdicts.randomness(difference, randomised, eot_samples)]
+    found = [verdicts.randomness(difference, network.classifier.randomised, eot_samples)]
     if difference:
         words = 'not run: two calls on the same images disagree already'
         return [*found, Check('batch', verdicts.SKIP, words)]

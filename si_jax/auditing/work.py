@@ -17,61 +17,41 @@ from si_jax.evaluation.state import Arrays, remember
 from si_jax.losses import margin
 from si_jax.runtime import progress
 from si_jax.runtime.progress import GRADIENT
-from si_jax.threat import Threat
 
 
 class Work:
-    """The checks on the correctly classified images of a classifier that is a function of the image.
+    """The checks on the correctly classified images, one at least, of a function of the image.
 
-    Args:
-        network: The classifier with its data.
-        about: The attack and its settings, as the report holds them.
-        threat: The ball.
-        logits: [N, K], of the originals.
-        clean: [N] bool, which are classified correctly: one at least.
-        sources: Other classifiers, by name.
+    `about` holds the attack and its settings, as the report does, and `sources` other classifiers by name.
     """
 
-    def __init__(
-        self,
-        network: Network,
-        about: dict[str, Any],
-        threat: Threat,
-        logits: np.ndarray,
-        clean: np.ndarray,
-        sources: dict[str, Network],
-    ):
-        self._sources = sources
-        self._network, self._about, self._threat = network, about, threat
-        self._logits, self._clean = logits, clean
-        self._rows = np.flatnonzero(clean)
+    def __init__(self, network: Network, about: dict[str, Any], sources: dict[str, Network]):
+        self._network, self._about, self._sources = network, about, sources
+        self._eps = network.request.threat.eps
+        self._rows = np.flatnonzero(network.clean)
         self._planted = self._rows[: about['planted']]
-        self._share = len(self._rows) / len(clean)
-
-    @property
-    def _blind_to_scale(self) -> bool:
-        return facts(ATTACKS[self._about['name']]).blind_to_scale
+        self._share = len(self._rows) / len(network.clean)
+        self._blind_to_scale = facts(ATTACKS[about['name']]).blind_to_scale
 
     def settings(self, steps: int, eps: float | None = None) -> Settings:
         """The attack at a radius, that of the audit if None, with the step size in proportion."""
-        eps = self._threat.eps if eps is None else eps
-        step_size = self._about['step_size'] * eps / self._threat.eps
+        eps = self._eps if eps is None else eps
+        step_size = self._about['step_size'] * eps / self._eps
         return Settings(eps, step_size, steps, min(steps, self._about['steps']))
 
     def cost(self) -> int:
         """Forward passes in all, roughly: what the progress is measured in."""
         about, each = self._about, GRADIENT * self._about['eot_samples']
-        runs = len(set(about['eps_grid']) - {self._threat.eps}) + about['restarts'] - 1
+        runs = len(set(about['eps_grid']) - {self._eps}) + about['restarts'] - 1
         steps = about['steps_grid'][-1] + runs * about['steps']
-        planted = 2 * about['points'] + each * about['steps'] * about['restarts']
         passes = each * steps + 2 * GRADIENT + about['queries']
         passes += GRADIENT * about['steps'] * len(self._sources)
         passes += each * about['steps'] * (not self._blind_to_scale)
-        return len(self._rows) * passes + len(self._planted) * planted
+        return len(self._rows) * passes + len(self._planted) * self._cost_of_planted()
 
     def checks(self) -> tuple[list[Check], float]:
         """All of them in order, and the accuracy under the attack after all restarts."""
-        about, count = self._about, len(self._clean)
+        about, count = self._about, len(self._network.clean)
         standard, numbers = about['steps'], about['steps_grid']
         follow = self._follower(about['name'], numbers[-1])
         found = [self._gradients()]
@@ -88,9 +68,9 @@ class Work:
         curve = []
         for eps in about['eps_grid']:
             settings = self.settings(standard, eps)
-            run = long if eps == self._threat.eps else follow(f'eps-{eps:.9g}', settings)
+            run = long if eps == self._eps else follow(f'eps-{eps:.9g}', settings)
             curve.append(self._accuracy(run['marked']))
-        found.append(curves.eps(about['eps_grid'], curve, self._logits.shape[1], count))
+        found.append(curves.eps(about['eps_grid'], curve, self._network.request.classes, count))
         found.append(curves.steps(numbers, list(last.values()), standard, count))
 
         left, accuracies = long['marked'].astype(bool), [last[standard]]
@@ -104,12 +84,11 @@ class Work:
 
     def _follower(self, attack: str, length: int) -> Callable[..., Arrays]:
         """(unit's name, settings, restart) -> what `Follower.follow` says of all rows."""
-        samples = self._about['eot_samples']
-        follower = traces.Follower(self._network, attack, self._threat.norm, length, samples)
+        follower = traces.Follower(self._network, ATTACKS[attack], length)
 
         def follow(name: str, settings: Settings, restart: int = 0) -> Arrays:
-            each = GRADIENT * samples * settings.steps
-            return self._unit(name, self._rows, lambda rows: follower.follow(settings, rows, restart), each)
+            each = GRADIENT * self._about['eot_samples'] * settings.steps
+            return self._unit(name, lambda rows: follower.follow(settings, rows, restart, attack), each)
 
         return follow
 
@@ -118,83 +97,65 @@ class Work:
         if not self._blind_to_scale:
             run = self._follower('pgd-gap', steps)('scale', self.settings(steps))
             free = self._accuracy(run['marked'])
-        return verdicts.scale(name, self._accuracy(long['marked']), free, len(self._clean))
+        return verdicts.scale(name, self._accuracy(long['marked']), free, len(self._network.clean))
 
     def _gradients(self) -> Check:
-        name = self._about['name']
-        measured = self._unit(
-            'gradients',
-            self._rows,
-            lambda rows: gradients.measure(self._network, name, self._threat, rows),
-            2 * GRADIENT,
-        )
-        moves = float(np.mean(measured['moves']))
-        return verdicts.gradients(gradients.summary(measured), moves, len(self._rows))
+        measure = functools.partial(gradients.measure, self._network, self._about['name'])
+        found = self._unit('gradients', measure, 2 * GRADIENT)
+        return verdicts.gradients(gradients.summary(found), float(np.mean(found['moves'])), len(self._rows))
 
     def _loss(self, long: Arrays) -> Check:
         labels = jnp.asarray(self._network.labels[self._rows])
-        before = np.asarray(margin(jnp.asarray(self._logits[self._rows]), labels))
+        before = np.asarray(margin(jnp.asarray(self._network.clean_logits[self._rows]), labels))
         losses = long['losses'][:, : self._about['steps'] + 1]
         return verdicts.loss(losses, (before, long['margin']), long['moved'])
 
     def _black_box(self, white: np.ndarray) -> Check:
         queries = self._about['queries']
-        box = self._unit(
-            'square',
-            self._rows,
-            lambda rows: others.black_box(self._network, self._threat, queries, rows),
-            queries,
-        )
+        box = self._unit('square', functools.partial(others.black_box, self._network, queries), queries)
         black = self._everywhere(~box['broken'])
         return verdicts.black_box(white, black, queries, float(np.mean(box['queries'])))
 
     def _transfer(self, white: np.ndarray) -> Check:
         settings, moved = self.settings(self._about['steps']), {}
         for number, (name, source) in enumerate(self._sources.items()):
-            attack = functools.partial(
-                others.transferred, self._network, source, name, self._threat, settings
-            )
-            done = self._unit(f'transfer-{number}', self._rows, attack, GRADIENT * settings.steps)
+            attack = functools.partial(others.transferred, self._network, source, name, settings)
+            done = self._unit(f'transfer-{number}', attack, GRADIENT * settings.steps)
             moved[name] = self._everywhere(done['correct'])
         return verdicts.transfer(white, moved)
 
     def _binarization(self) -> Check:
-        about, rows = self._about, self._planted
-        top = np.sort(self._logits, axis=1)
-        gaps = (top[:, -1] - top[:, -2]).astype(np.float64)
-        seed = int(self._network.seed)
+        about, attack = self._about, traces.for_two_classes(self._about['name'])
+        settings = self.settings(about['steps'])
 
         def test(rows: np.ndarray) -> Arrays:
-            heads = binarization.heads(self._network, self._threat, rows, about['points'], gaps[rows], seed)
-            success = np.zeros(len(rows), bool)
-            usable = np.flatnonzero(heads.usable)
-            if len(usable):
-                success[usable] = binarization.attack(
-                    self._network,
-                    traces.for_two_classes(about['name']),
-                    binarization.Heads(*(array[usable] for array in heads)),
-                    self._threat,
-                    self.settings(about['steps']),
-                    rows[usable],
-                    about['restarts'],
-                    about['eot_samples'],
-                )
-            return {'usable': heads.usable, 'random': heads.random, 'found': success}
+            heads = binarization.heads(self._network, rows, about['points'])
+            success, usable = np.zeros(len(rows), bool), heads.usable
+            if usable.any():
+                chosen = binarization.Heads(*(array[usable] for array in heads))
+                success[usable] = binarization.attack(self._network, attack, chosen, settings, rows[usable])
+            return {'usable': usable, 'random': heads.random, 'found': success}
 
-        each = 2 * about['points'] + GRADIENT * about['eot_samples'] * about['steps'] * about['restarts']
-        done = self._unit('planted', rows, test, each)
+        done = self._unit('planted', test, self._cost_of_planted(), self._planted)
         usable = done['usable']
-        return verdicts.binarization(
-            done['found'][usable], done['random'][usable], len(rows), about['points']
-        )
+        found, random = done['found'][usable], done['random'][usable]
+        return verdicts.binarization(found, random, len(self._planted), about['points'])
+
+    def _cost_of_planted(self) -> int:
+        about = self._about
+        return 2 * about['points'] + GRADIENT * about['eot_samples'] * about['steps'] * about['restarts']
 
     def _unit(
-        self, name: str, rows: np.ndarray, compute: Callable[[np.ndarray], Arrays], passes: int
+        self,
+        name: str,
+        compute: Callable[[np.ndarray], Arrays],
+        passes: int,
+        rows: np.ndarray | None = None,
     ) -> Arrays:
-        """What `compute` says of the rows, in groups that are saved one by one."""
+        """What `compute` says of the rows, all by default, in groups that are saved one by one."""
         progress.current().set_postfix(check=name)
         parts = []
-        for number, group in enumerate(self._network.groups(rows)):
+        for number, group in enumerate(self._network.groups(self._rows if rows is None else rows)):
             with progress.part(passes * len(group)) as under_way:
 
                 def work(group: np.ndarray = group, under_way: progress.Part = under_way) -> Arrays:
@@ -210,6 +171,6 @@ class Work:
         return self._share * float(np.mean(correct))
 
     def _everywhere(self, correct: np.ndarray) -> np.ndarray:
-        flags = self._clean.copy()
+        flags = self._network.clean.copy()
         flags[self._rows] = correct
         return flags

@@ -6,18 +6,21 @@ that both get right, or both wrong, say nothing about it. Only the others count 
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.evaluation.loading import SCHEMA, SavedResult
 from si_jax.evaluation.request import check_count
-from si_jax.evaluation.result import SCHEMA, Result, SavedResult, check_alike
+from si_jax.evaluation.result import Result
 from si_jax.runtime.terminal import named, wrapped
 
 RESAMPLES = 10_000
+# What attacks must have in common to be compared: fields of their entries in the JSON.
+PROTOCOL = ('steps', 'step_size', 'restarts', 'eot_samples', 'protocol')
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
@@ -163,7 +166,12 @@ def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) ->
     resamples = check_count('resamples', resamples)
     seed = check_count('seed', seed, least=0)
     sides = [[Result.load(path) for path in _paths(side)] for side in (a, b)]
-    _check_seeds(*sides)
+    seeds_a, seeds_b = ([one.about['seed'] for one in side] for side in sides)
+    if seeds_a != seeds_b:
+        raise InputError(
+            f'the seeds differ: {seeds_a} for a, {seeds_b} for b. Results are paired in the order given: '
+            'give as many for each side, measured with the same seeds in the same order'
+        )
     first = sides[0][0]
     for other in (*sides[0][1:], *sides[1]):
         check_alike(first, other)
@@ -177,7 +185,7 @@ def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) ->
         differences=differences,
         a=[str(one.path) for one in sides[0]],
         b=[str(one.path) for one in sides[1]],
-        seeds=[one.about['seed'] for one in sides[0]],
+        seeds=seeds_a,
         threat=first.about['threat_model'],
         dataset=first.about['dataset'],
         images=len(first.labels),
@@ -185,6 +193,50 @@ def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) ->
         seed=seed,
         notes=_notes([*sides[0], *sides[1]]),
     )
+
+
+def check_alike(first: SavedResult, other: SavedResult) -> None:
+    """Raises InputError unless both were measured alike: on the same images, in the same way."""
+
+    def check(what: str, x: Any, y: Any, remedy: str, shown: Callable[[Any], Any] = str) -> None:
+        if x != y:
+            raise InputError(
+                f'{first.path} and {other.path} cannot be compared, {what}: {shown(x)} and {shown(y)}; '
+                f'evaluate both {remedy}'
+            )
+
+    mine, others = first.about, other.about
+    for key in ('name', 'split', 'classes'):
+        x, y = (about['dataset'].get(key) for about in (mine, others))
+        check(f'the data sets differ ({key})', x, y, 'on the same data set')
+    x, y = len(first.indices), len(other.indices)
+    check('the numbers of images differ', x, y, 'with the same --num_examples')
+    for what, x, y in (('images', first.indices, other.indices), ('labels', first.labels, other.labels)):
+        for i in np.flatnonzero(x != y)[:1]:
+            check(f'the {what} differ, first in row {i}', x[i], y[i], 'on the same images')
+    x, y = (about['dataset'].get('digest') for about in (mine, others))
+    if None not in (x, y):
+        check(
+            'the images differ, though numbers and labels are equal (SHA-256)',
+            x,
+            y,
+            'on the same pixels: the same preparation of the data set, in the same order',
+            shown=lambda digest: str(digest)[:12],
+        )
+    for key in ('norm', 'eps'):
+        x, y = mine['threat_model'][key], others['threat_model'][key]
+        check(f'{key} differs', x, y, f'with the same --{key}')
+    check(
+        'the attacks differ',
+        list(mine['attacks']),
+        list(others['attacks']),
+        'with the same --attacks, or their worst cases mean different things',
+        shown=','.join,
+    )
+    for name in mine['attacks']:
+        for key in PROTOCOL:
+            x, y = (about['attacks'][name].get(key) for about in (mine, others))
+            check(f'the protocols of {name} differ in {key}', x, y, 'with the same flags')
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -239,15 +291,6 @@ def _paths(side: Paths) -> list[Path]:
         if sum(path.resolve() == other.resolve() for other in paths) > 1:
             raise InputError(f'{path} is given twice on one side: give one result for each seed')
     return paths
-
-
-def _check_seeds(a: list[SavedResult], b: list[SavedResult]) -> None:
-    seeds = [[one.about['seed'] for one in side] for side in (a, b)]
-    if seeds[0] != seeds[1]:
-        raise InputError(
-            f'the seeds differ: {seeds[0]} for a, {seeds[1]} for b. Results are paired in the order given: '
-            'give as many for each side, measured with the same seeds in the same order'
-        )
 
 
 def _notes(results: list[SavedResult]) -> list[str]:

@@ -18,7 +18,7 @@ from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.state import Arrays, Work, remember_all
 from si_jax.runtime import progress
-from si_jax.runtime.devices import compile_rows, map_rows
+from si_jax.runtime.devices import compile_rows
 from si_jax.runtime.progress import GRADIENT
 from si_jax.threat import Threat
 
@@ -30,7 +30,6 @@ class Outcome:
     """What an attack did.
 
     Attributes:
-        record: Its part of the result.
         images: [N, H, W, C], the adversarial images; empty unless they are kept.
         seconds: The time of each stage, of an attack that has several.
     """
@@ -45,10 +44,7 @@ class Pgd:
     """An attack of the PGD family: a row of `ATTACKS`, or an `Attack` record of the user's.
 
     Attributes:
-        name: The attack.
-        row: What it is.
         unit: What its finished parts are called on disk.
-        eot_samples: Gradients averaged in each step.
         starts: [N, H, W, C], where to start; None for the attack's own start.
         protocol: The stamp of a record of the user's.
     """
@@ -81,7 +77,7 @@ class Pgd:
                     lambda x, keys: apply(weights, x, keys),
                     images,
                     labels,
-                    jax.random.wrap_key_data(keys, impl=network.key_impl),
+                    network.typed(keys),
                     threat=threat,
                     steps=request.steps,
                     step_size=request.step_size,
@@ -94,37 +90,28 @@ class Pgd:
 
             return compile_rows(search, network.devices)
 
-        def attack(rows: np.ndarray, restart: int) -> Arrays:
+        def attack(rows: np.ndarray, restart: int) -> np.ndarray:
             images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
             # By way of the host, as the images came: arrays laid out otherwise would compile again.
             if self.starts is None:
-                start = map_rows(begin, (), (images, keys), network.chunk, network.devices)
+                start = network.map(begin, (), (images, keys))
             else:
                 start = self.starts[rows]
             now = row.in_restart(restart)
             about = now, threat, request.steps, request.step_size, self.eot_samples
-            found = map_rows(
-                network.program(about, lambda: compiled(now)),
-                shared,
-                (images, labels, keys, start),
-                network.chunk,
-                network.devices,
-                progress.done,
-            )
-            correct, largest = network.confirm(rows, found, keys, threat, self.name)
-            return {
-                'correct': correct,
-                'largest': np.float64(largest),
-                'images': found[: len(found) * request.keep],
-            }
+            program = network.program(about, lambda: compiled(now))
+            return network.map(program, shared, (images, labels, keys, start), progress.done)
 
         begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
-        finished = []
-        for units in units_of(
-            network, self.unit, attack, self._restarts(request), self._cost_of_run(request)
-        ):
-            finished.append(remember_all(units))
-        record, images = restarts_of(network, request, finished)
+        record, images = run_restarts(
+            network,
+            request,
+            attack,
+            name=self.name,
+            unit=self.unit,
+            restarts=self._restarts(request),
+            cost=self._cost_of_run(request),
+        )
         return Outcome(
             dataclasses.replace(
                 record,
@@ -146,31 +133,39 @@ class Pgd:
         return GRADIENT * self.eot_samples * self._steps(request)
 
 
-def units_of(
-    network: Network, name: str, attack: Callable[[np.ndarray, int], Arrays], restarts: int, cost: int
-) -> list[list[Work]]:
-    """The units of work of each restart of (rows, restart) -> {correct, largest, images}, on all images."""
-    groups = network.groups(np.arange(len(network.images)))
-    return [
-        [
-            Work(f'{name}-{restart}-{number}', len(rows) * cost, functools.partial(attack, rows, restart))
-            for number, rows in enumerate(groups)
-        ]
-        for restart in range(restarts)
-    ]
-
-
-def restarts_of(
-    network: Network, request: Request, finished: list[list[Arrays]]
+def run_restarts(
+    network: Network,
+    request: Request,
+    attack: Callable[[np.ndarray, int], np.ndarray],
+    *,
+    name: str,
+    unit: str,
+    restarts: int,
+    cost: int,
 ) -> tuple[AttackRecord, np.ndarray]:
-    """The record of what the restarts did, and the images if they are kept.
+    """Attacks all images in each restart; what the final images do is the record, with the images if kept.
 
-    The image is that of the first restart that fooled the classifier, else of the first restart.
+    `attack` is (rows [M], restart) -> images [M, H, W, C], `unit` what finished parts are called on disk, and
+    `cost` the forward passes of a restart. The image that is kept is that of the first restart that fooled
+    the classifier, else of the first restart.
     """
+
+    def attacked(rows: np.ndarray, restart: int) -> Arrays:
+        found, keys = attack(rows, restart), network.keys(restart)[rows]
+        correct, largest = network.confirm(rows, found, keys, request.threat, name)
+        images = found[: len(found) * request.keep]
+        return {'correct': correct, 'largest': np.float64(largest), 'images': images}
+
     runs: list[np.ndarray] = []
-    largest = 0.0
-    kept = np.zeros((0, *network.images.shape[1:]), network.images.dtype)
-    for parts in finished:
+    largest, kept = 0.0, np.zeros((0, *network.images.shape[1:]), network.images.dtype)
+    groups = network.groups(np.arange(len(network.images)))
+    for restart in range(restarts):
+        parts = remember_all(
+            [
+                Work(f'{unit}-{restart}-{i}', len(rows) * cost, functools.partial(attacked, rows, restart))
+                for i, rows in enumerate(groups)
+            ]
+        )
         correct, images = (np.concatenate([one[key] for one in parts]) for key in ('correct', 'images'))
         largest = max(largest, *(float(one['largest']) for one in parts))
         if request.keep and not runs:

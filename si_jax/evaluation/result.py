@@ -1,8 +1,7 @@
 """The result of an evaluation: accuracies, flags of each image, and the files that hold them.
 
 `evaluate` returns a `Result`, which holds everything that was found. `Result.save` writes it. `Result.load`
-reads it back as a `SavedResult`: the JSON and the flags, which is all that a file keeps. Whoever needs a
-result from a file, be it to compare it, to show it or to check it, gets it there and nowhere else.
+reads it back as a `SavedResult`: the JSON and the flags, which is all that a file keeps.
 """
 
 import dataclasses
@@ -10,35 +9,16 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.evaluation import loading
+from si_jax.evaluation.loading import SCHEMA, SavedResult
 from si_jax.runtime.terminal import named, wrapped
-from si_jax.storage import files, npz
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.threat import Threat
-
-SCHEMA = 1
-# What both must have measured alike, apart from the images: field of the attack in the JSON.
-PROTOCOL = ('steps', 'step_size', 'restarts', 'eot_samples', 'protocol')
-# What every result has, and of which kind it is.
-FIELDS: dict[tuple[str, ...], type] = {
-    ('dataset',): dict,
-    ('dataset', 'examples'): int,
-    ('threat_model',): dict,
-    ('threat_model', 'norm'): str,
-    ('threat_model', 'eps'): float,
-    ('seed',): int,
-    ('precision',): dict,
-    ('warnings',): list,
-    ('attacks',): dict,
-    ('clean',): dict,
-    ('clean', 'accuracy'): float,
-    ('worst_case',): dict,
-    ('worst_case', 'accuracy'): float,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,15 +177,6 @@ class Result:
             'norm': self.threat.norm.capitalize(),
         }
 
-    def _screens(self) -> str:
-        """What is said of presets that are no protocols."""
-        found = [(name, one) for name, one in self.attacks.items() if (one.protocol or {}).get('screen')]
-        return ' '.join(
-            f'{name}: {one.protocol["screen"]} '  # type: ignore[index]
-            f'({sum(stage["forward_passes"] for stage in one.stages):,} forward passes).'
-            for name, one in found
-        )
-
     def save(self, path: str | os.PathLike) -> None:
         """Writes `<stem>.json`, the flags of each image as `<stem>.npz`, and images that were kept.
 
@@ -234,7 +205,7 @@ class Result:
         write_json(path, self.to_json())
 
     @staticmethod
-    def load(path: str | os.PathLike, *, flags: bool = True) -> 'SavedResult':
+    def load(path: str | os.PathLike, *, flags: bool = True) -> SavedResult:
         """Reads what `save` wrote.
 
         Args:
@@ -245,9 +216,7 @@ class Result:
             InputError: A file is missing, cannot be read, is damaged or something else than a result, or the
                 two do not belong together.
         """
-        path = Path(path)
-        about = check_json(path, _read_json(path))
-        return SavedResult(path, about, *(_flags_of(path, about) if flags else ({}, None, None)))
+        return loading.read(Path(path), flags=flags)
 
     def table(self) -> str:
         """The accuracies in percent with their intervals, for a terminal of 80 columns."""
@@ -271,9 +240,15 @@ class Result:
                     f'  {stage["attack"]:<15}{100 * stage["accuracy"]:>9.2f}'
                     f'   broke {stage["broken"]} of {stage["attacked"]} images'
                 )
+        screens = [  # presets that are no protocols
+            f'{name}: {one.protocol["screen"]} '
+            f'({sum(stage["forward_passes"] for stage in one.stages):,} forward passes).'
+            for name, one in self.attacks.items()
+            if one.protocol and one.protocol.get('screen')
+        ]
         if gap is not None:
             lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
-        lines += wrapped('', self._screens()) if self._screens() else []
+        lines += wrapped('', ' '.join(screens))
         for warning in self.warnings:
             lines += wrapped('warning: ', warning)
         return '\n'.join(lines)
@@ -291,11 +266,7 @@ def data_digest(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def check_output(path: str | os.PathLike) -> Path:
-    """The path of a result, which must end in `.json`.
-
-    Raises:
-        InputError: It does not.
-    """
+    """The path of a result; raises InputError unless it ends in `.json`."""
     path = Path(path)
     if path.suffix != '.json':
         raise InputError(f'output {str(path)!r} does not end in .json: the flags go beside it as .npz')
@@ -314,163 +285,3 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
     write_atomic(path, content.getvalue())
-
-
-class SavedResult(NamedTuple):
-    """A result read back from its files.
-
-    Attributes:
-        path: The JSON file.
-        about: Its content.
-        correct: [N] bool by name: 'clean', each attack and 'worst_case'; empty where the flags were not read,
-            as the following are None.
-        labels: [N].
-        indices: [N].
-    """
-
-    path: Path
-    about: dict[str, Any]
-    correct: dict[str, np.ndarray]
-    labels: Any
-    indices: Any
-
-
-def check_alike(first: SavedResult, other: SavedResult) -> None:
-    """Raises InputError unless both were measured alike: on the same images, in the same way."""
-
-    def refuse(what: str, mine: Any, others: Any, remedy: str) -> None:
-        raise InputError(
-            f'{first.path} and {other.path} cannot be compared, {what}: {mine} and {others}; {remedy}'
-        )
-
-    mine, others = first.about, other.about
-    for key in ('name', 'split', 'classes'):
-        if mine['dataset'].get(key) != others['dataset'].get(key):
-            refuse(
-                f'the data sets differ ({key})',
-                mine['dataset'].get(key),
-                others['dataset'].get(key),
-                'evaluate both on the same data set',
-            )
-    if len(first.indices) != len(other.indices):
-        refuse(
-            'the numbers of images differ',
-            len(first.indices),
-            len(other.indices),
-            'evaluate both with the same --num_examples',
-        )
-    for what, x, y in (
-        ('images', first.indices, other.indices),
-        ('labels', first.labels, other.labels),
-    ):
-        if not np.array_equal(x, y):
-            i = int(np.argmax(x != y))
-            refuse(f'the {what} differ, first in row {i}', x[i], y[i], 'evaluate both on the same images')
-    x, y = (about['dataset'].get('digest') for about in (mine, others))
-    if None not in (x, y) and x != y:
-        refuse(
-            'the images differ, though numbers and labels are equal (SHA-256)',
-            str(x)[:12],
-            str(y)[:12],
-            'evaluate both on the same pixels: the same preparation of the data set, in the same order',
-        )
-    for key in ('norm', 'eps'):
-        if mine['threat_model'][key] != others['threat_model'][key]:
-            refuse(
-                f'{key} differs',
-                mine['threat_model'][key],
-                others['threat_model'][key],
-                f'evaluate both with the same --{key}',
-            )
-    if list(mine['attacks']) != list(others['attacks']):
-        refuse(
-            'the attacks differ',
-            ','.join(mine['attacks']),
-            ','.join(others['attacks']),
-            'evaluate both with the same --attacks, or their worst cases mean different things',
-        )
-    for name in mine['attacks']:
-        for key in PROTOCOL:
-            x, y = (about['attacks'][name].get(key) for about in (mine, others))
-            if x != y:
-                refuse(f'the protocols of {name} differ in {key}', x, y, 'evaluate both with the same flags')
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return files.read_json(path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except ValueError as error:
-        raise InputError(f'{path} is not JSON, or damaged ({error}): give what evaluate.py wrote') from None
-
-
-def check_json(path: Path, about: Any) -> dict[str, Any]:
-    """The content of a result's JSON file, checked: everything that every result has is there.
-
-    Args:
-        path: Where it was read, for the message.
-        about: Its content.
-
-    Raises:
-        InputError: It is of another schema, or something else than a result.
-    """
-    if not isinstance(about, dict) or 'schema' not in about:
-        raise InputError(f'{path} is no result of evaluate.py: it has no schema')
-    if about['schema'] != SCHEMA:
-        raise InputError(
-            f'{path} has schema {about["schema"]!r}, known is {SCHEMA}: evaluate again with this version'
-        )
-    try:
-        files.check_fields(about, FIELDS)
-        for name in about['attacks']:
-            files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
-    except ValueError as error:
-        raise InputError(
-            f'{path} is JSON, but no result of evaluate.py ({error}): give the file of an evaluation, not '
-            'that of a comparison or an audit'
-        ) from None
-    return about
-
-
-def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Flags by name, labels and indices from the npz file of a result."""
-    flags = path.with_suffix('.npz')
-    names = ['clean', *about['attacks'], 'worst_case']
-    arrays = _read_flags(path, flags, (*names, 'labels', 'indices'))
-    labels, indices = arrays.pop('labels'), arrays.pop('indices')
-    shape = (about['dataset']['examples'],)
-    for name, array in {'labels': labels, 'indices': indices}.items():
-        if array.shape != shape or not np.issubdtype(array.dtype, np.integer):
-            raise InputError(
-                f'{name!r} in {flags} is {array.dtype} {array.shape}, where {path} speaks of {shape[0]} '
-                'images: the two files come from different evaluations; evaluate again'
-            )
-    for name, flag in arrays.items():
-        accuracy = (about['attacks'] if name in about['attacks'] else about)[name]['accuracy']
-        if flag.dtype != bool or flag.shape != shape or not np.isclose(flag.mean(), accuracy):
-            raise InputError(
-                f'{name!r} in {flags} does not belong to the accuracy in {path}: the two files come from '
-                'different evaluations; evaluate again'
-            )
-    return arrays, labels, indices
-
-
-def _read_flags(path: Path, flags: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        return npz.read(flags, names)
-    except OSError as error:
-        raise _unreadable(flags, error) from error
-    except ValueError as error:
-        raise InputError(
-            f'{flags} does not hold the flags of {path}, or is damaged ({error}): evaluate again'
-        ) from error
-
-
-def _unreadable(path: Path, error: OSError) -> InputError:
-    if isinstance(error, FileNotFoundError):
-        return InputError(
-            f'there is no file {path}: a comparison needs the JSON file that evaluate.py wrote, and the '
-            'flags of each image beside it as .npz'
-        )
-    return InputError(f'{path} cannot be read ({error.strerror}): give a JSON file of evaluate.py')

@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from si_jax.evaluation.result import PROTOCOL
+from si_jax.evaluation.compare import PROTOCOL
 from si_jax.reports.collect import Evaluated, Network
 from si_jax.threat import ball_of
 

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from si_jax.errors import InputError
-from si_jax.evaluation.result import Result, SavedResult
+from si_jax.evaluation.loading import SavedResult
+from si_jax.evaluation.result import Result
 from si_jax.reports import results
 from si_jax.reports.labels import labels_of
 from si_jax.reports.results import Run

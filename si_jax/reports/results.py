@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from si_jax.errors import InputError
-from si_jax.evaluation.result import SCHEMA, check_json
+from si_jax.evaluation.loading import SCHEMA, check_json
 from si_jax.storage import files
 from si_jax.training.metrics import read_metrics
 from si_jax.training.workdir import MAY_CHANGE

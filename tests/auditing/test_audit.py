@@ -186,7 +186,7 @@ def test_a_random_defense_without_features_in_l2(tmp_path):
         ({'queries': 0}, 'queries=0 must be'),
         ({'labels': (LABELS + 1) % 4}, None),
         ({'labels': np.where(LABELS > 1, 9, LABELS)}, r'=9 is not in \[0, 4\)'),
-        ({'transfer_from': {'other': net(classes=3)}}, "source 'other' has 3 classes, the audited .* has 4"),
+        ({'transfer_from': {'other': net(classes=3)}}, 'other: the source has 3 classes, the classifier 4'),
     ],
 )
 def test_wrong_arguments(changes, message):
@@ -322,7 +322,7 @@ def test_the_attack_on_planted_examples_in_closed_form():
         classifier_of(lambda x: x.reshape(len(x), -1) @ jnp.asarray(NET.v) @ jnp.asarray(NET.w)),
         Request.of(IMAGES, LABELS, batch_size=32, devices=DEVICES),
     )
-    threat, rows = Threat('linf', 0.05), np.arange(4)
+    rows = np.arange(4)
     direction = np.random.default_rng(1).normal(size=(4, 4))
     clean = np.asarray(IMAGES[:4].reshape(4, -1) @ NET.v @ NET.w)
     pixel = (np.asarray(NET.v @ NET.w) @ direction.T).T.reshape(4, *IMAGES.shape[1:])
@@ -335,7 +335,7 @@ def test_the_attack_on_planted_examples_in_closed_form():
     attack = traces.for_two_classes('pgd')
     for steps, expected in ((10, [True, False, True, False]), (1, [False] * 4)):
         settings = traces.Settings(0.05, 0.0125, steps, steps)
-        found = binarization.attack(network, attack, heads, threat, settings, rows, 1, 1)
+        found = binarization.attack(network, attack, heads, settings, rows)
         assert found.tolist() == expected
 
 

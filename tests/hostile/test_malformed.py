@@ -22,7 +22,8 @@ from ml_collections import config_flags
 
 from configs import quickstart
 from si_jax import InputError, data
-from si_jax.evaluation.result import Result, check_alike
+from si_jax.evaluation.compare import check_alike
+from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, remember
 from si_jax.reports import results
 from si_jax.runtime.environment import environment

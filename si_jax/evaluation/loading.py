@@ -1,0 +1,122 @@
+"""Results read back from the files that `evaluate.py` wrote, and checked.
+
+`read` is behind `Result.load`. Whoever needs a result from a file, be it to compare it, to show it or to
+check it, gets it there and nowhere else.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from si_jax.errors import InputError
+from si_jax.storage import files, npz
+
+SCHEMA = 1
+# What every result has, and of which kind it is.
+FIELDS: dict[tuple[str, ...], type] = {
+    ('dataset', 'examples'): int,
+    ('threat_model', 'norm'): str,
+    ('threat_model', 'eps'): float,
+    ('seed',): int,
+    ('precision',): dict,
+    ('warnings',): list,
+    ('attacks',): dict,
+    ('clean', 'accuracy'): float,
+    ('worst_case', 'accuracy'): float,
+}
+
+
+class SavedResult(NamedTuple):
+    """A result read back from its files.
+
+    Attributes:
+        path: The JSON file.
+        about: Its content.
+        correct: [N] bool by name: 'clean', each attack and 'worst_case'; empty where the flags were not read,
+            as the following are None.
+        labels: [N].
+        indices: [N].
+    """
+
+    path: Path
+    about: dict[str, Any]
+    correct: dict[str, np.ndarray]
+    labels: Any
+    indices: Any
+
+
+def read(path: Path, *, flags: bool) -> SavedResult:
+    """`Result.load`."""
+    with _reading(path, 'is not JSON, or damaged', 'give what evaluate.py wrote'):
+        content = files.read_json(path)
+    about = check_json(path, content)
+    return SavedResult(path, about, *(_flags_of(path, about) if flags else ({}, None, None)))
+
+
+def check_json(path: Path, about: Any) -> dict[str, Any]:
+    """The content of a result's JSON file at `path`, checked: what every result has is there.
+
+    Raises:
+        InputError: It is of another schema, or something else than a result.
+    """
+    if not isinstance(about, dict) or 'schema' not in about:
+        raise InputError(f'{path} is no result of evaluate.py: it has no schema')
+    if about['schema'] != SCHEMA:
+        raise InputError(
+            f'{path} has schema {about["schema"]!r}, known is {SCHEMA}: evaluate again with this version'
+        )
+    try:
+        files.check_fields(about, FIELDS)
+        for name in about['attacks']:
+            files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
+    except ValueError as error:
+        raise InputError(
+            f'{path} is JSON, but no result of evaluate.py ({error}): give the file of an evaluation, not '
+            'that of a comparison or an audit'
+        ) from None
+    return about
+
+
+def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
+    """Flags by name, labels and indices from the npz file of a result."""
+    flags = path.with_suffix('.npz')
+    names = ['clean', *about['attacks'], 'worst_case']
+    with _reading(flags, f'does not hold the flags of {path}, or is damaged', 'evaluate again'):
+        arrays = npz.read(flags, (*names, 'labels', 'indices'))
+    labels, indices = arrays.pop('labels'), arrays.pop('indices')
+    shape = (about['dataset']['examples'],)
+    for name, array in {'labels': labels, 'indices': indices}.items():
+        if array.shape != shape or not np.issubdtype(array.dtype, np.integer):
+            raise InputError(
+                f'{name!r} in {flags} is {array.dtype} {array.shape}, where {path} speaks of {shape[0]} '
+                'images: the two files come from different evaluations; evaluate again'
+            )
+    for name, flag in arrays.items():
+        accuracy = (about['attacks'] if name in about['attacks'] else about)[name]['accuracy']
+        if flag.dtype != bool or flag.shape != shape or not np.isclose(flag.mean(), accuracy):
+            raise InputError(
+                f'{name!r} in {flags} does not belong to the accuracy in {path}: the two files come from '
+                'different evaluations; evaluate again'
+            )
+    return arrays, labels, indices
+
+
+@contextlib.contextmanager
+def _reading(path: Path, otherwise: str, remedy: str) -> Iterator[None]:
+    """Errors of reading a file become input errors."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise InputError(
+            f'there is no file {path}: a comparison needs the JSON file that evaluate.py wrote, and the '
+            'flags of each image beside it as .npz'
+        ) from error
+    except OSError as error:
+        raise InputError(
+            f'{path} cannot be read ({error.strerror}): give a JSON file of evaluate.py'
+        ) from error
+    except ValueError as error:
+        raise InputError(f'{path} {otherwise} ({error}): {remedy}') from error
