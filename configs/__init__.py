@@ -1,1 +1,13 @@
-"""One file a run: `<defense>[si|he]_<data set>.py`, a docstring and the recipe of that name."""
+"""One file a run: `<defense>[si|he]_<data set>.py`, a docstring and the recipe of that name.
+
+The tables are those of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
+Adversarial Defenses". Any architecture of `si_jax.models` can follow the file name after a colon (in
+`digits` and `narrow` it is a defense that follows):
+
+    python train.py --config=configs/tradessi_cifar10.py:wrn_34_10
+
+Without one it is ResNet-18, and for RFGSM-AT and GradAlign the PreAct ResNet-18 of their repositories. A
+docstring with a table has a row for each architecture that the paper has.
+
+SVHN is its train split alone (73,257 images, without `extra`); its digits are cropped but not flipped.
+"""

@@ -1,5 +1,4 @@
-"""ALP on CIFAR-10: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses".
+"""ALP on CIFAR-10: Table 6 of Xu et al.
 
 Adversarial logit pairing (Kannan et al., 2018): the mean of natural and adversarial cross-entropy, and
 3 times the mean squared difference of their logits. The paper does not state alpha and writes a norm of
@@ -14,12 +13,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
     python train.py --config=configs/alp_cifar10.py
     python train.py --config=configs/alp_cifar10.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'alp_cifar10')
+get_config = RECIPES['alp_cifar10']

@@ -1,10 +1,6 @@
-"""ALP on SVHN: Table 7 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses".
+"""ALP on SVHN: Table 7 of Xu et al.
 
-Adversarial logit pairing (Kannan et al., 2018): the mean of natural and adversarial cross-entropy, and
-3 times the mean squared difference of their logits. The paper does not state alpha and writes a norm of
-the difference: alpha = 0.5 and the mean square are those of ShawnXYang/AT_HE. The train split alone
-(73,257 images, without `extra`); digits are cropped but not flipped.
+The defense and its weights are described in configs/alp_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -13,13 +9,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 | resnet18 | 91.79 | 61.42 | 57.38 | 56.88 | 51.68 |
 
     python train.py --config=configs/alp_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'alp_svhn')
+get_config = RECIPES['alp_svhn']

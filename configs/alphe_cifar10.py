@@ -9,13 +9,8 @@ place of 3. The recipe is that of section 5.1.1, and pixels are not normalised.
 The paper has no numbers for it. PGD on the cosines themselves, which are very flat, overestimates.
 
     python train.py --config=configs/alphe_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the default is
-ResNet-18.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'alphe_cifar10')
+get_config = RECIPES['alphe_cifar10']

@@ -1,5 +1,4 @@
-"""ALP-SI on CIFAR-10: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""ALP-SI on CIFAR-10: Table 6 of Xu et al.
 
 Adversarial logit pairing (Kannan et al., 2018): the mean of natural and adversarial cross-entropy, and
 3 times the mean squared difference of their logits. The attack ascends CE(15 cos) in place of the
@@ -16,12 +15,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
     python train.py --config=configs/alpsi_cifar10.py
     python train.py --config=configs/alpsi_cifar10.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'alpsi_cifar10')
+get_config = RECIPES['alpsi_cifar10']

@@ -1,12 +1,6 @@
-"""ALP-SI on SVHN: Table 7 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses".
+"""ALP-SI on SVHN: Table 7 of Xu et al.
 
-Adversarial logit pairing (Kannan et al., 2018): the mean of natural and adversarial cross-entropy, and
-3 times the mean squared difference of their logits. The attack ascends CE(15 cos) in place of the
-cross-entropy of the logits, and the objective gets 0.2 times the margin cross-entropy of the
-adversarial cosines (s = 15, m = 0.2). The paper does not state alpha and writes a norm of the
-difference: alpha = 0.5 and the mean square are those of ShawnXYang/AT_HE. The train split alone (73,257
-images, without `extra`); digits are cropped but not flipped.
+The defense and its weights are described in configs/alpsi_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -15,13 +9,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 | resnet18 | 90.02 | 61.43 | 57.49 | 58.49 | 52.56 |
 
     python train.py --config=configs/alpsi_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'alpsi_svhn')
+get_config = RECIPES['alpsi_svhn']

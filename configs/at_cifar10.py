@@ -1,5 +1,4 @@
-"""AT on CIFAR-10: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses".
+"""AT on CIFAR-10: Table 6 of Xu et al.
 
 Adversarial training (Madry et al., 2018): cross-entropy on the adversarial image.
 
@@ -12,12 +11,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
     python train.py --config=configs/at_cifar10.py
     python train.py --config=configs/at_cifar10.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'at_cifar10')
+get_config = RECIPES['at_cifar10']

@@ -1,8 +1,6 @@
-"""AT on SVHN: Table 7 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses".
+"""AT on SVHN: Table 7 of Xu et al.
 
-Adversarial training (Madry et al., 2018): cross-entropy on the adversarial image. The train split alone
-(73,257 images, without `extra`); digits are cropped but not flipped.
+Adversarial training (Madry et al., 2018): cross-entropy on the adversarial image.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -11,13 +9,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 | resnet18 | 92.91 | 57.99 | 56.20 | 55.39 | 49.75 |
 
     python train.py --config=configs/at_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'at_svhn')
+get_config = RECIPES['at_svhn']

@@ -7,13 +7,8 @@ a margin of 0.2 on the true class. The recipe is that of section 5.1.1, and pixe
 The paper has no numbers for it. PGD on the cosines themselves, which are very flat, overestimates.
 
     python train.py --config=configs/athe_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the default is
-ResNet-18.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'athe_cifar10')
+get_config = RECIPES['athe_cifar10']

@@ -1,19 +1,12 @@
 """AT-HE on CIFAR-100, beside Table 10 of Xu et al., which has TRADES-HE only.
 
-Adversarial training (Madry et al., 2018) with hypersphere embedding (Pang et al., 2020): the logits are
-the cosines between features and weights; the attack ascends CE(15 cos), and training minimises it with
-a margin of 0.2 on the true class. The recipe is that of section 5.1.1, and pixels are not normalised.
+The defense and its weights are described in configs/athe_cifar10.py.
 
 The paper has no numbers for it. PGD on the cosines themselves, which are very flat, overestimates.
 
     python train.py --config=configs/athe_cifar100.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the default is
-ResNet-18.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'athe_cifar100')
+get_config = RECIPES['athe_cifar100']

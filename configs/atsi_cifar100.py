@@ -1,9 +1,6 @@
-"""AT-SI on CIFAR-100: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""AT-SI on CIFAR-100: Table 6 of Xu et al.
 
-Adversarial training (Madry et al., 2018): cross-entropy on the adversarial image. The attack ascends
-CE(15 cos) in place of the cross-entropy of the logits, and the objective gets 0.2 times the margin
-cross-entropy of the adversarial cosines (s = 15, m = 0.2).
+The defense and its weights are described in configs/atsi_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -14,12 +11,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
     python train.py --config=configs/atsi_cifar100.py
     python train.py --config=configs/atsi_cifar100.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'atsi_cifar100')
+get_config = RECIPES['atsi_cifar100']

@@ -10,8 +10,6 @@ The test images are 397 of 8 x 8 pixels, and the 95 % interval of an accuracy sp
 shows whether a method trains and whether an attack works, not how methods rank on CIFAR-10.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'digits')
+get_config = RECIPES['digits']

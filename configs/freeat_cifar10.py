@@ -1,5 +1,4 @@
-"""FreeAT on CIFAR-10: Table 8 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""FreeAT on CIFAR-10: Table 8 of Xu et al.
 
 Free adversarial training (Shafahi et al., 2019): every batch is used 8 times; each time one backward
 pass moves the parameters and a perturbation of the batch that is never reset. The paper states no
@@ -12,12 +11,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps):
 | resnet18 | 84.45 | 47.69 | 47.14 | 47.31 |
 
     python train.py --config=configs/freeat_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'freeat_cifar10')
+get_config = RECIPES['freeat_cifar10']

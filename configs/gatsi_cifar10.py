@@ -1,5 +1,4 @@
-"""GAT-SI on CIFAR-10: Table 8 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""GAT-SI on CIFAR-10: Table 8 of Xu et al.
 
 Guided adversarial training (Sriramanan et al., 2020): natural cross-entropy and 10 times (40 times from
 epoch 86 of 100) the squared distance of natural and adversarial probabilities; one step of size eps
@@ -15,12 +14,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps):
 | resnet18 | 83.42 | 56.01 | 51.83 | 52.13 |
 
     python train.py --config=configs/gatsi_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'gatsi_cifar10')
+get_config = RECIPES['gatsi_cifar10']

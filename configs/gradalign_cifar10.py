@@ -1,5 +1,4 @@
-"""GradAlign on CIFAR-10: Table 8 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""GradAlign on CIFAR-10: Table 8 of Xu et al.
 
 FGSM training with gradient alignment (Andriushchenko and Flammarion, 2020): one step of size eps from
 the image, and 0.2 times 1 - cos of the angle between the gradients at the image and at a random point
@@ -13,12 +12,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps):
 | preact_resnet18 | 80.14 | 49.42 | 48.23 | 48.12 |
 
     python train.py --config=configs/gradalign_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'gradalign_cifar10')
+get_config = RECIPES['gradalign_cifar10']

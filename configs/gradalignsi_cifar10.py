@@ -1,5 +1,4 @@
-"""GradAlign-SI on CIFAR-10: Table 8 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""GradAlign-SI on CIFAR-10: Table 8 of Xu et al.
 
 FGSM training with gradient alignment (Andriushchenko and Flammarion, 2020): one step of size eps from
 the image, and 0.2 times 1 - cos of the angle between the gradients at the image and at a random point
@@ -14,12 +13,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps):
 | preact_resnet18 | 82.58 | 50.51 | 49.64 | 49.35 |
 
     python train.py --config=configs/gradalignsi_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'gradalignsi_cifar10')
+get_config = RECIPES['gradalignsi_cifar10']

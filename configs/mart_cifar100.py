@@ -1,9 +1,6 @@
-"""MART on CIFAR-100: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""MART on CIFAR-100: Table 6 of Xu et al.
 
-MART (Wang et al., 2020): boosted cross-entropy on the adversarial image, and 6 times KL(natural ||
-adversarial) weighted by 1 - p_y. The paper's lambda and weight decay differ from those of MART's own
-ResNet-18 run (5 and 3.5e-3).
+The defense and its weights are described in configs/mart_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -14,12 +11,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
     python train.py --config=configs/mart_cifar100.py
     python train.py --config=configs/mart_cifar100.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'mart_cifar100')
+get_config = RECIPES['mart_cifar100']

@@ -1,10 +1,6 @@
-"""MART on SVHN: Table 7 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses".
+"""MART on SVHN: Table 7 of Xu et al.
 
-MART (Wang et al., 2020): boosted cross-entropy on the adversarial image, and 6 times KL(natural ||
-adversarial) weighted by 1 - p_y. The paper's lambda and weight decay differ from those of MART's own
-ResNet-18 run (5 and 3.5e-3). The train split alone (73,257 images, without `extra`); digits are cropped
-but not flipped.
+The defense and its weights are described in configs/mart_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -13,13 +9,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 | resnet18 | 91.84 | 62.45 | 56.50 | 55.54 | 49.64 |
 
     python train.py --config=configs/mart_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'mart_svhn')
+get_config = RECIPES['mart_svhn']

@@ -1,5 +1,4 @@
-"""MART-SI on CIFAR-10: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""MART-SI on CIFAR-10: Table 6 of Xu et al.
 
 MART (Wang et al., 2020): boosted cross-entropy on the adversarial image, and 6 times KL(natural ||
 adversarial) weighted by 1 - p_y. The attack ascends CE(15 cos) in place of the cross-entropy of the
@@ -16,12 +15,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
     python train.py --config=configs/martsi_cifar10.py
     python train.py --config=configs/martsi_cifar10.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'martsi_cifar10')
+get_config = RECIPES['martsi_cifar10']

@@ -1,11 +1,6 @@
-"""MART-SI on CIFAR-100: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""MART-SI on CIFAR-100: Table 6 of Xu et al.
 
-MART (Wang et al., 2020): boosted cross-entropy on the adversarial image, and 6 times KL(natural ||
-adversarial) weighted by 1 - p_y. The attack ascends CE(15 cos) in place of the cross-entropy of the
-logits, and the objective gets 0.2 times the margin cross-entropy of the adversarial cosines (s = 15, m
-= 0.2). The paper's lambda and weight decay differ from those of MART's own ResNet-18 run (5 and
-3.5e-3).
+The defense and its weights are described in configs/martsi_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -16,12 +11,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
     python train.py --config=configs/martsi_cifar100.py
     python train.py --config=configs/martsi_cifar100.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'martsi_cifar100')
+get_config = RECIPES['martsi_cifar100']

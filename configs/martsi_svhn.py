@@ -1,11 +1,6 @@
-"""MART-SI on SVHN: Table 7 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses".
+"""MART-SI on SVHN: Table 7 of Xu et al.
 
-MART (Wang et al., 2020): boosted cross-entropy on the adversarial image, and 6 times KL(natural ||
-adversarial) weighted by 1 - p_y. The attack ascends CE(15 cos) in place of the cross-entropy of the
-logits, and the objective gets 0.2 times the margin cross-entropy of the adversarial cosines (s = 15, m
-= 0.2). The paper's lambda and weight decay differ from those of MART's own ResNet-18 run (5 and
-3.5e-3). The train split alone (73,257 images, without `extra`); digits are cropped but not flipped.
+The defense and its weights are described in configs/martsi_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -14,13 +9,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 | resnet18 | 90.09 | 64.32 | 58.01 | 58.57 | 51.96 |
 
     python train.py --config=configs/martsi_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'martsi_svhn')
+get_config = RECIPES['martsi_svhn']

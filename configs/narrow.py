@@ -10,8 +10,6 @@ Table 6. The row follows the file name after a colon, as in configs/digits.py.
 It shows that every method trains on real images, nothing of how methods rank after 120 epochs.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'narrow')
+get_config = RECIPES['narrow']

@@ -7,8 +7,6 @@ attacks are too weak to tell a robust net from a plain one.
     python evaluate.py --workdir=WORKDIR --attacks=pgd,cw,dlr,sipgd      # train.py prints the WORKDIR
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'quickstart')
+get_config = RECIPES['quickstart']

@@ -1,5 +1,4 @@
-"""RFGSM-AT on CIFAR-10: Table 8 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""RFGSM-AT on CIFAR-10: Table 8 of Xu et al.
 
 Fast adversarial training (Wong et al., 2020): one step of size 1.25 eps from a uniform start, both
 forward passes in training mode. Recipe and network are those of locuslab/fast_adversarial in float32:
@@ -14,12 +13,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps):
 | preact_resnet18 | 83.80 | 49.41 | 48.92 | 48.85 |
 
     python train.py --config=configs/rfgsm_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'rfgsm_cifar10')
+get_config = RECIPES['rfgsm_cifar10']

@@ -1,5 +1,4 @@
-"""RFGSM-AT-SI on CIFAR-10: Table 8 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""RFGSM-AT-SI on CIFAR-10: Table 8 of Xu et al.
 
 Fast adversarial training (Wong et al., 2020): one step of size 1.25 eps from a uniform start, both
 forward passes in training mode. Recipe and network are those of locuslab/fast_adversarial in float32:
@@ -16,12 +15,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps):
 | preact_resnet18 | 82.85 | 50.75 | 49.69 | 49.42 |
 
     python train.py --config=configs/rfgsmsi_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has this one only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'rfgsmsi_cifar10')
+get_config = RECIPES['rfgsmsi_cifar10']

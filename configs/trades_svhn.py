@@ -1,8 +1,6 @@
-"""TRADES on SVHN: Table 7 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and Enhancing
-Adversarial Defenses".
+"""TRADES on SVHN: Table 7 of Xu et al.
 
-TRADES (Zhang et al., 2019): natural cross-entropy and 6 times KL(natural || adversarial). The train
-split alone (73,257 images, without `extra`); digits are cropped but not flipped.
+TRADES (Zhang et al., 2019): natural cross-entropy and 6 times KL(natural || adversarial).
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -11,13 +9,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 | resnet18 | 90.42 | 61.28 | 57.39 | 56.90 | 50.82 |
 
     python train.py --config=configs/trades_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'trades_svhn')
+get_config = RECIPES['trades_svhn']

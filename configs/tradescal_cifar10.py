@@ -7,12 +7,8 @@ SI-PGD, without cosines. The objective is that of TRADES. The paper has no numbe
 
     python train.py --config=configs/tradescal_cifar10.py
     python train.py --config=configs/tradescal_cifar10.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'tradescal_cifar10')
+get_config = RECIPES['tradescal_cifar10']

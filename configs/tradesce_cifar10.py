@@ -6,12 +6,8 @@ has no numbers for it.
 
     python train.py --config=configs/tradesce_cifar10.py
     python train.py --config=configs/tradesce_cifar10.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'tradesce_cifar10')
+get_config = RECIPES['tradesce_cifar10']

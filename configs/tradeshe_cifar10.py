@@ -1,5 +1,4 @@
-"""TRADES-HE on CIFAR-10: Table 10 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""TRADES-HE on CIFAR-10: Table 10 of Xu et al.
 
 TRADES (Zhang et al., 2019) with hypersphere embedding (Pang et al., 2020): the logits are the cosines
 between features and weights; natural cross-entropy of 15 cos with a margin of 0.2 on the true class,
@@ -14,13 +13,8 @@ attacks on the cosines themselves, which are so flat that PGD overestimates:
 | resnet18 | 61.45 | 52.08 | 51.57 | 49.86 |
 
     python train.py --config=configs/tradeshe_cifar10.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'tradeshe_cifar10')
+get_config = RECIPES['tradeshe_cifar10']

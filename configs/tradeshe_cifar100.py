@@ -1,10 +1,6 @@
-"""TRADES-HE on CIFAR-100: Table 10 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""TRADES-HE on CIFAR-100: Table 10 of Xu et al.
 
-TRADES (Zhang et al., 2019) with hypersphere embedding (Pang et al., 2020): the logits are the cosines
-between features and weights; natural cross-entropy of 15 cos with a margin of 0.2 on the true class,
-and 6 times the KL divergence of 15 cos, which the attack ascends. The recipe is that of section 5.1.1,
-and pixels are not normalised.
+The defense and its weights are described in configs/tradeshe_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack). PGD this far above SI-PGD fits
 attacks on the cosines themselves, which are so flat that PGD overestimates:
@@ -14,13 +10,8 @@ attacks on the cosines themselves, which are so flat that PGD overestimates:
 | resnet18 | 31.70 | 25.51 | 29.34 | 23.93 |
 
     python train.py --config=configs/tradeshe_cifar100.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'tradeshe_cifar100')
+get_config = RECIPES['tradeshe_cifar100']

@@ -1,11 +1,6 @@
-"""TRADES-HE on SVHN: Table 10 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""TRADES-HE on SVHN: Table 10 of Xu et al.
 
-TRADES (Zhang et al., 2019) with hypersphere embedding (Pang et al., 2020): the logits are the cosines
-between features and weights; natural cross-entropy of 15 cos with a margin of 0.2 on the true class,
-and 6 times the KL divergence of 15 cos, which the attack ascends. The recipe is that of section 5.1.1,
-and pixels are not normalised. The train split alone (73,257 images, without `extra`); digits are
-cropped but not flipped.
+The defense and its weights are described in configs/tradeshe_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack). PGD this far above SI-PGD fits
 attacks on the cosines themselves, which are so flat that PGD overestimates:
@@ -15,13 +10,8 @@ attacks on the cosines themselves, which are so flat that PGD overestimates:
 | resnet18 | 67.32 | 56.55 | 57.53 | 51.90 |
 
     python train.py --config=configs/tradeshe_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'tradeshe_svhn')
+get_config = RECIPES['tradeshe_svhn']

@@ -6,12 +6,8 @@ TRADES; the objective gets 0.2 times the margin cross-entropy of the adversarial
 
     python train.py --config=configs/tradesreg_cifar10.py
     python train.py --config=configs/tradesreg_cifar10.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'tradesreg_cifar10')
+get_config = RECIPES['tradesreg_cifar10']

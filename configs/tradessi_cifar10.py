@@ -1,5 +1,4 @@
-"""TRADES-SI on CIFAR-10: Table 6 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""TRADES-SI on CIFAR-10: Table 6 of Xu et al.
 
 TRADES (Zhang et al., 2019): natural cross-entropy and 6 times KL(natural || adversarial). The attack
 ascends CE(15 cos) with the labels in place of the KL, and the objective gets 0.2 times the margin
@@ -14,12 +13,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
     python train.py --config=configs/tradessi_cifar10.py
     python train.py --config=configs/tradessi_cifar10.py:wrn_34_10
-
-Any architecture of `si_jax.models` can follow the file name after a colon.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'tradessi_cifar10')
+get_config = RECIPES['tradessi_cifar10']

@@ -1,10 +1,6 @@
-"""TRADES-SI on SVHN: Table 7 of Xu et al., "Scale-Invariant Adversarial Attack for Evaluating and
-Enhancing Adversarial Defenses".
+"""TRADES-SI on SVHN: Table 7 of Xu et al.
 
-TRADES (Zhang et al., 2019): natural cross-entropy and 6 times KL(natural || adversarial). The attack
-ascends CE(15 cos) with the labels in place of the KL, and the objective gets 0.2 times the margin
-cross-entropy of the adversarial cosines (s = 15, m = 0.2). The train split alone (73,257 images,
-without `extra`); digits are cropped but not flipped.
+The defense and its weights are described in configs/tradessi_cifar10.py.
 
 The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 
@@ -13,13 +9,8 @@ The paper's accuracies in % (Linf, eps 8/255, 20 steps; AA is AutoAttack):
 | resnet18 | 89.66 | 62.68 | 57.93 | 58.87 | 52.13 |
 
     python train.py --config=configs/tradessi_svhn.py
-
-Any architecture of `si_jax.models` can follow the file name after a colon; the paper has ResNet-18
-only.
 """
 
-from functools import partial
+from si_jax.training.recipes import RECIPES
 
-from si_jax.training.recipes import recipe
-
-get_config = partial(recipe, 'tradessi_svhn')
+get_config = RECIPES['tradessi_svhn']

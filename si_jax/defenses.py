@@ -89,7 +89,7 @@ class Defense(NamedTuple):
         step: The name of its training step in `si_jax.training.step.STEPS`: 'attack' for an attack before
             each update, 'free' for one backward pass that moves parameters and perturbation.
         persistent: Whether a perturbation that is kept from batch to batch stands in place of an attack, as
-            the step 'free' has it. There, `inner` None means that the perturbation climbs the outer
+            the step 'free' has it. There, `inner` None means that the perturbation ascends the outer
             objective, of which it is a by-product, and there are no natural outputs.
         replays: Updates made on each batch; more than one needs a persistent perturbation.
         hypersphere: The network's logits are cosines (`si_jax.models.create`).
@@ -139,8 +139,7 @@ class Defense(NamedTuple):
     @property
     def scheduled(self) -> bool:
         """Whether a weight depends on the position."""
-        terms = [*self.outer.values(), *self.inner_terms.values()]
-        return any(term.schedule is not None for term in terms)
+        return any(term.schedule for term in [*self.outer.values(), *self.inner_terms.values()])
 
     @property
     def aligned(self) -> bool:
@@ -205,7 +204,7 @@ DEFENSES: dict[str, Defense] = {
         },
         inner=ADVERSARIAL_CE,
     ),
-    # Shafahi et al. (2019), ashafahi/free_adv_train. With SI the perturbation climbs the whole outer
+    # Shafahi et al. (2019), ashafahi/free_adv_train. With SI the perturbation ascends the whole outer
     # objective, a by-product of its one backward pass; inner='si' gives it a backward pass of its own.
     'freeat': Defense(
         outer={'adversarial_ce': Term(1.0, ADVERSARIAL_CE)},
@@ -219,7 +218,7 @@ DEFENSES: dict[str, Defense] = {
         replays=8,
     ),
     # Sriramanan et al. (2020), val-iisc/GAMA-GAT. The first, train-mode P = softmax(g(x)) is compared with
-    # eval-mode outputs of the attack, which climbs the distance on every second batch.
+    # eval-mode outputs of the attack, which ascends the distance on every second batch.
     'gat': Defense(
         outer={
             'natural_ce': Term(1.0, NATURAL_CE),
@@ -370,11 +369,7 @@ def with_inner(defense: Defense, name: str, *, scale: float = 15.0) -> Defense:
 
 
 def from_config(config: Mapping[str, Any]) -> Defense:
-    """The defense of a config's `defense` section.
-
-    Args:
-        config: name, si, he, inner ('' for the row's own), weights (term name -> weight), scale, margin,
-            start, attack_bn, passes (a comma string) and replays.
+    """The defense of a config's section `defense`, with the fields of `training.recipes.defense`.
 
     Raises:
         InputError: A name is unknown, a weight is negative, a term needs a pass that is not made, or the
@@ -402,11 +397,10 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         {term: row._replace(weight=weights.get(term, row.weight)) for term, row in terms.items()}
         for terms in (defense.outer, defense.inner_terms)
     )
-    passes = tuple(part.strip() for part in config['passes'].split(','))
     defense = defense._replace(
         outer=outer,
-        inner_terms=inner_terms if inner_terms else defense.inner_terms,
-        passes=passes,
+        inner_terms=inner_terms,
+        passes=tuple(part.strip() for part in config['passes'].split(',')),
         start=config['start'],
         attack_bn=config['attack_bn'],
         replays=config.get('replays', defense.replays),
@@ -416,7 +410,7 @@ def from_config(config: Mapping[str, Any]) -> Defense:
 
 
 def register(name: str, defense: Defense) -> str:
-    """Adds a defense of your own to `DEFENSES`, so that configs can name it.
+    """Adds a custom defense to `DEFENSES`, so that configs can name it.
 
     Call it in the file of the config, as examples/own_defense.py does: whatever reads the file knows the row.
 

@@ -42,6 +42,11 @@ def on_natural(loss: Callable[..., Array], **settings: float) -> Objective:
     return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}))
 
 
+def on_pair(loss: Callable[[Array, Array], Array]) -> Objective:
+    """The pair loss of the adversarial and the natural images, for any labels."""
+    return Objective(lambda adv, nat, y, i: loss(adv, nat), frozenset({'adv', 'nat'}))
+
+
 natural_ce = on_natural(losses.cross_entropy)
 adversarial_ce = on_adversarial(losses.cross_entropy)
 margin = on_adversarial(losses.margin)
@@ -50,16 +55,13 @@ minus_label = on_adversarial(losses.minus_label)
 dlr = on_adversarial(losses.dlr)
 probability_margin = on_adversarial(losses.probability_margin)
 boosted_ce = on_adversarial(losses.boosted_cross_entropy)
-kl = Objective(lambda adv, nat, y, i: losses.kl_divergence(adv, nat), frozenset({'adv', 'nat'}))
+kl = on_pair(losses.kl_divergence)
 weighted_kl = Objective(
     lambda adv, nat, y, i: losses.weighted_kl_divergence(adv, nat, y), frozenset({'adv', 'nat'})
 )
-logit_pairing = Objective(lambda adv, nat, y, i: losses.logit_pairing(adv, nat), frozenset({'adv', 'nat'}))
-
-probability_distance = Objective(
-    lambda adv, nat, y, i: losses.probability_distance(adv, nat), frozenset({'adv', 'nat'})
-)
-misalignment = Objective(lambda adv, nat, y, i: losses.misalignment(adv, nat), frozenset({'adv', 'nat'}))
+logit_pairing = on_pair(losses.logit_pairing)
+probability_distance = on_pair(losses.probability_distance)
+misalignment = on_pair(losses.misalignment)
 
 
 def in_turn(first: Objective, then: Objective, change: int) -> Objective:

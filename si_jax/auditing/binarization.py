@@ -28,9 +28,8 @@ from si_jax.threat import Threat
 Array = jax.Array
 
 SHRINK = 0.95  # the radius of the inner points, as a multiple of eps
-CLOSENESS = (
-    0.9  # the boundary between the classes: from the outermost inner point, on the way to the outer one
-)
+# The boundary between the classes: from the outermost inner point, on the way to the outer one.
+CLOSENESS = 0.9
 HARDNESS = 1e6  # the penalty on an inner point on the wrong side: no point may be
 
 
@@ -106,7 +105,7 @@ def heads(network: Network, rows: np.ndarray, count: int) -> Heads:
     gaps = (top[:, -1] - top[:, -2]).astype(np.float64)  # those of the new logits, too
     for i, row in enumerate(rows):
         image, inside = network.images[row], SHRINK * threat.eps
-        rng = np.random.default_rng((network.request.seed, int(network.indices[row])))
+        rng = np.random.default_rng((network.request.seed, int(network.request.indices[row])))
         cloud = np.concatenate(
             [
                 image[None],
@@ -133,12 +132,7 @@ def heads(network: Network, rows: np.ndarray, count: int) -> Heads:
 def attack(network: Network, row: Attack, found: Heads, settings: Settings, rows: np.ndarray) -> np.ndarray:
     """Whether the attack finds a point of the class 'found' [M], with its final iterate in any of its runs.
 
-    Args:
-        network: The classifier with its data.
-        row: The attack, for two classes.
-        found: The layers.
-        settings: Of the attack.
-        rows: [M], which images.
+    `row` is the attack for two classes, and `found` the layers of the images of these rows [M].
     """
 
     def binary(weights: Any, images: Array, keys: Array, head: tuple[Array, Array]) -> Outputs:
@@ -148,14 +142,12 @@ def attack(network: Network, row: Attack, found: Heads, settings: Settings, rows
 
     follower = Follower(network, row, settings.steps, binary)
     dtype, success = network.images.dtype, np.zeros(len(rows), bool)
-    head, inside = (
-        (found.directions.astype(dtype), found.offsets.astype(dtype)),
-        np.zeros(len(rows), np.int32),
-    )
-    threat = Threat(network.request.threat.norm, settings.eps)
+    head = found.directions.astype(dtype), found.offsets.astype(dtype)
+    inside = np.zeros(len(rows), np.int32)  # the label of every image
+    threat, indices = Threat(network.request.threat.norm, settings.eps), network.request.indices[rows]
     for restart in range(network.request.restarts):
         done = follower.run(settings, rows, restart, inside, head)
-        threat.audit(done.last, network.images[rows], source='the attack', indices=network.indices[rows])
+        threat.audit(done.last, network.images[rows], source='the attack', indices=indices)
         success |= done.fooled[:, -1]
     return success
 

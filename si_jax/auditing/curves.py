@@ -26,26 +26,17 @@ def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: 
     evidence = {'eps': list(radii), 'accuracy': list(accuracy)}
     left, largest = accuracy[-1], radii[-1]
     words = f'{percent(left)} is left at eps = {largest:.4g}'
-    rises = [b - a for a, b in itertools.pairwise(accuracy)]
-    if over(left, LEFT, count):
-        if left > 1 / classes:
-            return Check(
-                'eps',
-                FAIL,
-                f'{words}, more than chance: the attack is stuck (or the radii end too early)',
-                evidence,
-            )
-        return Check('eps', WARN, f'{words}: it should be about 0', evidence)
-    if over(max(rises, default=0.0), POINTS, count):
+    outcome, rises = PASS, [b - a for a, b in itertools.pairwise(accuracy)]
+    if over(left, LEFT, count) and left > 1 / classes:
+        outcome = FAIL
+        words += ', more than chance: the attack is stuck (or the radii end too early)'
+    elif over(left, LEFT, count):
+        outcome, words = WARN, f'{words}: it should be about 0'
+    elif over(max(rises, default=0.0), POINTS, count):
         worse = radii[rises.index(max(rises)) + 1]
-        return Check(
-            'eps',
-            WARN,
-            f'the accuracy rises by {points(max(rises))} up to eps = {worse:.4g}, though the ball holds the '
-            'smaller one: the attack searches badly there',
-            evidence,
-        )
-    return Check('eps', PASS, words, evidence)
+        outcome, words = WARN, f'the accuracy rises by {points(max(rises))} up to eps = {worse:.4g}, though '
+        words += 'the ball holds the smaller one: the attack searches badly there'
+    return Check('eps', outcome, words, evidence)
 
 
 def steps(numbers: Sequence[int], accuracy: Sequence[float], at: int, count: int) -> Check:

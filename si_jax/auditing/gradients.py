@@ -78,16 +78,17 @@ def measure(network: Network, name: str, rows: np.ndarray) -> dict[str, np.ndarr
         largest = jnp.max(jnp.abs(gradient), axis=(2, 3, 4))
         signs = jax.vmap(lambda key: jax.random.rademacher(key, images.shape[1:], images.dtype))(typed)
         moved = network.apply(weights, threat.project(images + threat.eps * signs, images), typed).logits
-        found = {f'zero_{stage}': largest[i] == 0 for i, stage in enumerate(table)}
-        found |= {f'largest_{stage}': largest[i] for i, stage in enumerate(table)}
-        return found | {'moves': jnp.any(moved != logits, axis=1)}
+        found = {'moves': jnp.any(moved != logits, axis=1)}
+        for stage, entry in zip(table, largest, strict=True):
+            found |= {f'zero_{stage}': entry == 0, f'largest_{stage}': entry}
+        return found
 
     compiled = devices.compile_rows(gradients, network.devices)
     arrays = network.images[rows], network.labels[rows], network.keys(0)[rows]
     return network.map(compiled, network.weights, arrays)
 
 
-def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
+def summary(gradients: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """By stage: the shares of images with a zero and with a tiny gradient, and the median largest entry.
 
     Tiny, but not zero: below `TINY` of the margin's where the loss is a function of the logits, else below
@@ -95,12 +96,12 @@ def summary(measured: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """
     found = {}
     for stage in ('attack', 'cross-entropy', 'scaled', 'logits', 'features'):
-        if f'zero_{stage}' not in measured:
+        if f'zero_{stage}' not in gradients:
             continue
-        zero, largest = measured[f'zero_{stage}'], measured[f'largest_{stage}']
+        zero, largest = gradients[f'zero_{stage}'], gradients[f'largest_{stage}']
         floor = np.full(len(zero), FLOOR)
         if stage in ('attack', 'cross-entropy', 'scaled'):
-            floor = np.maximum(floor, TINY * measured['largest_logits'])
+            floor = np.maximum(floor, TINY * gradients['largest_logits'])
         found[stage] = {
             'zero': float(np.mean(zero)),
             'tiny': float(np.mean(~zero & (largest < floor))),

@@ -20,10 +20,7 @@ PART = 100  # queries of Square between two looks at which images are done
 def black_box(network: Network, queries: int, rows: np.ndarray) -> dict[str, np.ndarray]:
     """Square with few queries, alone, on these rows.
 
-    Its windows shrink as they do in the 5,000 queries of the standard protocol.
-
-    Returns:
-        `broken` [M] bool and `queries` [M].
+    Its windows shrink as they do in the 5,000 queries of the standard protocol. `broken` is [M] bool.
     """
     threat, keys = network.request.threat, network.keys(0, 'square')
     part = PART if queries % PART == 0 else queries

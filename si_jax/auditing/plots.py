@@ -22,6 +22,7 @@ def draw(audit: About, path: Path) -> None:
     for axis, panel in zip(axes.flat, (_eps, _steps, _restarts, _loss, _gradients, _others), strict=True):
         axis.spines[['top', 'right']].set_visible(False)
         panel(audit, evidence, axis)
+        axis.title.set_fontsize(10)
     threat = audit['threat_model']
     word = {'pass': 'no check failed', 'warn': 'read the warnings', 'fail': 'do not trust the number'}
     figure.suptitle(
@@ -34,16 +35,14 @@ def draw(audit: About, path: Path) -> None:
 
 def _accuracy(axis: Any, x: Any, y: Any, **style: Any) -> None:
     axis.plot(x, [100 * value for value in y], marker='o', markersize=4, **style)
-    axis.set_ylim(-3, 103)
-    axis.set_ylabel('accuracy in %')
+    axis.set(ylim=(-3, 103), ylabel='accuracy in %')
 
 
 def _eps(audit: About, evidence: About, axis: Any) -> None:
     found = evidence['eps']
     _accuracy(axis, [0, *found['eps']], [audit['clean'], *found['accuracy']], color=COLOUR)
     axis.axvline(audit['threat_model']['eps'], color='#9e9e9e', linewidth=0.8, linestyle=':')
-    axis.set_xlabel(f'eps ({audit["threat_model"]["norm"]})')
-    axis.set_title('over eps: must reach 0', fontsize=10)
+    axis.set(xlabel=f'eps ({audit["threat_model"]["norm"]})', title='over eps: must reach 0')
 
 
 def _steps(audit: About, evidence: About, axis: Any) -> None:
@@ -53,8 +52,7 @@ def _steps(audit: About, evidence: About, axis: Any) -> None:
     axis.set_xscale('log')
     axis.set_xticks(found['steps'], list(map(str, found['steps'])))
     axis.minorticks_off()
-    axis.set_xlabel('steps')
-    axis.set_title('over steps: must level off', fontsize=10)
+    axis.set(xlabel='steps', title='over steps: must level off')
     axis.legend(frameon=False, fontsize=8)
 
 
@@ -62,8 +60,7 @@ def _restarts(audit: About, evidence: About, axis: Any) -> None:
     found = evidence['restarts']['accuracy']
     _accuracy(axis, np.arange(1, len(found) + 1), found, color=COLOUR)
     axis.set_xticks(np.arange(1, len(found) + 1))
-    axis.set_xlabel('restarts')
-    axis.set_title('over restarts', fontsize=10)
+    axis.set(xlabel='restarts', title='over restarts')
 
 
 def _loss(audit: About, evidence: About, axis: Any) -> None:
@@ -71,9 +68,7 @@ def _loss(audit: About, evidence: About, axis: Any) -> None:
     axis.plot(found['mean'], color=COLOUR, label='mean')
     axis.plot(found['median'], color=OTHER, label='median')
     axis.set_xlim(0)
-    axis.set_xlabel('step')
-    axis.set_ylabel(f'loss of {audit["attack"]["name"]}')
-    axis.set_title('loss: must rise', fontsize=10)
+    axis.set(xlabel='step', ylabel=f'loss of {audit["attack"]["name"]}', title='loss: must rise')
     axis.legend(frameon=False, fontsize=8)
 
 
@@ -87,9 +82,7 @@ def _gradients(audit: About, evidence: About, axis: Any) -> None:
     axis.set_yticks(y, list(found), fontsize=8)
     if not np.any(zero + tiny):
         axis.text(50, (len(found) - 1) / 2, 'lost on no image', ha='center', va='center', fontsize=9)
-    axis.set_xlim(0, 103)
-    axis.set_xlabel('images in %')
-    axis.set_title('gradient by stage: must not be lost', fontsize=10)
+    axis.set(xlim=(0, 103), xlabel='images in %', title='gradient by stage: must not be lost')
     axis.legend(frameon=False, fontsize=8, loc='lower right')
 
 
@@ -102,13 +95,8 @@ def _others(audit: About, evidence: About, axis: Any) -> None:
     white = len(heights)
     heights[f'square-{box["budget"]}'] = box['black_box']
     heights |= {f'from {name}': value for name, value in moved.get('accuracy', {}).items()}
-    bars = axis.bar(
-        np.arange(len(heights)),
-        [100 * value for value in heights.values()],
-        color=[COLOUR] * white + [OTHER] * (len(heights) - white),
-    )
+    x, percent = np.arange(len(heights)), [100 * value for value in heights.values()]
+    bars = axis.bar(x, percent, color=[COLOUR] * white + [OTHER] * (len(heights) - white))
     axis.bar_label(bars, fmt='%.1f', fontsize=8)
-    axis.set_xticks(np.arange(len(heights)), list(heights), fontsize=8)
-    axis.set_ylim(0, 110)
-    axis.set_ylabel('accuracy in %')
-    axis.set_title('white-box must be lowest', fontsize=10)
+    axis.set_xticks(x, list(heights), fontsize=8)
+    axis.set(ylim=(0, 110), ylabel='accuracy in %', title='white-box must be lowest')

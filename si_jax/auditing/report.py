@@ -140,12 +140,10 @@ class Audit:
             'steps': (list(map(str, evidence['steps']['steps'])), evidence['steps']['accuracy']),
             'restarts': ([str(1 + i) for i in range(len(runs))], runs),
         }
-        lines = []
+        lines, shown = [], (WIDTH - 14) // 8  # a row of more has the middle ones left out
         for name, (heads, values) in rows.items():
-            shown = (WIDTH - 14) // 8  # a row of more has the middle ones left out
             pick = list(range(len(heads)))
-            if len(pick) > shown:
-                pick = pick[: shown - 1] + pick[-1:]
+            pick = pick if len(pick) <= shown else pick[: shown - 1] + pick[-1:]
             lines.append(f'  {name:<12}' + ''.join(f'{heads[i]:>8}' for i in pick))
             lines.append(f'  {"accuracy %":<12}' + ''.join(f'{100 * values[i]:>8.2f}' for i in pick))
         return lines

@@ -64,8 +64,6 @@ def audit(
 
     Args:
         classifier: As in `evaluate`, and so are all arguments that are not listed here.
-        images: [N, H, W, C], floating, in [0, 1].
-        labels: [N], integer.
         attack: A row of the PGD family whose number of steps is the caller's.
         steps: The standard number of steps, by which the accuracy is claimed.
         step_size: At `eps`, as a fraction of the pixel range; eps / 4 if None. It grows with eps.
@@ -101,10 +99,7 @@ def audit(
     threat = request.threat
     about = {
         'name': attack,
-        'steps': request.steps,
-        'step_size': request.step_size,
-        'restarts': request.restarts,
-        'eot_samples': request.eot_samples,
+        **{name: getattr(request, name) for name in ('steps', 'step_size', 'restarts', 'eot_samples')},
         'eps_grid': _radii(eps_grid, threat, request.images.shape[1:]),
         'steps_grid': sorted({check_count('steps_grid', one) for one in steps_grid} | {request.steps}),
         'queries': check_count('queries', queries),
@@ -120,7 +115,7 @@ def audit(
         # binarization test replaces the layer behind them.
         request = dataclasses.replace(request, precision=None)
         network = Network.of(classifier_of(classifier), request, needs_features=True)
-        gates.check_labels_of(network.classes, request.labels)
+        gates.check_labels_of(network.request.classes, request.labels)
         gates.check_fits(kind, network.outputs, network.why_no_features)
 
         def report(found: list[Check], clean: float | None, accuracy: float | None) -> Audit:

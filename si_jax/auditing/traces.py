@@ -34,13 +34,9 @@ AUDITED = tuple(
 
 
 class Settings(NamedTuple):
-    """One run of the attack.
+    """One run: radius and step size as fractions of the pixel range, and its number of steps.
 
-    Attributes:
-        eps: Radius, as a fraction of the pixel range.
-        step_size: Likewise.
-        steps: Number of steps.
-        marked: The step whose iterate is returned besides the last one, at most `steps`.
+    The iterate after the step `marked`, at most `steps`, is returned besides the last one.
     """
 
     eps: float

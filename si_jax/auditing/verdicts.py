@@ -51,46 +51,30 @@ def overall(checks: Sequence[Check]) -> str:
 def randomness(difference: str, randomised: bool, eot_samples: int) -> Check:
     """From how far two calls on the same images are apart, in words; '' if they agree."""
     evidence = {'difference': difference, 'randomised': randomised, 'eot_samples': eot_samples}
-    if difference:
-        remedy = (
-            'a Randomised classifier must draw everything from its keys'
-            if randomised
-            else 'switch dropout off, or wrap a random defense as si_jax.Randomised'
-        )
-        return Check(
-            'randomness',
-            FAIL,
-            f'two calls on the same images disagree by {difference}: no number is reproducible; {remedy}',
-            evidence,
-        )
-    if randomised and eot_samples == 1:
-        return Check(
-            'randomness',
-            WARN,
-            'the classifier is random and each step followed one draw of it: average over draws '
-            '(eot_samples, 20 is usual)',
-            evidence,
-        )
+    outcome = PASS
     words = 'two calls on the same images agree' + (' for the same keys' if randomised else '')
-    return Check('randomness', PASS, words, evidence)
+    if difference:
+        outcome, remedy = FAIL, 'switch dropout off, or wrap a random defense as si_jax.Randomised'
+        if randomised:
+            remedy = 'a Randomised classifier must draw everything from its keys'
+        words = f'two calls on the same images disagree by {difference}: no number is reproducible; {remedy}'
+    elif randomised and eot_samples == 1:
+        outcome, words = WARN, 'the classifier is random and each step followed one draw of it: '
+        words += 'average over draws (eot_samples, 20 is usual)'
+    return Check('randomness', outcome, words, evidence)
 
 
 def batch(difference: str) -> Check:
     """From how far the logits move with the other images of the batch, in words; '' if they do not."""
-    evidence = {'difference': difference}
+    outcome, words = PASS, 'the logits of an image do not depend on the rest of its batch'
     if difference:
-        return Check(
-            'batch',
-            FAIL,
-            f'the logits of an image change by {difference} with the other images of its batch: put batch '
-            'normalisation into evaluation mode (train=False, running averages)',
-            evidence,
-        )
-    return Check('batch', PASS, 'the logits of an image do not depend on the rest of its batch', evidence)
+        outcome, words = FAIL, f'the logits of an image change by {difference} with the other images of its '
+        words += 'batch: put batch normalisation into evaluation mode (train=False, running averages)'
+    return Check('batch', outcome, words, {'difference': difference})
 
 
 def outputs(findings: Sequence[str]) -> Check:
-    """From what `sanity.outputs` says of the logits of the originals."""
+    """From what `gates.outputs` says of the logits of the originals."""
     if findings:
         return Check('outputs', FAIL, '; '.join(findings))
     return Check('outputs', PASS, 'they look like logits, and differ from image to image')
@@ -107,10 +91,8 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
     if not over(lost('attack'), NO_GRADIENT, count):
         words = f'the loss has a gradient on {percent(1 - lost("attack"))} of the images'
         if over(lost('cross-entropy'), NO_GRADIENT, count):
-            words += (
-                f'; plain cross-entropy has lost it on {percent(lost("cross-entropy"))}, where this attack '
-                'has not'
-            )
+            share = percent(lost('cross-entropy'))
+            words += f'; plain cross-entropy has lost it on {share}, where this attack has not'
         return Check('gradients', PASS, words, evidence)
     kinds = [f'{word} on {percent(attack[key])}' for key, word in _KINDS if attack[key] > 0]
     words = f'the gradient of the loss is {" and ".join(kinds)} of the images. '
@@ -122,9 +104,8 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
     else:
         where = 'before the logits'
         if 'features' in stages:
-            where = (
-                'before the features' if over(lost('features'), NO_GRADIENT, count) else 'in the last layer'
-            )
+            early = over(lost('features'), NO_GRADIENT, count)
+            where = 'before the features' if early else 'in the last layer'
         words += (
             f'It is lost {where}, though noise of size eps changes the logits of {percent(moves)}: a step '
             'without a gradient (rounding, quantisation, argmax) hides the way. Use a gradient that goes '
@@ -172,9 +153,8 @@ def scale(name: str, accuracy: float, free: float | None, count: int) -> Check:
         return Check('scale', SKIP, f'{name} is blind to the scale of the logits itself')
     evidence = {'accuracy': accuracy, 'pgd-gap': free}
     gap = accuracy - free
-    words = f'pgd-gap, which does not see the scale of the logits, is lower by {points(gap)} at equal steps'
-    if gap < 0:
-        words = f'pgd-gap, which does not see the scale of the logits, is higher by {points(-gap)}'
+    words = 'pgd-gap, which does not see the scale of the logits, is '
+    words += f'higher by {points(-gap)}' if gap < 0 else f'lower by {points(gap)} at equal steps'
     if over(gap, POINTS, count):
         return Check('scale', WARN, f'{words}: the number is too high by at least that', evidence)
     return Check('scale', PASS, words, evidence)
@@ -182,21 +162,16 @@ def scale(name: str, accuracy: float, free: float | None, count: int) -> Check:
 
 def black_box(white: np.ndarray, black: np.ndarray, budget: int, mean_queries: float) -> Check:
     """From the flags [N] 'still classified correctly' under the audited attack and under Square alone."""
-    count = len(white)
-    only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
+    accuracy, only = float(np.mean(black)), int(np.sum(white & ~black))
     evidence = {
         'white_box': float(np.mean(white)),
-        'black_box': float(np.mean(black)),
+        'black_box': accuracy,
         'budget': budget,
         'mean_queries': mean_queries,
         'only_black_box': only,
-        'only_white_box': only_white,
     }
-    words = (
-        f'{percent(evidence["white_box"])} is left by the attack, {percent(evidence["black_box"])} by '
-        f'Square with {budget} queries, which alone breaks {only} images'
-    )
-    return _weaker('black-box', words, only, only_white, count, evidence, 'gradients are masked')
+    words = f'{percent(accuracy)} by Square with {budget} queries, which alone breaks {only} images'
+    return _weaker('black-box', words, white, black, evidence)
 
 
 def transfer(white: np.ndarray, moved: Mapping[str, np.ndarray]) -> Check:
@@ -208,38 +183,30 @@ def transfer(white: np.ndarray, moved: Mapping[str, np.ndarray]) -> Check:
         'accuracy': {name: float(np.mean(flags)) for name, flags in moved.items()},
     }
     black = np.logical_and.reduce(list(moved.values()))
+    evidence['only_transfer'] = only = int(np.sum(white & ~black))
+    words = f'{percent(np.mean(black))} by images made on {", ".join(moved)}, which alone break {only} images'
+    return _weaker('transfer', words, white, black, evidence)
+
+
+def _weaker(name: str, words: str, white: np.ndarray, black: np.ndarray, evidence: dict[str, Any]) -> Check:
+    """Whether an attack without gradients broke what the audited one left, from the flags under both."""
     only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
-    evidence |= {'only_transfer': only, 'only_white_box': only_white}
-    words = (
-        f'{percent(evidence["white_box"])} is left by the attack, {percent(np.mean(black))} by images made '
-        f'on {", ".join(moved)}, which alone break {only} images'
-    )
-    return _weaker('transfer', words, only, only_white, len(white), evidence, 'gradients are masked')
-
-
-def _weaker(
-    name: str, words: str, only: int, only_white: int, count: int, evidence: dict[str, Any], why: str
-) -> Check:
-    if only - only_white > max(MASKED * count, 1.5):
-        return Check(name, FAIL, f'{words}: {why}', evidence)
-    if only > max(MISSED * count, 1.5):
-        return Check(
-            name, WARN, f'{words}: the attack misses what is there; use autoattack for the number', evidence
-        )
-    return Check(name, PASS, words, evidence)
+    evidence['only_white_box'] = only_white
+    outcome, words = PASS, f'{percent(np.mean(white))} is left by the attack, {words}'
+    if only - only_white > max(MASKED * len(white), 1.5):
+        outcome, words = FAIL, f'{words}: gradients are masked'
+    elif only > max(MISSED * len(white), 1.5):
+        outcome, words = WARN, f'{words}: the attack misses what is there; use autoattack for the number'
+    return Check(name, outcome, words, evidence)
 
 
 def binarization(found: np.ndarray, random: np.ndarray, tried: int, points: int) -> Check:
     """From whether the attack found each planted example [M], and the share of random points that did."""
     evidence: dict[str, Any] = {'images': tried, 'usable': len(found), 'points': points}
     if len(found) < FEW:
-        return Check(
-            'binarization',
-            SKIP,
-            f'only {len(found)} of {tried} images allow for a planted adversarial example (too few features '
-            f'for {points} points, or equal logits)',
-            evidence,
-        )
+        words = f'only {len(found)} of {tried} images allow for a planted adversarial example '
+        words += f'(too few features for {points} points, or equal logits)'
+        return Check('binarization', SKIP, words, evidence)
     success = float(np.mean(found))
     # What as many random points as there are find, at least one of them.
     chance = float(np.mean(1 - (1 - random) ** points))

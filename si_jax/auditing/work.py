@@ -20,12 +20,9 @@ from si_jax.runtime.progress import GRADIENT
 
 
 class Work:
-    """The checks on the correctly classified images of a classifier that is a function of the image.
+    """The checks on the correctly classified images, one at least, of a function of the image.
 
-    Args:
-        network: The classifier with its data: one clean image at least is classified correctly.
-        about: The attack and its settings, as the report holds them.
-        sources: Other classifiers, by name.
+    `about` holds the attack and its settings, as the report does, and `sources` other classifiers by name.
     """
 
     def __init__(self, network: Network, about: dict[str, Any], sources: dict[str, Network]):

@@ -7,7 +7,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation.compare import RESAMPLES, Comparison, compare
 from si_jax.evaluation.result import check_output
 from si_jax.runtime import terminal
-from si_jax.runtime.terminal import show
+from si_jax.runtime.terminal import Flag, show
 from si_jax.storage.files import write_json
 
 
@@ -32,29 +32,19 @@ examples:
     )
     flags.add_argument('a', metavar='A.json', help='a result; several, one a seed, with commas between')
     flags.add_argument('b', metavar='B.json', help='the other one; as many, with the same seeds')
-    flags.add_argument('--output', metavar='FILE.json', help='write the comparison too')
-    flags.add_argument(
-        '--resamples',
-        type=int,
-        default=RESAMPLES,
-        metavar='N',
-        help='of the bootstrap (default: %(default)s)',
-    )
-    flags.add_argument(
-        '--seed', type=int, default=0, metavar='N', help='of the bootstrap (default: %(default)s)'
-    )
+    table = {
+        'output': Flag('FILE.json', 'write the comparison too'),
+        'resamples': Flag('N', 'of the bootstrap', int, RESAMPLES),
+        'seed': Flag('N', 'of the bootstrap', int, 0),
+    }
+    terminal.add(flags, table)
     return flags
 
 
 def run(*, a: str, b: str, output: str | None, resamples: int, seed: int) -> Comparison:
-    """Compares results that `run` wrote; prints the table and, if asked to, writes the comparison.
+    """Compares results of evaluate.py; prints the table and, if asked to, writes the comparison.
 
-    Args:
-        a: JSON files, one a seed, with commas between.
-        b: Likewise.
-        output: The JSON file; None for none.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap.
+    The arguments are the values of the flags.
 
     Raises:
         InputError: A value is wrong, or the results cannot be compared.

@@ -3,10 +3,7 @@
 import argparse
 import dataclasses
 import functools
-import hashlib
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,7 +12,7 @@ import jax.numpy as jnp
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.cli import compare
 from si_jax.cli.audit import run_audit
-from si_jax.cli.subject import _classifier, _own_attack, load, sources
+from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, load_classifier, sources
 from si_jax.cost import flops
 from si_jax.cost.mfu import Meter
 from si_jax.errors import InputError
@@ -26,7 +23,7 @@ from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.request import parse_attacks
 from si_jax.evaluation.result import Result, check_output
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
-from si_jax.runtime.terminal import fraction, resumable, show
+from si_jax.runtime.terminal import Flag, fraction, resumable, show
 
 DEFAULT_ATTACKS = 'pgd,cw,dlr,sipgd'
 USAGE = """
@@ -78,149 +75,32 @@ moves them, off keeps none).
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    flags = terminal.parser('evaluate.py', USAGE, ABOUT, EPILOG)
-    what = flags.add_argument_group('what is evaluated: one of the first three')
-    what.add_argument('--workdir', metavar='FOLDER', help='of a run of train.py')
-    what.add_argument(
-        '--model',
-        metavar='FILE.py:FUNCTION',
-        help='a function that returns a classifier or nn.Module; or zoo:NAME, or a file of weights FILE.npz',
-    )
-    what.add_argument(
-        '--torch_checkpoint', metavar='FILE', help='PyTorch weights, of torch.save or safetensors'
-    )
-    what.add_argument(
-        '--checkpoint',
-        default='best',
-        metavar='WHICH',
-        help='of --workdir: best, last or a step (default: %(default)s)',
-    )
-    what.add_argument(
-        '--arch',
-        metavar='NAME',
-        help='of --torch_checkpoint: resnet18, resnet50, preact_resnet18, wrn_<depth>_<width>, small_cnn',
-    )
-    what.add_argument(
-        '--variant', metavar='NAME', help='of --arch, where two have the same names (the error lists them)'
-    )
-    what.add_argument(
-        '--normalise',
-        metavar='NAME',
-        help='what the authors of the checkpoint do to images: none, cifar10 or 2x-1 (default: none)',
-    )
-    what.add_argument(
-        '--stated_clean',
-        type=fraction,
-        metavar='FRACTION',
-        help='the clean accuracy that they state: the result warns if this one is far below',
-    )
-    what.add_argument(
-        '--logit_scale',
-        type=fraction,
-        default=1.0,
-        metavar='FACTOR',
-        help='multiply the logits: the decision stays, what PGD climbs does not (default: 1)',
-    )
-
-    images = flags.add_argument_group('images and threat model')
-    images.add_argument(
-        '--dataset',
-        metavar='NAME',
-        help="the test split of cifar10, cifar100, svhn or digits (default: the run's)",
-    )
-    images.add_argument(
-        '--data_dir',
-        metavar='FOLDER',
-        help='with <name>_test.npz, or data_dir of tensorflow-datasets (default: its own)',
-    )
-    images.add_argument(
-        '--num_examples',
-        type=int,
-        metavar='N',
-        help='only the first N images (default: all, 200 with --audit)',
-    )
-    images.add_argument(
-        '--eps', type=fraction, help="radius in the pixel range [0, 1] (default: the run's, or 8/255)"
-    )
-    images.add_argument('--norm', help="linf or l2, not l1 (default: the run's, or linf)")
-
-    attacks = flags.add_argument_group('attacks')
-    attacks.add_argument(
-        '--attacks',
-        metavar='A,B,...',
-        help='names from the list below, and FILE.py:FUNCTION for attacks of your own '
+ATTACKING = {
+    'attacks': Flag(
+        'A,B,...',
+        'names from the list below, and FILE.py:FUNCTION for attacks of your own '
         f'(default: {DEFAULT_ATTACKS}; with --audit one of the PGD family: pgd)',
-    )
-    attacks.add_argument(
-        '--steps', type=int, default=20, metavar='N', help='of the PGD family (default: %(default)s)'
-    )
-    attacks.add_argument(
-        '--step_size', type=fraction, metavar='SIZE', help='of the PGD family (default: eps / 4)'
-    )
-    attacks.add_argument(
-        '--restarts', type=int, metavar='N', help='of the PGD family (default: 1, with --audit 5)'
-    )
-    attacks.add_argument(
-        '--eot_samples',
-        type=int,
-        default=1,
-        metavar='N',
-        help='gradients averaged in each step, for random defenses (default: %(default)s)',
-    )
-    attacks.add_argument(
-        '--gradient_of',
-        metavar='FILE.py:FUNCTION',
-        help='a function that returns the classifier whose derivative attacks take (BPDA)',
-    )
-    attacks.add_argument(
-        '--transfer_from',
-        metavar='A,B',
-        help='other models, FILE.py:FUNCTION or folders of runs: what breaks them, tried on this one',
-    )
-    attacks.add_argument(
-        '--individual', action='store_true', help='each stage of a cascade on all correct images'
-    )
-    attacks.add_argument(
-        '--search_precision',
-        metavar='NAME',
-        help='float32, tf32 or bfloat16, of the search alone (default: by device)',
-    )
-    attacks.add_argument(
-        '--seed', type=int, default=0, metavar='N', help='of everything random (default: %(default)s)'
-    )
-    attacks.add_argument(
-        '--batch_size', type=int, metavar='N', help='images at once (default: by device); changes no result'
-    )
-
-    written = flags.add_argument_group('what is written')
-    written.add_argument(
-        '--output', metavar='FILE.json', help='default: a new file in <workdir>/evaluation, or evaluation'
-    )
-    written.add_argument('--save_images', action='store_true', help='the adversarial images too')
-    written.add_argument(
-        '--profile', metavar='FOLDER', help='a profile of a part of the first attack (docs/performance.md)'
-    )
-
-    several = flags.add_argument_group('several processes (docs/pods.md)')
-    for name, flag in processes.FLAGS.items():
-        several.add_argument(
-            f'--{name}', type=flag.type, default=flag.default, metavar=flag.metavar, help=flag.help
-        )
-
-    audit = flags.add_argument_group('audit')
-    audit.add_argument('--audit', action='store_true', help='check whether the accuracy can be trusted')
-    audit.add_argument(
-        '--audit_eps', type=fractions, metavar='EPS,...', help='radii (default: 1/4 to 8 times eps)'
-    )
-    audit.add_argument(
-        '--audit_steps', type=numbers, metavar='N,...', help='numbers of steps (default: 10,20,50,100,500)'
-    )
-    audit.add_argument('--audit_queries', type=int, metavar='N', help='of Square (default: 1000)')
-    audit.add_argument(
-        '--audit_planted', type=int, metavar='N', help='images of the binarization test (default: 50)'
-    )
-    return flags
+    ),
+    'steps': Flag('N', 'of the PGD family', int, 20),
+    'step_size': Flag('SIZE', 'of the PGD family (default: eps / 4)', fraction),
+    'restarts': Flag('N', 'of the PGD family (default: 1, with --audit 5)', int),
+    'eot_samples': Flag('N', 'gradients averaged in each step, for random defenses', int, 1),
+    'gradient_of': Flag(
+        'FILE.py:FUNCTION', 'a function that returns the classifier whose derivative attacks take (BPDA)'
+    ),
+    'transfer_from': Flag(
+        'A,B', 'other models, FILE.py:FUNCTION or folders of runs: what breaks them, tried on this one'
+    ),
+    'individual': Flag(None, 'each stage of a cascade on all correct images', bool),
+    'search_precision': Flag('NAME', 'float32, tf32 or bfloat16, of the search alone (default: by device)'),
+    'seed': Flag('N', 'of everything random', int, 0),
+    'batch_size': Flag('N', 'images at once (default: by device); changes no result', int),
+}
+WRITTEN = {
+    'output': Flag('FILE.json', 'default: a new file in <workdir>/evaluation, or evaluation'),
+    'save_images': Flag(None, 'the adversarial images too', bool),
+    'profile': Flag('FOLDER', 'a profile of a part of the first attack (docs/performance.md)'),
+}
 
 
 def fractions(text: str) -> list[float]:
@@ -229,6 +109,30 @@ def fractions(text: str) -> list[float]:
 
 def numbers(text: str) -> list[int]:
     return [int(part) for part in text.split(',')]
+
+
+AUDIT = {
+    'audit': Flag(None, 'check whether the accuracy can be trusted', bool),
+    'audit_eps': Flag('EPS,...', 'radii (default: 1/4 to 8 times eps)', fractions),
+    'audit_steps': Flag('N,...', 'numbers of steps (default: 10,20,50,100,500)', numbers),
+    'audit_queries': Flag('N', 'of Square (default: 1000)', int),
+    'audit_planted': Flag('N', 'images of the binarization test (default: 50)', int),
+}
+GROUPS = {
+    'what is evaluated: one of the first three': NETWORK,
+    'images and threat model': IMAGES,
+    'attacks': ATTACKING,
+    'what is written': WRITTEN,
+    'several processes (docs/pods.md)': processes.FLAGS,
+    'audit': AUDIT,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    flags = terminal.parser('evaluate.py', USAGE, ABOUT, EPILOG)
+    for title, table in GROUPS.items():
+        terminal.add(flags.add_argument_group(title), table)
+    return flags
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -244,16 +148,17 @@ def start(argv: list[str]) -> int:
         argv = ['--audit', *argv[1:]]
     arguments = vars(parser().parse_args(argv))
     processes.start(**{name: arguments.pop(name) for name in processes.FLAGS})
-    audited = arguments.pop('audit')
-    settings = {name: arguments.pop(f'audit_{name}') for name in ('eps', 'steps', 'queries', 'planted')}
+    subject = Subject.take(arguments)
+    audited, *of_audit = (arguments.pop(name) for name in AUDIT)
     if audited:
-        return audit(arguments, settings)
-    for name, value in settings.items():
+        return audit(subject, arguments, of_audit)
+    for name, value in zip(list(AUDIT)[1:], of_audit, strict=True):
         if value is not None:
-            raise InputError(f'--audit_{name} belongs to --audit: leave it out, or give that one')
+            raise InputError(f'--{name} belongs to --audit: leave it out, or give that one')
     compilation_cache.enable()
     attacks, restarts = arguments.pop('attacks'), arguments.pop('restarts')
     run(
+        subject,
         attacks=DEFAULT_ATTACKS if attacks is None else attacks,
         restarts=1 if restarts is None else restarts,
         **arguments,
@@ -261,74 +166,43 @@ def start(argv: list[str]) -> int:
     return terminal.OK
 
 
-def audit(arguments: dict[str, Any], settings: dict[str, Any]) -> int:
+def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> int:
+    """The exit status of an audit; `of_audit` has the values of the flags --audit_eps and so on."""
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
     for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile'):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
-    settings = {
-        'eps_grid': settings['eps'],
-        'steps_grid': settings['steps'],
-        'queries': settings['queries'],
-        'planted': settings['planted'],
-    }
+    settings = dict(zip(('eps_grid', 'steps_grid', 'queries', 'planted'), of_audit, strict=True))
     for name in ('steps', 'step_size', 'restarts', 'seed', 'batch_size', 'eot_samples'):
         settings[name] = arguments.pop(name)
     compilation_cache.enable()
-    failed = run_audit(settings=settings, **arguments).verdict == 'fail'
+    failed = run_audit(subject, settings=settings, **arguments).verdict == 'fail'
     return terminal.FAILED if failed else terminal.OK
 
 
 def run(
+    subject: Subject,
     *,
-    workdir: str | None,
-    checkpoint: str,
-    model: str | None,
-    torch_checkpoint: str | None = None,
-    arch: str | None = None,
-    variant: str | None = None,
-    normalise: str | None = None,
-    stated_clean: float | None = None,
-    dataset: str | None,
-    data_dir: str | None,
-    num_examples: int | None,
-    eps: float | None,
-    norm: str | None,
     attacks: str,
     output: str | None,
     save_images: bool,
     gradient_of: str | None = None,
     transfer_from: str | None = None,
-    logit_scale: float = 1.0,
     profile: str | None = None,
     **settings: Any,
 ) -> Result:
-    """Evaluates a network from a run, a Python file or a PyTorch checkpoint; prints and writes the result.
+    """Evaluates a network; prints and writes the result.
 
     What is finished is kept in `<output without .json>.partial` until the result is written.
 
     Args:
-        workdir: Folder of a run of train.py: the network, and the defaults of data set, eps and norm.
-        checkpoint: 'best', 'last' or a step of that run.
-        model: 'path/to/file.py:build' instead, a function without arguments that returns a classifier; or a
-            network of the zoo, 'zoo:NAME', or a file of weights, with the defaults of a run.
-        torch_checkpoint: A PyTorch file of weights instead, of torch.save or safetensors.
-        arch: Its architecture, see `torch_weights.from_torch`.
-        variant: Likewise, where two have the same names and shapes.
-        normalise: What its authors do to images in [0, 1]; None for 'none'.
-        stated_clean: The clean accuracy that its authors state, as a fraction: far below it the result warns.
-        dataset: A name in `si_jax.data.SOURCES`; its test split is used.
-        data_dir: Where it lies, see `si_jax.data.load`.
-        num_examples: The first so many images in original order; all if None.
-        eps: Radius of the ball, as a fraction of the pixel range.
-        norm: 'linf' or 'l2'.
-        attacks: Names, with commas between; 'path/to/file.py:attack' is an attack of the user's own.
+        subject: The network, its images and the ball.
+        attacks: Names, with commas between; 'path/to/file.py:attack' is an attack that the user wrote.
         output: The JSON file; None for one in `<workdir>/evaluation`, or in `evaluation` without a workdir.
         save_images: Whether to write the adversarial images beside it.
         gradient_of: 'path/to/file.py:build', the classifier whose derivative attacks take (BPDA).
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
-        logit_scale: A factor on the logits, which changes no decision.
         profile: A folder for a profile of a part of the first attack; None for none.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
@@ -336,42 +210,20 @@ def run(
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
-    given = [_own_attack(name) if '.py:' in name else name for name in attacks.split(',')]
+    given = [load_attribute(one.strip(), 'attacks') if '.py:' in one else one for one in attacks.split(',')]
     names, _ = parse_attacks(given)
     if output is not None:
         check_output(output)
-    loading = functools.partial(
-        load,
-        workdir=workdir,
-        checkpoint=checkpoint,
-        model=model,
-        torch_checkpoint=torch_checkpoint,
-        arch=arch,
-        variant=variant,
-        normalise=normalise,
-        stated_clean=stated_clean,
-        dataset=dataset,
-        data_dir=data_dir,
-        num_examples=num_examples,
-        eps=eps,
-        norm=norm,
-        logit_scale=logit_scale,
-    )
-    loaded = processes.agree_on_errors(loading)
+    loaded = processes.agree_on_errors(lambda: load(subject))
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
     if gradient_of is not None:
-        others['gradient_of'] = _classifier(gradient_of, shape, 'gradient_of')
+        others['gradient_of'] = load_classifier(gradient_of, shape, 'gradient_of')
     if transfer_from is not None:
         others['transfer_from'] = sources(transfer_from, shape)
-    threat: dict[str, Any] = {'eps': loaded.threat.eps, 'norm': loaded.threat.norm}
-    choice = {'dataset': loaded.dataset, 'count': len(loaded.labels), **threat, **settings}
+    choice = {'count': len(loaded.labels), **settings}
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
-    choice |= {'logit_scale': logit_scale} if logit_scale != 1 else {}
-    digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
-    path = Path(output) if output else loaded.folder / f'{loaded.stem}-{"-".join(names)}-{digest}.json'
-    if processes.is_first():
-        path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
+    path = loaded.path(output, '-'.join(names), choice)
 
     state = path.with_suffix('.partial')
     resumed = state.exists()
@@ -381,7 +233,8 @@ def run(
             loaded.images,
             loaded.labels,
             attacks=given,
-            **threat,
+            eps=loaded.threat.eps,
+            norm=loaded.threat.norm,
             return_images=save_images,
             progress=True,
             state_path=state,
@@ -392,10 +245,9 @@ def run(
         result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
     if loaded.hint:
         clean = result.accuracy['clean'], result.ci95['clean'][1]
-        found = gates.clean(*clean, result.dataset['classes'], stated_clean, loaded.hint)
+        found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
         result = dataclasses.replace(result, warnings=found + result.warnings)
-    described = {'name': loaded.dataset, 'split': 'test', **result.dataset}
-    result = dataclasses.replace(result, dataset=described, model=loaded.about)
+    result = loaded.named(result)
     if processes.is_first():
         result.save(path)
         saved.remove(state)
@@ -411,7 +263,7 @@ def run(
 def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]) -> str:
     """What the attacks of a result reached, compilation included; '' if there were none that can be counted.
 
-    Forward passes and the gradients of images count; attacks of the user's own that are callables do not, nor
+    Forward passes and the gradients of images count; custom attacks that are callables do not, nor
     do transfer and the passes that decide.
     """
     passes, seconds = 0.0, 0.0

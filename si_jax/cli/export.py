@@ -1,12 +1,13 @@
 """The command that writes a trained network as a PyTorch module: `python -m si_jax.cli.export`."""
 
 import pathlib
+import sys
 from collections.abc import Sequence
 
-from si_jax.errors import InputError
 from si_jax.interop.export import export
 from si_jax.interop.torch_files import FORMATS
 from si_jax.runtime import terminal
+from si_jax.runtime.terminal import Flag
 from si_jax.zoo.load import load_model
 
 
@@ -30,29 +31,33 @@ examples:
 """,
         terminal.exit_status('a fault of this library, with a traceback', 'nothing is kept'),
     )
-    parser.add_argument('--workdir', required=True, metavar='FOLDER', help='of a run of train.py')
-    parser.add_argument(
-        '--checkpoint', default='best', metavar='WHICH', help='best, last or a step (default: %(default)s)'
-    )
+    table = {
+        'workdir': Flag('FOLDER', 'of a run of train.py', required=True),
+        'checkpoint': Flag('WHICH', 'best, last or a step', default='best'),
+        'output': Flag('FOLDER', 'where to write (default: WORKDIR/export)'),
+    }
+    terminal.add(parser, table)
     parser.add_argument(
         '--format', default='torch', choices=list(FORMATS), help='of the weights (default: %(default)s)'
     )
-    parser.add_argument('--output', metavar='FOLDER', help='where to write (default: WORKDIR/export)')
     flags = parser.parse_args(arguments)
-    checkpoint = int(flags.checkpoint) if flags.checkpoint.isdigit() else flags.checkpoint
-    try:
+
+    def command() -> None:
+        checkpoint = int(flags.checkpoint) if flags.checkpoint.isdigit() else flags.checkpoint
         loaded = load_model(flags.workdir, checkpoint)
+        model = loaded.config.model
         path = export(
             loaded.variables,
             flags.output or pathlib.Path(flags.workdir) / 'export',
-            arch=loaded.config.model.arch,
-            variant=loaded.config.model.variant or None,
-            normalise=loaded.config.model.normalise,
+            arch=model.arch,
+            variant=model.variant or None,
+            normalise=model.normalise,
             format=flags.format,
         )
-    except InputError as error:
-        parser.exit(terminal.BAD_INPUT, f'{parser.prog}: {error}\n')
-    print(f'{path}: build() returns the network of training step {loaded.step}, weights beside it')
+        print(f'{path}: build() returns the network of training step {loaded.step}, weights beside it')
+
+    if status := terminal.run(parser.prog, command):
+        sys.exit(status)
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from typing import Any
 from si_jax.errors import InputError
 from si_jax.paper.figures.table import FIGURES, make, redraw
 from si_jax.runtime import compilation_cache, terminal
+from si_jax.runtime.terminal import Flag
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,19 +40,22 @@ examples:
         + '\n\n'
         + terminal.exit_status('a fault of this library, with a traceback', 'nothing is kept'),
     )
-    flags.add_argument('--figure', required=True, metavar='NAME', help=f'one of {", ".join(FIGURES)}')
-    flags.add_argument('--workdirs', metavar='A,B', help='folders of runs of train.py')
-    flags.add_argument('--checkpoint', help='best, last or a step of these runs')
-    flags.add_argument('--data_dir', metavar='FOLDER', help="of the images (default: the first run's)")
-    flags.add_argument('--num_examples', type=int, metavar='N', help='only the first N test images')
-    flags.add_argument('--points', type=int, metavar='N', help='factors, grid points of an axis, or bins')
-    flags.add_argument('--steps', type=int, metavar='N', help='of the attacks, each eps / 4 long')
-    flags.add_argument('--directions', type=int, metavar='N', help='random directions of the weights')
-    flags.add_argument('--epochs', type=int, metavar='N', help='of the training that figure 2 does')
-    flags.add_argument('--runs', type=int, metavar='N', help='of that training, with different seeds')
-    flags.add_argument('--rate', type=float, help='its learning rate')
-    flags.add_argument('--seed', type=int, help='of everything random')
-    flags.add_argument('--output', metavar='FILE.json', help='default: runs/figures/figure1.json and so on')
+    table = {
+        'figure': Flag('NAME', f'one of {", ".join(FIGURES)}', required=True),
+        'workdirs': Flag('A,B', 'folders of runs of train.py'),
+        'checkpoint': Flag(None, 'best, last or a step of these runs'),
+        'data_dir': Flag('FOLDER', "of the images (default: the first run's)"),
+        'num_examples': Flag('N', 'only the first N test images', int),
+        'points': Flag('N', 'factors, grid points of an axis, or bins', int),
+        'steps': Flag('N', 'of the attacks, each eps / 4 long', int),
+        'directions': Flag('N', 'random directions of the weights', int),
+        'epochs': Flag('N', 'of the training that figure 2 does', int),
+        'runs': Flag('N', 'of that training, with different seeds', int),
+        'rate': Flag(None, 'its learning rate', float),
+        'seed': Flag(None, 'of everything random', int),
+        'output': Flag('FILE.json', 'default: runs/figures/figure1.json and so on'),
+    }
+    terminal.add(flags, table)
     flags.add_argument(
         '--redraw',
         dest='redraw_file',
@@ -62,16 +66,7 @@ examples:
 
 
 def run(*, figure: str, redraw_file: str | None = None, **options: Any) -> None:
-    """Makes a figure, or draws one again, and says where it lies.
-
-    Args:
-        figure: A row of `FIGURES`.
-        redraw_file: A file with numbers of that figure, to draw again.
-        options: Those of `make`.
-
-    Raises:
-        InputError: A value is wrong.
-    """
+    """Makes a figure with options of `make`, or draws the numbers of a file again, and says where it lies."""
     if redraw_file is None:
         compilation_cache.enable()
         path = make(figure, **options)

@@ -7,9 +7,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 from si_jax.runtime import terminal
+from si_jax.runtime.terminal import Flag
 
 ABOUT = """
 Starts a script in several processes on this machine, joined as those of a pod
@@ -36,14 +37,10 @@ def start(
     environment: Mapping[str, str],
     folder: str | os.PathLike | None = None,
 ) -> list[subprocess.Popen]:
-    """Starts `python COMMAND` in so many processes that find each other on a free port of this machine.
+    """Starts `python COMMAND` in `count` processes that find each other on a free port of this machine.
 
-    Args:
-        command: A script and its flags; it must know those of `si_jax.runtime.processes.FLAGS`.
-        count: How many processes.
-        cpu_devices: Simulated devices of each, on the CPU; None for the devices that there are.
-        environment: Of the processes.
-        folder: Where they run; None for here.
+    The command is a script, which knows the flags of `si_jax.runtime.processes.FLAGS`, with its own. Each
+    process has so many simulated devices on the CPU, or (None) the devices that there are.
     """
     environment = dict(environment)
     if cpu_devices is not None:
@@ -53,21 +50,10 @@ def start(
             'XLA_FLAGS': f'{flags} --xla_force_host_platform_device_count={cpu_devices}'.strip(),
         }
     address = f'localhost:{free_port()}'
+    command = [sys.executable, *command, f'--coordinator_address={address}', f'--num_processes={count}']
+    pipes: Any = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
     return [
-        subprocess.Popen(
-            [
-                sys.executable,
-                *command,
-                f'--coordinator_address={address}',
-                f'--num_processes={count}',
-                f'--process_id={rank}',
-            ],
-            env=environment,
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        subprocess.Popen([*command, f'--process_id={rank}'], env=environment, cwd=folder, **pipes)
         for rank in range(count)
     ]
 
@@ -85,26 +71,19 @@ def _pass_on(rank: int, source: IO[str], target: IO[str]) -> None:
         target.flush()
 
 
-def _signal_all(started: list[subprocess.Popen], number: int) -> None:
-    for process in started:
-        process.send_signal(number)
-
-
 def main(argv: list[str] | None = None) -> int:
     prog = 'python -m si_jax.cli.launch'
     exits = terminal.exit_status(
         'a process failed; whatever its status, that of the first to fail', 'passed on to all processes'
     )
     parser = terminal.parser(prog, f'{prog} [flags] -- SCRIPT.py [its flags]', ABOUT, exits)
-    parser.add_argument(
-        '--processes', type=int, default=2, metavar='N', help='how many (default: %(default)s)'
-    )
-    parser.add_argument(
-        '--cpu_devices',
-        type=int,
-        metavar='N',
-        help='simulated devices of each, on the CPU (default: the devices that there are)',
-    )
+    table = {
+        'processes': Flag('N', 'how many', int, 2),
+        'cpu_devices': Flag(
+            'N', 'simulated devices of each, on the CPU (default: the devices that there are)', int
+        ),
+    }
+    terminal.add(parser, table)
     parser.add_argument('command', nargs='+', help='after --: a script and its flags')
     arguments = parser.parse_args(argv)
     for name in ('processes', 'cpu_devices'):
@@ -114,8 +93,13 @@ def main(argv: list[str] | None = None) -> int:
     started = start(
         arguments.command, arguments.processes, cpu_devices=arguments.cpu_devices, environment=os.environ
     )
+
+    def pass_signal(number: int, _: Any) -> None:
+        for process in started:
+            process.send_signal(number)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: _signal_all(started, number))
+        signal.signal(number, pass_signal)
     readers = [
         threading.Thread(target=_pass_on, args=(rank, source, target))
         for rank, process in enumerate(started)

@@ -4,8 +4,9 @@ import argparse
 import sys
 
 from si_jax.reports.labels import split_workdirs
-from si_jax.reports.page import GALLERY, write
+from si_jax.reports.render import GALLERY, write
 from si_jax.runtime import compilation_cache, terminal
+from si_jax.runtime.terminal import Flag
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,29 +31,22 @@ examples:
 """,
         terminal.exit_status('a fault of this library, with a traceback', 'nothing is kept'),
     )
-    flags.add_argument(
-        '--workdirs',
-        required=True,
-        metavar='A,B',
-        help='folders of runs of train.py, folders above them, or JSON files of evaluate.py',
-    )
-    flags.add_argument(
-        '--out', default='report', metavar='FOLDER', help='gets index.html (default: %(default)s)'
-    )
-    flags.add_argument(
-        '--gallery',
-        type=int,
-        default=GALLERY,
-        metavar='N',
-        help='test images shown before and after an attack; 0 reads no checkpoint (default: %(default)s)',
-    )
-    flags.add_argument('--data_dir', metavar='FOLDER', help="of these images (default: the runs')")
-    flags.add_argument(
-        '--figures',
-        default='runs/figures',
-        metavar='FOLDER',
-        help='of --figure, whose figures of these runs are shown too (default: %(default)s)',
-    )
+    table = {
+        'workdirs': Flag(
+            'A,B',
+            'folders of runs of train.py, folders above them, or JSON files of evaluate.py',
+            required=True,
+        ),
+        'out': Flag('FOLDER', 'gets index.html', default='report'),
+        'gallery': Flag(
+            'N', 'test images shown before and after an attack; 0 reads no checkpoint', int, GALLERY
+        ),
+        'data_dir': Flag('FOLDER', "of these images (default: the runs')"),
+        'figures': Flag(
+            'FOLDER', 'of --figure, whose figures of these runs are shown too', default='runs/figures'
+        ),
+    }
+    terminal.add(flags, table)
     return flags
 
 

@@ -30,7 +30,6 @@ No data is read. The formulas, and how well they hold: docs/performance.md.
 """
 
 import sys
-from pathlib import Path
 
 import jax
 from absl import flags
@@ -38,7 +37,7 @@ from ml_collections import config_flags
 
 from si_jax.cost import chips, planning
 from si_jax.cost.planning import Machine, Run
-from si_jax.errors import InputError, unknown
+from si_jax.errors import InputError
 from si_jax.runtime import compilation_cache, terminal
 from si_jax.runtime.devices import check_divisible
 from si_jax.training.timing import measure_machine
@@ -152,8 +151,6 @@ def _seconds(value: float) -> str:
 
 def plan(given: flags.FlagValues) -> str:
     """The report that the flags ask for."""
-    if given.config is None:
-        raise InputError('give --config=FILE, such as --config=configs/tradessi_cifar10.py')
     if given.calibrate == (given.chip is not None):
         raise InputError('give either --chip=NAME, such as --chip=h100, or --calibrate for this machine')
     name = config_flags.get_config_filename(given['config'])
@@ -175,17 +172,7 @@ def main(argv: list[str]) -> int:
         return terminal.OK
 
     def command() -> None:
-        for file in (one[9:].partition(':')[0] for one in argv if one.startswith('--config=')):
-            if not Path(file).is_file():
-                raise unknown('config', file, map(str, Path('configs').glob('[a-z]*_*.py')))
-        try:
-            rest = given(argv)
-        except (AttributeError, KeyError) as error:  # a field that the config does not have
-            raise InputError(f'no such config field: {" ".join(str(error.args[0]).split())}') from error
-        except flags.Error as error:
-            raise InputError(str(error)) from error
-        if len(rest) > 1:
-            raise InputError(f'{rest[1]!r} is not a flag: did you mean --{rest[1].lstrip("-")}?')
+        terminal.parse_config(given, argv)
         print(plan(given))
 
     return terminal.run('plan', command)

@@ -6,6 +6,7 @@ import sys
 
 from si_jax.paper import report
 from si_jax.runtime import terminal
+from si_jax.runtime.terminal import Flag
 
 USAGE = """
   report.py --table=NAME [flags]
@@ -37,37 +38,24 @@ EXIT = terminal.exit_status('a fault of this library, with a traceback', 'nothin
 
 def parser() -> argparse.ArgumentParser:
     flags = terminal.parser('report.py', USAGE, ABOUT, EXIT)
-    flags.add_argument(
-        '--table',
-        required=True,
-        metavar='NAME',
-        help=f'one of {", ".join(report.TABLES)}: of the paper, and studies of ours',
-    )
-    flags.add_argument('--runs', default='runs', metavar='FOLDER', help='of all runs (default: %(default)s)')
-    flags.add_argument('--seeds', default='0', help='with commas between (default: %(default)s)')
-    flags.add_argument(
-        '--rows',
-        metavar='LABELS',
-        help="only rows that bear each of these labels, as in 'ResNet18,CIFAR-10'",
-    )
+    table = {
+        'table': Flag(
+            'NAME', f'one of {", ".join(report.TABLES)}: of the paper, and studies of ours', required=True
+        ),
+        'runs': Flag('FOLDER', 'of all runs', default='runs'),
+        'seeds': Flag(None, 'with commas between', default='0'),
+        'rows': Flag('LABELS', "only rows that bear each of these labels, as in 'ResNet18,CIFAR-10'"),
+        'checkpoint': Flag(None, 'best or last, of each run', default='best'),
+        'num_examples': Flag('N', "the first N test images (default: the table's)", int),
+        'data_dir': Flag('FOLDER', 'goes into the commands'),
+        'torch_checkpoints': Flag('FOLDER', "of Table 5's files, for the commands", default='checkpoints'),
+    }
+    terminal.add(flags, table)
     flags.add_argument(
         '--override',
         action='append',
         metavar='FIELD=VALUE',
         help='a field of every config, as in epochs=30: the rows of another recipe; can be repeated',
-    )
-    flags.add_argument(
-        '--checkpoint', default='best', help='best or last, of each run (default: %(default)s)'
-    )
-    flags.add_argument(
-        '--num_examples', type=int, metavar='N', help="the first N test images (default: the table's)"
-    )
-    flags.add_argument('--data_dir', metavar='FOLDER', help='goes into the commands')
-    flags.add_argument(
-        '--torch_checkpoints',
-        default='checkpoints',
-        metavar='FOLDER',
-        help="of Table 5's files, for the commands (default: %(default)s)",
     )
     shown = flags.add_mutually_exclusive_group()
     shown.add_argument(

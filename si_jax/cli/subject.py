@@ -1,107 +1,165 @@
-"""The evaluation behind `evaluate.py`: from names and paths to a table and a result file."""
+"""What evaluate.py is about: its network and images, as flags name them and as they are read."""
 
+import dataclasses
+import hashlib
 import importlib.util
 import inspect
+import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax.numpy as jnp
 import numpy as np
 
 from si_jax import data, models
 from si_jax.attacks.pgd import Attack
+from si_jax.auditing.report import Audit
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.request import check_count
+from si_jax.evaluation.result import Result
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
+from si_jax.runtime import processes
+from si_jax.runtime.terminal import Flag, fraction
 from si_jax.threat import Threat
 from si_jax.zoo.entries import PREFIX
 from si_jax.zoo.load import is_file_or_zoo, load_model
 from si_jax.zoo.weights import SUFFIX
 
+Measured = TypeVar('Measured', Audit, Result)
+
+# The flags of what is evaluated; `Subject` has a field for each.
+NETWORK = {
+    'workdir': Flag('FOLDER', 'of a run of train.py'),
+    'model': Flag(
+        'FILE.py:FUNCTION',
+        'a function that returns a classifier or nn.Module; or zoo:NAME, or a file of weights FILE.npz',
+    ),
+    'torch_checkpoint': Flag('FILE', 'PyTorch weights, of torch.save or safetensors'),
+    'checkpoint': Flag('WHICH', 'of --workdir: best, last or a step', default='best'),
+    'arch': Flag(
+        'NAME', 'of --torch_checkpoint: resnet18, resnet50, preact_resnet18, wrn_<depth>_<width>, small_cnn'
+    ),
+    'variant': Flag('NAME', 'of --arch, where two have the same names (the error lists them)'),
+    'normalise': Flag(
+        'NAME', 'what the authors of the checkpoint do to images: none, cifar10 or 2x-1 (default: none)'
+    ),
+    'stated_clean': Flag(
+        'FRACTION', 'the clean accuracy that they state: the result warns if this one is far below', fraction
+    ),
+    'logit_scale': Flag(
+        'FACTOR',
+        'multiply the logits: the decision stays, what PGD maximises does not (default: 1)',
+        fraction,
+        1.0,
+    ),
+}
+IMAGES = {
+    'dataset': Flag('NAME', "the test split of cifar10, cifar100, svhn or digits (default: the run's)"),
+    'data_dir': Flag('FOLDER', 'with <name>_test.npz, or data_dir of tensorflow-datasets (default: its own)'),
+    'num_examples': Flag('N', 'only the first N images (default: all, 200 with --audit)', int),
+    'eps': Flag(None, "radius in the pixel range [0, 1] (default: the run's, or 8/255)", fraction),
+    'norm': Flag(None, "linf or l2, not l1 (default: the run's, or linf)"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """What is evaluated: the values of the flags `NETWORK` and `IMAGES`, whose help says what they mean."""
+
+    workdir: str | None
+    model: str | None
+    torch_checkpoint: str | None
+    checkpoint: str
+    arch: str | None
+    variant: str | None
+    normalise: str | None
+    stated_clean: float | None
+    logit_scale: float
+    dataset: str | None
+    data_dir: str | None
+    num_examples: int | None
+    eps: float | None
+    norm: str | None
+
+    @classmethod
+    def take(cls, arguments: dict[str, Any]) -> 'Subject':
+        """Takes its fields out of parsed flags, and leaves the others."""
+        return cls(**{name: arguments.pop(name) for name in (*NETWORK, *IMAGES)})
+
 
 class Loaded(NamedTuple):
-    """What is evaluated.
-
-    Attributes:
-        classifier: The network.
-        images: [N, H, W, C], in [0, 1].
-        labels: [N].
-        dataset: The name of the data set; these are the first images of its test split.
-        threat: The ball that was asked for, or that of the run.
-        about: Where the network came from, in JSON's types.
-        stem: How the files of its results begin.
-        folder: Where they go, unless said otherwise.
-        hint: What to try if it classifies clean images badly; '' if nothing can be said.
-    """
+    """A subject that was read: its network, with images and their labels."""
 
     classifier: Any
-    images: np.ndarray
-    labels: np.ndarray
+    images: np.ndarray  # [N, H, W, C], in [0, 1]: the first ones of the test split
+    labels: np.ndarray  # [N]
     dataset: str
-    threat: Threat
-    about: dict[str, Any]
-    stem: str
-    folder: Path
-    hint: str
+    threat: Threat  # the ball that was asked for, or that of the run
+    about: dict[str, Any]  # where the network came from, in JSON's types
+    stem: str  # how the files of its results begin
+    folder: Path  # where they go, unless said otherwise
+    hint: str  # what to try if it classifies clean images badly; '' if nothing can be said
+
+    def path(self, output: str | None, name: str, settings: dict[str, Any]) -> Path:
+        """The file of a result, whose folder is made; unless one is given, other settings have another."""
+        choice = {'dataset': self.dataset, 'eps': self.threat.eps, 'norm': self.threat.norm, **settings}
+        choice |= {key: self.about[key] for key in ('logit_scale',) if key in self.about}
+        digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
+        path = Path(output) if output else self.folder / f'{self.stem}-{name}-{digest}.json'
+        if processes.is_first():
+            path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
+        return path
+
+    def named(self, result: Measured) -> Measured:
+        """The result with the names of its data set and network."""
+        described = {'name': self.dataset, 'split': 'test', **result.dataset}
+        return dataclasses.replace(result, dataset=described, model=self.about)
 
 
-def load(
-    *,
-    workdir: str | None,
-    checkpoint: str,
-    model: str | None,
-    torch_checkpoint: str | None,
-    arch: str | None,
-    variant: str | None,
-    normalise: str | None,
-    stated_clean: float | None,
-    dataset: str | None,
-    data_dir: str | None,
-    num_examples: int | None,
-    eps: float | None,
-    norm: str | None,
-    logit_scale: float = 1.0,
-) -> Loaded:
-    """The network and the images that the flags of `run` speak of.
+def load(subject: Subject) -> Loaded:
+    """Reads the network and the images of a subject.
 
     Raises:
         InputError: A value is wrong.
     """
+    workdir, model, torch_checkpoint = subject.workdir, subject.model, subject.torch_checkpoint
     if sum(given is not None for given in (workdir, model, torch_checkpoint)) != 1:
         raise InputError(
             'give either --workdir=FOLDER or --model=FILE.py:FUNCTION (or zoo:NAME) or '
             '--torch_checkpoint=FILE --arch=NAME'
         )
-    of_checkpoint = {'arch': arch, 'variant': variant, 'normalise': normalise, 'stated_clean': stated_clean}
+    of_checkpoint = {
+        name: getattr(subject, name) for name in ('arch', 'variant', 'normalise', 'stated_clean')
+    }
     if torch_checkpoint is None and (extra := [key for key, v in of_checkpoint.items() if v is not None]):
         raise InputError(f'--{extra[0]} belongs to --torch_checkpoint: leave it out, or give that one')
-    if stated_clean is not None and not 0 < stated_clean <= 1:
-        advice = f': did you mean {stated_clean / 100:g}?' if 1 < stated_clean <= 100 else ''
-        raise InputError(f'stated_clean={stated_clean:g} is not a fraction in (0, 1]{advice}')
-    if not 0 < logit_scale < float('inf'):
+    if (stated := subject.stated_clean) is not None and not 0 < stated <= 1:
+        advice = f': did you mean {stated / 100:g}?' if 1 < stated <= 100 else ''
+        raise InputError(f'stated_clean={stated:g} is not a fraction in (0, 1]{advice}')
+    if not 0 < subject.logit_scale < float('inf'):
         raise InputError(
-            f'logit_scale={logit_scale:g} must be positive and finite; 1 leaves the logits alone'
+            f'logit_scale={subject.logit_scale:g} must be positive and finite; 1 leaves the logits alone'
         )
     classifier: Any
     about: dict[str, Any]
-    hint = ''
+    dataset, data_dir, eps, norm = subject.dataset, subject.data_dir, subject.eps, subject.norm
+    hint, folder = '', Path('evaluation')
     saved = workdir or (model if model is not None and _is_saved(model) else None)
     if saved is not None:
-        classifier = load_model(saved, checkpoint)
+        classifier = load_model(saved, subject.checkpoint)
         config = classifier.config
         if dataset in (None, config.data.name):
             dataset, data_dir = config.data.name, data_dir or config.data.dir
         eps = config.threat.eps if eps is None else eps
         norm = norm or config.threat.norm
         if workdir is None:
-            about = {'model': model, 'step': classifier.step}
-            stem, folder = _name_of(saved), Path('evaluation')
+            about, stem = {'model': model, 'step': classifier.step}, _name_of(saved)
         else:
-            about = {'workdir': str(workdir), 'checkpoint': checkpoint, 'step': classifier.step}
-            stem, folder = checkpoint, Path(workdir) / 'evaluation'
+            about = {'workdir': workdir, 'checkpoint': subject.checkpoint, 'step': classifier.step}
+            stem, folder = subject.checkpoint, Path(workdir) / 'evaluation'
     else:
         if dataset is None:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
@@ -109,59 +167,52 @@ def load(
         if dataset not in data.SOURCES:
             raise unknown('data set', dataset, data.SOURCES)
         source = data.SOURCES[dataset]
-        eps, norm, folder = 8 / 255 if eps is None else eps, norm or 'linf', Path('evaluation')
+        eps, norm = 8 / 255 if eps is None else eps, norm or 'linf'
         if model is not None:
-            classifier = _classifier(model, source.shape)
+            classifier = load_classifier(model, source.shape)
             about, stem = {'model': model}, _name_of(model)
         else:
             assert torch_checkpoint is not None
-            if arch is None:
+            if subject.arch is None:
                 raise InputError(
                     f'--torch_checkpoint needs --arch, one of {", ".join(models.ARCHITECTURES)}, '
                     'wrn_<depth>_<widen>'
                 )
-            normalise = normalise or 'none'
+            normalise = subject.normalise or 'none'
             classifier = load_torch_checkpoint(
                 torch_checkpoint,
-                arch,
+                subject.arch,
                 normalise=normalise,
-                variant=variant,
+                variant=subject.variant,
                 num_classes=source.num_classes,
                 image_shape=source.shape,
             )
             about = {'torch_checkpoint': torch_checkpoint, **of_checkpoint, 'normalise': normalise}
             stem = Path(torch_checkpoint).stem
-            hint = accuracy_hint(arch, variant, normalise)
+            hint = accuracy_hint(subject.arch, subject.variant, normalise)
     assert dataset is not None
 
-    if logit_scale != 1:
-        classifier = with_logit_scale(classifier, logit_scale)
-        about['logit_scale'] = logit_scale
+    if subject.logit_scale != 1:
+        classifier = with_logit_scale(classifier, subject.logit_scale)
+        about['logit_scale'] = subject.logit_scale
 
     test = data.load(dataset, 'test', data_dir)
     threat = Threat(norm, eps)
     threat.check(test.images.shape[1:])
-    count = len(test.labels) if num_examples is None else check_count('num_examples', num_examples)
+    count = len(test.labels)
+    if subject.num_examples is not None:
+        count = check_count('num_examples', subject.num_examples)
     if count > len(test.labels):
         raise InputError(f'num_examples={count} is more than the {len(test.labels)} images of {dataset}')
-    return Loaded(
-        classifier,
-        np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale)),
-        test.labels[:count],
-        dataset,
-        threat,
-        about,
-        stem,
-        folder,
-        hint,
-    )
+    images = np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale))
+    return Loaded(classifier, images, test.labels[:count], dataset, threat, about, stem, folder, hint)
 
 
-def _classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model') -> Any:
+def load_classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model') -> Any:
     """The classifier that `path/to/file.py:function` returns, whatever it was written in, or a saved one."""
     if _is_saved(model):
         return load_model(model)
-    classifier = _load(model, flag)()
+    classifier = load_attribute(model, flag)()
     return load_torch_module(classifier, image_shape) if is_torch_module(classifier) else classifier
 
 
@@ -172,10 +223,8 @@ def sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
         name = _name_of(model)
         if name in found:
             name = f'{name}-{len(found)}'
-        if '.py:' in model:
-            found[name] = _classifier(model, image_shape, 'transfer_from')
-        else:
-            found[name] = load_model(model)
+        python = '.py:' in model
+        found[name] = load_classifier(model, image_shape, 'transfer_from') if python else load_model(model)
     return found
 
 
@@ -193,12 +242,7 @@ def _name_of(model: str) -> str:
     return '-'.join(Path(model).parts[-2:])
 
 
-def _own_attack(name: str) -> Any:
-    """An attack of the user's own, `path/to/file.py:attack`."""
-    return _load(name.strip(), 'attacks')
-
-
-def _load(model: str, flag: str) -> Any:
+def load_attribute(model: str, flag: str) -> Any:
     """The attribute of a file, `path/to/file.py:attribute`."""
     file, separator, name = model.rpartition(':')
     if not separator or not file.endswith('.py'):

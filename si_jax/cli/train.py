@@ -39,14 +39,13 @@ keeps none).
 
 import re
 import sys
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import absl.logging
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from si_jax.errors import unknown
+from si_jax.errors import InputError
 from si_jax.runtime import processes, terminal
 from si_jax.training.workdir import default_workdir
 
@@ -55,7 +54,7 @@ def define(values: flags.FlagValues) -> tuple[flags.FlagHolder, flags.FlagHolder
     """The flags of this command, and of them the config and the workdir."""
     about = 'A file of configs/, an architecture after a colon.'
     where = 'Checkpoints and metrics; default runs/<config>[-<architecture>]/<hash of overrides>.'
-    kinds: dict[type, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
+    kinds: dict[Any, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for name, flag in processes.FLAGS.items():
         kinds[flag.type](name, flag.default, flag.help, flag_values=values)
     flags.DEFINE_string('profile', None, 'A folder for a profile of a few steps.', flag_values=values)
@@ -77,31 +76,21 @@ FRACTION = re.compile(r'^(--config\.[\w.]*(?:eps|step_size)=)(\d+)/([1-9]\d*)$')
 
 
 def parse(argv: list[str]) -> list[str]:
-    """The arguments that are no flags; a wrong flag ends the process with one line, --help with a page."""
+    """Sets the flags; a wrong one ends the process with one line, --help with a page. No argument is left."""
     if asked := {'--help', '-help', '-h', '--helpshort'} & set(argv[1:]):
         argv = [argument for argument in argv if argument not in asked]
         if not any(argument.startswith('--config') for argument in argv):
             argv.append(f'--config={EXAMPLE}')
     argv = [FRACTION.sub(lambda found: f'{found[1]}{int(found[2]) / int(found[3])}', one) for one in argv]
-    for file in (one.split('=', 1)[1].partition(':')[0] for one in argv if one.startswith('--config=')):
-        if not Path(file).is_file():
-            refuse(unknown('config', file, map(str, Path('configs').glob('[a-z]*.py'))))
     try:
-        rest = flags.FLAGS(argv)
-    except (AttributeError, KeyError) as error:  # a field that the config does not have
-        refuse(
-            'no such config field: ' + ' '.join(str(error.args[0]).replace('\\n', ' ').strip('\'"').split())
-        )
-    except (flags.Error, ValueError) as error:
-        # What a config refuses comes as text, with a traceback before it.
-        *_, reason = str(error).split('InputError: ')
-        refuse(' '.join(reason.split()))
-    if flags.FLAGS.config is None:
-        refuse('give --config=FILE, one of configs/')
+        terminal.parse_config(flags.FLAGS, argv)
+    except InputError as error:
+        print(f'train.py: {error} (--help shows examples)', file=sys.stderr)
+        sys.exit(terminal.BAD_INPUT)
     if asked:
         print(page(config_flags.get_config_filename(flags.FLAGS['config']), CONFIG.value))
         sys.exit(terminal.OK)
-    return rest
+    return argv[:1]
 
 
 def page(file: str, config: ConfigDict) -> str:
@@ -111,23 +100,17 @@ def page(file: str, config: ConfigDict) -> str:
     return f'{__doc__}\nfields of {file}:\n{recipe_fields.text(config)}\n\n{EXIT}'
 
 
-def refuse(reason: object) -> NoReturn:
-    print(f'train.py: {reason} (--help shows examples)', file=sys.stderr)
-    sys.exit(terminal.BAD_INPUT)
-
-
 def main(argv: list[str]) -> int:
+    del argv  # `parse` has set the flags
     absl.logging.set_verbosity(absl.logging.WARNING)
-    return processes.run('train.py', lambda: train(argv))
+    return processes.run('train.py', train)
 
 
-def train(argv: list[str]) -> int:
+def train() -> int:
     from si_jax.runtime import compilation_cache
     from si_jax.training.loop import DivergedError, run, setup_everywhere
     from si_jax.training.setup import plan
 
-    if len(argv) > 1:
-        refuse(f'{argv[1]!r} is not a flag: did you mean --{argv[1].lstrip("-")}?')
     config_file, _, arch = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     overrides = config_flags.get_override_values(flags.FLAGS['config'])
     joining: dict[str, Any] = {name: flags.FLAGS[name].value for name in processes.FLAGS}

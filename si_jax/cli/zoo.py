@@ -7,6 +7,7 @@ from typing import Any
 
 from si_jax.errors import InputError
 from si_jax.runtime import compilation_cache, terminal
+from si_jax.runtime.terminal import Flag
 from si_jax.zoo.adding import add
 from si_jax.zoo.entries import Entry, entries, entry
 from si_jax.zoo.verifying import measure, verify
@@ -45,26 +46,23 @@ SI_JAX_ZOO=FOLDER adds a zoo of your own to the one of the package.
 def parser() -> argparse.ArgumentParser:
     flags = terminal.parser('python -m si_jax.zoo', USAGE, ABOUT, EPILOG)
     commands = flags.add_subparsers(dest='command', metavar='COMMAND', prog='python -m si_jax.zoo')
+    names: Any = {'nargs': '*', 'metavar': 'NAME', 'help': '(default: all)'}
+    data_dir = Flag('FOLDER', 'as for evaluate.py')
     listed = commands.add_parser('list', help='what there is (the default)')
-    listed.add_argument('--markdown', action='store_true', help='as a Markdown table')
-    checked = commands.add_parser('verify', help='check the files')
-    checked.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
-    measured = commands.add_parser('evaluate', help='measure again and compare image by image')
-    measured.add_argument('names', nargs='*', metavar='NAME', help='(default: all)')
-    measured.add_argument(
-        '--full', action='store_true', help='all attacks of the manifest, not only the PGD family'
-    )
-    measured.add_argument('--data_dir', metavar='FOLDER', help='as for evaluate.py')
-    added = commands.add_parser('add', help='a trained and evaluated network')
-    added.add_argument(
-        '--zoo', required=True, metavar='FOLDER', help='with manifest.json; made if there is none'
-    )
-    added.add_argument('--name', required=True, help='of the new entry')
-    added.add_argument('--workdir', required=True, metavar='RUN', help='folder of the run of train.py')
-    added.add_argument(
-        '--result', required=True, metavar='FILE.json', help='what evaluate.py --workdir=RUN wrote'
-    )
-    added.add_argument('--data_dir', metavar='FOLDER', help='as for evaluate.py')
+    terminal.add(listed, {'markdown': Flag(None, 'as a Markdown table', bool)})
+    commands.add_parser('verify', help='check the files').add_argument('names', **names)
+    evaluated = commands.add_parser('evaluate', help='measure again and compare image by image')
+    evaluated.add_argument('names', **names)
+    full = Flag(None, 'all attacks of the manifest, not only the PGD family', bool)
+    terminal.add(evaluated, {'full': full, 'data_dir': data_dir})
+    table = {
+        'zoo': Flag('FOLDER', 'with manifest.json; made if there is none', required=True),
+        'name': Flag(None, 'of the new entry', required=True),
+        'workdir': Flag('RUN', 'folder of the run of train.py', required=True),
+        'result': Flag('FILE.json', 'what evaluate.py --workdir=RUN wrote', required=True),
+        'data_dir': data_dir,
+    }
+    terminal.add(commands.add_parser('add', help='a trained and evaluated network'), table)
     return flags
 
 

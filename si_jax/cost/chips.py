@@ -17,23 +17,14 @@ TERA, GIGA = 1e12, 1e9
 
 
 class Chip(NamedTuple):
-    """An accelerator.
+    """An accelerator."""
 
-    Attributes:
-        title: Its name in full.
-        kinds: What JAX calls it (`device.device_kind`), as beginnings in lower case.
-        peak: FLOP/s by precision: 'bfloat16', and on GPUs 'tf32' and 'float32'.
-        memory: Bytes.
-        bandwidth: Bytes a second to and from its memory.
-        link: Bytes a second to the other chips of its pod or machine, in one direction.
-    """
-
-    title: str
-    kinds: tuple[str, ...]
-    peak: Mapping[str, float]
-    memory: float
-    bandwidth: float
-    link: float
+    title: str  # its name in full
+    kinds: tuple[str, ...]  # what JAX calls it (`device.device_kind`), as beginnings in lower case
+    peak: Mapping[str, float]  # FLOP/s by precision: 'bfloat16', and on GPUs 'tf32' and 'float32'
+    memory: float  # bytes
+    bandwidth: float  # bytes a second to and from its memory
+    link: float  # bytes a second to the other chips of its pod or machine, in one direction
 
 
 def _gpu(title: str, kind: str, peaks: tuple[float, float, float], *sizes: float) -> Chip:

@@ -29,21 +29,13 @@ class Layer(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What one forward pass of one image costs.
+    """What one forward pass of one image costs."""
 
-    Attributes:
-        flops: F.
-        outputs: Elements that the convolutions write; those of matrix products if it has none.
-        parameters: Number of parameters.
-        norms: Batch normalisations.
-        layers: In the order of the pass.
-    """
-
-    flops: float
-    outputs: int
+    flops: float  # F
+    outputs: int  # elements that the convolutions write; those of matrix products if it has none
     parameters: int
-    norms: int
-    layers: tuple[Layer, ...]
+    norms: int  # batch normalisations
+    layers: tuple[Layer, ...]  # in the order of the pass
 
 
 class Passes(NamedTuple):

@@ -13,17 +13,11 @@ from si_jax.cost import chips, flops
 
 
 class Meter(NamedTuple):
-    """Turns a speed into a share of the peak.
+    """Turns a speed into a share of the peak."""
 
-    Attributes:
-        flops: Of one image.
-        precision: Of the products: 'bfloat16', 'tf32' or 'float32'.
-        devices: How many share the work.
-    """
-
-    flops: float
-    precision: str
-    devices: int
+    flops: float  # of one image
+    precision: str  # of the products: 'bfloat16', 'tf32' or 'float32'
+    devices: int  # how many share the work
 
     def describe(self, images_per_second: float) -> str:
         """'61.1 TFLOP/s, MFU 12.4 % of 8 NVIDIA H100 SXM', or why there is no MFU; '' without a speed."""

@@ -18,6 +18,7 @@ from si_jax.cost import chips, flops
 from si_jax.cost.chips import Chip
 from si_jax.cost.flops import Network, Passes
 from si_jax.errors import InputError, unknown
+from si_jax.runtime.devices import check_divisible
 
 # The share of its peak that one H100 needs for the goal of 12 minutes for 120 epochs of TRADES on ResNet-18.
 # An assumption: nothing here was measured on an accelerator.
@@ -37,59 +38,33 @@ RESIDUES_ACCELERATOR = 3.7
 
 
 class Run(NamedTuple):
-    """A run, whatever it runs on.
-
-    Attributes:
-        arch: Its architecture.
-        network: What a forward pass costs.
-        passes: What a step takes.
-        held_out_passes: Forward passes of the held-out evaluation on one image.
-        live: Forward passes that wait for the backward pass.
-        images: Training images of an epoch.
-        held_out: Held-out images.
-        evaluations: How often they are evaluated.
-        epochs: Number of epochs.
-        batch_size: Images of a step on all devices.
-        data_bytes: The resident data set.
-        dtype: What convolutions compute in.
-        norm_reductions: Small all-reduces of a step, of synchronised batch normalisation.
-    """
+    """A run, whatever it runs on."""
 
     arch: str
-    network: Network
-    passes: Passes
-    held_out_passes: float
-    live: int
-    images: int
-    held_out: int
-    evaluations: int
+    network: Network  # what a forward pass costs
+    passes: Passes  # what a step takes
+    held_out_passes: float  # forward passes of the held-out evaluation on one image
+    live: int  # forward passes that wait for the backward pass
+    images: int  # training images of an epoch
+    held_out: int  # held-out images
+    evaluations: int  # how often they are evaluated
     epochs: int
-    batch_size: int
-    data_bytes: int
-    dtype: str
-    norm_reductions: int
+    batch_size: int  # images of a step on all devices
+    data_bytes: int  # the resident data set
+    dtype: str  # what convolutions compute in
+    norm_reductions: int  # small all-reduces of a step, of synchronised batch normalisation
 
 
 class Machine(NamedTuple):
-    """What a device can do.
+    """What a device can do."""
 
-    Attributes:
-        name: For the report.
-        attack: FLOP/s of attack steps.
-        update: FLOP/s of updates.
-        memory: Bytes.
-        link: Bytes a second to other devices; None where all devices share their memory.
-        accelerator: Whether it is none of the CPUs.
-        chip: Its row in the table of chips, if it has one.
-    """
-
-    name: str
-    attack: float
-    update: float
-    memory: float
-    link: float | None
-    accelerator: bool
-    chip: Chip | None = None
+    name: str  # for the report
+    attack: float  # FLOP/s of attack steps
+    update: float  # FLOP/s of updates
+    memory: float  # bytes
+    link: float | None  # bytes a second to other devices; None where all devices share their memory
+    accelerator: bool  # whether it is none of the CPUs
+    chip: Chip | None = None  # its row in the table of chips, if it has one
 
 
 class Memory(NamedTuple):
@@ -128,11 +103,9 @@ class Step(NamedTuple):
 
 
 def describe(config: ConfigDict, images: int | None = None) -> Run:
-    """The run that a config describes; no data is read.
+    """The run that a config of `training.recipes` describes; no data is read.
 
-    Args:
-        config: As made by `si_jax/training/recipes.py`.
-        images: Training images before the validation split; None for those of the data set.
+    `images` are those of training before the validation split; None for all of the data set.
 
     Raises:
         InputError: A name in the config is unknown, or a number is out of range.
@@ -208,10 +181,8 @@ def peak(chip: Chip, dtype: str) -> float:
 def memory(run: Run, machine: Machine, devices: int, batch_size: int | None = None) -> Memory:
     """What a step needs on each device."""
     batch = run.batch_size if batch_size is None else batch_size
-    residues = RESIDUES_ACCELERATOR
-    if not machine.accelerator:
-        family = next((name for name in RESIDUES if run.arch.startswith(name)), 'resnet')
-        residues = RESIDUES[family]
+    kind = next((name for name in RESIDUES if run.arch.startswith(name)), 'resnet')
+    residues = RESIDUES_ACCELERATOR if machine.accelerator else RESIDUES[kind]
     # XLA's CPU back end computes bfloat16 in float32.
     each = {'bfloat16': 2 if machine.accelerator else 4, 'float64': 8}.get(run.dtype, 4)
     activations = batch / devices * run.network.outputs * each * run.live * residues
@@ -226,12 +197,7 @@ def check_fits(run: Run, machine: Machine, devices: int) -> Memory:
     """
     if devices < 1:
         raise InputError(f'devices={devices} must be positive')
-    if run.batch_size % devices:
-        low = max(1, run.batch_size // devices) * devices
-        raise InputError(
-            f'batch_size={run.batch_size} is not divisible by the {devices} devices: '
-            f'use --config.batch_size={low} or {low + devices}'
-        )
+    check_divisible(run.batch_size, devices)
     need = memory(run, machine, devices)
     if need.total > USABLE * machine.memory:
         largest = largest_batch(run, machine, devices)

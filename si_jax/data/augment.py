@@ -41,9 +41,6 @@ def _augment_one(image: Array, key: Array, crop: int, flip: bool) -> Array:
 def to_unit(images: Array, scale: int, dtype: DTypeLike = jnp.float32) -> Array:
     """Stored pixels, integers in [0, scale], as pixels in [0, 1].
 
-    Args:
-        images: Stored pixels, of any shape.
-        scale: The stored value of white: 255, or 16 for the digits.
-        dtype: The floating type to return.
+    `scale` is the stored value of white: 255, or 16 for the digits.
     """
     return jnp.asarray(images).astype(dtype) / scale

@@ -29,17 +29,10 @@ def holds(folder: str | pathlib.Path, name: str) -> bool:
 def read(
     folder: str | pathlib.Path, name: str, split: str, shape: tuple[int, int, int], num_classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads one split; the parts of a training set are joined in natural order (part 2 before part 10).
+    """Reads one split: images uint8 [N, H, W, C] of this `shape` (H, W, C), and labels int32 [N].
 
-    Args:
-        folder: The folder with the files.
-        name: The data set, which the file names start with.
-        split: 'train' or 'test'. The files of the other split are not needed.
-        shape: (H, W, C) that images must have.
-        num_classes: Labels must be in [0, num_classes - 1].
-
-    Returns:
-        Images uint8 [N, H, W, C] and labels int32 [N].
+    The parts of a training set are joined in natural order (part 2 before part 10). The files of the other
+    split are not needed.
 
     Raises:
         InputError: No file of this split, or one that cannot be read or holds the wrong arrays.

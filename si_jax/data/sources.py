@@ -24,7 +24,7 @@ class Source(NamedTuple):
         train_images: Images of the training split.
         scale: Stored value of white: stored / scale is in [0, 1].
         crop: Padding of the random crop in training, 0 for none.
-        flip: Whether training flips images; digits must keep their side.
+        flip: Whether training flips images left and right; digits must keep their side.
         tfds_name: Its name in TensorFlow Datasets, None if it comes with scikit-learn.
     """
 
@@ -35,6 +35,10 @@ class Source(NamedTuple):
     crop: int = 4
     flip: bool = True
     tfds_name: str | None = None
+
+    def dataset(self, name: str, images: np.ndarray, labels: np.ndarray) -> 'Dataset':
+        """These images as the data set `name`."""
+        return Dataset(name, images, labels, self.num_classes, self.scale, self.crop, self.flip)
 
 
 SOURCES = {
@@ -56,10 +60,7 @@ class Dataset(NamedTuple):
         name: A name in `SOURCES`.
         images: uint8 [N, H, W, C], from 0 to `scale`.
         labels: int32 [N], from 0 to `num_classes` - 1.
-        num_classes: Number of classes.
-        scale: images / scale is in [0, 1].
-        crop: Padding of the random crop in training, 0 for none.
-        flip: Whether training flips images left and right.
+        num_classes, scale, crop, flip: As in `Source`.
     """
 
     name: str
@@ -95,7 +96,7 @@ def load(name: str, split: str, data_dir: str | pathlib.Path | None = None) -> D
         images, labels = npz.read(data_dir, name, split, source.shape, source.num_classes)
     else:
         images, labels = tfds.read(name, source.tfds_name, split, data_dir or None)
-    return Dataset(name, images, labels, source.num_classes, source.scale, source.crop, source.flip)
+    return source.dataset(name, images, labels)
 
 
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:

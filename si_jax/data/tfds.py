@@ -22,12 +22,9 @@ _CHUNK = 1000
 
 
 def missing_data(name: str, problem: str, command: str | None) -> InputError:
-    """The error for data that is not there: what is wrong, and the ways to get it.
+    """The error for data that is not there: what was looked for and where, and the ways to get it.
 
-    Args:
-        name: The data set, as in `si_jax.data.SOURCES`.
-        problem: What was looked for and where.
-        command: The shell command that makes the data; None where npz files were meant.
+    `command` is the shell command that makes the data, None where npz files were meant.
     """
     remedy = f'Make it, on a machine with a network, with:\n    {command}\nor give' if command else 'Give'
     return InputError(
@@ -65,13 +62,8 @@ def read(
     """Reads one split; prepares the data set first if it is not there.
 
     A set that is there as TFRecord only is prepared again, as array_record, in the folder `array_record`
-    beside it; the finished download is used again.
-
-    Args:
-        name: The data set, as in `si_jax.data.SOURCES`.
-        tfds_name: Its name in TensorFlow Datasets.
-        split: 'train' or 'test'.
-        data_dir: As TensorFlow Datasets takes it; None is its default, usually ~/tensorflow_datasets.
+    beside it; the finished download is used again. `data_dir` is as TensorFlow Datasets takes it; None is its
+    default, usually ~/tensorflow_datasets.
 
     Returns:
         Images uint8 [N, H, W, C] and labels int32 [N], in the order before TensorFlow Datasets shuffled them.
@@ -87,7 +79,7 @@ def read(
     if data_dir is not None:
         _check_folder(place)
     builder = place.builder()
-    if builder.is_prepared() and not _readable(builder):
+    if builder.is_prepared() and FORMAT not in {f.value for f in builder.info.available_file_formats()}:
         place = place._replace(root=root / FORMAT)
         builder = place.builder()
     if not builder.is_prepared():
@@ -108,10 +100,6 @@ def _builder(tfds_name: str, data_dir: str | None) -> Any:
     import tensorflow_datasets as tfds  # imports no TensorFlow
 
     return tfds.builder(tfds_name, data_dir=data_dir)
-
-
-def _readable(builder: Any) -> bool:
-    return FORMAT in {form.value for form in builder.info.available_file_formats()}
 
 
 def _check_folder(place: _Place) -> None:

@@ -31,12 +31,7 @@ REFERENCE = 'fra31/auto-attack a392200'
 
 @dataclasses.dataclass(frozen=True)
 class Cascade:
-    """A search, or a preset of several.
-
-    Attributes:
-        name: The preset, or the search as its only stage.
-        stages: Its stages.
-    """
+    """A search, which is its only stage, or a preset of several."""
 
     name: str
     stages: tuple[Stage, ...]
@@ -64,7 +59,7 @@ class Cascade:
         flags of the attack are the same, those of the stages are more. An image that was not broken stays
         the original.
         """
-        clean, classes = network.clean, network.classes
+        clean, classes = network.clean, request.classes
         correct, broken_by = clean.copy(), np.full(len(clean), -1, np.int8)
         queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
         kept = network.images.copy() if request.keep else np.zeros((0, *network.images.shape[1:]))
@@ -129,7 +124,7 @@ class _Done(NamedTuple):
 
 
 def _run_stage(network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
-    row, classes, count = SEARCHES[stage.attack], network.classes, len(attacked)
+    row, classes, count = SEARCHES[stage.attack], request.classes, len(attacked)
     targets = np.zeros((0, count), np.int32)
     if _targeted(stage, classes):
         # Of equal logits the class with the lower number comes first.
@@ -147,20 +142,44 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
         search = row.make(classes, int(again), stage.eot_samples)
         return compile_search(search, row.part, apply, request.threat, network.key_impl, network.devices)
 
+    def search(rows: np.ndarray, again: bool, aims: np.ndarray, keys: np.ndarray) -> Arrays:
+        """One search on some rows: a unit of work."""
+        largest = 0.0
+
+        def confirm(some: np.ndarray, found: np.ndarray) -> np.ndarray:
+            nonlocal largest
+            chosen = rows[some]
+            correct, distance = network.confirm(chosen, found, keys[chosen], request.threat, stage.attack)
+            largest = max(largest, distance)
+            return ~correct
+
+        about = stage.attack, row, stage.eot_samples, request.threat, again
+        program = network.program(about, functools.partial(compiled, again))
+        problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
+        wanted = row.measures_distance
+        outcome = run_search(program, shared, problem, confirm, network.sizes, final=wanted)
+        final = outcome.final
+        return {
+            'broken': outcome.broken,
+            'images': outcome.images[: len(outcome.images) * request.keep],
+            # An attack that measures distances goes on after its first success.
+            'queries': outcome.queries if final is None else final.queries,
+            'forward_passes': outcome.queries.sum(),
+            'distances': np.zeros(len(rows)) if final is None else final.distance.astype(np.float64),
+            'refused': np.int64(outcome.refused),
+            'largest': np.float64(largest),
+            **({} if outcome.gradients is None else outcome.gradients._asdict()),
+        }
+
     for run in range(runs(stage, classes)):
         restart, target = divmod(run, max(len(targets), 1))
         keys = network.keys(run, stage.attack)
         aims = targets[target] if len(targets) else np.zeros(count, np.int32)
         groups = network.groups(np.flatnonzero(alive))
         progress.current().skip(each * (count - sum(map(len, groups))))
-
-        def search(rows: np.ndarray, again: bool = restart > 0, aims: Any = aims, keys: Any = keys) -> Arrays:
-            about = stage.attack, row, stage.eot_samples, request.threat, again
-            program = network.program(about, functools.partial(compiled, again))
-            return _search(network, request, stage.attack, (program, shared), rows, aims, keys)
-
+        begin = functools.partial(search, again=restart > 0, aims=aims, keys=keys)
         work = [
-            Work(f'{unit}-{run}-{number}', each * len(rows), functools.partial(search, rows))
+            Work(f'{unit}-{run}-{number}', each * len(rows), functools.partial(begin, rows))
             for number, rows in enumerate(groups)
         ]
         for rows, arrays in zip(groups, remember_all(work), strict=True):
@@ -181,42 +200,6 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
     return _Done(
         int(attacked.sum()), broken, images, queries, distances, forward_passes, refused, largest, counts
     )
-
-
-def _search(
-    network: Network,
-    request: Request,
-    attack: str,
-    compiled: tuple[CompiledSearch, Any],
-    rows: np.ndarray,
-    targets: np.ndarray,
-    keys: np.ndarray,
-) -> Arrays:
-    """One search, compiled with its shared arrays, on some rows: a unit of work."""
-    largest, (program, shared) = 0.0, compiled
-
-    def confirm(some: np.ndarray, found: np.ndarray) -> np.ndarray:
-        nonlocal largest
-        chosen = rows[some]
-        correct, distance = network.confirm(chosen, found, keys[chosen], request.threat, attack)
-        largest = max(largest, distance)
-        return ~correct
-
-    problem = network.images[rows], network.labels[rows], keys[rows], targets[rows]
-    wanted = SEARCHES[attack].measures_distance
-    outcome = run_search(program, shared, problem, confirm, network.sizes, final=wanted)
-    final = outcome.final
-    return {
-        'broken': outcome.broken,
-        'images': outcome.images[: len(outcome.images) * request.keep],
-        # An attack that measures distances goes on after its first success.
-        'queries': outcome.queries if final is None else final.queries,
-        'forward_passes': outcome.queries.sum(),
-        'distances': np.zeros(len(rows)) if final is None else final.distance.astype(np.float64),
-        'refused': np.int64(outcome.refused),
-        'largest': np.float64(largest),
-        **({} if outcome.gradients is None else outcome.gradients._asdict()),
-    }
 
 
 def _targeted(stage: Stage, classes: int) -> bool:

@@ -39,11 +39,9 @@ class Randomised:
 
 
 class Classifier(NamedTuple):
-    """A classifier in the form that evaluation works with.
+    """A classifier as evaluation works with it: (images [B, H, W, C] in [0, 1], keys [B]) -> `Outputs`.
 
-    Attributes:
-        function: (images [B, H, W, C] in [0, 1], keys [B]) -> `Outputs`.
-        randomised: Whether the keys matter.
+    Only where it is `randomised` do the keys matter.
     """
 
     function: Callable[[Array, Array], Outputs]
@@ -70,11 +68,9 @@ def classifier_of(value: Any) -> Classifier:
 def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable[[Array], Outputs]:
     """The classifier with its logits multiplied by a factor: every decision stays, and so do the cosines.
 
-    Source: Xu et al., Fig. 1 and eq. 12.
+    A `factor` is positive. As an array it is lifted like weights: one compiled program serves all factors.
 
-    Args:
-        value: As for `classifier_of`.
-        factor: Positive. As an array it is lifted like weights: one compiled program serves all factors.
+    Source: Xu et al., Fig. 1 and eq. 12.
 
     Raises:
         InputError: It cannot be called.
@@ -115,10 +111,8 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
 
     Only what a jitted function closes over inside the body of a `lax` loop or branch stays a constant.
 
-    Args:
-        function: Takes and returns pytrees of arrays.
-        arguments: Examples; arrays or `jax.ShapeDtypeStruct`. `Lifted.apply` takes arguments of other shapes
-            too, for which the function is traced again.
+    The arguments are examples: arrays or `jax.ShapeDtypeStruct`. `Lifted.apply` takes arguments of other
+    shapes too, for which the function is traced again.
 
     Raises:
         InputError: JAX cannot trace the function.
@@ -139,7 +133,7 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
             for constant in _captured(closed):
                 # An array that each tracing makes anew is known by its values; a new one stays a constant.
                 if id(constant) not in slots:
-                    places = (slots[id(old)] for old in known if _same(old, constant))
+                    places = (slots[id(old)] for old in known if _equal(old, constant))
                     slots |= {id(constant): place for place in places}
             traced[_shapes(arguments)] = closed, jax.tree.structure(shape)
         closed, structure = traced[_shapes(arguments)]
@@ -192,7 +186,7 @@ def _shapes(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple((leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(arguments))
 
 
-def _same(array: Any, other: Any) -> bool:
+def _equal(array: Any, other: Any) -> bool:
     """Whether two captured arrays are one, or equal."""
     if array is other:
         return True

@@ -17,9 +17,9 @@ from si_jax.attacks.pgd import Attack
 from si_jax.errors import InputError
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
-from si_jax.evaluation.pgd import Outcome, restarts_of, units_of
+from si_jax.evaluation.pgd import Outcome, run_restarts
 from si_jax.evaluation.request import AttackFunction, Request
-from si_jax.evaluation.state import Arrays, remember_all
+from si_jax.evaluation.state import Arrays
 from si_jax.runtime import progress
 from si_jax.runtime.progress import GRADIENT
 from si_jax.threat import Threat
@@ -30,12 +30,7 @@ UNIT = 'own.'  # before the names of finished parts on disk, where no other atta
 
 @dataclasses.dataclass(frozen=True)
 class CustomAttack:
-    """A callable of the user's.
-
-    Attributes:
-        name: The attack.
-        function: (classifier, images, labels, threat, key) -> images.
-    """
+    """A callable of the user's: (classifier, images, labels, threat, key) -> images."""
 
     name: str
     function: AttackFunction
@@ -52,7 +47,7 @@ class CustomAttack:
     def run(self, network: Network, request: Request) -> Outcome:
         """Runs it on all images; what it returns counts, as in the PGD family.
 
-        It is called with `network.chunk` images at once, the last batch filled up with copies of its first
+        It is called with `request.chunk` images at once, the last batch filled up with copies of its first
         image, and with one key for each batch and restart. The first batch is attacked twice, with the same
         key.
 
@@ -70,29 +65,29 @@ class CustomAttack:
                 threat,
                 network.batch_key(int(rows[0]), restart, name),
             )
-            return _checked(name, found, network.images[rows], threat, network.indices[rows])
+            return _checked(name, found, network.images[rows], threat, network.request.indices[rows])
 
         def attack(rows: np.ndarray, restart: int) -> Arrays:
             parts = []
-            for first in range(0, len(rows), network.chunk):
-                some = rows[first : first + network.chunk]
-                padded = np.concatenate([some, np.full(network.chunk - len(some), some[0])])
+            for first in range(0, len(rows), request.chunk):
+                some = rows[first : first + request.chunk]
+                padded = np.concatenate([some, np.full(request.chunk - len(some), some[0])])
                 found = call(padded, restart)
                 if restart == 0 and some[0] == 0:
                     _check_again(name, found, call(padded, 0))
                 parts.append(found[: len(some)])
                 progress.done((first + len(some)) / len(rows))
-            found = np.concatenate(parts)
-            correct, largest = network.confirm(rows, found, network.keys(restart)[rows], threat, name)
-            return {
-                'correct': correct,
-                'largest': np.float64(largest),
-                'images': found[: len(found) * request.keep],
-            }
+            return {'images': np.concatenate(parts)}
 
-        restarts = units_of(network, f'{UNIT}{name}', attack, request.restarts, COST)
-        finished = [remember_all(units) for units in restarts]
-        record, images = restarts_of(network, request, finished)
+        record, images = run_restarts(
+            network,
+            request,
+            attack,
+            name=name,
+            unit=f'{UNIT}{name}',
+            restarts=request.restarts,
+            cost=COST,
+        )
         return Outcome(dataclasses.replace(record, protocol=protocol(name, self.function)), images)
 
 
@@ -137,15 +132,13 @@ def _checked(name: str, found: Any, images: np.ndarray, threat: Threat, indices:
         raise InputError(
             f'attack {name!r} returned {type(found).__name__}: it must return the adversarial images'
         )
+    wrong = f'attack {name!r} returned'
     if tuple(shape) != images.shape:
         raise InputError(
-            f'attack {name!r} returned images of shape {tuple(shape)}, and was given {images.shape}: it must '
-            'keep the shape'
+            f'{wrong} images of shape {tuple(shape)}, and was given {images.shape}: it must keep the shape'
         )
     if dtype != images.dtype:
-        raise InputError(
-            f'attack {name!r} returned {dtype} images, and was given {images.dtype}: it must keep the dtype'
-        )
+        raise InputError(f'{wrong} {dtype} images, and was given {images.dtype}: it must keep the dtype')
     found = np.asarray(found)
     finite = np.isfinite(found).all(axis=(1, 2, 3))
     if not finite.all():

@@ -15,9 +15,9 @@ from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import Kind, kind_of
 from si_jax.evaluation.network import Network
-from si_jax.evaluation.pgd import with_gradient
+from si_jax.evaluation.pgd import Outcome, with_gradient
 from si_jax.evaluation.request import Request
-from si_jax.evaluation.result import AttackRecord, Result
+from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, unsaved
 from si_jax.evaluation.surrogate import calibrate
 from si_jax.evaluation.transfer import Transfer
@@ -28,6 +28,8 @@ from si_jax.runtime.progress import passing, showing, silent
 from si_jax.runtime.progress import progress as progress_of
 
 PROFILED = 3  # chunks of images in a profile
+# What a state must share with the evaluation that goes on, of a request.
+PROTOCOL = ('steps', 'step_size', 'restarts', 'eot_samples', 'individual')
 
 
 def evaluate(
@@ -138,34 +140,37 @@ def evaluate(
         devices=devices,
     )
     shown = progress and processes.is_first()
-    records: dict[str, AttackRecord] = {}
-    kept: dict[str, np.ndarray] = {}
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with jax.default_matmul_precision('highest'):
         network, kinds = _prepared(classifier, gradient_of, request, shown)
-        request = network.request
-        identity = _identity(network, kinds, request)
+        identity = _identity(network, kinds)
         check_identical(identity)
         with Saved(state_path, identity, network.clean_logits):
             calibration = None
             if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
                 calibration = calibrate(network.clean_logits)
-                network = network.calibrated(calibration['scale'])
+                network = dataclasses.replace(network, scale=calibration['scale'])
             seconds = {'checks and clean images': time.perf_counter() - began}
-            profiling.rehearse(functools.partial(_rehearse, kinds[0], network, request))
-            total = sum(kind.cost(request) for kind in kinds) * len(network.images)
-            with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
-                for kind in kinds:
-                    began_attack = time.perf_counter()
-                    bar.set_postfix(attack=kind.name)
-                    outcome = kind.run(network, request)
-                    records[kind.name], kept[kind.name] = outcome.record, outcome.images
-                    seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
-                    seconds[kind.name] = time.perf_counter() - began_attack
+            profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
+            outcomes = _run(network, kinds, seconds, shown)
 
-    dtype = str(request.images.dtype)
+    timing = {'seconds': time.perf_counter() - began, 'parts': seconds}
+    return _result(network, kinds, outcomes, calibration, timing)
+
+
+def _result(
+    network: Network,
+    kinds: list[Kind],
+    outcomes: dict[str, Outcome],
+    calibration: dict[str, float] | None,
+    timing: dict[str, Any],
+) -> Result:
+    """What was found, with the warnings of the gates."""
+    request, clean, dtype = network.request, network.clean, str(network.images.dtype)
+    records = {name: outcome.record for name, outcome in outcomes.items()}
+    randomised, there = network.classifier.randomised, functools.partial(with_gradient, network)
     return Result(
-        clean=network.clean,
+        clean=clean,
         attacks=records,
         labels=request.labels,
         indices=request.indices,
@@ -173,12 +178,12 @@ def evaluate(
         seed=request.seed,
         precision={'search': request.precision or dtype, 'verification': dtype, 'matmul': 'highest'},
         dataset=network.about_data(),
-        warnings=gates.after(network, kinds, records, functools.partial(with_gradient, network)),
+        warnings=gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
         environment=environment(),
-        timing={'seconds': time.perf_counter() - began, 'parts': seconds},
+        timing=timing,
         calibration=calibration,
-        gradient_of=None if gradient_of is None else network.gradient_digest(),
-        images=kept if return_images else None,
+        gradient_of=network.gradient_digest(),
+        images={name: outcome.images for name, outcome in outcomes.items()} if request.keep else None,
     )
 
 
@@ -192,7 +197,7 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
         needs_features=needs_features,
         gradient_of=None if gradient_of is None else classifier_of(gradient_of),
     )
-    gates.check_labels_of(network.classes, request.labels)
+    gates.check_labels_of(network.request.classes, request.labels)
     for kind in kinds:
         gates.check_fits(kind, network.outputs, network.why_no_features)
     with passing(len(request.images), 'clean images', shown):
@@ -202,30 +207,41 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     return network, kinds
 
 
-def _rehearse(kind: Kind, network: Network, request: Request) -> None:
+def _run(network: Network, kinds: list[Kind], seconds: dict[str, float], shown: bool) -> dict[str, Outcome]:
+    """What each attack did; the time of each is added to `seconds`."""
+    outcomes, request = {}, network.request
+    total = sum(kind.cost(request) for kind in kinds) * len(network.images)
+    with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
+        for kind in kinds:
+            began = time.perf_counter()
+            bar.set_postfix(attack=kind.name)
+            outcomes[kind.name] = outcome = kind.run(network, request)
+            seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
+            seconds[kind.name] = time.perf_counter() - began
+    return outcomes
+
+
+def _dry_run(kind: Kind, network: Network) -> None:
     """Runs the beginning of an attack on a few images, for a profile; nothing of it counts."""
     if isinstance(kind, Cascade):
         kind = kind.beginning
-    rows = np.flatnonzero(network.clean)[: PROFILED * network.chunk]
+    rows = np.flatnonzero(network.clean)[: PROFILED * network.request.chunk]
     if len(rows):
         few = network.part(rows)
         with unsaved(), showing(silent()):
             kind.run(few, dataclasses.replace(few.request, restarts=1, keep=False))
 
 
-def _identity(network: Network, kinds: list[Kind], request: Request) -> dict[str, Any]:
+def _identity(network: Network, kinds: list[Kind]) -> dict[str, Any]:
     """What the evaluation is made of: one with another identity cannot go on from its state."""
+    request = network.request
     identity = {
         **network.identity(),
         'seed': request.seed,
         'threat model': dataclasses.asdict(request.threat),
         'protocol': {
             'attacks': list(request.names),
-            'steps': request.steps,
-            'step_size': request.step_size,
-            'restarts': request.restarts,
-            'eot_samples': request.eot_samples,
-            'individual': request.individual,
+            **{name: getattr(request, name) for name in PROTOCOL},
             'images': request.keep,
         },
         'search precision': request.precision,

@@ -50,11 +50,9 @@ class Part(NamedTuple):
     @property
     def without_gradient(self) -> bool | None:
         """Whether it does not see the gradient of the classifier; None if that is not known."""
-        return (
-            None
-            if self.facts is None and not self.elsewhere
-            else self.facts is None or not self.facts.uses_gradient
-        )
+        if self.facts is None:
+            return True if self.elsewhere else None
+        return not self.facts.uses_gradient
 
 
 class Gated(Protocol):
@@ -64,17 +62,6 @@ class Gated(Protocol):
     def name(self) -> str: ...
     @property
     def parts(self) -> tuple[Part, ...]: ...
-
-
-class Judged(Protocol):
-    """A network whose clean images were classified."""
-
-    @property
-    def classifier(self) -> Classifier: ...
-    @property
-    def clean_logits(self) -> np.ndarray: ...
-    @property
-    def clean(self) -> np.ndarray: ...
 
 
 def check_labels_of(classes: int, labels: np.ndarray) -> None:
@@ -88,12 +75,9 @@ def check_labels_of(classes: int, labels: np.ndarray) -> None:
 
 
 def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
-    """Whether an attack can run on a classifier with outputs of this shape.
+    """Whether an attack can run on a classifier with outputs of these shapes.
 
-    Args:
-        attack: The attack.
-        outputs: The shapes of what the classifier returns.
-        why_no_features: Why features and kernel were not found, if they were looked for.
+    `why_no_features` says why features and kernel were not found, if they were looked for.
     """
     classes = outputs.logits.shape[1]
     for part in attack.parts:
@@ -113,32 +97,23 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
 
 
 def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
-    """Calls the classifier as given, without compiling it, on a few images in different batches.
+    """The outputs for images [P, H, W, C] with keys [P], followed by those for the inverted images.
 
-    Args:
-        classifier: Called eagerly: randomness of the host would be frozen in a compiled program.
-        images: [P, H, W, C].
-        keys: [P].
-
-    Returns:
-        The outputs for the images, followed by those for the inverted images.
+    The classifier is called as given, in different batches. It is not compiled: randomness of the host would
+    be frozen in a compiled program.
 
     Raises:
         InputError: Two calls on the same images disagree, or the logits of an image depend on the other
             images of its batch.
     """
     outputs, difference = repeated(classifier, images, keys)
-    if difference and classifier.randomised:
-        raise InputError(
-            f'two calls with the same images and keys disagree by {difference}: a Randomised classifier '
-            'must draw everything from its keys'
-        )
     if difference:
-        raise InputError(
-            f'two calls on the same images disagree by {difference}: switch dropout and other randomness '
-            'off, or, if it belongs to the defense, draw it from keys and wrap the function as '
-            'si_jax.Randomised(function)'
-        )
+        given, remedy = 'on the same images', 'switch dropout and other randomness off, or, if it belongs to '
+        remedy += 'the defense, draw it from keys and wrap the function as si_jax.Randomised(function)'
+        if classifier.randomised:
+            given = 'with the same images and keys'
+            remedy = 'a Randomised classifier must draw everything from its keys'
+        raise InputError(f'two calls {given} disagree by {difference}: {remedy}')
     if difference := mixed(classifier, images, keys, outputs):
         raise InputError(
             f'the logits of an image change by {difference} with the other images of its batch: put batch '
@@ -149,11 +124,7 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
 
 
 def repeated(classifier: Classifier, images: np.ndarray, keys: Array) -> tuple[Outputs, str]:
-    """Calls the classifier twice on the images [P, H, W, C], with the inverted ones behind them.
-
-    Returns:
-        The first outputs, and how far the logits of the second are from them, in words; '' if they agree.
-    """
+    """The outputs for images and inverted ones, and how far a second call's are from them, in words or ''."""
     both = jnp.asarray(np.concatenate([images, 1 - images]))
     outputs = classifier.function(both, jnp.concatenate([keys, keys]))
     again = classifier.function(both, jnp.concatenate([keys, keys]))
@@ -190,13 +161,9 @@ def check_compiled(compiled: Any, eager: Any) -> None:
 
 
 def check_finite(logits: Any, images: np.ndarray, indices: np.ndarray, what: str) -> None:
-    """Raises InputError with the first image whose logits [B, K] are NaN or infinite.
+    """Raises InputError with the first of the images, by its index, whose logits [B, K] are not finite.
 
-    Args:
-        logits: [B, K].
-        images: [B, H, W, C]; the error has the first as its `image`.
-        indices: [B], the number of each image.
-        what: What these images are, for the message.
+    The error has the image itself as its `image`.
     """
     finite = np.isfinite(np.asarray(logits)).all(axis=1)
     if not finite.all():
@@ -213,16 +180,12 @@ def check_finite(logits: Any, images: np.ndarray, indices: np.ndarray, what: str
 def check_explained(logits: Any, products: Any) -> None:
     """Whether features and kernel explain the logits up to one positive scale and one bias a class.
 
-    SI attacks climb the angle between features and kernel. If these are not what the logits are made of, the
-    attack is blind, and the classifier would pass as robust.
-
-    Args:
-        logits: [N, K].
-        products: [N, K], features @ kernel.
+    SI attacks maximise the angle between features and kernel. If these are not what the logits are made of,
+    the attack is blind, and the classifier would pass as robust.
 
     Raises:
-        InputError: logits = alpha products + b with alpha > 0 does not hold to 1e-3 of the logits' spread
-            over images.
+        InputError: logits = alpha products + b with alpha > 0, where logits and products (features @ kernel)
+            are [N, K], does not hold to 1e-3 of the logits' spread over images.
     """
     logits, products = np.asarray(logits, np.float64), np.asarray(products, np.float64)
     g, p = logits - logits.mean(axis=0), products - products.mean(axis=0)
@@ -242,32 +205,29 @@ def check_explained(logits: Any, products: Any) -> None:
 
 
 def after(
-    network: Judged,
+    logits: np.ndarray,
+    clean: np.ndarray,
     attacks: Sequence[Gated],
     records: Mapping[str, AttackRecord],
     there: Callable[[], list[str]],
+    *,
+    randomised: bool,
 ) -> list[str]:
     """What makes the numbers of an evaluation doubtful.
 
-    Args:
-        network: The classifier with its clean images.
-        attacks: All of them, in order.
-        records: What each did.
-        there: Returns attacks whose gradient is there on these images, for the advice.
+    `logits` [N, K] and the flags `clean` [N] are those of the clean images; `there` returns attacks whose
+    gradient is there on these images, for the advice.
     """
-    logits = network.clean_logits
     found = outputs(logits) + losses_left_out(logits.shape[1], attacks)
-    if network.classifier.randomised:
-        found += single_draws(attacks)
-    found += gradients(attacks, records, there)
-    return found + masking(network.clean, attacks, records)
+    found += single_draws(attacks) if randomised else []
+    return found + gradients(attacks, records, there) + masking(clean, attacks, records)
 
 
 def single_draws(attacks: Sequence[Gated]) -> list[str]:
     """For a randomised classifier: the attacks must average over its draws."""
-    single = [attack for attack in attacks if any(part.eot_samples == 1 for part in attack.parts)]
+    single = [attack.name for attack in attacks if any(part.eot_samples == 1 for part in attack.parts)]
     found = []
-    if any(attack.name not in PRESETS for attack in single):
+    if not set(single) <= set(PRESETS):
         found.append(
             'the classifier is randomised and the attacks follow single draws of it, so these accuracies are '
             'too high: set eot_samples (20 is usual)'
@@ -276,7 +236,7 @@ def single_draws(attacks: Sequence[Gated]) -> list[str]:
         f'the classifier is randomised and {name} follows single draws of it, so its accuracy is too '
         'high: use autoattack-rand'
         for name in PRESETS
-        if any(attack.name == name for attack in single)
+        if name in single
     ]
 
 
@@ -298,12 +258,8 @@ def outputs(logits: np.ndarray) -> list[str]:
 def clean(accuracy: float, highest: float, classes: int, stated: float | None, hint: str) -> list[str]:
     """Whether a checkpoint's clean accuracy tells that it was loaded as something else than it is.
 
-    Args:
-        accuracy: The fraction measured.
-        highest: The upper end of its 95 % interval.
-        classes: Number of classes.
-        stated: What its authors state; if None only an accuracy near chance is suspicious.
-        hint: What to try.
+    `highest` is the upper end of its 95 % interval, and `hint` what to try. Where the authors state no
+    accuracy, only one near chance is suspicious.
     """
     if stated is not None and stated > max(highest, accuracy + SHORT):
         return [
@@ -382,13 +338,7 @@ def losses_left_out(count: int, attacks: Sequence[Gated]) -> list[str]:
 
 
 def masking(clean: np.ndarray, attacks: Sequence[Gated], records: Mapping[str, AttackRecord]) -> list[str]:
-    """Whether attacks that do not see the classifier's gradient broke what those that do had left.
-
-    Args:
-        clean: [N] bool.
-        attacks: All of them, in order.
-        records: What each did.
-    """
+    """Whether attacks that do not see the classifier's gradient broke what those that do had left."""
     left, breaking, white = clean.copy(), np.zeros(len(clean), bool), False
     culprits: list[str] = []
     for attack in attacks:

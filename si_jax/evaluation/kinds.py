@@ -30,8 +30,7 @@ def kind_of(name: str, request: Request) -> Kind:
     """The attack of this name."""
     given, samples = request.custom.get(name), request.eot_samples
     if isinstance(given, Attack):
-        stamp = custom.protocol(name, given)
-        return Pgd(name, given, custom.UNIT + name, samples, protocol=stamp)
+        return Pgd(name, given, custom.UNIT + name, samples, protocol=custom.protocol(name, given))
     if given is not None:
         return CustomAttack(name, given)
     if name in registry.ATTACKS:

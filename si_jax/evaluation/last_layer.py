@@ -20,17 +20,11 @@ from si_jax.outputs import Outputs
 Array = jax.Array
 
 _SHAPED = ('reshape', 'squeeze', 'expand_dims', 'broadcast_in_dim')
-_SAME = ('convert_element_type', 'copy', 'copy_p', 'reduce_precision', 'optimization_barrier')
+_UNCHANGED = ('convert_element_type', 'copy', 'copy_p', 'reduce_precision', 'optimization_barrier')
 
 
 class Factor(NamedTuple):
-    """What the product is multiplied with, or divided by, on its way to the logits.
-
-    Attributes:
-        atom: A number, or an array that does not depend on the images.
-        axis: That of the classes in it.
-        divides: Whether it divides.
-    """
+    """A number or an array that the product is multiplied with, or divided by, and its axis of classes."""
 
     atom: Any
     axis: int
@@ -44,8 +38,7 @@ class LastLayer(NamedTuple):
         features: What depends on the images, [.., F ..].
         weight: What does not.
         contracted: The axes of `features` and of `weight` that are summed over.
-        sign: 1 or -1, a factor more.
-        factors: All others.
+        sign: 1 or -1, which belongs to the factors.
     """
 
     features: Any
@@ -56,14 +49,9 @@ class LastLayer(NamedTuple):
 
 
 def with_features(function: Callable[..., Outputs], *arguments: Any) -> Callable[..., Outputs] | str:
-    """The same classifier with features and kernel beside its logits.
+    """The same classifier with features and kernel beside its logits, or a sentence why there are none.
 
-    Args:
-        function: (images [B, H, W, C], ...) -> `Outputs` without features.
-        arguments: Examples; arrays or `jax.ShapeDtypeStruct`.
-
-    Returns:
-        The classifier, or a sentence that says why its logits are not those of a linear layer.
+    `arguments` are examples of what `function` takes, arrays or `jax.ShapeDtypeStruct`.
 
     Raises:
         InputError: JAX cannot trace the function.
@@ -84,13 +72,9 @@ def with_features(function: Callable[..., Outputs], *arguments: Any) -> Callable
         summed, of_weight = layer.contracted
         kernel = jnp.moveaxis(weight, of_weight, range(len(of_weight))).reshape(-1, logits.shape[1])
         for (_, axis, divides), factor in zip(layer.factors, factors, strict=True):
-            # The rows of what was broadcast over the images are all alike.
-            row = (
-                factor
-                if factor.ndim == 0
-                else jnp.moveaxis(factor, axis, -1).reshape(-1, factor.shape[axis])[0]
-            )
-            kernel = kernel / row if divides else kernel * row
+            if factor.ndim:  # the rows of what was broadcast over the images are all alike
+                factor = jnp.moveaxis(factor, axis, -1).reshape(-1, factor.shape[axis])[0]
+            kernel = kernel / factor if divides else kernel * factor
         last = range(features.ndim - len(summed), features.ndim)
         features = jnp.moveaxis(features, summed, last).reshape(len(logits), -1)
         return Outputs(logits, features, layer.sign * kernel)
@@ -141,7 +125,7 @@ def find_last_layer(jaxpr: core.Jaxpr) -> LastLayer | str:
             if before is None:
                 return f'{name!r} with a change of shape lies between the last linear layer and the logits'
             axis = before
-        elif name not in _SAME:
+        elif name not in _UNCHANGED:
             return f'the logits are the result of {name!r}, not of a linear layer'
         atom = source
     return 'the logits are the images themselves, behind no linear layer'

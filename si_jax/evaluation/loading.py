@@ -17,18 +17,14 @@ from si_jax.storage import files, npz
 SCHEMA = 1
 # What every result has, and of which kind it is.
 FIELDS: dict[tuple[str, ...], type] = {
-    ('dataset',): dict,
     ('dataset', 'examples'): int,
-    ('threat_model',): dict,
     ('threat_model', 'norm'): str,
     ('threat_model', 'eps'): float,
     ('seed',): int,
     ('precision',): dict,
     ('warnings',): list,
     ('attacks',): dict,
-    ('clean',): dict,
     ('clean', 'accuracy'): float,
-    ('worst_case',): dict,
     ('worst_case', 'accuracy'): float,
 }
 

@@ -41,17 +41,15 @@ GROUP_ACCELERATOR = 4096
 class Network:
     """A classifier with its images, compiled for the devices as it is needed.
 
-    `Network.of` makes it, and `calibrated`, `part` and `check_and_classify` make further ones of it, which
-    share its compiled programs.
+    `Network.of` makes it, and `part` and `check_and_classify` make further ones of it, which share its
+    compiled programs.
 
     Attributes:
-        classifier: The classifier as given.
-        request: The images and labels, the seed and the devices.
-        traced: The classifier, traced.
+        classifier: The classifier as given; `traced` is what JAX made of it.
         apply: (weights, images, keys) -> `Outputs`, in the precision of the search.
         weights: Its weights, on the devices.
         gradient_of: Whose derivative the attacks take (BPDA); None for the classifier's own.
-        stand_in: It, traced.
+        stand_in: `gradient_of`, traced.
         why_no_features: Why features and kernel were not found, if they were looked for.
         clean_logits: [N, K], of the clean images, once they were classified.
         scale: The factor on the logits of calibrated attacks, once it was measured.
@@ -81,11 +79,8 @@ class Network:
     ) -> 'Network':
         """Traces a classifier for the images of a request.
 
-        Args:
-            classifier: The classifier.
-            request: The checked arguments.
-            needs_features: Whether features and kernel are looked for if the classifier returns logits alone.
-            gradient_of: Whose derivative the attacks take in place of the classifier's own.
+        If it returns logits alone, `needs_features` has features and kernel looked for. The attacks take the
+        derivative of `gradient_of` in place of its own.
 
         Raises:
             InputError: JAX cannot trace it, or `gradient_of` does not fit.
@@ -126,21 +121,8 @@ class Network:
         return self.request.labels.astype(np.int32)
 
     @property
-    def indices(self) -> np.ndarray:
-        return self.request.indices
-
-    @property
     def devices(self) -> list[jax.Device]:
         return self.request.devices
-
-    @property
-    def chunk(self) -> int:
-        """Images at once on all devices together."""
-        return self.request.chunk
-
-    @property
-    def seed(self) -> int:
-        return self.request.seed
 
     @functools.cached_property
     def shares(self) -> int:
@@ -150,16 +132,12 @@ class Network:
     @functools.cached_property
     def sizes(self) -> tuple[int, ...]:
         """Of batches in which fewer images than `chunk` go."""
-        return packing.sizes(self.chunk, len(self.devices))
+        return packing.sizes(self.request.chunk, len(self.devices))
 
     @property
     def outputs(self) -> Outputs:
         """The shapes of what the classifier returns."""
         return self.traced.shape
-
-    @property
-    def classes(self) -> int:
-        return self.request.classes
 
     @functools.cached_property
     def clean(self) -> np.ndarray:
@@ -168,7 +146,7 @@ class Network:
 
     @functools.cached_property
     def _key(self) -> Array:
-        return jax.random.key(self.seed)
+        return jax.random.key(self.request.seed)
 
     @functools.cached_property
     def key_impl(self) -> Any:
@@ -180,17 +158,11 @@ class Network:
             self.programs[about] = make()
         return self.programs[about]
 
-    def calibrated(self, scale: float) -> 'Network':
-        """The same network with this factor on the logits that calibrated attacks see."""
-        return dataclasses.replace(self, scale=scale)
-
     def part(self, rows: np.ndarray) -> 'Network':
         """The same network with some of its images."""
         some = {name: getattr(self.request, name)[rows] for name in ('images', 'labels', 'indices')}
-        logits = self.clean_logits[rows]
-        return dataclasses.replace(
-            self, request=dataclasses.replace(self.request, **some), clean_logits=logits
-        )
+        request = dataclasses.replace(self.request, **some)
+        return dataclasses.replace(self, request=request, clean_logits=self.clean_logits[rows])
 
     def map(
         self,
@@ -202,7 +174,7 @@ class Network:
         smaller: bool = False,
     ) -> Any:
         """`devices.map_rows` in batches of `chunk` images; of the last one may be `smaller`."""
-        sizes = self.sizes if smaller else self.chunk
+        sizes = self.sizes if smaller else self.request.chunk
         return map_rows(function, shared, rows, sizes, self.devices, on_share)
 
     def typed(self, keys: Any) -> Array:
@@ -230,15 +202,14 @@ class Network:
     def check_and_classify(self, *, explain: bool) -> 'Network':
         """The same network with the logits of the clean images, by a classifier that is found fit.
 
-        Args:
-            explain: Whether features and kernel must explain the logits.
+        If `explain`, features and kernel must explain the logits.
 
         Raises:
             InputError: The classifier is unfit.
         """
         keys = self.keys(0)
         clean = self._classify(self.images, keys, progress.done)
-        gates.check_finite(clean['logits'], self.images, self.indices, 'image')
+        gates.check_finite(clean['logits'], self.images, self.request.indices, 'image')
         rows = np.arange(gates.PROBE) % len(self.images)
         probed = gates.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
         if self.gradient_of is not None:
@@ -268,36 +239,31 @@ class Network:
         that its attacks share their noise.
         """
         number = None if name is None else np.uint32(zlib.crc32(name.encode()))
-        return np.asarray(_run_keys(self._key, self.indices, number, run))
+        return np.asarray(_run_keys(self._key, self.request.indices, number, run))
 
     def groups(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows in the groups that are worked on, and saved, together: some for each process."""
-        wanted = GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
-        wanted = min(wanted, -(-len(rows) // self.shares)) if self.shares > 1 else wanted
-        wanted = -(-wanted // self.chunk) * self.chunk if self.shares > 1 else wanted
-        size = max(wanted // self.chunk, 1) * self.chunk
+        chunk, wanted = self.request.chunk, GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
+        if self.shares > 1:
+            wanted = -(-min(wanted, -(-len(rows) // self.shares)) // chunk) * chunk
+        size = max(wanted // chunk, 1) * chunk
         return [rows[first : first + size] for first in range(0, len(rows), size)]
 
     def confirm(
         self, rows: np.ndarray, found: np.ndarray, keys: np.ndarray, threat: Threat, source: str
     ) -> tuple[np.ndarray, float]:
-        """Audits the images that an attack returned and classifies them as the clean ones were.
+        """Audits what an attack made of the images of these rows, and classifies it as these were.
 
-        Args:
-            rows: [M], which images were attacked.
-            found: [M, H, W, C], what the attack made of them.
-            keys: [M, ...], the data of their keys.
-            threat: The ball.
-            source: The attack's name, for messages.
+        `found` is [M, H, W, C], `keys` [M, ...] the data of the images' keys, and `source` the attack's name.
 
         Returns:
             Whether each is classified correctly [M], and the largest distance from an original.
         """
         if not len(rows):
             return np.zeros(0, bool), 0.0
-        largest = threat.audit(found, self.images[rows], source=source, indices=self.indices[rows])
+        largest = threat.audit(found, self.images[rows], source=source, indices=self.request.indices[rows])
         logits = self.logits(found, keys)
-        gates.check_finite(logits, found, self.indices[rows], f'what {source} made of image')
+        gates.check_finite(logits, found, self.request.indices[rows], f'what {source} made of image')
         return np.argmax(logits, axis=1) == self.labels[rows], largest
 
     def surrogate(self, calibrated: bool = False) -> Surrogate:
@@ -339,14 +305,14 @@ class Network:
     def batch_key(self, first: int, restart: int, name: str) -> Array:
         """The key of a batch that begins with image `first`, for attacks that take one key a batch."""
         key = jax.random.fold_in(self._key, np.uint32(zlib.crc32(name.encode())))
-        return jax.random.fold_in(jax.random.fold_in(key, restart), self.indices[first])
+        return jax.random.fold_in(jax.random.fold_in(key, restart), self.request.indices[first])
 
     def identity(self) -> dict[str, Any]:
         """What tells this classifier and this data from others."""
         return {
             'weights': digest(*self.traced.weights, *self._stand_in_weights),
-            'data': digest(self.images, self.labels, self.indices),
-            'images at once': self.chunk,
+            'data': digest(self.images, self.labels, self.request.indices),
+            'images at once': self.request.chunk,
             **({'processes': self.shares} if self.shares > 1 else {}),
         }
 
@@ -354,13 +320,13 @@ class Network:
         """What a result says of the data."""
         return {
             'examples': len(self.images),
-            'classes': self.classes,
+            'classes': self.request.classes,
             'digest': data_digest(self.images, self.request.labels),
         }
 
-    def gradient_digest(self) -> dict[str, Any]:
-        """What tells the classifier whose gradient is taken from others."""
-        return {'weights': digest(*self._stand_in_weights)}
+    def gradient_digest(self) -> dict[str, Any] | None:
+        """What tells the classifier whose gradient is taken from others; None for the classifier's own."""
+        return None if self.gradient_of is None else {'weights': digest(*self._stand_in_weights)}
 
     def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""

@@ -65,16 +65,10 @@ def compile_search(
     key_impl: Any,
     devices: list[jax.Device],
 ) -> CompiledSearch:
-    """Compiles a search.
+    """Compiles a search for `apply`, (weights, images, keys) -> Outputs; keys come as their data.
 
-    Args:
-        search: The search.
-        part: Iterations in a part. A part that divides the iterations has a static length; the length of
-            another is an argument, so that the last, shorter one needs no program of its own.
-        apply: (weights, images, keys) -> Outputs.
-        threat: The ball.
-        key_impl: Of the keys, which come as their data.
-        devices: Where it runs.
+    A part that divides the iterations has a static length. The length of another is an argument, so that the
+    last, shorter one needs no program of its own.
     """
     static = search.iterations % part == 0
 
@@ -156,13 +150,12 @@ def run_search(
     `progress.done` is called with the share of the iterations that were made.
 
     Args:
-        compiled: The search.
-        weights: Replicated.
+        compiled: The search; `weights` are replicated.
         problem: images, labels, keys (their data) and targets, host arrays [M, ...].
         confirm: (rows [B], images [B, H, W, C]) -> [B] bool, whether these images, of which the search says
             that they are misclassified, really are. The search goes on with those that are not.
         sizes: Of packs.
-        final: Whether to return the final states.
+        final: Whether the final states are returned.
     """
     count, iterations, devices = len(problem[0]), compiled.search.iterations, compiled.devices
     broken, queries, refused = np.zeros(count, bool), np.zeros(count, np.int64), 0
@@ -174,8 +167,9 @@ def run_search(
         packs, first = [], 0
         for size in split(len(rows), sizes):
             chosen = slice(first, first + size)
-            arrays = tuple(array[rows[chosen]] for array in problem), _take(states, chosen)
-            packs.append(_Pack(rows[chosen], size, arrays, devices))
+            of_rows = tuple(array[rows[chosen]] for array in problem)
+            of_states = jax.tree.map(lambda leaf, chosen=chosen: leaf[chosen], states)
+            packs.append(_Pack(rows[chosen], size, (of_rows, of_states), devices))
             first += size
         return packs
 
@@ -207,11 +201,9 @@ def run_search(
         if final and first + made == iterations:
             inner = _put_together(count, [(one.rows, one.active, one.state.inner) for one in packs])
         rows = np.concatenate([one.rows[claim] for one, claim in zip(packs, claims, strict=True)])
-        found = [
-            one.host(one.state.found, claim) for one, claim in zip(packs, claims, strict=True) if len(claim)
-        ]
         if len(rows):
-            images[rows] = np.concatenate(found)
+            claimed = [(one, claim) for one, claim in zip(packs, claims, strict=True) if len(claim)]
+            images[rows] = np.concatenate([one.host(one.state.found, claim) for one, claim in claimed])
             broken[rows] = confirm(rows, images[rows])
             refused += int(np.sum(~broken[rows]))
             for one, claim in zip(packs, claims, strict=True):
@@ -228,10 +220,6 @@ def run_search(
             states = [one.host(one.state, one.active) for one in packs]
             packs = pack(numbers, jax.tree.map(lambda *leaves: np.concatenate(leaves), *states))
     return Outcome(broken, images[broken], queries, gradients, refused, inner)
-
-
-def _take(tree: Any, rows: slice) -> Any:
-    return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def _without_claims(state: SearchState, rows: np.ndarray) -> SearchState:

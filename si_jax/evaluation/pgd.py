@@ -11,7 +11,6 @@ import numpy as np
 
 from si_jax import attacks
 from si_jax.attacks import rows as rows_of
-from si_jax.attacks.ascent import Gradients
 from si_jax.attacks.facts import facts
 from si_jax.attacks.pgd import Attack, Start, starting_points, value_function
 from si_jax.attacks.registry import ATTACKS
@@ -41,7 +40,6 @@ class Outcome:
     """What an attack did.
 
     Attributes:
-        record: Its part of the result.
         images: [N, H, W, C], the adversarial images; empty unless they are kept.
         seconds: The time of each stage, of an attack that has several.
     """
@@ -56,10 +54,7 @@ class Pgd:
     """An attack of the PGD family: a row of `ATTACKS`, or an `Attack` record of the user's.
 
     Attributes:
-        name: The attack.
-        row: What it is.
         unit: What its finished parts are called on disk.
-        eot_samples: Gradients averaged in each step.
         starts: [N, H, W, C], where to start; None for the attack's own start.
         protocol: The stamp of a record of the user's.
     """
@@ -116,21 +111,18 @@ class Pgd:
             now = row.in_restart(restart)
             about = now, threat, request.steps, request.step_size, self.eot_samples
             program = network.program(about, lambda: compiled(now))
-            found = network.map(program, shared, (images, labels, keys, start), progress.done)
-            correct, largest = network.confirm(rows, found['images'], keys, threat, self.name)
-            return found | {
-                'correct': correct,
-                'largest': np.float64(largest),
-                'images': found['images'][: len(rows) * request.keep],
-            }
+            return network.map(program, shared, (images, labels, keys, start), progress.done)
 
         begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
-        finished = []
-        for units in units_of(
-            network, self.unit, attack, self._restarts(request), self._cost_of_run(request)
-        ):
-            finished.append(remember_all(units))
-        record, images = restarts_of(network, request, finished)
+        record, images = run_restarts(
+            network,
+            request,
+            attack,
+            name=self.name,
+            unit=self.unit,
+            restarts=self._restarts(request),
+            cost=self._cost_of_run(request),
+        )
         return Outcome(
             dataclasses.replace(
                 record,
@@ -152,33 +144,45 @@ class Pgd:
         return GRADIENT * self.eot_samples * self._steps(request)
 
 
-def units_of(
-    network: Network, name: str, attack: Callable[[np.ndarray, int], Arrays], restarts: int, cost: int
-) -> list[list[Work]]:
-    """The units of work of each restart of (rows, restart) -> {correct, largest, images}, on all images."""
-    groups = network.groups(np.arange(len(network.images)))
-    return [
-        [
-            Work(f'{name}-{restart}-{number}', len(rows) * cost, functools.partial(attack, rows, restart))
-            for number, rows in enumerate(groups)
-        ]
-        for restart in range(restarts)
-    ]
-
-
-def restarts_of(
-    network: Network, request: Request, finished: list[list[Arrays]]
+def run_restarts(
+    network: Network,
+    request: Request,
+    attack: Callable[[np.ndarray, int], Arrays],
+    *,
+    name: str,
+    unit: str,
+    restarts: int,
+    cost: int,
 ) -> tuple[AttackRecord, np.ndarray]:
-    """The record of what the restarts did, and the images if they are kept.
+    """Attacks all images in each restart; what the final images do is the record, with the images if kept.
 
-    The image is that of the first restart that fooled the classifier, else of the first restart.
+    `attack` is (rows [M], restart) -> `images` [M, H, W, C], and the flags of `Gradients` [M] where they are
+    known; `unit` is what finished parts are called on disk, and `cost` the forward passes of a restart. The
+    image that is kept is that of the first restart that fooled the classifier, else of the first restart.
     """
+
+    def attacked(rows: np.ndarray, restart: int) -> Arrays:
+        found, keys = attack(rows, restart), network.keys(restart)[rows]
+        correct, largest = network.confirm(rows, found['images'], keys, request.threat, name)
+        images = found['images'][: len(rows) * request.keep]
+        return found | {'correct': correct, 'largest': np.float64(largest), 'images': images}
+
     runs: list[np.ndarray] = []
-    largest = 0.0
-    kept = np.zeros((0, *network.images.shape[1:]), network.images.dtype)
-    for parts in finished:
-        correct, images = (np.concatenate([one[key] for one in parts]) for key in ('correct', 'images'))
-        largest = max(largest, *(float(one['largest']) for one in parts))
+    zero, not_finite, known = network.clean, np.zeros(len(network.clean), bool), False
+    largest, kept = 0.0, np.zeros((0, *network.images.shape[1:]), network.images.dtype)
+    groups = network.groups(np.arange(len(network.images)))
+    for restart in range(restarts):
+        parts = remember_all(
+            [
+                Work(f'{unit}-{restart}-{i}', len(rows) * cost, functools.partial(attacked, rows, restart))
+                for i, rows in enumerate(groups)
+            ]
+        )
+        arrays = {key: np.concatenate([np.atleast_1d(one[key]) for one in parts]) for key in parts[0]}
+        correct, images = arrays['correct'], arrays['images']
+        if known := 'zero' in arrays:
+            zero, not_finite = zero & arrays['zero'], not_finite | arrays['not_finite']
+        largest = max(largest, float(arrays['largest'].max()))
         if request.keep and not runs:
             kept = images
         elif request.keep:
@@ -186,15 +190,8 @@ def restarts_of(
             kept[new] = images[new]
         runs.append(correct)
     record = AttackRecord(np.stack(runs), None, None, 1, largest)
-    if 'zero' in finished[0][0]:
-        seen = {
-            key: [np.concatenate([one[key] for one in parts]) for parts in finished]
-            for key in Gradients._fields
-        }
-        counts = count_gradients(
-            network.clean, np.all(seen['zero'], axis=0), np.any(seen['not_finite'], axis=0)
-        )
-        record = dataclasses.replace(record, gradients=(counts,))
+    if known:
+        record = dataclasses.replace(record, gradients=(count_gradients(network.clean, zero, not_finite),))
     return record, kept
 
 

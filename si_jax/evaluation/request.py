@@ -39,6 +39,8 @@ UNNAMED = 'own'
 class Request:
     """What is evaluated and how, checked; the arguments of `evaluate` say more.
 
+    Attributes with the name of an argument hold what was given, or its default.
+
     Attributes:
         names: The attacks in order.
         custom: The user's own attacks by name.
@@ -46,17 +48,9 @@ class Request:
         images: [N, H, W, C], float32 or float64, in [0, 1].
         labels: [N], int64.
         indices: [N], uint32, the number of each image.
-        threat: The ball.
-        steps: Of the PGD family.
-        step_size: Likewise, as a fraction of the pixel range.
-        restarts: Likewise, and of callables.
-        eot_samples: Gradients averaged in each step.
-        seed: Of everything random.
-        individual: Whether each stage of a cascade runs on all correctly classified images.
         keep: Whether the adversarial images are wanted.
         precision: Of the classifier's products during the search; None for that of the images.
         chunk: Images at once on all devices together.
-        devices: Local devices.
         classes: Of the classifier; 0 until it is traced.
         processes: Of how many processes began the evaluation that goes on; None if it begins.
     """
@@ -206,12 +200,9 @@ def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -
 
 
 def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | AttackFunction]]:
-    """The names of the attacks in order, and by name those that are the user's own.
+    """The names of the attacks in order, and by name those that are the user's.
 
-    Args:
-        attacks: A comma string, an attack of the user's own, or a sequence of names, own attacks and pairs
-            (name, own attack). A function is named after itself; `Attack` records and functions without a
-            name are called 'own'.
+    A function is named after itself; `Attack` records and functions without a name are called 'own'.
 
     Raises:
         InputError: An unknown name, one given twice, one that is taken, or something that is no attack.
@@ -224,7 +215,8 @@ def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | Att
         if isinstance(attack, str):
             names += parse_names(attack)
             continue
-        name, attack = attack if _is_pair(attack) else (_name_of(attack), attack)
+        pair = type(attack) is tuple and len(attack) == 2 and isinstance(attack[0], str)
+        name, attack = attack if pair else (_name_of(attack), attack)
         _check_attack(name, attack)
         names.append(name)
         custom[name] = attack
@@ -233,10 +225,6 @@ def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | Att
             advice = "give pairs ('name', attack)" if name in custom else 'give it once'
             raise InputError(f'attack {name!r} is given {names.count(name)} times: {advice}')
     return (tuple(names) if names else parse_names(())), custom
-
-
-def _is_pair(value: Any) -> bool:
-    return type(value) is tuple and len(value) == 2 and isinstance(value[0], str)
 
 
 def _name_of(attack: Any) -> str:
@@ -265,10 +253,7 @@ def check_name(name: Any) -> None:
 
 
 def parse_sources(sources: Any) -> dict[str, Classifier]:
-    """The sources by the names of their rows, `transfer-NAME`.
-
-    Args:
-        sources: A mapping of names to classifiers, or a classifier or a sequence of them, which are numbered.
+    """The sources by the names of their rows, `transfer-NAME`; those without a name are numbered.
 
     Raises:
         InputError: A name cannot be one, or a source is no classifier.

@@ -200,15 +200,6 @@ class Result:
             'norm': self.threat.norm.capitalize(),
         }
 
-    def _screens(self) -> str:
-        """What is said of presets that are no protocols."""
-        found = [(name, one) for name, one in self.attacks.items() if (one.protocol or {}).get('screen')]
-        return ' '.join(
-            f'{name}: {one.protocol["screen"]} '  # type: ignore[index]
-            f'({sum(stage["forward_passes"] for stage in one.stages):,} forward passes).'
-            for name, one in found
-        )
-
     def save(self, path: str | os.PathLike) -> None:
         """Writes `<stem>.json`, the flags of each image as `<stem>.npz`, and images that were kept.
 
@@ -272,9 +263,15 @@ class Result:
                     f'  {stage["attack"]:<15}{100 * stage["accuracy"]:>9.2f}'
                     f'   broke {stage["broken"]} of {stage["attacked"]} images'
                 )
+        screens = [  # presets that are no protocols
+            f'{name}: {one.protocol["screen"]} '
+            f'({sum(stage["forward_passes"] for stage in one.stages):,} forward passes).'
+            for name, one in self.attacks.items()
+            if one.protocol and one.protocol.get('screen')
+        ]
         if gap is not None:
             lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
-        lines += wrapped('', self._screens()) if self._screens() else []
+        lines += wrapped('', ' '.join(screens))
         for warning in self.warnings:
             lines += wrapped('warning: ', warning)
         return '\n'.join(lines)
@@ -300,11 +297,7 @@ def data_digest(images: np.ndarray, labels: np.ndarray) -> str:
 
 
 def check_output(path: str | os.PathLike) -> Path:
-    """The path of a result, which must end in `.json`.
-
-    Raises:
-        InputError: It does not.
-    """
+    """The path of a result; raises InputError unless it ends in `.json`."""
     path = Path(path)
     if path.suffix != '.json':
         raise InputError(f'output {str(path)!r} does not end in .json: the flags go beside it as .npz')

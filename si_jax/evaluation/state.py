@@ -6,7 +6,6 @@ units in the same order and gets the finished ones from the folder, so the resul
 """
 
 import contextlib
-import functools
 import io
 import json
 import os
@@ -32,7 +31,6 @@ class Work(NamedTuple):
     """A unit of work.
 
     Attributes:
-        name: Of its file.
         cost: In the units of the progress; None for a unit that is no part of its own.
         compute: Makes its arrays, on the devices of one process; `progress.done` says how far it is.
     """
@@ -73,24 +71,23 @@ class Saved:
     """
 
     def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
-        self._folder = None if folder is None else Path(folder)
+        self._folder = place = None if folder is None else Path(folder)
         self._tokens: list[Any] = []
-        if self._folder is not None:
-            processes.from_first(lambda: self._open(Path(folder), identity, logits))  # type: ignore[arg-type]
+        if place is not None:
+            processes.from_first(lambda: self._open(place, identity, logits))
 
     def _open(self, folder: Path, identity: dict[str, Any], logits: np.ndarray) -> None:
-        self._folder = folder
-        path = self._folder / 'identity.json'
+        path = folder / 'identity.json'
         try:
             before = read_json(path)
             if not isinstance(before, dict):
                 raise ValueError('it is no table of settings')
         except FileNotFoundError:
-            if self._folder.exists() and any(self._folder.iterdir()):
+            if folder.exists() and any(folder.iterdir()):
                 raise InputError(
                     f'{str(folder)!r} is no state of an evaluation: give another place'
                 ) from None
-            self._folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
             self._write('clean', {'logits': logits})
             write_json(path, identity)
             return
@@ -169,7 +166,9 @@ def remember_all(work: Sequence[Work]) -> list[Arrays]:
     for first in range(0, len(work), processes.count()):
         some = work[first : first + processes.count()]
         kept = {unit.name: saved._read(unit.name) for unit in some} if processes.is_first() else {}
-        missing = processes.from_first(functools.partial(_missing, kept))
+        missing = processes.from_first(
+            lambda kept=kept: [name for name, arrays in kept.items() if arrays is None]  # type: ignore[misc]
+        )
         given = {name: arrays for name, arrays in kept.items() if arrays is not None}
         # The units of a round take about as long as each other: this process's stands for all.
         costs = [unit.cost for unit in some if unit.cost is not None]
@@ -183,10 +182,6 @@ def remember_all(work: Sequence[Work]) -> list[Arrays]:
                 saved._write(name, arrays[name])
         found += [arrays[unit.name] for unit in some]
     return found
-
-
-def _missing(kept: dict[str, Arrays | None]) -> list[str]:
-    return [name for name, arrays in kept.items() if arrays is None]
 
 
 def _from_all(units: dict[str, Arrays]) -> dict[str, Arrays]:

@@ -16,16 +16,15 @@ from si_jax.evaluation.state import remember
 from si_jax.outputs import Outputs
 
 Array = jax.Array
+Function = Callable[[Array, Array], Outputs]  # of images and keys
 # The gap between the two highest logits that calibration gives the median image.
 GAP = 2.0
 
 
 class Surrogate(NamedTuple):
-    """A classifier as attacks see it.
+    """A classifier as attacks see it: (shared, images [B, H, W, C], keys [B]) -> `Outputs`.
 
-    Attributes:
-        apply: (shared, images [B, H, W, C], keys [B]) -> `Outputs`.
-        shared: Weights and whatever else it needs, replicated over the devices.
+    `shared` are weights and whatever else it needs, replicated over the devices.
     """
 
     apply: Callable[[Any, Array, Array], Outputs]
@@ -40,17 +39,11 @@ def _straight_through(value: Array, stand_in: Array) -> Array:
 _straight_through.defvjp(lambda value, stand_in: (value, None), lambda _, cotangent: (None, cotangent))
 
 
-def backward_of(
-    classifier: Callable[[Array, Array], Outputs], other: Callable[[Array, Array], Outputs]
-) -> Callable[[Array, Array], Outputs]:
+def backward_of(classifier: Function, other: Function) -> Function:
     """The classifier with the derivative of another: BPDA.
 
     Losses, decisions and everything computed from the logits are the classifier's; their gradient goes back
-    to the images through `other`. The classifier need not be differentiable.
-
-    Args:
-        classifier: (images, keys) -> `Outputs`.
-        other: Likewise, of the same shapes.
+    to the images through `other`, of the same shapes. The classifier need not be differentiable.
 
     Source: backward pass differentiable approximation, Athalye, Carlini and Wagner (2018).
     """
@@ -66,26 +59,17 @@ def backward_of(
     return outputs
 
 
-def check_stand_in(shape: Outputs, own: Outputs, needs_features: bool) -> None:
-    """Whether the outputs of `gradient_of` have the classifier's shapes.
-
-    Args:
-        shape: Those of `gradient_of`.
-        own: Those of the classifier.
-        needs_features: Whether features count.
-
-    Raises:
-        InputError: They do not; the message names both.
-    """
+def check_stand_in(shape: Outputs, expected: Outputs, needs_features: bool) -> None:
+    """Raises InputError unless outputs of `gradient_of` have the classifier's `expected` shapes."""
 
     def shapes(outputs: Outputs) -> str:
         features = '' if not needs_features else f', features {getattr(outputs.features, "shape", None)}'
         return f'logits {outputs.logits.shape}{features}'
 
-    if shapes(shape) != shapes(own):
+    if shapes(shape) != shapes(expected):
         raise InputError(
-            f'gradient_of returns {shapes(shape)}, the classifier {shapes(own)}: they must be the same, as '
-            "one stands in for the other's gradient"
+            f'gradient_of returns {shapes(shape)}, the classifier {shapes(expected)}: they must be the same, '
+            "as one stands in for the other's gradient"
         )
 
 
@@ -96,11 +80,8 @@ def calibrate(logits: np.ndarray) -> dict[str, float]:
     it is one number for all images and iterates, losses can still be compared. It is kept with what is
     finished, so that an evaluation that goes on uses the same.
 
-    Args:
-        logits: [N, K], of all clean images.
-
     Returns:
-        `scale` and `median_gap`.
+        `scale` and `median_gap`, for the logits [N, K] of all clean images.
 
     Raises:
         InputError: At least half of the images have no gap, or the state was calibrated for other logits.

@@ -28,12 +28,7 @@ STAGES = ('transferred', 'started there')
 
 @dataclasses.dataclass(frozen=True)
 class Transfer:
-    """Adversarial images of another classifier, the source.
-
-    Attributes:
-        name: Of the row.
-        source: The source with the same images.
-    """
+    """Adversarial images of another classifier, the source, which has the same images."""
 
     name: str
     source: Network
@@ -64,18 +59,11 @@ class Transfer:
         started, final = second.record, second.images
 
         broken_by, left, tables = np.full(len(clean), -1, np.int8), clean.copy(), []
-        for number, (stage, correct) in enumerate(
-            zip(STAGES, (tried['correct'], started.runs[0]), strict=True)
-        ):
+        flags = tried['correct'], started.runs[0]
+        for number, (stage, correct) in enumerate(zip(STAGES, flags, strict=True)):
             new = left & ~correct
-            tables.append(
-                {
-                    'attack': stage,
-                    'accuracy': float(np.mean(left & correct)),
-                    'attacked': int(left.sum()),
-                    'broken': int(new.sum()),
-                }
-            )
+            table: dict[str, Any] = {'attack': stage, 'accuracy': float(np.mean(left & correct))}
+            tables.append(table | {'attacked': int(left.sum()), 'broken': int(new.sum())})
             broken_by[new], left = number, left & correct
         if request.keep:
             final[broken_by == 0] = images[broken_by == 0]
@@ -94,11 +82,7 @@ class Transfer:
 
 
 def prepare(name: str, source: Classifier, network: Network) -> Network:
-    """A source with the images of the classifier, checked like it.
-
-    Raises:
-        InputError: It cannot take these images, has other classes, or is unfit; the message names it.
-    """
+    """A source with the images of the classifier, checked like it; errors name the source."""
     # The precision of the search is that of the classifier alone.
     prepared = traced(name, source, dataclasses.replace(network.request, precision=None))
     try:
@@ -117,9 +101,9 @@ def traced(name: str, source: Classifier, request: Request) -> Network:
         prepared = Network.of(source, request)
     except (TypeError, ValueError) as error:
         raise cannot_take(name, request.images.shape, error) from error
-    if prepared.classes != request.classes:
+    if (classes := prepared.request.classes) != request.classes:
         raise InputError(
-            f'{name}: the source has {prepared.classes} classes, the classifier {request.classes}: '
+            f'{name}: the source has {classes} classes, the classifier {request.classes}: '
             'give one that was trained for the same classes'
         )
     return prepared

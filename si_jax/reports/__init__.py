@@ -2,10 +2,10 @@
 
 `results` finds the runs and results of a folder, and `collect` puts those of one network together.
 `accuracy`, `classes`, `curves`, `gallery`, `pictures` and `runs` each make one section of the page;
-`charts` draws and `labels` gives the runs their names. `render` fills `page.html`, and `page` writes it.
+`charts` draws and `labels` gives the runs their names. `render` fills `page.html` and writes the page.
 Nothing here trains, and nothing prints. Whatever comes from a file is escaped on its way into the page.
 """
 
-from si_jax.reports.page import write
+from si_jax.reports.render import write
 
 __all__ = ['write']

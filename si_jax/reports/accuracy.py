@@ -18,47 +18,28 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A row of the comparison.
+    """A row of the comparison."""
 
-    Attributes:
-        name: 'natural', the attack, or 'worst case'.
-        settings: What tells the attack from others of the name.
-        cells: One a column; None where it was not measured.
-    """
-
-    name: str
-    settings: str
-    cells: list[Cell | None]
+    name: str  # 'natural', the attack, or 'worst case'
+    settings: str  # what tells the attack from others of the name
+    cells: list[Cell | None]  # one a column; None where it was not measured
 
 
 class Column(NamedTuple):
-    """A network in a comparison: results that were measured on the same weights in the same way.
+    """A network in a comparison: results that were measured on the same weights in the same way."""
 
-    Attributes:
-        number: What it is drawn by.
-        label: Of the network.
-        note: Which of its checkpoints, and what was done to it.
-        results: Whose accuracies stand in the column.
-    """
-
-    number: int
-    label: str
-    note: str
-    results: list[Evaluated]
+    number: int  # what it is drawn by
+    label: str  # of the network
+    note: str  # which of its checkpoints, and what was done to it
+    results: list[Evaluated]  # whose accuracies stand in the column
 
 
 class Group(NamedTuple):
-    """Results on the same images in the same ball.
+    """Results on the same images in the same ball."""
 
-    Attributes:
-        about: Of the first of them.
-        columns: The networks.
-        rows: Natural accuracy, the attacks, the worst cases.
-    """
-
-    about: dict[str, Any]
-    columns: list[Column]
-    rows: list[Row]
+    about: dict[str, Any]  # of the first of them
+    columns: list[Column]  # the networks
+    rows: list[Row]  # natural accuracy, the attacks, the worst cases
 
     @property
     def title(self) -> str:
@@ -114,17 +95,17 @@ def _group(members: list[tuple[Network, Evaluated]], count: int) -> Group:
         for key, head, cell in _cells(result.about):
             heads.setdefault(key, head)
             cells[key] = cell
-        same = json.dumps([network.number, *_variant(result)], default=str)
+        identity = json.dumps([network.number, *_variant(result)], default=str)
         for other, column, known in columns:
-            # What was measured twice and not alike gets a column of its own.
-            if same == other and all(known.get(key, cell) == cell for key, cell in cells.items()):
+            # What was measured twice and not alike gets another column.
+            if identity == other and all(known.get(key, cell) == cell for key, cell in cells.items()):
                 column.results.append(result)
                 known |= cells
                 break
         else:
             again = any(network.label == column.label for _, column, _ in columns)
             number = count + len(columns) if again else network.number
-            columns.append((same, Column(number, network.label, _note(result), [result]), cells))
+            columns.append((identity, Column(number, network.label, _note(result), [result]), cells))
     order = sorted(heads, key=lambda key: {'natural': 0, 'worst case': 2}.get(heads[key][0], 1))
     rows = [Row(*heads[key], [cells.get(key) for _, _, cells in columns]) for key in order]
     return Group(members[0][1].about, [column for _, column, _ in columns], rows)

@@ -19,47 +19,39 @@ from si_jax.zoo.load import LoadedModel
 STEPS = 20  # of the attack that is made anew
 
 
+class Shown(NamedTuple):
+    """The test images that the page shows: the rows `chosen` of a test set."""
+
+    dataset: str
+    images: np.ndarray  # [N, H, W, C], all of the test set, in [0, 1]
+    labels: np.ndarray  # [N]
+    chosen: np.ndarray  # positions in both
+
+
 class Images(NamedTuple):
-    """Adversarial images of some rows of a test set: where from, and whether each held, if that is known."""
+    """Adversarial images of the chosen rows: where from, and whether each held, if that is known."""
 
     adversarial: np.ndarray
     source: str
     held: np.ndarray | None
 
 
-def saved(
-    network: Network,
-    dataset: str,
-    images: np.ndarray,
-    labels: np.ndarray,
-    chosen: np.ndarray,
-    problems: list[str],
-) -> Images | None:
-    """The images of the strongest attack whose images lie beside a result; None if there are none.
-
-    Args:
-        network: Whose results are looked through.
-        dataset: Which of them count.
-        images: [N, H, W, C] of the test set, in [0, 1].
-        labels: [N].
-        chosen: The rows that are wanted.
-        problems: Gets what is wrong with a file.
-    """
+def saved(network: Network, shown: Shown, problems: list[str]) -> Images | None:
+    """The images of the strongest attack whose images lie beside a result; None if there are none."""
     for result in network.results:
         path = result.path.with_name(f'{result.path.stem}_images.npz')
-        if result.dataset != dataset or not result.about['attacks'] or not path.exists():
+        if result.dataset != shown.dataset or not result.about['attacks'] or not path.exists():
             continue
         try:
-            return _read(result, path, images, labels, chosen)
+            return _read(result, path, shown)
         except (OSError, ValueError) as error:
             problems.append(f'{path} is not shown: {error}')
     return None
 
 
-def _read(
-    result: Evaluated, path: Path, images: np.ndarray, labels: np.ndarray, chosen: np.ndarray
-) -> Images:
+def _read(result: Evaluated, path: Path, shown: Shown) -> Images:
     """Raises InputError if the file holds the images of something else."""
+    _, images, labels, chosen = shown
     count, attacks = result.about['dataset']['examples'], result.about['attacks']
     digest = result.about['dataset'].get('digest')
     if count > len(images) or digest not in (None, data_digest(images[:count], labels[:count])):
@@ -86,16 +78,10 @@ def _read(
     )
 
 
-def anew(
-    network: Network,
-    model: LoadedModel,
-    images: np.ndarray,
-    labels: np.ndarray,
-    chosen: np.ndarray,
-    problems: list[str],
-) -> Images | None:
-    """The images that PGD makes of the chosen rows, None if it cannot; the arguments are those of `saved`."""
+def anew(network: Network, model: LoadedModel, shown: Shown, problems: list[str]) -> Images | None:
+    """The images that PGD makes of the chosen rows, None if it cannot."""
     threat = model.config.threat
+    _, images, labels, chosen = shown
     try:
         result = evaluate(
             model, images[chosen], labels[chosen], attacks='pgd', eps=threat.eps, norm=threat.norm,

@@ -27,17 +27,11 @@ MOST_POINTS = 300  # of a curve; a longer one is thinned
 
 
 class Series(NamedTuple):
-    """A curve.
+    """A curve."""
 
-    Attributes:
-        number: What it is drawn by.
-        label: What it is called.
-        points: (x, y); y is None where there is no number.
-    """
-
-    number: int
-    label: str
-    points: list[tuple[float, float | None]]
+    number: int  # what it is drawn by
+    label: str  # what it is called
+    points: list[tuple[float, float | None]]  # (x, y); y is None where there is no number
 
 
 class Line(NamedTuple):
@@ -66,13 +60,7 @@ def key(number: int) -> Markup:
 
 
 def intervals(ids: Ids, title: str, lines: Sequence[Line]) -> Markup:
-    """Accuracies with their intervals on one axis from 0 to 100 %.
-
-    Args:
-        ids: Of the page.
-        title: What is shown.
-        lines: From top to bottom.
-    """
+    """Accuracies with their intervals on one axis from 0 to 100 %, from top to bottom."""
     left, right, top, step, gap = 100, 24, 8, 15, 12
     heights = [max(1, len(line.marks)) * step + gap for line in lines]
     bottom = top + sum(heights)
@@ -95,22 +83,17 @@ def intervals(ids: Ids, title: str, lines: Sequence[Line]) -> Markup:
         y += height
         if line is not lines[-1]:
             parts.append(_line('rule', 4, y, WIDTH - right, y))
-    told = '; '.join(
+    words = '; '.join(
         f'{line.label}: ' + ', '.join(f'{name} {percent(cell)}' for _, name, cell in line.marks)
         for line in lines
     )
-    return _svg(ids, title, told, bottom + 24, parts)
+    return _svg(ids, title, words, bottom + 24, parts)
 
 
 def curves(ids: Ids, title: str, series: Sequence[Series], *, share: bool, log: bool = False) -> Markup:
-    """Curves over epochs.
+    """Curves over epochs, of which at least one has a number.
 
-    Args:
-        ids: Of the page.
-        title: What is shown.
-        series: The curves; at least one has a number.
-        share: Whether the values are fractions, shown from 0 to 100 %.
-        log: Whether the axis is logarithmic; all values must be positive.
+    `share`: the values are fractions, shown from 0 to 100 %. `log`: all of them must be positive.
     """
     left, right, top, height = 46, 14, 10.0, 150.0
     drawn = [one._replace(points=_thinned(one.points)) for one in series]
@@ -143,8 +126,8 @@ def curves(ids: Ids, title: str, series: Sequence[Series], *, share: bool, log: 
         marked = [(at, value) for at, value in one.points if value is not None]
         for at, value in marked if len(marked) <= 12 else marked[-1:]:
             parts.append(_marker(one.number, x(at), y(value)))
-    told = '; '.join(_told(one, share) for one in series)
-    return _svg(ids, title, told, top + height + 24, parts)
+    words = '; '.join(_in_words(one, share) for one in series)
+    return _svg(ids, title, words, top + height + 24, parts)
 
 
 def percent(cell: Cell) -> str:
@@ -152,7 +135,7 @@ def percent(cell: Cell) -> str:
     return f'{100 * cell.value:.1f} % [{100 * cell.low:.1f}, {100 * cell.high:.1f}]'
 
 
-def _told(series: Series, share: bool) -> str:
+def _in_words(series: Series, share: bool) -> str:
     """A curve in words: where it begins, ends, and goes in between."""
     known = [(at, value) for at, value in series.points if value is not None]
     if not known:
@@ -215,11 +198,11 @@ def _short(text: str, most: int) -> str:
     return text if len(text) <= most else f'{text[: most - 1]}…'
 
 
-def _svg(ids: Ids, title: str, told: str, height: float, parts: list[Markup]) -> Markup:
+def _svg(ids: Ids, title: str, words: str, height: float, parts: list[Markup]) -> Markup:
     name, about = ids.next('chart'), ids.next('about')
     return Markup(
         '<svg class="chart" viewBox="0 0 {} {}" role="img" aria-labelledby="{} {}">'
         '<title id="{}">{}</title><desc id="{}">{}</desc>{}</svg>'
     ).format(
-        WIDTH, f'{height:.0f}', name, about, name, title, about, told, Markup('').join(map(escape, parts))
+        WIDTH, f'{height:.0f}', name, about, name, title, about, words, Markup('').join(map(escape, parts))
     )

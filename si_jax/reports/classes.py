@@ -14,29 +14,19 @@ NAMES = {
 
 
 class ClassRow(NamedTuple):
-    """A class.
+    """A class."""
 
-    Attributes:
-        name: Its number, with its name where it has one.
-        images: How many there are.
-        cells: (natural, worst case) for each column; None where it has no such image.
-    """
-
-    name: str
-    images: int
+    name: str  # its number, with its name where it has one
+    images: int  # how many there are
+    # (natural, worst case) for each column; None where it has no such image.
     cells: list[tuple[Cell, Cell] | None]
 
 
 class ByClass(NamedTuple):
-    """The accuracies of a group by class.
+    """The accuracies of a group by class."""
 
-    Attributes:
-        heads: (number, label, worst case of which attacks) of each column.
-        rows: The classes that have images, in order.
-    """
-
-    heads: list[tuple[int, str, str]]
-    rows: list[ClassRow]
+    heads: list[tuple[int, str, str]]  # (number, label, worst case of which attacks) of each column
+    rows: list[ClassRow]  # the classes that have images, in order
 
     @property
     def legend(self) -> list[tuple[int, str]]:
@@ -51,11 +41,7 @@ def name_of(dataset: str, label: int) -> str:
 
 
 def by_class(group: Group) -> ByClass | None:
-    """The natural accuracy and the worst case of every class; None if there are no flags of images.
-
-    Args:
-        group: Results on the same images.
-    """
+    """The natural accuracy and the worst case of every class; None if there are no flags of images."""
     columns = [
         (column, result.flags) for column in group.columns for result in column.results if result.flags
     ]

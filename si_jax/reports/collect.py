@@ -32,17 +32,11 @@ NUMBERS = ('single_run', 'restarts', 'steps', 'step_size', 'eot_samples', 'max_p
 
 
 class Evaluated(NamedTuple):
-    """A result of evaluate.py.
+    """A result of evaluate.py."""
 
-    Attributes:
-        path: The JSON file.
-        about: Its content.
-        flags: The flags of each image; None where they are missing or damaged.
-    """
-
-    path: Path
-    about: dict[str, Any]
-    flags: SavedResult | None
+    path: Path  # the JSON file
+    about: dict[str, Any]  # its content
+    flags: SavedResult | None  # the flags of each image; None where they are missing or damaged
 
     @property
     def dataset(self) -> str:
@@ -57,21 +51,13 @@ class Evaluated(NamedTuple):
 
 
 class Network(NamedTuple):
-    """A network of a page.
+    """A network of a page."""
 
-    Attributes:
-        number: Its position on the page, which it is drawn by.
-        label: What the page calls it; no two have the same.
-        run: The run that trained it; None if that is not known.
-        trained_with: The environment of the run.
-        results: What was measured on it.
-    """
-
-    number: int
-    label: str
-    run: Run | None
-    trained_with: dict[str, Any]
-    results: list[Evaluated]
+    number: int  # its position on the page, which it is drawn by
+    label: str  # what the page calls it; no two have the same
+    run: Run | None  # the run that trained it; None if that is not known
+    trained_with: dict[str, Any]  # the environment of the run
+    results: list[Evaluated]  # what was measured on it
 
     @property
     def folder(self) -> Path:
@@ -131,10 +117,8 @@ def _networks(runs: dict[Path, Run], evaluated: dict[Path | None, list[Evaluated
     ]
     others: dict[str, list[Evaluated]] = {}
     for one in evaluated.get(None, []):
-        same = (
-            json.dumps([one.model, one.dataset], sort_keys=True, default=str) if one.model else str(one.path)
-        )
-        others.setdefault(same, []).append(one)
+        named = json.dumps([one.model, one.dataset], sort_keys=True, default=str)
+        others.setdefault(named if one.model else str(one.path), []).append(one)
     drafts += [(_title(some[0]), None, some) for some in others.values()]
     titles = [label for label, _, _ in drafts]
     networks = []
@@ -253,7 +237,6 @@ def _nothing(place: Path) -> str:
 def _environment(folder: Path) -> dict[str, Any]:
     """What the last start of a run was made with; {} if that is not known."""
     try:
-        about = json.loads((folder / 'environment.json').read_text())
-    except (OSError, ValueError):
+        return results.read_json(folder / 'environment.json')
+    except InputError:
         return {}
-    return about if isinstance(about, dict) else {}

@@ -9,21 +9,13 @@ from si_jax.reports.labels import QUANTITIES
 
 
 class Panel(NamedTuple):
-    """A chart of one metric.
+    """A chart of one metric."""
 
-    Attributes:
-        metric: Its name in metrics.jsonl.
-        title: What it is.
-        share: Whether it is a fraction of images.
-        log: Whether its axis is logarithmic.
-        series: A curve for each run that has it.
-    """
-
-    metric: str
-    title: str
-    share: bool
-    log: bool
-    series: list[Series]
+    metric: str  # its name in metrics.jsonl
+    title: str  # what it is
+    share: bool  # whether it is a fraction of images
+    log: bool  # whether its axis is logarithmic
+    series: list[Series]  # a curve for each run that has it
 
 
 # Metric -> title; what a reader asks first comes first.

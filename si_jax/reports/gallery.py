@@ -12,15 +12,15 @@ from PIL import Image
 
 from si_jax import data
 from si_jax.errors import InputError
-from si_jax.reports.adversarial import Images, anew, saved
+from si_jax.reports.adversarial import Images, Shown, anew, saved
 from si_jax.reports.classes import name_of
 from si_jax.reports.collect import Network
 from si_jax.runtime.progress import progress
 from si_jax.zoo.load import LoadedModel, load_model
 
 
-class Said(NamedTuple):
-    """What a network says of an image: a class, and its softmax probability."""
+class Prediction(NamedTuple):
+    """What a network predicts for an image: a class, and its softmax probability."""
 
     label: str
     confidence: float
@@ -28,82 +28,60 @@ class Said(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """An image of the gallery.
+    """An image of the gallery."""
 
-    Attributes:
-        image: Its number in the test set.
-        label: Its true class.
-        clean: As a data URI.
-        adversarial: Likewise.
-        perturbation: Likewise, magnified around grey.
-        size: The largest change of a pixel.
-        before: What the network says of the clean image; None without a checkpoint.
-        after: What it says of the adversarial one.
-        held: Whether the adversarial image is classified correctly; None if that is not known.
-    """
-
-    image: int
-    label: str
-    clean: str
-    adversarial: str
-    perturbation: str
-    size: float
-    before: Said | None
-    after: Said | None
-    held: bool | None
+    image: int  # its number in the test set
+    label: str  # its true class
+    clean: str  # as a data URI
+    adversarial: str  # likewise
+    perturbation: str  # likewise, magnified around grey
+    size: float  # the largest change of a pixel
+    before: Prediction | None  # what the network says of the clean image; None without a checkpoint
+    after: Prediction | None  # what it says of the adversarial one
+    held: bool | None  # whether the adversarial image is classified correctly; None if that is not known
 
 
 class Gallery(NamedTuple):
-    """The images of a network.
+    """The images of a network."""
 
-    Attributes:
-        number: Of the network.
-        label: Likewise.
-        source: Where the adversarial images come from.
-        factor: By which perturbations are magnified.
-        shots: One an image.
-    """
-
-    number: int
-    label: str
-    source: str
-    factor: float
-    shots: list[Shot]
+    number: int  # of the network
+    label: str  # likewise
+    source: str  # where the adversarial images come from
+    factor: float  # by which perturbations are magnified
+    shots: list[Shot]  # one an image
 
 
 def galleries(
     networks: list[Network], dataset: str, count: int, data_dir: str | None, problems: list[str]
 ) -> list[Gallery]:
-    """The first test images of each class, the same for all networks.
+    """So many test images of a data set, the same for all networks: the first of each class, then the next.
 
-    Args:
-        networks: Of the page.
-        dataset: Whose test images are shown.
-        count: How many; the first image of each class, then the next ones.
-        data_dir: Where the data set lies; None for where the runs had it.
-        problems: Gets why images cannot be shown, and the remedy.
+    It is read from `data_dir`, or from where the runs had it. `problems` gets why images cannot be shown.
     """
-    shown = [one for one in networks if _is_on(one, dataset)]
-    if not count or not shown or dataset not in data.SOURCES:
+    networks = [one for one in networks if _is_on(one, dataset)]
+    if not count or not networks or dataset not in data.SOURCES:
         return []
-    places = [one.run.config['data'].get('dir') for one in shown if one.run]
+    places = [one.run.config['data'].get('dir') for one in networks if one.run]
     try:
         test = data.load(dataset, 'test', data_dir or next((place for place in places if place), None))
     except (InputError, OSError) as error:
         problems.append(f'No images of {dataset}: {error}')
         return []
     images = np.asarray(data.to_unit(jnp.asarray(test.images), test.scale))
-    chosen = _choose(test.labels, min([len(test.labels), *_examples(shown, dataset)]), count)
+    # How many images the results have, so that each of them has the images that are shown.
+    limits = [one.about['dataset']['examples'] for network in networks for one in network.results
+              if one.dataset == dataset]  # fmt: skip
+    chosen = _choose(test.labels, min([len(test.labels), *limits]), count)
+    shown = Shown(dataset, images, test.labels, chosen)
     found = []
-    with progress(len(shown), f'images of {dataset}', 'network', passing=True) as bar:
-        for network in shown:
+    with progress(len(networks), f'images of {dataset}', 'network', passing=True) as bar:
+        for network in networks:
             model = _model(network, dataset, problems)
-            made = saved(network, dataset, images, test.labels, chosen, problems)
+            made = saved(network, shown, problems)
             if made is None and model is not None:
-                made = anew(network, model, images, test.labels, chosen, problems)
+                made = anew(network, model, shown, problems)
             if made is not None:
-                labels = test.labels[chosen]
-                found.append(_gallery(network, dataset, model, images[chosen], labels, chosen, made))
+                found.append(_gallery(network, model, shown, made))
             bar.update()
     return found
 
@@ -111,13 +89,6 @@ def galleries(
 def _is_on(network: Network, dataset: str) -> bool:
     trained = network.run is not None and network.run.config['data']['name'] == dataset
     return trained or any(result.dataset == dataset for result in network.results)
-
-
-def _examples(networks: list[Network], dataset: str) -> list[int]:
-    """How many images the results have, so that each of them has the images that are shown."""
-    found = [one.about['dataset']['examples'] for network in networks for one in network.results
-             if one.dataset == dataset]  # fmt: skip
-    return found
 
 
 def _choose(labels: np.ndarray, limit: int, count: int) -> np.ndarray:
@@ -146,48 +117,41 @@ def _model(network: Network, dataset: str, problems: list[str]) -> LoadedModel |
         return None
 
 
-def _gallery(
-    network: Network,
-    dataset: str,
-    model: LoadedModel | None,
-    images: np.ndarray,
-    labels: np.ndarray,
-    chosen: np.ndarray,
-    made: Images,
-) -> Gallery:
+def _gallery(network: Network, model: LoadedModel | None, shown: Shown, made: Images) -> Gallery:
+    images, labels = shown.images[shown.chosen], shown.labels[shown.chosen]
     delta = made.adversarial - images
     factor = _round_down(0.5 / max(float(np.abs(delta).max()), 1e-6))
-    before = _say(model, images, labels, dataset)
-    after = _say(model, made.adversarial, labels, dataset)
+    before = _predict(model, images, labels, shown.dataset)
+    after = _predict(model, made.adversarial, labels, shown.dataset)
     shots = []
-    for i, index in enumerate(chosen):
-        said = after[i]
+    for i, index in enumerate(shown.chosen):
+        predicted = after[i]
         known = None if made.held is None else bool(made.held[i])
         shots.append(
             Shot(
-                int(index),
-                name_of(dataset, int(labels[i])),
-                data_uri(images[i]),
-                data_uri(made.adversarial[i]),
-                data_uri(0.5 + factor * delta[i]),
-                float(np.abs(delta[i]).max()),
-                before[i],
-                said,
-                known if said is None else said.right,
+                image=int(index),
+                label=name_of(shown.dataset, int(labels[i])),
+                clean=data_uri(images[i]),
+                adversarial=data_uri(made.adversarial[i]),
+                perturbation=data_uri(0.5 + factor * delta[i]),
+                size=float(np.abs(delta[i]).max()),
+                before=before[i],
+                after=predicted,
+                held=known if predicted is None else predicted.right,
             )
         )
     return Gallery(network.number, network.label, made.source, factor, shots)
 
 
-def _say(
+def _predict(
     model: LoadedModel | None, images: np.ndarray, labels: np.ndarray, dataset: str
-) -> list[Said | None]:
+) -> list[Prediction | None]:
     if model is None:
         return [None] * len(images)
     with jax.default_matmul_precision('highest'):
         shares = np.asarray(jax.nn.softmax(model(jnp.asarray(images, jnp.float32)).logits))
     return [
-        Said(name_of(dataset, int(row.argmax())), float(row.max()), int(row.argmax()) == label)
+        Prediction(name_of(dataset, int(row.argmax())), float(row.max()), int(row.argmax()) == label)
         for row, label in zip(shares, labels, strict=True)
     ]
 

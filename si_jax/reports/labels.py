@@ -6,8 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from si_jax.errors import InputError
+from si_jax.reports.results import IRRELEVANT
 from si_jax.storage.trees import differences
-from si_jax.training.workdir import MAY_CHANGE
 
 TITLES = {
     'standard': 'plain training',
@@ -20,10 +20,6 @@ TITLES = {
     'rfgsm': 'RFGSM-AT',
     'gradalign': 'GradAlign',
 }
-
-
-# Fields and sections of a config that do not make another run of it.
-NO_METHOD = (*(name for name in MAY_CHANGE if name != 'epochs'), 'evaluation.batch_size')
 
 
 def split_workdirs(workdirs: str) -> list[str]:
@@ -48,11 +44,11 @@ def labels_of(configs: dict[str, ConfigDict]) -> dict[str, str]:
     labels = dict(titles)
     for folder, title in titles.items():
         alike = [configs[other].to_dict() for other in titles if titles[other] == title and other != folder]
-        own = configs[folder].to_dict()
-        fields = {name: new for other in alike for name, (_, new) in differences(other, own).items()}
-        told = [f'{name.removeprefix("defense.")}={value}' for name, value in fields.items() if counts(name)]
-        if told:
-            labels[folder] = f'{title} ({", ".join(told)})'
+        config = configs[folder].to_dict()
+        fields = {name: new for other in alike for name, (_, new) in differences(other, config).items()}
+        shown = [f'{name.removeprefix("defense.")}={value}' for name, value in fields.items() if counts(name)]
+        if shown:
+            labels[folder] = f'{title} ({", ".join(shown)})'
     return labels
 
 
@@ -63,7 +59,7 @@ def _title(defense: Any) -> str:
 
 def counts(field: str) -> bool:
     """Whether runs with different values of a field, by its dotted name, are different runs."""
-    return not any(field == name or field.startswith(f'{name}.') for name in NO_METHOD)
+    return not any(field == name or field.startswith(f'{name}.') for name in IRRELEVANT)
 
 
 # What each figure of the paper shows, by its name; `paper.figures` measures and draws them.

@@ -12,41 +12,27 @@ from si_jax.reports import results
 from si_jax.reports.collect import Network
 from si_jax.reports.labels import FIGURE_TITLES
 
-MOST = 2_500_000  # bytes of all pictures of a page together
+MOST = 2_500_000  # bytes of all pictures of a page
 
 
 class Picture(NamedTuple):
-    """A picture.
+    """A picture."""
 
-    Attributes:
-        title: What it shows.
-        alt: The same with its numbers, for those who do not see it.
-        path: Its JSON file.
-        uri: As a data URI.
-        width: In pixels.
-        height: Likewise.
-        lines: (name, outcome, words) of the checks of an audit.
-    """
-
-    title: str
-    alt: str
-    path: Path
-    uri: str
-    width: int
-    height: int
-    lines: list[tuple[str, str, str]]
+    title: str  # what it shows
+    alt: str  # the same with its numbers, for those who do not see it
+    path: Path  # its JSON file
+    uri: str  # as a data URI
+    width: int  # in pixels
+    height: int  # likewise
+    lines: list[tuple[str, str, str]]  # (name, outcome, words) of the checks of an audit
 
 
 def pictures(
     places: Sequence[str], figures: str, networks: list[Network], problems: list[str]
 ) -> list[Picture]:
-    """All audits and figures below the places, and figures of these runs below another folder.
+    """All audits and figures below the places, and figures of these networks' runs below `figures`.
 
-    Args:
-        places: Folders of runs.
-        figures: The folder that `report.py --figure` writes to.
-        networks: Of the page.
-        problems: Gets what is left out.
+    `problems` gets what is left out.
     """
     runs = {network.run.path.resolve() for network in networks if network.run}
     found, seen, size = [], set(), 0
@@ -103,16 +89,16 @@ def _numbers(about: dict[str, Any]) -> str:
     """What a figure measured, in a line for each network."""
     parts = []
     for curve in next((about[key] for key in ('curves', 'surfaces', 'histograms') if key in about), []):
-        told = [f'{key.replace("_", " ")} {text}' for key, value in curve.items() if (text := _say(value))]
-        parts.append(f'{curve["label"]}: {", ".join(told)[:400]}.')
+        shown = [f'{key.replace("_", " ")} {text}' for key, value in curve.items() if (text := _say(value))]
+        parts.append(f'{curve["label"]}: {", ".join(shown)[:400]}.')
     return ' '.join(parts)
 
 
 def _say(value: Any) -> str:
     """A number, the span of several, or the numbers of names; '' for what is none."""
     if isinstance(value, dict):
-        told = {key: _say(part) for key, part in value.items()}
-        return ' '.join(f'{key} {text}' for key, text in told.items() if text)
+        parts = {key: _say(part) for key, part in value.items()}
+        return ' '.join(f'{key} {text}' for key, text in parts.items() if text)
     if isinstance(value, list):
         flat = [part for part in value if isinstance(part, int | float)]
         return f'{min(flat):.3g} to {max(flat):.3g}' if flat and len(flat) == len(value) else ''

@@ -1,4 +1,4 @@
-"""From the networks of a page to its HTML."""
+"""Writes the report page: from the networks that it shows to its HTML."""
 
 import shlex
 import sys
@@ -9,10 +9,14 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from si_jax.errors import InputError
+from si_jax.evaluation.request import check_count
 from si_jax.reports import accuracy, charts, classes, curves, gallery, pictures, runs
-from si_jax.reports.collect import Contents, Network
+from si_jax.reports.collect import Network, collect
 from si_jax.runtime.environment import environment
+from si_jax.storage.files import write_atomic
 
+GALLERY = 10  # images, unless told otherwise
 MOST_DRAWN = 12  # networks in one chart; more cannot be told apart
 MOST_CLASSES = 20  # in a chart
 FEW = 4  # networks side by side; more stand below each other, with their evaluations folded
@@ -30,46 +34,48 @@ class Comparison(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What belongs to one data set; nothing in it is compared with another part.
+    """What belongs to one data set; nothing in it is compared with another part."""
 
-    Attributes:
-        title: The data set.
-        networks: Those that were trained or measured on it.
-        trained: Those that were trained on it.
-        comparisons: Their results.
-        panels: Charts of the training, with what they show.
-        galleries: Images.
-    """
-
-    title: str
-    networks: list[Network]
-    trained: list[Network]
-    comparisons: list[Comparison]
-    panels: list[tuple[curves.Panel, Markup]]
-    galleries: list[gallery.Gallery]
+    title: str  # the data set
+    networks: list[Network]  # those that were trained or measured on it
+    trained: list[Network]  # those that were trained on it
+    comparisons: list[Comparison]  # their results
+    panels: list[tuple[curves.Panel, Markup]]  # charts of the training, with what they show
+    galleries: list[gallery.Gallery]  # images
 
 
-def render(
-    contents: Contents,
-    places: Sequence[str],
+def write(
+    workdirs: Sequence[str],
+    out: str,
     *,
-    gallery: int,
-    data_dir: str | None,
-    figures: str,
-) -> tuple[str, list[str]]:
-    """The page, and what could not be shown.
+    gallery: int = GALLERY,
+    data_dir: str | None = None,
+    figures: str = 'runs/figures',
+) -> tuple[Path, list[str]]:
+    """Writes the report page of runs.
 
     Args:
-        contents: The networks.
-        places: Where they were looked for.
-        gallery: How many images are shown.
-        data_dir: Where the data set lies; None for where the runs had it.
-        figures: The folder of `report.py --figure`.
+        workdirs: Folders of runs, folders above them, or JSON files of results.
+        out: The folder that gets `index.html`; made if it does not exist.
+        gallery: How many test images are shown before and after an attack; 0 reads no checkpoint.
+        data_dir: Where their data set lies; None for where the runs had it.
+        figures: Where `report.py --figure` puts its files: those of these runs are shown.
+
+    Returns:
+        The page, and what could not be shown, each with the remedy. The page says this too.
+
+    Raises:
+        InputError: A value is wrong, or nothing can be shown.
     """
+    check_count('gallery', gallery, least=0)
+    folder = Path(out)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f'--out={out} is a file: give the folder that gets index.html')
+    contents = collect(workdirs)
     ids, problems = charts.Ids(), list(contents.problems)
     networks = contents.networks
     parts = [_part(ids, networks, name, gallery, data_dir, problems) for name in _datasets(networks)]
-    shown = pictures.pictures(places, figures, networks, problems)
+    shown = pictures.pictures(workdirs, figures, networks, problems)
     made_with, commands = runs.environments(networks)
     page = (
         _environment()
@@ -94,7 +100,9 @@ def render(
             f'The page has {len(page.encode()) / 1e6:.1f} MB, more than {LIMIT / 1e6:g}: give fewer '
             '--workdirs, or a smaller --gallery'
         )
-    return page, problems
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / 'index.html', page)
+    return folder / 'index.html', problems
 
 
 def _datasets(networks: list[Network]) -> list[str]:
@@ -115,8 +123,8 @@ def _part(
     problems: list[str],
 ) -> Part:
     trained = [one for one in networks if one.run and one.run.config['data']['name'] == name]
-    measured = [one for one in networks if any(result.dataset == name for result in one.results)]
-    both = [one for one in networks if one in trained or one in measured]
+    evaluated = [one for one in networks if any(result.dataset == name for result in one.results)]
+    both = [one for one in networks if one in trained or one in evaluated]
     panels = curves.panels(trained[:MOST_DRAWN])
     drawn = [
         (panel, charts.curves(ids, panel.title, panel.series, share=panel.share, log=panel.log))

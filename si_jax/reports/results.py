@@ -24,17 +24,11 @@ COLLAPSE = 0.2  # a fall of accuracy under PGD between two epochs, as in configs
 
 
 class Run(NamedTuple):
-    """A run of train.py.
+    """A run of train.py."""
 
-    Attributes:
-        path: Its folder.
-        config: Its config, nested dictionaries.
-        lines: Its metrics, a dictionary for each epoch.
-    """
-
-    path: Path
-    config: dict[str, Any]
-    lines: list[dict[str, Any]]
+    path: Path  # its folder
+    config: dict[str, Any]  # its config, nested dictionaries
+    lines: list[dict[str, Any]]  # its metrics, a dictionary for each epoch
 
     @property
     def guarded(self) -> bool:
@@ -60,17 +54,11 @@ class Run(NamedTuple):
 
 
 class FoundResult(NamedTuple):
-    """A result of evaluate.py.
+    """A result of evaluate.py."""
 
-    Attributes:
-        path: The JSON file.
-        about: Its content.
-        run: The folder of the run that it belongs to, None for other networks.
-    """
-
-    path: Path
-    about: dict[str, Any]
-    run: Path | None
+    path: Path  # the JSON file
+    about: dict[str, Any]  # its content
+    run: Path | None  # the folder of the run that it belongs to, None for other networks
 
 
 class Folder(NamedTuple):
@@ -81,14 +69,12 @@ class Folder(NamedTuple):
 
 
 def scan(folder: str | os.PathLike, problems: list[str] | None = None) -> Folder:
-    """Reads all runs and results below a folder; one that does not exist has none.
+    """Reads all runs and results below a folder, or from a JSON file; one that does not exist has none.
 
-    Args:
-        folder: The folder, or a single JSON file.
-        problems: Gets what is wrong with a file, which is then passed over; None to raise it.
+    A config or result that is damaged or of another schema is passed over, and `problems` gets why.
 
     Raises:
-        InputError: A config or a result is damaged, or of another schema.
+        InputError: There is such a file, and `problems` is None.
     """
     runs: list[Run] = []
     results: list[FoundResult] = []

@@ -28,15 +28,10 @@ FACTS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 
 class Fields(NamedTuple):
-    """A table with a row a field.
+    """A table with a row a field."""
 
-    Attributes:
-        heads: The networks.
-        rows: (field, what each has).
-    """
-
-    heads: list[str]
-    rows: list[tuple[str, list[str]]]
+    heads: list[str]  # the networks
+    rows: list[tuple[str, list[str]]]  # (field, what each has)
 
 
 def facts(networks: list[Network]) -> Fields:
@@ -49,26 +44,22 @@ def facts(networks: list[Network]) -> Fields:
 
 def differing(networks: list[Network]) -> Fields | None:
     """The fields of the configs that make the runs different; None if there are no two runs."""
-    configs = [(network.label, network.run.config) for network in networks if network.run]
-    if len(configs) < 2:
-        return None
-    (_, first), *others = configs
-    names = {name: None for _, other in others for name in differences(first, other) if counts(name)}
-    return Fields([label for label, _ in configs], _rows([config for _, config in configs], list(names)))
+    first, *others = [network.run.config for network in networks if network.run] or [{}]
+    names = {name: None for other in others for name in differences(first, other) if counts(name)}
+    return _fields(networks, list(names)) if others else None
 
 
 def full(networks: list[Network]) -> Fields | None:
     """All fields of the configs; None if there are no runs."""
-    configs = [(network.label, network.run.config) for network in networks if network.run]
-    if not configs:
-        return None
-    names = {name: None for _, config in configs for name in differences({}, config)}
-    return Fields([label for label, _ in configs], _rows([config for _, config in configs], list(names)))
+    configs = [network.run.config for network in networks if network.run]
+    names = {name: None for config in configs for name in differences({}, config)}
+    return _fields(networks, list(names)) if configs else None
 
 
-def _rows(configs: list[dict[str, Any]], names: list[str]) -> list[tuple[str, list[str]]]:
-    flat = [{name: new for name, (_, new) in differences({}, config).items()} for config in configs]
-    return [(name, [_value(fields, name) for fields in flat]) for name in names]
+def _fields(networks: list[Network], names: list[str]) -> Fields:
+    configs = {network.label: network.run.config for network in networks if network.run}
+    flat = [{name: new for name, (_, new) in differences({}, one).items()} for one in configs.values()]
+    return Fields(list(configs), [(name, [_value(fields, name) for fields in flat]) for name in names])
 
 
 def _value(fields: dict[str, Any], name: str) -> str:

@@ -12,21 +12,21 @@ from si_jax.runtime import processes
 from si_jax.runtime.environment import environment
 from si_jax.storage.trees import differences
 
-_OWN = ('git_commit', 'git_dirty', 'command')  # of the environment: the code itself is compared
+# Of the environment: the code itself is compared.
+_NOT_COMPARED = ('git_commit', 'git_dirty', 'command')
 
 
 def check_identical(described: dict[str, Any]) -> None:
     """Compares this process with process 0: versions, devices, this package's source, and what is given.
 
-    Args:
-        described: The run, in JSON's types. Fields of dictionaries in it are named one by one.
+    `described` is the run, in JSON's types. Fields of dictionaries in it are named one by one.
 
     Raises:
         InputError: A process differs; the message names it, what differs and both values. All raise it.
     """
     if processes.count() == 1:
         return
-    common = {name: value for name, value in environment().items() if name not in _OWN}
+    common = {name: value for name, value in environment().items() if name not in _NOT_COMPARED}
     common |= {'devices of each process': jax.local_device_count(), 'source of si_jax': source()}
     first, *others = processes.gather(json.loads(json.dumps(common | described)))
     for rank, other in enumerate(others, 1):

@@ -192,7 +192,7 @@ def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None 
 
 @functools.cache
 def compiler_options() -> dict[str, str]:
-    """What XLA is told for a program of this package: on the CPU, to leave convolutions to Eigen.
+    """The options of XLA for a program of this package: on the CPU, to leave convolutions to Eigen.
 
     The other library that XLA may take for them, YNNPACK, was slower in attacks on all networks that were
     measured (docs/performance.md); products and reductions stay with it. `XLA_FLAGS` goes before; a version
@@ -219,7 +219,7 @@ def side_by_side(
 
     A small program keeps one core busy, however many its device has. JAX runs what one thread hands over in
     order, but what several do side by side. `function` itself waits for what it returns, on the CPU alone
-    (`ready`). `on_done` is told how many tasks are done.
+    (`ready`). `on_done` gets how many tasks are done.
     """
     devices = devices or jax.local_devices()
     count = min(cores() // len(devices) if devices[0].platform == 'cpu' else 1, len(tasks))
@@ -273,10 +273,10 @@ def map_rows(
         function: (shared, *rows) -> rows.
         shared: Replicated.
         rows: Trees of arrays [N, ...].
-        chunk: Rows at once on all devices together, a multiple of their number. Of several such sizes,
+        chunk: Rows at once on all devices, a multiple of their number. Of several such sizes,
             largest first, the last chunk takes the smallest that holds its rows.
         devices: Those that the function was compiled for.
-        on_share: Is told the share of the chunks that are done.
+        on_share: Gets the share of the chunks that are done.
     """
     devices = devices or jax.local_devices()
     sizes = (chunk,) if isinstance(chunk, int) else chunk

@@ -14,7 +14,7 @@ import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import jax
 import numpy as np
@@ -23,31 +23,24 @@ from jax.experimental import multihost_utils
 
 from si_jax.errors import InputError
 from si_jax.runtime import terminal, watchdog
+from si_jax.runtime.terminal import Flag
 
 Value = TypeVar('Value')
 Arrays = Mapping[str, Any]
 
 
-class Flag(NamedTuple):
-    """A flag that train.py and evaluate.py have for this."""
-
-    type: type
-    default: Any
-    metavar: str
-    help: str
-
-
+# What train.py and evaluate.py have for this.
 FLAGS = {
     'distributed': Flag(
-        str, 'auto', 'auto|off', 'join the processes that a TPU pod, SLURM, Open MPI or Kubernetes started'
+        'auto|off',
+        'join the processes that a TPU pod, SLURM, Open MPI or Kubernetes started',
+        default='auto',
     ),
-    'coordinator_address': Flag(
-        str, None, 'HOST:PORT', 'of process 0, where nothing else tells the processes'
-    ),
-    'num_processes': Flag(int, None, 'N', 'how many there are, with --coordinator_address'),
-    'process_id': Flag(int, None, 'N', 'which of them this is, from 0, with --coordinator_address'),
+    'coordinator_address': Flag('HOST:PORT', 'of process 0, where nothing else tells the processes'),
+    'num_processes': Flag('N', 'how many there are, with --coordinator_address', int),
+    'process_id': Flag('N', 'which of them this is, from 0, with --coordinator_address', int),
     'peer_timeout': Flag(
-        float, 60.0, 'SECONDS', 'without a sign of life of a process, after which the others stop (60)'
+        'SECONDS', 'without a sign of life of a process, after which the others stop', float, 60.0
     ),
 }
 START_SECONDS = 300
@@ -71,13 +64,8 @@ def start(
     TPU pod, SLURM (srun), Open MPI or Kubernetes started the processes; a machine where none did does not
     wait for anything.
 
-    Args:
-        distributed: 'auto', or 'off' for a run of this process alone.
-        coordinator_address: HOST:PORT of process 0, as the others reach it.
-        num_processes: How many there are.
-        process_id: Which one this is.
-        peer_timeout: Seconds without a sign of life after which a process counts as lost. The others then
-            stop with exit status `si_jax.runtime.watchdog.STATUS`.
+    The arguments are the values of `FLAGS`, whose help says what they are. After `peer_timeout` the others
+    stop with exit status `si_jax.runtime.watchdog.STATUS`.
 
     Raises:
         InputError: A value is wrong, or the others are not there after five minutes.
@@ -173,12 +161,12 @@ def gather(value: Any) -> list[Any]:
     client: Any = distributed.global_state.client
     number = next(_calls)
     client.key_value_set(f'si_jax/said/{number}/{index()}', json.dumps(value))
-    said = [
+    values = [
         client.blocking_key_value_get(f'si_jax/said/{number}/{rank}', _FOREVER) for rank in range(count())
     ]
     if number >= 2:  # all have spoken in the call before this one, so all have read the one before that
         client.key_value_delete(f'si_jax/said/{number - 2}/{index()}')
-    return [json.loads(text) for text in said]
+    return [json.loads(text) for text in values]
 
 
 def from_first(function: Callable[[], Value]) -> Value:
@@ -189,16 +177,16 @@ def from_first(function: Callable[[], Value]) -> Value:
     """
     if count() == 1:
         return function()
-    said: dict[str, Any] = {}
+    outcome: dict[str, Any] = {}
     if is_first():
         try:
-            said = {'value': function()}
+            outcome = {'value': function()}
         except InputError as error:
-            said = {'refused': str(error)}
-    said = gather(said)[0]
-    if 'refused' in said:
-        raise InputError(said['refused'])
-    return said['value']
+            outcome = {'refused': str(error)}
+    outcome = gather(outcome)[0]
+    if 'refused' in outcome:
+        raise InputError(outcome['refused'])
+    return outcome['value']
 
 
 def agree_on_errors(function: Callable[[], Value]) -> Value:
@@ -254,7 +242,7 @@ def share(number: int) -> slice:
 
 
 def run(name: str, command: Callable[[], int | None]) -> int:
-    """`terminal.run` for a command that several processes run: they end together, or hear why not."""
+    """`terminal.run` for a command that several processes run: they end in order, or each says why not."""
 
     @contextlib.contextmanager
     def alone() -> Iterator[None]:
@@ -271,10 +259,10 @@ def run(name: str, command: Callable[[], int | None]) -> int:
     except Exception as error:
         fail(error)
     except terminal.Stopped as stop:
-        watchdog.leave_together(int(stop.code or 0), f'was stopped by {stop.name}')
+        watchdog.leave_in_order(int(stop.code or 0), f'was stopped by {stop.name}')
         raise
     if status:
-        watchdog.leave_together(status, f'ended with status {status}: see its own log')
+        watchdog.leave_in_order(status, f'ended with status {status}: see its own log')
     return status
 
 

@@ -20,10 +20,7 @@ _wanted: ContextVar['Profile | None'] = ContextVar('si_jax_profile', default=Non
 
 
 class Profile:
-    """A profile to be written.
-
-    Args:
-        folder: Where to; made if it does not exist.
+    """A profile to be written to a folder, which is made if it does not exist.
 
     Raises:
         InputError: It is a file, or cannot be made.
@@ -46,7 +43,7 @@ class Profile:
             return
         jax.block_until_ready(results)
         if self._calls == SKIPPED:
-            self._under_way.enter_context(self._traced())
+            self._under_way.enter_context(self.traced())
         else:
             self.close()
 
@@ -54,15 +51,9 @@ class Profile:
         """Ends a trace that is under way."""
         self._under_way.close()
 
-    def rehearse(self, call: Callable[[], Any]) -> None:
-        """Unless it is done: calls once to compile, and again to trace; `call` waits for its results."""
-        if not self.done:
-            call()
-            with self._traced():
-                call()
-
     @contextlib.contextmanager
-    def _traced(self) -> Iterator[None]:
+    def traced(self) -> Iterator[None]:
+        """Traces what is inside, and is done then."""
         options = jax.profiler.ProfileOptions()
         options.python_tracer_level = 0  # Python's own calls would fill the trace
         with jax.profiler.trace(str(self.folder), create_perfetto_trace=True, profiler_options=options):
@@ -87,8 +78,13 @@ def wanted(folder: str | Path | None) -> Iterator[Profile | None]:
         _wanted.reset(token)
 
 
-def rehearse(call: Callable[[], Any]) -> None:
-    """`Profile.rehearse`, if a profile is wanted here: before the work itself, of which it is no part."""
+def warm_up(call: Callable[[], Any]) -> None:
+    """If a profile is wanted here and not done: calls once to compile, and once more to trace.
+
+    It comes before the work itself, of which it is no part; `call` waits for its results.
+    """
     profile = _wanted.get()
-    if profile is not None:
-        profile.rehearse(call)
+    if profile is not None and not profile.done:
+        call()
+        with profile.traced():
+            call()

@@ -67,14 +67,11 @@ def silent() -> Progress:
 
 
 class Part:
-    """A part of the work that is under way.
-
-    Attributes:
-        done: The units that were done.
-    """
+    """A part of the work that is under way."""
 
     def __init__(self, bar: Progress, units: int):
-        self._bar, self._units, self.done = bar, units, 0
+        self._bar, self._units = bar, units
+        self.done = 0  # units
 
     def to(self, share: float) -> None:
         """So much of the part is done, from 0 to 1."""

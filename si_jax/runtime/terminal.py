@@ -10,10 +10,13 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
 
-from si_jax.errors import InputError
+from absl import flags as absl_flags
+
+from si_jax.errors import InputError, unknown
 
 OK, FAILED, BAD_INPUT, LOST = 0, 1, 2, 3
 WIDTH = 80  # of tables and of what --help prints
@@ -27,11 +30,7 @@ _COLOURS = (
 
 
 class Stopped(SystemExit):
-    """A signal ended the command, whose exit status is 128 + its number; what was finished is kept.
-
-    Attributes:
-        name: `'SIGINT'` or `'SIGTERM'`.
-    """
+    """A signal (SIGINT or SIGTERM) ended the command, and its exit status is 128 + the signal's number."""
 
     def __init__(self, name: str):
         super().__init__(128 + signal.Signals[name])
@@ -44,12 +43,9 @@ def exit_status(
     *,
     several: bool = False,
 ) -> str:
-    """The lines about exit status for --help.
+    """The lines about exit status for --help: when it is 1, and what a signal leaves behind.
 
-    Args:
-        failed: When it is 1.
-        stopped: What a signal leaves behind.
-        several: Whether several processes can run the command.
+    `several` says whether several processes can run the command.
     """
     meaning = {
         '0': 'done',
@@ -62,26 +58,17 @@ def exit_status(
     return '\n'.join(['exit status:', *lines])
 
 
-def command_line() -> str:
-    """What was typed to start this process, to be typed again."""
-    return shlex.join(sys.orig_argv)
-
-
 def stopped(name: str, kept: str) -> Stopped:
     """Says on standard error what a signal left behind and which command goes on; returns what to raise."""
-    print(f'{name}: {kept}. To go on:\n    {command_line()}', file=sys.stderr, flush=True)
+    print(f'{name}: {kept}. To go on:\n    {shlex.join(sys.orig_argv)}', file=sys.stderr, flush=True)
     return Stopped(name)
 
 
 @contextlib.contextmanager
 def resumable(kept: str) -> Iterator[None]:
-    """What is inside may be stopped at any moment by Ctrl-C or SIGTERM, as it keeps what is finished.
+    """What is inside may be stopped at any time by Ctrl-C or SIGTERM, as it keeps what is finished.
 
-    Args:
-        kept: What a signal leaves behind, for the reader.
-
-    Raises:
-        Stopped: One of the signals came.
+    Then it raises Stopped, and `kept` tells the reader what is left.
     """
 
     def handle(number: int, frame: Any) -> None:
@@ -132,14 +119,7 @@ def listed(title: str, names: Iterable[str]) -> str:
 
 
 def parser(prog: str, usage: str, about: str, epilog: str) -> argparse.ArgumentParser:
-    """A parser whose --help shows these texts as they are.
-
-    Args:
-        prog: Stands before its messages.
-        usage: Without `usage:`.
-        about: What the command does, and examples.
-        epilog: What follows the flags.
-    """
+    """A parser whose --help shows these texts as they are; `prog` stands before its messages."""
     return argparse.ArgumentParser(
         prog=prog,
         usage=usage,
@@ -149,6 +129,51 @@ def parser(prog: str, usage: str, about: str, epilog: str) -> argparse.ArgumentP
             prog, max_help_position=24, width=WIDTH
         ),
     )
+
+
+class Flag(NamedTuple):
+    """A flag of a command. --help gives its default too, unless there is none or the text has one."""
+
+    metavar: str | None
+    help: str
+    type: Callable[[str], Any] = str  # bool: the flag takes no value
+    default: Any = None
+    required: bool = False
+
+
+def add(flags: Any, table: Mapping[str, Flag]) -> None:
+    """Adds flags by their names to a parser, or to a group of one."""
+    for name, flag in table.items():
+        if flag.type is bool:
+            flags.add_argument(f'--{name}', action='store_true', help=flag.help)
+        else:
+            shown = flag.default is not None and '(default' not in flag.help
+            words = flag.help + ' (default: %(default)s)' * shown
+            flags.add_argument(f'--{name}', **flag._replace(help=words)._asdict())
+
+
+def parse_config(values: absl_flags.FlagValues, argv: list[str]) -> None:
+    """Sets flags of absl, one of which is --config=FILE of ml_collections, from the command line.
+
+    Raises:
+        InputError: A flag is wrong, its file or a field is not there, or the config refuses a value.
+    """
+    for file in (one.split('=', 1)[1].partition(':')[0] for one in argv if one.startswith('--config=')):
+        if not Path(file).is_file():
+            raise unknown('config', file, map(str, Path('configs').glob('[a-z]*.py')))
+    try:
+        rest = values(argv)
+    except (AttributeError, KeyError) as error:  # a field that the config does not have
+        words = str(error.args[0]).replace('\\n', ' ').strip('\'"').split()
+        raise InputError(f'no such config field: {" ".join(words)}') from error
+    except (absl_flags.Error, ValueError) as error:
+        # What a config refuses comes as text, with a traceback before it.
+        *_, reason = str(error).split('InputError: ')
+        raise InputError(' '.join(reason.split())) from error
+    if len(rest) > 1:
+        raise InputError(f'{rest[1]!r} is not a flag: did you mean --{rest[1].lstrip("-")}?')
+    if values['config'].value is None:
+        raise InputError('give --config=FILE, such as --config=configs/tradessi_cifar10.py')
 
 
 def named(name: str, columns: str, width: int) -> list[str]:

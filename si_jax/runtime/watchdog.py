@@ -53,7 +53,7 @@ def leave(status: int, why: str) -> NoReturn:
     _exit(status)
 
 
-def leave_together(status: int, why: str) -> None:
+def leave_in_order(status: int, why: str) -> None:
     """Returns when all processes are here, so that they end in order; else as `leave`, after the timeout."""
     if _current and not _current.meet():
         leave(status, why)
@@ -80,26 +80,26 @@ class _Watchdog:
         self.answered = now
         for loop in (self._beat, self._judge):
             threading.Thread(target=loop, name=f'watchdog {loop.__name__}', daemon=True).start()
-        atexit.register(self._say, 'done', '')  # before JAX's own, which waits for the others
+        atexit.register(self._publish, 'done', '')  # before JAX's own, which waits for the others
         if rank > 0:
             self._explain_abort()
 
     def leave(self, why: str) -> None:
         self.leaving = True
-        thread = threading.Thread(target=self._say, args=('left', why), daemon=True)
+        thread = threading.Thread(target=self._publish, args=('left', why), daemon=True)
         thread.start()
         thread.join(self.every)
         if self.me == 0:
             time.sleep(2.5 * self.every)  # its end is that of the store, in which the others read why
 
     def meet(self) -> bool:
-        self._say('done', '')
+        self._publish('done', '')
         until = time.monotonic() + self.timeout
         while len(self.done | {self.me}) < self.count and time.monotonic() < until:
             time.sleep(self.every / 4)
         return len(self.done | {self.me}) == self.count
 
-    def _say(self, what: str, text: str) -> None:
+    def _publish(self, what: str, text: str) -> None:
         try:
             self.client.key_value_set(f'si_jax/peer/{self.me}/{what}', text, allow_overwrite=True)
         except Exception:  # the store is gone: so is the first process, and nobody could read this
@@ -109,18 +109,18 @@ class _Watchdog:
         number = 0
         while not self.leaving:
             number += 1
-            self._say('beat', json.dumps([number, self.step, socket.gethostname()]))
+            self._publish('beat', json.dumps([number, self.step, socket.gethostname()]))
             try:
-                said = self.client.key_value_dir_get('si_jax/peer')
+                entries = self.client.key_value_dir_get('si_jax/peer')
             except Exception:  # no answer: the other thread counts the seconds
-                said = []
+                entries = []
             now = time.monotonic()
-            for key, text in said:
+            for key, text in entries:
                 rank, what = key.split('/')[-2:]
-                self._hear(int(rank), what, text, now)
+                self._receive(int(rank), what, text, now)
             time.sleep(self.every)
 
-    def _hear(self, rank: int, what: str, text: str, now: float) -> None:
+    def _receive(self, rank: int, what: str, text: str, now: float) -> None:
         if what == 'beat' and (step := json.loads(text)[1]) != self.steps[rank][0]:
             self.steps[rank] = step, now
         if rank == self.me:
@@ -144,8 +144,8 @@ class _Watchdog:
             before = now
             if now - self.answered > self.timeout:
                 self._end(0, f'gave no sign of life for {self.timeout:g} s')
-            for rank, (_, heard) in self.beats.items():
-                if rank not in (self.me, *self.done) and now - heard > self.timeout:
+            for rank, (_, seen) in self.beats.items():
+                if rank not in (self.me, *self.done) and now - seen > self.timeout:
                     self._end(rank, f'gave no sign of life for {self.timeout:g} s')
             self._judge_steps(now)
 

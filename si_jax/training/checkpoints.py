@@ -47,14 +47,6 @@ class Restored(NamedTuple):
     metric: float | None
 
 
-class _Info(NamedTuple):
-    """What Orbax's preservation policies look at."""
-
-    step: int
-    time: datetime.datetime
-    metrics: dict[str, float] | None
-
-
 class Checkpoints:
     """The checkpoints of one run: the last `keep_last` and the best, each verified before it is used.
 
@@ -74,12 +66,8 @@ class Checkpoints:
         if keep_last < 1:
             raise InputError(f'keep_last={keep_last} is below 1: at least the latest checkpoint must be kept')
         self.directory = Path(directory).absolute()
+        self._keep_last = keep_last
         self._damaged: set[int] = set()  # found by this object, and absent to it from then on
-        best = checkpoint_managers.BestN(
-            n=1, get_metric_fn=lambda metrics: metrics['metric'], keep_checkpoints_without_metrics=False
-        )
-        latest = checkpoint_managers.LatestN(keep_last)
-        self._policy = checkpoint_managers.AnyPreservationPolicy([latest, best])
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending. Their data is verified only by `restore`."""
@@ -93,7 +81,10 @@ class Checkpoints:
     @property
     def best_step(self) -> int | None:
         """Step of the checkpoint with the highest metric (of equals the latest), None when none has one."""
-        scored = [(info.metrics['metric'], info.step) for info in self._infos() if info.metrics]
+        contents = filter(None, map(self._manifest, self.steps()))
+        scored = [
+            (content['metric'], content['step']) for content in contents if content['metric'] is not None
+        ]
         return max(scored)[1] if scored else None
 
     def save(
@@ -255,22 +246,11 @@ class Checkpoints:
     def _folder(self, step: int) -> Path:
         """Folder of a step: the replaced one only as long as the later one is incomplete."""
         folder, replaced = self.directory / str(step), self.directory / f'{step}.replaced'
-        return (
-            replaced
-            if manifest.read_checkpoint(replaced) and not manifest.read_checkpoint(folder)
-            else folder
-        )
+        complete = manifest.read_checkpoint
+        return replaced if complete(replaced) and not complete(folder) else folder
 
     def _manifest(self, step: int) -> dict[str, Any] | None:
         return manifest.read_checkpoint(self._folder(step))
-
-    def _infos(self) -> list[_Info]:
-        infos = []
-        for step in self.steps():
-            if content := self._manifest(step):
-                metrics = None if content['metric'] is None else {'metric': content['metric']}
-                infos.append(_Info(step, datetime.datetime.fromisoformat(content['time']), metrics))
-        return infos
 
     def _write_arrays(self, step: int, arrays: dict[str, np.ndarray | jax.Array]) -> None:
         # The manager is made for one save and keeps everything: its own deletions would come before the
@@ -286,11 +266,9 @@ class Checkpoints:
             manager.save(step, args=ocp.args.Composite(state=ocp.args.PyTreeSave(tree)), force=True)
 
     def _prune(self, saved: int) -> None:
-        """Removes what the policy does not keep; never the checkpoint that was just saved."""
-        infos = self._infos()
-        flags = self._policy.should_preserve(infos, context=checkpoint_managers.PreservationContext())
-        kept = {saved} | {info.step for info, flag in zip(infos, flags, strict=True) if flag}
-        kept_folders = {self._folder(step) for step in kept}
+        """Keeps the last ones, the best, and the one that was just saved; removes all others."""
+        kept = {saved, self.best_step, *self.steps()[-self._keep_last :]}
+        kept_folders = {self._folder(step) for step in kept if step is not None}
         for step in self._folders():
             for folder in (self.directory / str(step), self.directory / f'{step}.replaced'):
                 if folder not in kept_folders:

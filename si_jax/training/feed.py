@@ -11,29 +11,22 @@ import jax
 import jax.numpy as jnp
 
 from si_jax import data
+from si_jax.data import Dataset
 from si_jax.training.state import Batch, TrainState
 from si_jax.training.step import Carry, Step
 
 Array = jax.Array
 
 
-def with_resident_data(
-    step: Step, *, crop: int, flip: bool, scale: int, replays: int = 1
-) -> Callable[..., Any]:
+def with_resident_data(step: Step, train: Dataset, replays: int) -> Callable[..., Any]:
     """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
 
     Indices and mask [rows, S] are those of the S batches of a pass; a step takes column
     (step // replays) % S.
 
     Every random number of a row comes from fold_in(fold_in(key, step // replays), image index): it depends
-    neither on the number of devices nor on whether the run was interrupted.
-
-    Args:
-        step: As `si_jax.training.step.STEPS` makes it.
-        crop: Zero padding of the random crop, in pixels; 0 for none.
-        flip: Whether images are mirrored with probability 0.5.
-        scale: The byte that stands for a pixel of 1.
-        replays: Steps in a row that see the same batch, with the same random numbers.
+    neither on the number of devices nor on whether the run was interrupted. `replays` steps in a row see the
+    same batch with the same random numbers.
     """
 
     def call(
@@ -44,8 +37,8 @@ def with_resident_data(
         indices, mask = (batches[:, number % batches.shape[1]] for batches in rows)
         step_key = jax.random.fold_in(key, number)
         keys = jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(indices)
-        augmented = data.augment(images[indices], keys[:, 0], crop=crop, flip=flip)
-        pixels = data.to_unit(augmented, scale, jnp.float32)
+        augmented = data.augment(images[indices], keys[:, 0], crop=train.crop, flip=train.flip)
+        pixels = data.to_unit(augmented, train.scale, jnp.float32)
         return step(state, carry, Batch(pixels, labels[indices], mask, keys[:, 1]))
 
     return call

@@ -238,13 +238,7 @@ class Checkpoint(Hook):
 
 
 def hooks_of(run: Run, guard: InterruptGuard, profile: profiling.Profile | None) -> list[Hook]:
-    """The hooks of a run, in the order in which they are called.
-
-    Args:
-        run: Of which nothing has been trained since its start or resume.
-        guard: For the signals that ask to stop.
-        profile: A profile to be written; None for none.
-    """
+    """The hooks of a run that has just begun or been resumed, in the order in which they are called."""
     ready, config = run.ready, run.ready.config
     preemption = Preemption(guard)
     hooks: list[Hook] = [Profile(profile)] if profile else []

@@ -44,7 +44,11 @@ class MetricsWriter:
         if taken := {'step', 'epoch', 'non_finite'} & values.keys():
             raise ValueError(f'metric names {sorted(taken)} are taken: every line has these fields already')
         scalars = {name: np.asarray(value).item() for name, value in values.items()}
-        non_finite = {name: str(value) for name, value in scalars.items() if _is_non_finite(value)}
+        non_finite = {
+            name: str(value)
+            for name, value in scalars.items()
+            if isinstance(value, float) and not math.isfinite(value)
+        }
         line = {'step': int(step), 'epoch': np.asarray(epoch).item()} | scalars | dict.fromkeys(non_finite)
         if non_finite:
             line['non_finite'] = non_finite
@@ -54,11 +58,7 @@ class MetricsWriter:
             self._write_events(step, scalars)
 
     def cut(self, step: int) -> None:
-        """Removes what was written after `step`, and a last line that was cut short. -1 removes everything.
-
-        Args:
-            step: The step that training goes on from.
-        """
+        """Removes what was written after `step`, and a last line cut short. -1 removes everything."""
         if self.path.exists():
             kept = [json.dumps(line) + '\n' for line in read_metrics(self.path) if line['step'] <= step]
             write_atomic(self.path, ''.join(kept))
@@ -71,17 +71,9 @@ class MetricsWriter:
             self._events.close()
             self._events = None
 
-    def __enter__(self) -> 'MetricsWriter':
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
     def _write_events(self, step: int, scalars: Mapping[str, Any]) -> None:
         if self._events is None:
-            from tensorboardX import (
-                SummaryWriter,
-            )  # takes a second to import, and evaluation needs none of it
+            from tensorboardX import SummaryWriter  # slow to import, and evaluation needs none of it
 
             folder = self.path.parent / 'tensorboard'
             # The library names files by the second: without the count, two starts in one would share a file.
@@ -108,7 +100,3 @@ def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
             continue  # the run was killed while it wrote this line
         if isinstance(line, dict) and isinstance(line.get('step'), int):
             yield line
-
-
-def _is_non_finite(value: Any) -> bool:
-    return isinstance(value, float) and not math.isfinite(value)

@@ -32,15 +32,7 @@ class Watched(NamedTuple):
 
 
 class OverfittingGuard:
-    """PGD-5 on a batch after each epoch.
-
-    Args:
-        model: The network.
-        dataset: The training images.
-        threat: The ball.
-        drop: How much the accuracy may fall from one epoch to the next, in (0, 1).
-        seed: Of the random starts.
-    """
+    """PGD-5 on a batch after each epoch, whose accuracy may fall by `drop` in (0, 1), and no more."""
 
     def __init__(self, model: nn.Module, dataset: Dataset, *, threat: Threat, drop: float, seed: int):
         self._dataset, self._drop, self._key = dataset, drop, jax.random.key(seed)
@@ -49,14 +41,10 @@ class OverfittingGuard:
     def __call__(
         self, params: Any, batch_stats: Any, rows: np.ndarray, before: Watched, *, epoch: int
     ) -> Watched:
-        """What is remembered after an epoch: `stopped_at` is set if the accuracy fell too far.
+        """What is remembered after an epoch, counted from 1: with `stopped_at` if the accuracy fell too far.
 
-        Args:
-            params: Replicated.
-            batch_stats: Replicated.
-            rows: Numbers of the images of the epoch's first batch.
-            before: What was remembered after the epoch before.
-            epoch: The epoch that has ended, counted from 1.
+        `rows` are the numbers of the images of its first batch, `before` is what the epoch before left, and
+        the weights are replicated.
         """
         images = np.asarray(data.to_unit(self._dataset.images[rows], self._dataset.scale, np.float32))
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(self._key, epoch), i))(rows)

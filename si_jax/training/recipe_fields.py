@@ -12,17 +12,11 @@ from si_jax.training import recipes
 
 
 class Field(NamedTuple):
-    """A field of a config.
+    """A field of a config."""
 
-    Attributes:
-        name: As on the command line, without `--config.`.
-        value: Its value.
-        comment: What si_jax/training/recipes.py says of it; '' if nothing.
-    """
-
-    name: str
+    name: str  # as on the command line, without `--config.`
     value: Any
-    comment: str
+    comment: str  # what si_jax/training/recipes.py says of it; '' if nothing
 
 
 def fields(config: ConfigDict) -> list[Field]:
@@ -66,6 +60,6 @@ def _comments() -> Iterator[tuple[str, str]]:
             if line.lstrip().startswith('# '):
                 above = line.lstrip(' #')
                 continue
-            if (found := re.match(rf'\s*{pattern}', code)) and 'ConfigDict()' not in code:
+            if found := re.match(rf'\s*{pattern}', code):
                 yield prefix + found[1], (comment or above)
-            above = '' if 'ConfigDict()' not in code else above
+            above = ''

@@ -22,6 +22,12 @@ from ml_collections import ConfigDict, config_dict
 from si_jax import defenses, models
 from si_jax.errors import unknown
 
+# In the order in which they are shown.
+SECTIONS = (
+    'data', 'model', 'defense', 'threat', 'attack', 'optimiser', 'schedule', 'overfitting', 'evaluation',
+    'checkpoint', 'logging',
+)  # fmt: skip
+
 
 def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
     """The fields of a row of `si_jax.defenses.DEFENSES`, each as Table 1 and section 5.4 have it.
@@ -46,7 +52,7 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
             'name': name,
             'si': si,
             'he': he,
-            # What the attack climbs: '' for the row's own, or 'ce', 'kl', 'si', 'calibrated_ce'.
+            # What the attack maximises: '' for the row's own, or 'ce', 'kl', 'si', 'calibrated_ce'.
             'inner': '',
             'weights': {term: value.weight for term, value in row.outer.items()},
             'scale': 15.0,  # s
@@ -84,15 +90,15 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.seed = 0
     config.epochs = 90 if wide else 120
     config.batch_size = 128
+    for section in SECTIONS:
+        config[section] = ConfigDict()
 
-    config.data = ConfigDict()
     config.data.name = dataset
     config.data.dir = config_dict.placeholder(str)  # None: the default folder of tensorflow-datasets
     config.data.validation = 1000  # held-out training images, on which the best checkpoint is chosen
     config.data.split_seed = 0
     config.data.limit = 0  # N: only the first N images that the validation split leaves; 0: all
 
-    config.model = ConfigDict()
     config.model.arch = arch
     config.model.width = 0  # 0: the architecture's own
     config.model.variant = ''  # '': the architecture's default
@@ -102,47 +108,38 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
 
     config.defense = defense(name, si=si, he=he)
 
-    config.threat = ConfigDict()
     config.threat.norm = 'linf'
     config.threat.eps = 8 / 255
 
-    config.attack = ConfigDict()
     row = defenses.DEFENSES[name]
     config.attack.steps = row.steps
     config.attack.step_size = config.threat.get_ref('eps') * row.step_size
 
     # torch's SGD: decay is added before the momentum, on all parameters, and the learning rate comes last.
-    config.optimiser = ConfigDict()
     config.optimiser.momentum = 0.9
     config.optimiser.nesterov = False
     config.optimiser.weight_decay = 7e-4 if wide else 5e-4
     config.optimiser.clip_norm = 0.0  # 0: no clipping
     config.optimiser.cycle_momentum = False  # with a triangular schedule: 0.9 at rate 0, 0.8 at the peak
 
-    config.schedule = ConfigDict()
     config.schedule.kind = 'steps'  # or 'triangular': 0 at both ends, highest at `peak_at` of the run
     config.schedule.peak = 0.1 if wide else 0.01
     config.schedule.factor = 0.1
     config.schedule.boundaries = (74 / 90,) if wide else (74 / 120, 89 / 120, 99 / 120)
-
     config.schedule.peak_at = 0.5
 
     # Ends the run if the accuracy under PGD-5 falls by more than this from one epoch to the next; 0: never.
-    config.overfitting = ConfigDict()
     config.overfitting.drop = 0.0
 
-    config.evaluation = ConfigDict()
     config.evaluation.every_epochs = 1
     config.evaluation.steps = 20
     config.evaluation.step_size = config.threat.get_ref('eps') / 4
     config.evaluation.batch_size = 0  # 0: chosen for the device
 
-    config.checkpoint = ConfigDict()
     config.checkpoint.every_steps = 0  # 0: at the end of epochs only
     config.checkpoint.every_minutes = 10.0
     config.checkpoint.keep_last = 2
 
-    config.logging = ConfigDict()
     config.logging.every_steps = 50
     config.logging.tensorboard = True
     return config
@@ -169,9 +166,7 @@ def single_step(name: str, *, si: bool, arch: str) -> ConfigDict:
         config.epochs, config.batch_size = 100, 64
         config.schedule.peak, config.schedule.boundaries = 0.1, (71 / 100, 86 / 100)
         config.model.variant = {'resnet18': 'gat'}.get(arch, '')
-    elif (
-        name == 'rfgsm'
-    ):  # fast_adversarial:CIFAR10/train_fgsm.py; 83.8 % is the accuracy of 30 epochs, not 15
+    elif name == 'rfgsm':  # fast_adversarial:CIFAR10/train_fgsm.py; 83.8 % is that of 30 epochs, not 15
         config.epochs = 30
         config.schedule.kind, config.schedule.peak, config.schedule.peak_at = 'triangular', 0.2, 0.5
         config.optimiser.cycle_momentum = True
@@ -194,7 +189,7 @@ class Recipe:
         dataset: As for `paper`.
         kind: 'si', 'he' or '' for the defense as it was published.
         arch: The architecture, if no other is asked for.
-        inner: What the attack climbs; '' for the defense's own.
+        inner: What the attack maximises; '' for the defense's own.
     """
 
     defense: str
@@ -312,16 +307,12 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config that was stored, with today's default for every field that it lacks.
 
     A version that adds a field gives it a default which leaves runs as they were. So a run of before that
-    version has that value, and everything that reads a stored config reads it through this function.
-
-    Args:
-        config: Nested dictionaries of JSON's types. What is of another kind than expected stays as it is: to
-            refuse it is for the reader.
+    version has that value, and everything that reads a stored config reads it through this function. What is
+    of another kind than expected stays as it is: to refuse it is for the reader.
     """
     stored = config.get('defense')
-    stored = stored if isinstance(stored, Mapping) else {}
     # A defense that is registered in the file of its config may not be known here: its fields are stored.
-    name = stored.get('name')
+    name = stored.get('name') if isinstance(stored, Mapping) else None
     row = name if isinstance(name, str) and name in defenses.DEFENSES else 'standard'
     defaults = paper(row, dataset='digits', arch='resnet18')
     # Terms belong to the defense: a field `defense.weights.TERM` is not one that a version adds.

@@ -23,8 +23,6 @@ class Run:
 
     Attributes:
         ready: The config, and all that was made of it.
-        place: The workdir.
-        checkpoints: Those of the workdir.
         state: On the devices, replicated.
         carry: On the devices, in shards of rows.
         step: The number of steps that were taken.
@@ -74,12 +72,7 @@ class Run:
         return self.epoch + 1 == self.ready.config.epochs or self.watched.stopped_at is not None
 
     def save(self, epochs: int, accuracy: float | None = None) -> None:
-        """Writes a checkpoint.
-
-        Args:
-            epochs: How many epochs have ended.
-            accuracy: By which the best checkpoint is chosen, if that is known.
-        """
+        """Writes a checkpoint, after `epochs` epochs; by the accuracy the best checkpoint is chosen."""
         metadata = {
             'arch': self.ready.config.model.arch,
             'config': self.ready.config.to_dict(),

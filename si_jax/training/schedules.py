@@ -5,7 +5,6 @@ from typing import Any
 
 import jax.numpy as jnp
 import optax
-from jax.typing import ArrayLike
 
 from si_jax.errors import InputError, unknown
 
@@ -51,8 +50,7 @@ def triangular(peak: float, peak_at: float, *, epochs: int, steps_per_epoch: int
         peak: The highest rate.
         peak_at: Where it is reached, as a fraction of the run: 1/2 in locuslab/fast_adversarial (torch's
             CyclicLR), 2/5 in tml-epfl/understanding-fast-adv-training.
-        epochs: Epochs in all.
-        steps_per_epoch: Steps in one of them.
+        epochs, steps_per_epoch: As for `step_decay`.
 
     Raises:
         InputError: A value is out of range.
@@ -67,11 +65,7 @@ def triangular(peak: float, peak_at: float, *, epochs: int, steps_per_epoch: int
 
 def _triangle(peak_at: float, steps: int) -> optax.Schedule:
     """From 0 to 1 at `peak_at` and back to 0 at step number `steps`."""
-
-    def share(step: ArrayLike) -> ArrayLike:
-        return jnp.minimum(step / (peak_at * steps), (steps - step) / ((1 - peak_at) * steps))
-
-    return share
+    return lambda step: jnp.minimum(step / (peak_at * steps), (steps - step) / ((1 - peak_at) * steps))
 
 
 def schedule_and_optimiser(
@@ -83,8 +77,7 @@ def schedule_and_optimiser(
         schedule: kind, 'steps' (`step_decay`) or 'triangular', and the values of both.
         optimiser: The values of `sgd`, and cycle_momentum: whether the momentum moves against a triangular
             rate, from its value down to 0.1 less and back, as torch's CyclicLR does by default.
-        epochs: Epochs in all.
-        steps_per_epoch: Steps in one of them.
+        epochs, steps_per_epoch: As for `step_decay`.
 
     Raises:
         InputError: A value is out of range.

@@ -23,7 +23,7 @@ from si_jax.training import schedules
 from si_jax.training.feed import with_resident_data
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import step_of
-from si_jax.training.update import Calendar, metric_names
+from si_jax.training.update import Calendar, Ingredients, metric_names
 
 POSITIVE = {
     'attack': ('steps', 'step_size'),
@@ -31,8 +31,6 @@ POSITIVE = {
     'checkpoint': ('every_minutes', 'keep_last'),
     'logging': ('every_steps',),
 }
-
-
 LARGEST = 2**31 - 1
 
 
@@ -60,8 +58,7 @@ def setup(config: ConfigDict) -> Setup:
     _check_numbers(config.to_dict())
     if config.data.name not in data.SOURCES:
         raise unknown('data set', config.data.name, data.SOURCES)
-    threat = Threat(config.threat.norm, config.threat.eps)
-    threat.check(data.SOURCES[config.data.name].shape)
+    Threat(config.threat.norm, config.threat.eps).check(data.SOURCES[config.data.name].shape)
     defense = defenses.from_config(config.defense)
     step_of(defense)
     for name in ('epochs', 'batch_size'):
@@ -80,6 +77,11 @@ def setup(config: ConfigDict) -> Setup:
         train = train._replace(
             images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
         )
+    return assembled(config, defense, train, validation)
+
+
+def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: Dataset) -> Setup:
+    """The network, the learning rate and the optimiser of a config, with a defense and data."""
     model = models.from_config(
         config.model, num_classes=train.num_classes, hypersphere=defense.hypersphere, bn_axis=AXIS
     )
@@ -87,7 +89,17 @@ def setup(config: ConfigDict) -> Setup:
     schedule, optimiser = schedules.schedule_and_optimiser(
         config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=steps_per_epoch
     )
-    return Setup(config, train, validation, defense, model, threat, schedule, optimiser, steps_per_epoch)
+    return Setup(
+        config=config,
+        train=train,
+        validation=validation,
+        defense=defense,
+        model=model,
+        threat=Threat(config.threat.norm, config.threat.eps),
+        schedule=schedule,
+        optimiser=optimiser,
+        steps_per_epoch=steps_per_epoch,
+    )
 
 
 def plan(ready: Setup) -> str:
@@ -106,11 +118,11 @@ def compile_train_step(ready: Setup) -> Any:
 
     The metrics are one array, in the order of `metric_names`: the host fetches and forgets one, not a dozen.
     """
-    config, train = ready.config, ready.train
-    step = step_of(ready.defense).make(
-        ready.defense,
-        ready.model,
-        ready.optimiser,
+    config = ready.config
+    parts = Ingredients(
+        defense=ready.defense,
+        model=ready.model,
+        optimiser=ready.optimiser,
         threat=ready.threat,
         attack_steps=config.attack.steps,
         attack_step_size=config.attack.step_size,
@@ -118,9 +130,8 @@ def compile_train_step(ready: Setup) -> Any:
         sync_bn=config.model.sync_bn,
         calendar=Calendar(ready.steps_per_epoch, config.epochs),
     )
-    whole = with_resident_data(
-        step, crop=train.crop, flip=train.flip, scale=train.scale, replays=ready.defense.replays
-    )
+    step = step_of(ready.defense).make(parts)
+    whole = with_resident_data(step, ready.train, ready.defense.replays)
     names = metric_names(ready.defense)
 
     def with_one_array(*given: Any) -> tuple[TrainState, Any, jax.Array]:

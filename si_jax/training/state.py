@@ -55,15 +55,7 @@ def create_state(
     seed: int,
     image_shape: tuple[int, ...],
 ) -> TrainState:
-    """The state before the first step.
-
-    Args:
-        model: Called on images [B, H, W, C].
-        optimiser: Its state is made for the parameters.
-        metric_names: The metrics of the step, see `si_jax.training.update.metric_names`.
-        seed: Of the initial parameters.
-        image_shape: (H, W, C).
-    """
+    """The state before the first step; `metric_names` are those of `si_jax.training.update.metric_names`."""
     # Not jitted: each shape's initialiser compiles once, where the whole takes XLA several times as long.
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
     return TrainState(

@@ -11,46 +11,46 @@ TRADES, for example, is the row
 of `si_jax.defenses`, where kl = KL(p(natural) || p(adversarial)) is one of `si_jax.objectives`. From it
 the step does, in this order:
 
-    x' = x + uniform noise of the ball                     start
-    10 times: x' = project(x' + eps/4 sign(grad of kl))    inner, with the running statistics (attack_bn)
-    forward passes of x, then of x', in train mode         passes, each moves the running statistics
-    loss = mean(natural_ce) + 6 mean(kl)                   outer
-    parameters and statistics, unless one is not finite    guarded_update
+    x' = x + uniform noise of the ball                     `_images`: start
+    10 times: x' = project(x' + eps/4 sign(grad of kl))    `_adversarial`: inner, with attack_bn's statistics
+    forward passes of x, then of x', in train mode         `_passes`: each moves the running statistics
+    loss = mean(natural_ce) + 6 mean(kl)                   `evaluate_terms`: outer
+    parameters and statistics, unless one is not finite    `guarded_update`
+
+The function `step` in `make_train_step` is these lines in code; the functions below it say how each is done.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import optax
 
 from si_jax.attacks import pgd
 from si_jax.attacks.pgd import Attack, KeyedClassifier
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
-from si_jax.threat import Threat
 from si_jax.training.state import Batch, TrainState
-from si_jax.training.update import Calendar, Rows, evaluate_terms, guarded_update, rows_of
+from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of
 
 Array = jax.Array
 Carry = Any
 Step = Callable[[TrainState, Carry, Batch], tuple[TrainState, Carry, dict[str, Array]]]
+StepMaker = Callable[[Ingredients], Step]
 
 
 class Registered(NamedTuple):
     """A training step that a defense can name.
 
     Attributes:
-        make: (defense, model, optimiser, *, ...) -> the step, with the parameters of `make_train_step`.
+        make: Makes the step of its ingredients.
         carry: (batch size, (H, W, C)) -> what the step carries before the first step, in global row order.
         persistent: Whether the step moves a perturbation that is kept from batch to batch, as
             `Defense.persistent` says too.
     """
 
-    make: Callable[..., Step]
+    make: StepMaker
     carry: Callable[[int, tuple[int, ...]], Carry]
     persistent: bool
 
@@ -63,10 +63,10 @@ def register_step(
     *,
     carry: Callable[[int, tuple[int, ...]], Carry] = lambda batch_size, shape: (),
     persistent: bool = False,
-) -> Callable[[Callable[..., Step]], Callable[..., Step]]:
+) -> Callable[[StepMaker], StepMaker]:
     """Decorates a function that makes a training step: a defense asks for it by this name."""
 
-    def add(make: Callable[..., Step]) -> Callable[..., Step]:
+    def add(make: StepMaker) -> StepMaker:
         STEPS[name] = Registered(make, carry, persistent)
         return make
 
@@ -90,144 +90,126 @@ def step_of(defense: Defense) -> Registered:
     return step
 
 
-# Of batch.keys, whose two halves are the attack's.
-_RANDOM_POINT = 2
-
-
 @register_step('attack')
-def make_train_step(
-    defense: Defense,
-    model: nn.Module,
-    optimiser: optax.GradientTransformation,
-    *,
-    threat: Threat,
-    attack_steps: int,
-    attack_step_size: float,
-    axis_name: str | None,
-    sync_bn: bool = True,
-    calendar: Calendar | None = None,
-) -> Step:
+def make_train_step(parts: Ingredients) -> Step:
     """The step (state, carry, batch) -> (state, carry, metrics) of a defense that attacks, then updates.
 
-    Args:
-        defense: A row of `si_jax.defenses.DEFENSES`.
-        model: `model.apply(variables, images, train=..., mask=...)` returns Outputs.
-        optimiser: An optax transformation.
-        threat: The ball of the training attack.
-        attack_steps: Steps of the training attack.
-        attack_step_size: As a fraction of the pixel range.
-        axis_name: The axis to reduce over, as given to pmap or shard_map; None on one device without either.
-        sync_bn: Whether the model's batch normalisation reduces over that axis. If not, the devices' running
-            statistics are averaged after each step, so that all copies of the state stay equal.
-        calendar: The length of the run; None where no weight of the defense changes over it.
-
-    Returns:
-        A pure function. `carry` is per-device state that a method may keep; here it passes through.
+    It is a pure function. `carry` is per-device state that a method may keep; here it passes through.
     """
+    defense, calendar = parts.defense, parts.calendar
     assert calendar is not None or not defense.scheduled, 'a defense whose weights change needs the calendar'
 
-    def passes(
-        params: Any, stats: Any, names: tuple[str, ...], images: dict[str, Array], mask: Array
-    ) -> tuple[Any, dict[str, Outputs]]:
-        """Forward passes in train mode, one after another: running statistics and outputs."""
-        outputs: dict[str, Outputs] = {}
-        for name in names:
-            result, updates = model.apply(
-                {'params': params, 'batch_stats': stats},
-                images[name],
-                train=True,
-                mask=mask,
-                mutable=['batch_stats'],
-            )
-            stats = updates.get('batch_stats', stats)
-            outputs.setdefault(name, result)
-        return stats, outputs
-
-    def attacked_network(params: Any, stats: Any, mask: Array) -> KeyedClassifier:
-        def classifier(images: Array, keys: Array) -> Outputs:
-            del keys
-            # Without `mutable` the running statistics stay as they are in either mode.
-            variables, train = {'params': params, 'batch_stats': stats}, defense.attack_bn == 'train'
-            outputs = as_outputs(model.apply(variables, images, train=train, mask=mask))
-
-            def real(x: Array) -> Array:
-                # In train mode the loss of a padded row would reach the real ones through the statistics.
-                return jnp.where(mask[:, None], x, jax.lax.stop_gradient(x))
-
-            features = None if outputs.features is None else real(outputs.features)
-            return outputs._replace(logits=real(outputs.logits), features=features)
-
-        return classifier
-
     def step(state: TrainState, carry: Carry, batch: Batch) -> tuple[TrainState, Carry, dict[str, Array]]:
-        rows = rows_of(batch.mask, axis_name)
+        rows = rows_of(batch.mask, parts.axis_name)
         position = calendar.at(state.step) if calendar else None
         attack = defense.attack_at(position)
-        images = {'nat': batch.images}
+        images = _images(parts, attack, batch)
+        before, seen = _passes(parts, state.params, state.batch_stats, defense.before, images, batch.mask)
         if attack is not None:
-            images['start'] = pgd.starting_points(attack.start, threat, batch.images, batch.keys)
-        if 'random' in defense.passes:
-            keys = jax.vmap(lambda key: jax.random.fold_in(key, _RANDOM_POINT))(batch.keys)
-            images['random'] = batch.images + threat.uniform_noise(keys, batch.images)
-        before, seen = passes(state.params, state.batch_stats, defense.before, images, batch.mask)
-
-        def image_gradient(params: Any, name: str) -> Array:
-            """Of the inner objective, at images of that name."""
-            assert attack is not None
-            network = attacked_network(params, before, batch.mask)
-            value = pgd.value_function(
-                attack.objective, attack.score, network, batch.labels, None, batch.keys
-            )
-            return value(jnp.asarray(0), images[name])[1]
-
-        if attack is not None:
-            network = attacked_network(state.params, before, batch.mask)
+            network = _attacked_network(parts, state.params, before, batch.mask)
             if defense.calibrated:
-                attack = attack._replace(
-                    score=scaled_logits(_calibration(network(batch.images, batch.keys).logits, rows))
-                )
-            ascent = pgd.run(
-                attack,
-                network,
-                batch.images,
-                batch.labels,
-                batch.keys,
-                threat=threat,
-                steps=attack_steps,
-                step_size=attack_step_size,
-                start=images['start'],
-                natural=_score(attack, seen.get('nat')),
-            )
-            images['adv'] = jax.lax.stop_gradient(ascent.last)
-        natural_gradient = image_gradient(state.params, 'nat') if defense.aligned else None
+                factor = _calibration(network(batch.images, batch.keys).logits, rows)
+                attack = attack._replace(score=scaled_logits(factor))
+            images['adv'] = _adversarial(parts, attack, network, batch, images['start'], seen.get('nat'))
+
+        def gradient_at(name: str, params: Any) -> Array:
+            network = _attacked_network(parts, params, before, batch.mask)
+            return _image_gradient(attack, network, batch, images[name])
+
+        natural_gradient = gradient_at('nat', state.params) if defense.aligned else None
 
         def loss(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-            stats, outputs = passes(params, before, defense.passes, images, batch.mask)
-            gradients = None
-            if natural_gradient is not None:
-                gradients = image_gradient(params, 'random'), natural_gradient
-            value, metrics = evaluate_terms(defense, outputs, gradients, batch, rows, position)
+            stats, outputs = _passes(parts, params, before, defense.passes, images, batch.mask)
+            pair = None if natural_gradient is None else (gradient_at('random', params), natural_gradient)
+            value, metrics = evaluate_terms(defense, outputs, pair, batch, rows, position)
             return value, (stats, metrics)
 
         (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        new, metrics, _ = guarded_update(
-            state,
-            gradients,
-            stats,
-            {'loss': value, **metrics},
-            defense=defense,
-            optimiser=optimiser,
-            rows=rows,
-            sync_bn=sync_bn,
-        )
+        metrics = {'loss': value, **metrics}
+        new, metrics, _ = guarded_update(parts, rows, state, gradients, stats, metrics)
         return new, carry, metrics
 
     return step
 
 
-def _score(attack: Attack, natural: Outputs | None) -> Any:
-    """The attack's score of natural outputs that a pass before it made."""
-    return None if natural is None or 'nat' not in attack.objective.uses else attack.score(natural)
+# Of batch.keys, whose two halves are the attack's.
+_RANDOM_POINT = 2
+
+
+def _images(parts: Ingredients, attack: Attack | None, batch: Batch) -> dict[str, Array]:
+    """The images that are known before the attack: 'nat', 'start' and 'random', each where it is needed."""
+    images = {'nat': batch.images}
+    if attack is not None:
+        images['start'] = pgd.starting_points(attack.start, parts.threat, batch.images, batch.keys)
+    if 'random' in parts.defense.passes:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, _RANDOM_POINT))(batch.keys)
+        images['random'] = batch.images + parts.threat.uniform_noise(keys, batch.images)
+    return images
+
+
+def _passes(
+    parts: Ingredients, params: Any, stats: Any, names: tuple[str, ...], images: dict[str, Array], mask: Array
+) -> tuple[Any, dict[str, Outputs]]:
+    """Forward passes in train mode, one after another: running statistics, and the first outputs of each."""
+    outputs: dict[str, Outputs] = {}
+    for name in names:
+        stats, result = parts.train_pass(params, stats, images[name], mask)
+        outputs.setdefault(name, result)
+    return stats, outputs
+
+
+def _attacked_network(parts: Ingredients, params: Any, stats: Any, mask: Array) -> KeyedClassifier:
+    """The network as the attack inside training sees it; its running statistics stay as they are."""
+
+    def classifier(images: Array, keys: Array) -> Outputs:
+        del keys
+        # Without `mutable` the running statistics stay as they are in either mode.
+        variables, train = {'params': params, 'batch_stats': stats}, parts.defense.attack_bn == 'train'
+        outputs = as_outputs(parts.model.apply(variables, images, train=train, mask=mask))
+
+        def real(x: Array) -> Array:
+            # In train mode the loss of a padded row would reach the real ones through the statistics.
+            return jnp.where(mask[:, None], x, jax.lax.stop_gradient(x))
+
+        features = None if outputs.features is None else real(outputs.features)
+        return outputs._replace(logits=real(outputs.logits), features=features)
+
+    return classifier
+
+
+def _adversarial(
+    parts: Ingredients,
+    attack: Attack,
+    network: KeyedClassifier,
+    batch: Batch,
+    start: Array,
+    natural: Outputs | None,
+) -> Array:
+    """The adversarial images; `natural` are the outputs of a pass before the attack, if it made them."""
+    if natural is None or 'nat' not in attack.objective.uses:
+        reference = None
+    else:
+        reference = attack.score(natural)
+    ascent = pgd.run(
+        attack,
+        network,
+        batch.images,
+        batch.labels,
+        batch.keys,
+        threat=parts.threat,
+        steps=parts.attack_steps,
+        step_size=parts.attack_step_size,
+        start=start,
+        natural=reference,
+    )
+    return jax.lax.stop_gradient(ascent.last)
+
+
+def _image_gradient(attack: Attack | None, network: KeyedClassifier, batch: Batch, images: Array) -> Array:
+    """The gradient of the inner objective with respect to these images."""
+    assert attack is not None
+    value = pgd.value_function(attack.objective, attack.score, network, batch.labels, None, batch.keys)
+    return value(jnp.asarray(0), images)[1]
 
 
 def _calibration(logits: Array, rows: Rows) -> Array:

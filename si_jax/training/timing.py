@@ -18,23 +18,16 @@ from si_jax import data, defenses
 from si_jax.cost import flops
 from si_jax.cost.planning import Machine, model_of
 from si_jax.defenses import DEFENSES, Defense
-from si_jax.runtime.devices import AXIS, place_rows, replicate
-from si_jax.threat import Threat
-from si_jax.training import schedules
-from si_jax.training.setup import Setup, compile_train_step, initial_carry, initial_state
+from si_jax.runtime.devices import place_rows, replicate
+from si_jax.training.setup import Setup, assembled, compile_train_step, initial_carry, initial_state
 
 FEW, MANY = 2, 8  # attack steps
 
 
 def measure_machine(config: ConfigDict, *, turns: int = 3) -> Machine:
-    """Measures this machine.
+    """This machine with the rates of one of its devices, while all of them work on the config's network.
 
-    Args:
-        config: For its network, batch size and precision.
-        turns: How often each step runs, beside the first time, which compiles.
-
-    Returns:
-        The machine, with the rates of one of its devices while all of them work.
+    Each step runs `turns` times, beside the first time, which compiles.
     """
     calls = {steps: timed(synthetic(config, steps)) for steps in (FEW, MANY)}
     taken: dict[int, list[float]] = {steps: [] for steps in calls}
@@ -73,17 +66,8 @@ def synthetic(config: ConfigDict, attack_steps: int, row: Defense | None = None)
     rng = np.random.default_rng(0)
     images = rng.integers(0, source.scale, (config.batch_size, *source.shape), endpoint=True, dtype=np.uint8)
     labels = rng.integers(0, source.num_classes, config.batch_size, dtype=np.int32)
-    train = data.Dataset(
-        config.data.name, images, labels, source.num_classes, source.scale, source.crop, source.flip
-    )
-    schedule, optimiser = schedules.schedule_and_optimiser(
-        config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=1
-    )
-    model = model_of(config)
-    if config.model.sync_bn and hasattr(model, 'bn_axis'):
-        model = model.clone(bn_axis=AXIS)
-    threat = Threat(config.threat.norm, config.threat.eps)
-    return Setup(config, train, train, row, model, threat, schedule, optimiser, 1)
+    train = source.dataset(config.data.name, images, labels)
+    return assembled(config, row, train, train)
 
 
 def arguments(ready: Setup) -> tuple[Any, ...]:

@@ -5,8 +5,10 @@ by the number of real rows of the whole batch, and gradients are summed over the
 shard of nothing else, counts for nothing.
 """
 
+import dataclasses
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -14,6 +16,7 @@ import optax
 from si_jax.defenses import Defense, Position
 from si_jax.models.layers import unit_kernels
 from si_jax.outputs import Outputs
+from si_jax.threat import Threat
 from si_jax.training.state import Batch, TrainState
 
 Array = jax.Array
@@ -62,6 +65,41 @@ class Calendar(NamedTuple):
         return Position(step, step % self.steps_per_epoch, self.steps_per_epoch * self.epochs)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ingredients:
+    """What a training step is made of.
+
+    Attributes:
+        defense: A row of `si_jax.defenses.DEFENSES`.
+        model: `model.apply(variables, images, train=..., mask=...)` returns Outputs.
+        optimiser: An optax transformation.
+        threat: The ball of the training attack.
+        attack_steps: Steps of the training attack.
+        attack_step_size: As a fraction of the pixel range.
+        axis_name: The axis to reduce over, as given to pmap or shard_map; None on one device without either.
+        sync_bn: Whether the model's batch normalisation reduces over that axis. If not, the devices' running
+            statistics are averaged after each step, so that all copies of the state stay equal.
+        calendar: The length of the run; None where no weight of the defense changes over it.
+    """
+
+    defense: Defense
+    model: nn.Module
+    optimiser: optax.GradientTransformation
+    threat: Threat
+    attack_steps: int = 1
+    attack_step_size: float
+    axis_name: str | None = None
+    sync_bn: bool = True
+    calendar: Calendar | None = None
+
+    def train_pass(self, params: Any, stats: Any, images: Array, mask: Array) -> tuple[Any, Outputs]:
+        """A forward pass in train mode: the running statistics after it, and the outputs."""
+        outputs, updates = self.model.apply(
+            {'params': params, 'batch_stats': stats}, images, train=True, mask=mask, mutable=['batch_stats']
+        )
+        return updates.get('batch_stats', stats), outputs
+
+
 def metric_names(defense: Defense) -> tuple[str, ...]:
     """The names of the metrics that a step of this defense returns."""
     accuracies = tuple(f'{name}_accuracy' for name in dict.fromkeys(defense.passes) if name != 'random')
@@ -78,14 +116,9 @@ def evaluate_terms(
 ) -> tuple[Array, dict[str, Array]]:
     """The shard's part of the outer objective, and of every term and accuracy.
 
-    Args:
-        defense: Whose terms.
-        outputs: Of each pass.
-        gradients: Image gradients [B, H, W, C] of the inner objective at the random points and at the natural
-            images, where a term compares them.
-        batch: For its labels.
-        rows: Of the batch.
-        position: May be None where no term has a schedule.
+    `outputs` are those of each pass. `gradients` are the image gradients [B, H, W, C] of the inner objective
+    at the random points and at the natural images, where a term compares them. The position may be None where
+    no term has a schedule.
     """
     metrics = {}
     for name, term in defense.outer.items():
@@ -107,45 +140,28 @@ def evaluate_terms(
 
 
 def guarded_update(
-    state: TrainState,
-    gradients: Any,
-    stats: Any,
-    metrics: dict[str, Array],
-    *,
-    defense: Defense,
-    optimiser: optax.GradientTransformation,
-    rows: Rows,
-    sync_bn: bool,
+    parts: Ingredients, rows: Rows, state: TrainState, gradients: Any, stats: Any, metrics: dict[str, Array]
 ) -> tuple[TrainState, dict[str, Array], Array]:
     """The state after a step, its metrics, and whether it was made.
 
     Where the loss, the gradient or anything in the state after the update is not finite, or was not in an
-    earlier step, the state stays as it is.
-
-    Args:
-        state: Before the step.
-        gradients: The shard's part of the gradient of the parameters.
-        stats: Running statistics after the step's passes.
-        metrics: The shard's part of loss, terms and accuracies.
-        defense: Whose step it is.
-        optimiser: An optax transformation.
-        rows: Of the batch.
-        sync_bn: Whether `stats` are equal on all devices; if not, they are averaged.
+    earlier step, the state stays as it is. `gradients` (of the parameters) and `metrics` (loss, terms and
+    accuracies) are the shard's parts; `stats` are the running statistics after the step's passes.
     """
     # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
     gradients = jax.tree.map(rows.total, gradients)
-    if not sync_bn:
+    if not parts.sync_bn:
         share = jnp.sum(rows.mask) / rows.real
         stats = jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
-    metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(defense)}
+    metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
 
-    updates, opt_state = optimiser.update(gradients, state.opt_state, state.params)
+    updates, opt_state = parts.optimiser.update(gradients, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     updated = state._replace(
         step=state.step + 1,
-        params=unit_kernels(params) if defense.hypersphere else params,
+        params=unit_kernels(params) if parts.defense.hypersphere else params,
         batch_stats=stats,
         opt_state=opt_state,
     )

@@ -55,14 +55,10 @@ def map_over_processes(
     chunk: int,
     on_share: Callable[[float], None] = lambda share: None,
 ) -> Any:
-    """`devices.map_rows` with the rows shared among the processes; all get all results.
+    """`devices.map_rows` with the rows [N, ...], the same in every process, shared among the processes.
 
-    Args:
-        function: (shared, *rows) -> rows, a flat dictionary of them or one alone.
-        shared: Replicated over the devices of this process.
-        rows: Trees of arrays [N, ...], the same in every process.
-        chunk: Rows at once on the devices of one process.
-        on_share: Is told the share of this process's chunks that are done.
+    All get all results. `function` returns a flat dictionary of rows, or one array of them; `shared` is
+    replicated over the devices of this process, and `chunk` counts rows at once on them.
     """
     count = jax.tree.leaves(rows)[0].shape[0]
     # One row at least: with fewer than there are processes some do the first one's work again.
@@ -81,16 +77,9 @@ class HeldOut:
     """Natural and robust accuracy on held-out images, and the figures that say how far to trust them.
 
     The start of every image's attack depends on the seed and its index only, so epochs are compared on the
-    same noise. The network computes in the precision it is trained in. Several processes share the images.
-
-    Args:
-        model: The network.
-        dataset: The held-out images; there must be some.
-        threat: The ball.
-        steps: Steps of PGD.
-        step_size: As a fraction of the pixel range.
-        seed: Of the random starts.
-        batch_size: Images at once on all devices of a process; 0 for 64 a device on the CPU, 256 elsewhere.
+    same noise. The network computes in the precision it is trained in. Several processes share the images, of
+    which there must be some. `batch_size` counts images at once on all devices of a process; 0 stands for 64
+    a device on the CPU, 256 elsewhere. `steps` and `step_size` (a fraction of the pixel range) are PGD's.
     """
 
     def __init__(

@@ -42,11 +42,8 @@ def default_workdir(
 ) -> Path:
     """`ROOT/<config>[-<arch>]/<hash of overrides>`, so that the same command finds its workdir again.
 
-    Args:
-        config_file: The config file, for example `'configs/tradessi_cifar10.py'`.
-        arch: The architecture named behind the config file, None or empty for its default.
-        overrides: Dotted field to value, as given on the command line, in any order.
-        root: The folder of all runs.
+    `arch` is what follows the config file, if anything does. The overrides, dotted field to value as on the
+    command line, may come in any order.
 
     Raises:
         InputError: A name that cannot be the name of one folder.
@@ -72,11 +69,8 @@ def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator
     """Creates or reopens the folder of a run, and holds its lock.
 
     Call it after `jax.distributed.initialize`, as it looks at the devices. A field that the config there
-    lacks, as an older version did not have it, has today's default.
-
-    Args:
-        path: The folder.
-        config: The full config: nested dictionaries of JSON's types (tuples count as lists).
+    lacks, as an older version did not have it, has today's default. The config is the full one, in nested
+    dictionaries of JSON's types (tuples count as lists).
 
     Raises:
         InputError: Another run is in the folder, or one was started there with another config: all fields
@@ -94,12 +88,14 @@ def open_workdir(path: str | os.PathLike, config: Mapping[str, Any]) -> Iterator
     with _locked(path):
         old = _read_config(path / 'config.json')
         changed = {} if old is None else differences(completed(old), completed(config))
-        if refused := {name: change for name, change in changed.items() if not _may_change(name)}:
-            listed = ', '.join(
-                f'{name}: {before!r} -> {after!r}' for name, (before, after) in refused.items()
-            )
+        refused = [
+            f'{name}: {before!r} -> {after!r}'
+            for name, (before, after) in changed.items()
+            if not any(f'{name}.'.startswith(f'{allowed}.') for allowed in MAY_CHANGE)
+        ]
+        if refused:
             raise InputError(
-                f'workdir {path} holds a run with another config ({listed}): '
+                f'workdir {path} holds a run with another config ({", ".join(refused)}): '
                 'give another --workdir, or the old values to resume it'
             )
         write_json(path / 'config.json', config)
@@ -119,12 +115,11 @@ def open_everywhere(path: str | os.PathLike, config: Mapping[str, Any]) -> Itera
 
         def first() -> list[Any]:
             place = stack.enter_context(open_workdir(path, config))
-            if processes.count() > 1:
-                token = f'.seen-by-all-{os.urandom(8).hex()}'
+            token = f'.seen-by-all-{os.urandom(8).hex()}' if processes.count() > 1 else None
+            if token:
                 (path / token).touch()
                 stack.callback((path / token).unlink, missing_ok=True)
-                return [place.resumed, place.changed, token]
-            return [place.resumed, place.changed, None]
+            return [place.resumed, place.changed, token]
 
         def see(token: str | None) -> None:
             if token is not None and not (path / token).exists():
@@ -136,10 +131,6 @@ def open_everywhere(path: str | os.PathLike, config: Mapping[str, Any]) -> Itera
         resumed, changed, token = processes.from_first(first)
         processes.agree_on_errors(lambda: see(token))
         yield Workdir(path, resumed, {name: (old, new) for name, (old, new) in changed.items()})
-
-
-def _may_change(name: str) -> bool:
-    return any(name == allowed or name.startswith(f'{allowed}.') for allowed in MAY_CHANGE)
 
 
 def _read_config(path: Path) -> dict[str, Any] | None:

@@ -16,7 +16,7 @@ from si_jax.training import recipes
 from si_jax.training.free import make_free_step
 from si_jax.training.state import Batch, create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, metric_names
+from si_jax.training.update import Calendar, Ingredients, metric_names
 
 SHAPE = (32, 32, 3)
 THREAT = Threat('linf', 8 / 255)
@@ -25,21 +25,17 @@ OPTIMISER = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum
 
 def step_and_arguments(defense, model, batch_size, attack_steps):
     """A training step on one device, and the shapes of what it is called with."""
-    common = {'threat': THREAT, 'axis_name': None}
-    carry = ()
-    if defense.persistent:
-        step = make_free_step(defense, model, OPTIMISER, **common, attack_step_size=8 / 255)
-        carry = jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32)
-    else:
-        step = make_train_step(
-            defense,
-            model,
-            OPTIMISER,
-            **common,
-            attack_steps=attack_steps,
-            attack_step_size=2 / 255,
-            calendar=Calendar(10, 10),
-        )
+    parts = Ingredients(
+        defense=defense,
+        model=model,
+        optimiser=OPTIMISER,
+        threat=THREAT,
+        attack_steps=attack_steps,
+        attack_step_size=8 / 255 if defense.persistent else 2 / 255,
+        calendar=Calendar(10, 10),
+    )
+    carry = jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32) if defense.persistent else ()
+    step = make_free_step(parts) if defense.persistent else make_train_step(parts)
     state = jax.eval_shape(
         lambda: create_state(model, OPTIMISER, metric_names(defense), seed=0, image_shape=SHAPE)
     )

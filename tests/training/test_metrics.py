@@ -1,5 +1,6 @@
 """What a run reports, and that a resumed run reports every step once."""
 
+import contextlib
 import json
 import struct
 
@@ -38,7 +39,7 @@ def test_numbers_of_every_kind_become_json(tmp_path):
         'none': None,
         'one': np.ones((1, 1)),
     }
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+    with contextlib.closing(MetricsWriter(tmp_path, tensorboard=False)) as writer:
         writer.write(np.int32(3), np.float32(0.5), values)
     assert lines(tmp_path) == [
         {
@@ -121,10 +122,10 @@ def test_cut_without_a_file(tmp_path):
 
 
 def test_tensorboard_events_and_purge_on_resume(tmp_path):
-    with MetricsWriter(tmp_path) as writer:
+    with contextlib.closing(MetricsWriter(tmp_path)) as writer:
         for step in (1, 2):
             writer.write(step, 0, {'train/loss': 0.25 * step, 'phase': 'text', 'finite': True})
-    with MetricsWriter(tmp_path) as writer:
+    with contextlib.closing(MetricsWriter(tmp_path)) as writer:
         writer.cut(1)
         writer.write(2, 0, {'train/loss': 0.75})
     assert len(list((tmp_path / 'tensorboard').iterdir())) == 2

@@ -15,7 +15,7 @@ from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.loop import DivergedError, run
 from si_jax.training.state import create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, all_finite, metric_names
+from si_jax.training.update import Calendar, Ingredients, all_finite, metric_names
 from tests.training.test_step_devices import CLASSES, SHAPE, THREAT, defense_of, make_batch, mapped
 
 POISON = 0.123  # of pixel (0, 0): the logits are those of any image, their gradient is not
@@ -50,10 +50,11 @@ def compiled(request):
     defense = defense_of('standard', False)
     model = Net(request.param)
     state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE)
-    step = make_train_step(
-        defense, model, optimiser, threat=THREAT, attack_steps=1, attack_step_size=0.1,
+    parts = Ingredients(
+        defense=defense, model=model, optimiser=optimiser, threat=THREAT, attack_step_size=0.1,
         axis_name=devices.AXIS, calendar=Calendar(4, 1),
     )  # fmt: skip
+    step = make_train_step(parts)
     return request.param, state, mapped(step)
 
 

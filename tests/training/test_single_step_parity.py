@@ -14,7 +14,7 @@ from si_jax.training.free import make_free_step
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, metric_names
+from si_jax.training.update import Calendar, Ingredients, metric_names
 from tests.helpers.tiny import TinyNet
 
 torch = pytest.importorskip('torch', reason='parity of the training step is measured against PyTorch')
@@ -239,14 +239,15 @@ def test_steps_equal_pytorch(case):
     single = defense.steps == 1
     step = jax.jit(
         make_train_step(
-            defense,
-            model,
-            optimiser,
-            threat=THREAT,
-            attack_steps=1 if single else 3,
-            attack_step_size=defense.step_size * EPS if single else 0.03,
-            axis_name=None,
-            calendar=CALENDAR,
+            Ingredients(
+                defense=defense,
+                model=model,
+                optimiser=optimiser,
+                threat=THREAT,
+                attack_steps=1 if single else 3,
+                attack_step_size=defense.step_size * EPS if single else 0.03,
+                calendar=CALENDAR,
+            )
         )
     )
     rng = np.random.default_rng(7)
@@ -270,9 +271,10 @@ def test_freeat_equals_pytorch(si, inner):
     defense = built('freeat', si=si, inner=inner)
     model, optimiser, state = begin(defense)
     net = Torch({'params': state.params, 'batch_stats': state.batch_stats})
-    step = jax.jit(
-        make_free_step(defense, model, optimiser, threat=THREAT, attack_step_size=0.6 * EPS, axis_name=None)
+    parts = Ingredients(
+        defense=defense, model=model, optimiser=optimiser, threat=THREAT, attack_step_size=0.6 * EPS
     )
+    step = jax.jit(make_free_step(parts))
     carry = jnp.zeros((ROWS, *SHAPE))
     delta = torch.zeros(ROWS, 3, 6, 6, dtype=torch.float64)
     rng = np.random.default_rng(5)
@@ -300,11 +302,8 @@ def test_gradaligns_penalty_against_finite_differences():
     model, _, state = begin(defense)
     plain = sgd(lambda step: 1.0, momentum=0.0, nesterov=False, weight_decay=0.0, clip_norm=0.0)
     state = state._replace(opt_state=plain.init(state.params))
-    step = jax.jit(
-        make_train_step(
-            defense, model, plain, threat=THREAT, attack_steps=1, attack_step_size=EPS, axis_name=None
-        )
-    )  # fmt: skip
+    parts = Ingredients(defense=defense, model=model, optimiser=plain, threat=THREAT, attack_step_size=EPS)
+    step = jax.jit(make_train_step(parts))
     batch = make_batch(np.random.default_rng(1), 0)
     new, _, metrics = step(state, (), batch)
     descent = jax.tree.map(lambda a, b: np.asarray(a - b), state.params, new.params)

@@ -13,7 +13,7 @@ from si_jax.training.free import make_free_step
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, metric_names
+from si_jax.training.update import Calendar, Ingredients, metric_names
 from tests.helpers.tiny import TinyNet
 
 SHAPE, CLASSES = (8, 8, 1), 10
@@ -51,19 +51,18 @@ def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05):
     state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE)
     if dtype == jnp.float64:
         state = TrainState(**widened(state._asdict()))
-    common = {'threat': THREAT, 'axis_name': axis, 'sync_bn': sync_bn}
-    if defense.persistent:
-        return state, make_free_step(defense, model, optimiser, **common, attack_step_size=0.15)
-    step = make_train_step(
-        defense,
-        model,
-        optimiser,
-        **common,
+    parts = Ingredients(
+        defense=defense,
+        model=model,
+        optimiser=optimiser,
+        threat=THREAT,
         attack_steps=min(2, defense.steps),
-        attack_step_size=0.1,
+        attack_step_size=0.15 if defense.persistent else 0.1,
+        axis_name=axis,
+        sync_bn=sync_bn,
         calendar=Calendar(2, 1),
     )
-    return state, step
+    return state, make_free_step(parts) if defense.persistent else make_train_step(parts)
 
 
 def make_batch(seed, rows, real, dtype=jnp.float64):

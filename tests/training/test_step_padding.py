@@ -13,7 +13,7 @@ from si_jax.threat import Threat
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, metric_names
+from si_jax.training.update import Calendar, Ingredients, metric_names
 
 SHAPE, CLASSES, REAL, PADDED = (6, 6, 3), 4, 5, 3
 
@@ -41,14 +41,15 @@ def test_padded_rows_change_nothing(name, attack_bn):
     wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state._asdict())
     step = jax.jit(
         make_train_step(
-            defense,
-            model,
-            optimiser,
-            threat=Threat('linf', 0.1),
-            attack_steps=min(4, defense.steps),
-            attack_step_size=0.03,
-            axis_name=None,
-            calendar=Calendar(2, 1),
+            Ingredients(
+                defense=defense,
+                model=model,
+                optimiser=optimiser,
+                threat=Threat('linf', 0.1),
+                attack_steps=min(4, defense.steps),
+                attack_step_size=0.03,
+                calendar=Calendar(2, 1),
+            )
         )
     )
     rng = np.random.default_rng(0)

@@ -11,7 +11,7 @@ from si_jax.threat import Threat
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import metric_names
+from si_jax.training.update import Ingredients, metric_names
 from tests.helpers.tiny import TinyNet
 
 torch = pytest.importorskip('torch', reason='parity of the training step is measured against PyTorch')
@@ -153,12 +153,11 @@ def test_three_steps_equal_pytorch(name, si, changes):
     floats = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state._asdict())
     state = TrainState(**floats)
     reference = Torch({'params': state.params, 'batch_stats': state.batch_stats})
-    step = jax.jit(
-        make_train_step(
-            defense, model, optimiser, threat=THREAT, attack_steps=ATTACK_STEPS, attack_step_size=STEP_SIZE,
-            axis_name=None,
-        )
+    parts = Ingredients(
+        defense=defense, model=model, optimiser=optimiser, threat=THREAT, attack_steps=ATTACK_STEPS,
+        attack_step_size=STEP_SIZE,
     )  # fmt: skip
+    step = jax.jit(make_train_step(parts))
 
     def same(ours, theirs):
         np.testing.assert_allclose(np.asarray(ours), theirs.detach().numpy(), rtol=1e-9, atol=1e-12)

@@ -28,7 +28,7 @@ from si_jax.runtime.progress import Progress, progress
 from si_jax.threat import Threat
 from si_jax.training.state import Batch, create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import metric_names
+from si_jax.training.update import Ingredients, metric_names
 
 METHODS = {'AT': defenses.DEFENSES['at'], 'AT-SI': defenses.with_si(defenses.DEFENSES['at'])}
 CENTRES, SPREAD = ((0.35, 0.4), (0.65, 0.6)), 0.1
@@ -108,15 +108,15 @@ def _train(
 ) -> list[tuple[dict[str, np.ndarray], dict[str, Any]]]:
     """For each seed what was measured before training and after each epoch, and the plane at the end."""
     model, optimiser = Plane(), optax.chain(optax.add_decayed_weights(DECAY), optax.sgd(rate, MOMENTUM))
-    step = make_train_step(
-        defense,
-        model,
-        optimiser,
+    parts = Ingredients(
+        defense=defense,
+        model=model,
+        optimiser=optimiser,
         threat=THREAT,
         attack_steps=STEPS,
         attack_step_size=THREAT.eps / 4,
-        axis_name=None,
     )
+    step = make_train_step(parts)
 
     @jax.jit
     def epoch(state: Any, images: jax.Array, labels: jax.Array, batches: jax.Array, key: jax.Array) -> Any:
