@@ -1,5 +1,6 @@
 """The PGD family in an evaluation: on all images, in restarts, and the final images count."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord
 from si_jax.evaluation.state import Arrays, Work, remember_all
 from si_jax.runtime import progress
-from si_jax.runtime.devices import compile_rows
+from si_jax.runtime.devices import compile_rows, map_rows
 from si_jax.runtime.progress import GRADIENT
 from si_jax.threat import Threat
 
@@ -39,12 +40,78 @@ class Outcome:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+class OnAllImages(abc.ABC):
+    """An attack on all images in restarts, of which the final images count."""
+
+    name: str
+    unit: str  # what its finished parts are called on disk
+
+    @abc.abstractmethod
+    def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
+        """(rows [M], restart) -> what `judged` says of the images that the attack made of them."""
+
+    @abc.abstractmethod
+    def restarts(self, request: Request) -> int:
+        """How often it runs."""
+
+    @abc.abstractmethod
+    def cost_of_run(self, request: Request) -> int:
+        """The forward passes that a restart makes of an image."""
+
+    @abc.abstractmethod
+    def settings(self, request: Request) -> dict[str, Any]:
+        """Fields of its record."""
+
+    def cost(self, request: Request) -> int:
+        """The forward passes that it makes of an image."""
+        return self.restarts(request) * self.cost_of_run(request)
+
+    def judged(
+        self, network: Network, request: Request, rows: np.ndarray, restart: int, found: np.ndarray
+    ) -> Arrays:
+        """What the images [M, H, W, C] do that the attack made of these rows; with them if they are kept."""
+        keys = network.keys(restart)[rows]
+        correct, largest = network.confirm(rows, found, keys, request.threat, self.name)
+        images = found[: len(found) * request.keep]
+        return {'correct': correct, 'largest': np.float64(largest), 'images': images}
+
+    def run(self, network: Network, request: Request) -> Outcome:
+        """Attacks all images in each restart; what the final images do is the record.
+
+        The image that is kept is that of the first restart that fooled the classifier, else of the first.
+        """
+        attack, cost = self.attacker(network, request), self.cost_of_run(request)
+        runs: list[np.ndarray] = []
+        largest, kept = 0.0, np.zeros((0, *network.images.shape[1:]), network.images.dtype)
+        groups = network.groups(np.arange(len(network.images)))
+        for restart in range(self.restarts(request)):
+            parts = remember_all(
+                [
+                    Work(
+                        f'{self.unit}-{restart}-{number}',
+                        len(rows) * cost,
+                        functools.partial(attack, rows, restart),
+                    )
+                    for number, rows in enumerate(groups)
+                ]
+            )
+            correct, images = (np.concatenate([one[key] for one in parts]) for key in ('correct', 'images'))
+            largest = max(largest, *(float(one['largest']) for one in parts))
+            if request.keep and not runs:
+                kept = images
+            elif request.keep:
+                new = np.logical_and.reduce(runs) & ~correct
+                kept[new] = images[new]
+            runs.append(correct)
+        record = AttackRecord(np.stack(runs), None, None, 1, largest)
+        return Outcome(dataclasses.replace(record, **self.settings(request)), kept)
+
+
 @dataclasses.dataclass(frozen=True)
-class Pgd:
+class Pgd(OnAllImages):
     """An attack of the PGD family: a row of `ATTACKS`, or an `Attack` record of the user's.
 
     Attributes:
-        unit: What its finished parts are called on disk.
         starts: [N, H, W, C], where to start; None for the attack's own start.
         protocol: The stamp of a record of the user's.
     """
@@ -61,12 +128,25 @@ class Pgd:
         """What the gates ask about it."""
         return (Part(self.name, facts(self.row), self.eot_samples),)
 
-    def cost(self, request: Request) -> int:
-        """The forward passes that it makes of an image."""
-        return self._restarts(request) * self._cost_of_run(request)
+    def restarts(self, request: Request) -> int:
+        return request.restarts if self.row.steps is None else 1
 
-    def run(self, network: Network, request: Request) -> Outcome:
-        """Attacks all images; the final images count."""
+    def cost_of_run(self, request: Request) -> int:
+        return GRADIENT * self.eot_samples * self._steps(request)
+
+    def settings(self, request: Request) -> dict[str, Any]:
+        size = self.row.step_size
+        return {
+            'steps': self._steps(request),
+            'step_size': request.step_size if size is None else size * request.threat.eps,
+            'eot_samples': self.eot_samples,
+            'protocol': self.protocol,
+        }
+
+    def _steps(self, request: Request) -> int:
+        return request.steps if self.row.steps is None else self.row.steps
+
+    def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
         row, threat = self.row, request.threat
         apply, shared = network.surrogate(row.calibrated)
 
@@ -90,7 +170,7 @@ class Pgd:
 
             return compile_rows(search, network.devices)
 
-        def attack(rows: np.ndarray, restart: int) -> np.ndarray:
+        def attack(rows: np.ndarray, restart: int) -> Arrays:
             images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
             # By way of the host, as the images came: arrays laid out otherwise would compile again.
             if self.starts is None:
@@ -100,81 +180,12 @@ class Pgd:
             now = row.in_restart(restart)
             about = now, threat, request.steps, request.step_size, self.eot_samples
             program = network.program(about, lambda: compiled(now))
-            return network.map(program, shared, (images, labels, keys, start), progress.done)
+            given = images, labels, keys, start
+            found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)
+            return self.judged(network, request, rows, restart, found)
 
         begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
-        record, images = run_restarts(
-            network,
-            request,
-            attack,
-            name=self.name,
-            unit=self.unit,
-            restarts=self._restarts(request),
-            cost=self._cost_of_run(request),
-        )
-        return Outcome(
-            dataclasses.replace(
-                record,
-                steps=self._steps(request),
-                step_size=request.step_size if row.step_size is None else row.step_size * threat.eps,
-                eot_samples=self.eot_samples,
-                protocol=self.protocol,
-            ),
-            images,
-        )
-
-    def _restarts(self, request: Request) -> int:
-        return request.restarts if self.row.steps is None else 1
-
-    def _steps(self, request: Request) -> int:
-        return request.steps if self.row.steps is None else self.row.steps
-
-    def _cost_of_run(self, request: Request) -> int:
-        return GRADIENT * self.eot_samples * self._steps(request)
-
-
-def run_restarts(
-    network: Network,
-    request: Request,
-    attack: Callable[[np.ndarray, int], np.ndarray],
-    *,
-    name: str,
-    unit: str,
-    restarts: int,
-    cost: int,
-) -> tuple[AttackRecord, np.ndarray]:
-    """Attacks all images in each restart; what the final images do is the record, with the images if kept.
-
-    `attack` is (rows [M], restart) -> images [M, H, W, C], `unit` what finished parts are called on disk, and
-    `cost` the forward passes of a restart. The image that is kept is that of the first restart that fooled
-    the classifier, else of the first restart.
-    """
-
-    def attacked(rows: np.ndarray, restart: int) -> Arrays:
-        found, keys = attack(rows, restart), network.keys(restart)[rows]
-        correct, largest = network.confirm(rows, found, keys, request.threat, name)
-        images = found[: len(found) * request.keep]
-        return {'correct': correct, 'largest': np.float64(largest), 'images': images}
-
-    runs: list[np.ndarray] = []
-    largest, kept = 0.0, np.zeros((0, *network.images.shape[1:]), network.images.dtype)
-    groups = network.groups(np.arange(len(network.images)))
-    for restart in range(restarts):
-        parts = remember_all(
-            [
-                Work(f'{unit}-{restart}-{i}', len(rows) * cost, functools.partial(attacked, rows, restart))
-                for i, rows in enumerate(groups)
-            ]
-        )
-        correct, images = (np.concatenate([one[key] for one in parts]) for key in ('correct', 'images'))
-        largest = max(largest, *(float(one['largest']) for one in parts))
-        if request.keep and not runs:
-            kept = images
-        elif request.keep:
-            new = np.logical_and.reduce(runs) & ~correct
-            kept[new] = images[new]
-        runs.append(correct)
-    return AttackRecord(np.stack(runs), None, None, 1, largest), kept
+        return attack
 
 
 @functools.lru_cache(maxsize=16)
