@@ -7,7 +7,7 @@ A custom attack is an `Attack` record, which runs as the PGD family does (`pgd.P
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,7 +17,7 @@ from si_jax.attacks.pgd import Attack
 from si_jax.errors import InputError
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
-from si_jax.evaluation.pgd import Outcome, run_restarts
+from si_jax.evaluation.pgd import OnAllImages
 from si_jax.evaluation.request import AttackFunction, Request
 from si_jax.evaluation.state import Arrays
 from si_jax.runtime import progress
@@ -29,27 +29,36 @@ UNIT = 'own.'  # before the names of finished parts on disk, where no other atta
 
 
 @dataclasses.dataclass(frozen=True)
-class CustomAttack:
-    """A callable of the user's: (classifier, images, labels, threat, key) -> images."""
+class CustomAttack(OnAllImages):
+    """A callable of the user's: (classifier, images, labels, threat, key) -> images.
+
+    It is called with `request.chunk` images at once, the last batch filled up with copies of its first image,
+    and with one key for each batch and restart. The first batch is attacked twice, with the same key.
+    """
 
     name: str
     function: AttackFunction
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        return f'{UNIT}{self.name}'
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the gates ask about it: nothing is known of it."""
         return (Part(self.name, None, None),)
 
-    def cost(self, request: Request) -> int:
-        """The forward passes that it makes of an image, as a guess."""
-        return request.restarts * COST
+    def restarts(self, request: Request) -> int:
+        return request.restarts
 
-    def run(self, network: Network, request: Request) -> Outcome:
-        """Runs it on all images; what it returns counts, as in the PGD family.
+    def cost_of_run(self, request: Request) -> int:
+        return COST
 
-        It is called with `request.chunk` images at once, the last batch filled up with copies of its first
-        image, and with one key for each batch and restart. The first batch is attacked twice, with the same
-        key.
+    def settings(self, request: Request) -> dict[str, Any]:
+        return {'protocol': protocol(self.name, self.function)}
+
+    def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
+        """Calls the function.
 
         Raises:
             InputError: It returned something else than images inside the ball of the shape and dtype it was
@@ -77,18 +86,10 @@ class CustomAttack:
                     _check_again(name, found, call(padded, 0))
                 parts.append(found[: len(some)])
                 progress.done((first + len(some)) / len(rows))
-            return {'images': np.concatenate(parts)}
+            found = {'images': np.concatenate(parts)}
+            return self.judged(network, request, rows, restart, found)
 
-        record, images = run_restarts(
-            network,
-            request,
-            attack,
-            name=name,
-            unit=f'{UNIT}{name}',
-            restarts=request.restarts,
-            cost=COST,
-        )
-        return Outcome(dataclasses.replace(record, protocol=protocol(name, self.function)), images)
+        return attack
 
 
 def fingerprint(value: Any) -> str:

@@ -152,7 +152,14 @@ def evaluate(
                 network = dataclasses.replace(network, scale=calibration['scale'])
             seconds = {'checks and clean images': time.perf_counter() - began}
             profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
-            outcomes = _run(network, kinds, seconds, shown)
+            total, outcomes = sum(kind.cost(network.request) for kind in kinds) * len(network.images), {}
+            with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
+                for kind in kinds:
+                    began_attack = time.perf_counter()
+                    bar.set_postfix(attack=kind.name)
+                    outcomes[kind.name] = outcome = kind.run(network, network.request)
+                    seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
+                    seconds[kind.name] = time.perf_counter() - began_attack
 
     timing = {'seconds': time.perf_counter() - began, 'parts': seconds}
     return _result(network, kinds, outcomes, calibration, timing)
@@ -205,20 +212,6 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     for name, source in request.sources.items():
         kinds.append(Transfer(name, transfer.prepare(name, source, network)))
     return network, kinds
-
-
-def _run(network: Network, kinds: list[Kind], seconds: dict[str, float], shown: bool) -> dict[str, Outcome]:
-    """What each attack did; the time of each is added to `seconds`."""
-    outcomes, request = {}, network.request
-    total = sum(kind.cost(request) for kind in kinds) * len(network.images)
-    with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
-        for kind in kinds:
-            began = time.perf_counter()
-            bar.set_postfix(attack=kind.name)
-            outcomes[kind.name] = outcome = kind.run(network, request)
-            seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
-            seconds[kind.name] = time.perf_counter() - began
-    return outcomes
 
 
 def _dry_run(kind: Kind, network: Network) -> None:

@@ -1,5 +1,6 @@
 """The PGD family in an evaluation: on all images, in restarts, and the final images count."""
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord, GradientCounts
 from si_jax.evaluation.state import Arrays, Work, remember_all
 from si_jax.runtime import progress
-from si_jax.runtime.devices import compile_rows
+from si_jax.runtime.devices import compile_rows, map_rows
 from si_jax.runtime.progress import GRADIENT
 from si_jax.threat import IMAGE, Threat
 
@@ -49,12 +50,86 @@ class Outcome:
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
+class OnAllImages(abc.ABC):
+    """An attack on all images in restarts, of which the final images count."""
+
+    name: str
+    unit: str  # what its finished parts are called on disk
+
+    @abc.abstractmethod
+    def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
+        """(rows [M], restart) -> what `judged` says of the images that the attack made of them."""
+
+    @abc.abstractmethod
+    def restarts(self, request: Request) -> int:
+        """How often it runs."""
+
+    @abc.abstractmethod
+    def cost_of_run(self, request: Request) -> int:
+        """The forward passes that a restart makes of an image."""
+
+    @abc.abstractmethod
+    def settings(self, request: Request) -> dict[str, Any]:
+        """Fields of its record."""
+
+    def cost(self, request: Request) -> int:
+        """The forward passes that it makes of an image."""
+        return self.restarts(request) * self.cost_of_run(request)
+
+    def judged(
+        self, network: Network, request: Request, rows: np.ndarray, restart: int, found: Arrays
+    ) -> Arrays:
+        """What the images do that the attack made of these rows; with them if they are kept.
+
+        `found` has `images` [M, H, W, C], and the flags [M] of `Gradients` where they are known.
+        """
+        images, keys = found['images'], network.keys(restart)[rows]
+        correct, largest = network.confirm(rows, images, keys, request.threat, self.name)
+        kept = images[: len(images) * request.keep]
+        return found | {'correct': correct, 'largest': np.float64(largest), 'images': kept}
+
+    def run(self, network: Network, request: Request) -> Outcome:
+        """Attacks all images in each restart; what the final images do is the record.
+
+        The image that is kept is that of the first restart that fooled the classifier, else of the first.
+        """
+        attack, cost = self.attacker(network, request), self.cost_of_run(request)
+        runs: list[np.ndarray] = []
+        zero, not_finite, known = network.clean, np.zeros(len(network.clean), bool), False
+        largest, kept = 0.0, np.zeros((0, *network.images.shape[1:]), network.images.dtype)
+        groups = network.groups(np.arange(len(network.images)))
+        for restart in range(self.restarts(request)):
+            parts = remember_all(
+                [
+                    Work(
+                        f'{self.unit}-{restart}-{number}',
+                        len(rows) * cost,
+                        functools.partial(attack, rows, restart),
+                    )
+                    for number, rows in enumerate(groups)
+                ]
+            )
+            arrays = {key: np.concatenate([np.atleast_1d(one[key]) for one in parts]) for key in parts[0]}
+            correct, images = arrays['correct'], arrays['images']
+            largest = max(largest, float(arrays['largest'].max()))
+            if known := 'zero' in arrays:
+                zero, not_finite = zero & arrays['zero'], not_finite | arrays['not_finite']
+            if request.keep and not runs:
+                kept = images
+            elif request.keep:
+                new = np.logical_and.reduce(runs) & ~correct
+                kept[new] = images[new]
+            runs.append(correct)
+        counts = (count_gradients(network.clean, zero, not_finite),) if known else ()
+        record = AttackRecord(np.stack(runs), None, None, 1, largest, gradients=counts)
+        return Outcome(dataclasses.replace(record, **self.settings(request)), kept)
+
+
 @dataclasses.dataclass(frozen=True)
-class Pgd:
+class Pgd(OnAllImages):
     """An attack of the PGD family: a row of `ATTACKS`, or an `Attack` record of the user's.
 
     Attributes:
-        unit: What its finished parts are called on disk.
         starts: [N, H, W, C], where to start; None for the attack's own start.
         protocol: The stamp of a record of the user's.
     """
@@ -71,12 +146,25 @@ class Pgd:
         """What the gates ask about it."""
         return (Part(self.name, facts(self.row), self.eot_samples),)
 
-    def cost(self, request: Request) -> int:
-        """The forward passes that it makes of an image."""
-        return self._restarts(request) * self._cost_of_run(request)
+    def restarts(self, request: Request) -> int:
+        return request.restarts if self.row.steps is None else 1
 
-    def run(self, network: Network, request: Request) -> Outcome:
-        """Attacks all images; the final images count."""
+    def cost_of_run(self, request: Request) -> int:
+        return GRADIENT * self.eot_samples * self._steps(request)
+
+    def settings(self, request: Request) -> dict[str, Any]:
+        size = self.row.step_size
+        return {
+            'steps': self._steps(request),
+            'step_size': request.step_size if size is None else size * request.threat.eps,
+            'eot_samples': self.eot_samples,
+            'protocol': self.protocol,
+        }
+
+    def _steps(self, request: Request) -> int:
+        return request.steps if self.row.steps is None else self.row.steps
+
+    def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
         row, threat = self.row, request.threat
         apply, shared = network.surrogate(row.calibrated)
 
@@ -111,88 +199,12 @@ class Pgd:
             now = row.in_restart(restart)
             about = now, threat, request.steps, request.step_size, self.eot_samples
             program = network.program(about, lambda: compiled(now))
-            return network.map(program, shared, (images, labels, keys, start), progress.done)
+            given = images, labels, keys, start
+            found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)
+            return self.judged(network, request, rows, restart, found)
 
         begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
-        record, images = run_restarts(
-            network,
-            request,
-            attack,
-            name=self.name,
-            unit=self.unit,
-            restarts=self._restarts(request),
-            cost=self._cost_of_run(request),
-        )
-        return Outcome(
-            dataclasses.replace(
-                record,
-                steps=self._steps(request),
-                step_size=request.step_size if row.step_size is None else row.step_size * threat.eps,
-                eot_samples=self.eot_samples,
-                protocol=self.protocol,
-            ),
-            images,
-        )
-
-    def _restarts(self, request: Request) -> int:
-        return request.restarts if self.row.steps is None else 1
-
-    def _steps(self, request: Request) -> int:
-        return request.steps if self.row.steps is None else self.row.steps
-
-    def _cost_of_run(self, request: Request) -> int:
-        return GRADIENT * self.eot_samples * self._steps(request)
-
-
-def run_restarts(
-    network: Network,
-    request: Request,
-    attack: Callable[[np.ndarray, int], Arrays],
-    *,
-    name: str,
-    unit: str,
-    restarts: int,
-    cost: int,
-) -> tuple[AttackRecord, np.ndarray]:
-    """Attacks all images in each restart; what the final images do is the record, with the images if kept.
-
-    `attack` is (rows [M], restart) -> `images` [M, H, W, C], and the flags of `Gradients` [M] where they are
-    known; `unit` is what finished parts are called on disk, and `cost` the forward passes of a restart. The
-    image that is kept is that of the first restart that fooled the classifier, else of the first restart.
-    """
-
-    def attacked(rows: np.ndarray, restart: int) -> Arrays:
-        found, keys = attack(rows, restart), network.keys(restart)[rows]
-        correct, largest = network.confirm(rows, found['images'], keys, request.threat, name)
-        images = found['images'][: len(rows) * request.keep]
-        return found | {'correct': correct, 'largest': np.float64(largest), 'images': images}
-
-    runs: list[np.ndarray] = []
-    zero, not_finite, known = network.clean, np.zeros(len(network.clean), bool), False
-    largest, kept = 0.0, np.zeros((0, *network.images.shape[1:]), network.images.dtype)
-    groups = network.groups(np.arange(len(network.images)))
-    for restart in range(restarts):
-        parts = remember_all(
-            [
-                Work(f'{unit}-{restart}-{i}', len(rows) * cost, functools.partial(attacked, rows, restart))
-                for i, rows in enumerate(groups)
-            ]
-        )
-        arrays = {key: np.concatenate([np.atleast_1d(one[key]) for one in parts]) for key in parts[0]}
-        correct, images = arrays['correct'], arrays['images']
-        if known := 'zero' in arrays:
-            zero, not_finite = zero & arrays['zero'], not_finite | arrays['not_finite']
-        largest = max(largest, float(arrays['largest'].max()))
-        if request.keep and not runs:
-            kept = images
-        elif request.keep:
-            new = np.logical_and.reduce(runs) & ~correct
-            kept[new] = images[new]
-        runs.append(correct)
-    record = AttackRecord(np.stack(runs), None, None, 1, largest)
-    if known:
-        record = dataclasses.replace(record, gradients=(count_gradients(network.clean, zero, not_finite),))
-    return record, kept
+        return attack
 
 
 def count_gradients(attacked: np.ndarray, zero: np.ndarray, not_finite: np.ndarray) -> GradientCounts:
