@@ -86,8 +86,8 @@ class CustomAttack(OnAllImages):
                     _check_again(name, found, call(padded, 0))
                 parts.append(found[: len(some)])
                 progress.done((first + len(some)) / len(rows))
-            found = {'images': np.concatenate(parts)}
-            return self.judged(network, request, rows, restart, found)
+            made = {'images': np.concatenate(parts)}
+            return self.judged(network, request, rows, restart, made)
 
         return attack
 
