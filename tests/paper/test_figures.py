@@ -1,5 +1,6 @@
 """The figures: their numbers against independent computations, their files, and what they refuse."""
 
+import contextlib
 import json
 import types
 
@@ -43,7 +44,7 @@ def edit_config(path, **fields):
 def write_metrics(path, offset=0.0, epochs=(1, 2, 3)):
     names = ('weight_norm', 'feature_norm', 'median_gap', 'true_cosine')
     names = (*names, 'natural_accuracy', 'calibrated_pgd_accuracy')
-    with MetricsWriter(path, tensorboard=False) as writer:
+    with contextlib.closing(MetricsWriter(path, tensorboard=False)) as writer:
         for epoch in epochs:
             values = {f'validation/{name}': i + epoch / 10 + offset for i, name in enumerate(names)}
             writer.write(10 * epoch, epoch, {'train/loss': 1.0} | values)

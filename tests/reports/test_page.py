@@ -2,6 +2,7 @@
 cannot be shown is named."""
 
 import base64
+import contextlib
 import html.parser
 import io
 import itertools
@@ -222,7 +223,7 @@ def run(tmp_path_factory):
     """A run with a checkpoint and a result with adversarial images; names and warnings are HTML."""
     folder = tmp_path_factory.mktemp('page') / 'a run <b> & "more"'
     make_workdir(folder, 'small_cnn', width=2, seeds=(0,), metrics=(0.5,))
-    with MetricsWriter(folder, tensorboard=False) as writer:
+    with contextlib.closing(MetricsWriter(folder, tensorboard=False)) as writer:
         for epoch in (1, 2, 3):
             values = {'train/loss': float('nan') if epoch == 2 else 1 / epoch, 'learning_rate': 10.0**-epoch}
             writer.write(epoch, epoch, values | {'validation/pgd_accuracy': epoch / 10})
