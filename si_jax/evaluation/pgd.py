@@ -189,7 +189,7 @@ def run_restarts(
             new = np.logical_and.reduce(runs) & ~correct
             kept[new] = images[new]
         runs.append(correct)
-    record = AttackRecord(np.stack(runs), None, None, 1, largest)
+    record = AttackRecord(np.stack(runs), None, None, None, largest)
     if known:
         record = dataclasses.replace(record, gradients=(count_gradients(network.clean, zero, not_finite),))
     return record, kept

@@ -179,7 +179,7 @@ def _check(path: Path, about: dict[str, Any]) -> None:
             value = float(part['accuracy'])
             right = 0 <= low <= value + 1e-9 and value - 1e-9 <= high <= 1
             # What may be absent, but not something else than a number.
-            numbers = [part.get(key) for key in NUMBERS]
+            numbers = [part.get(key) for key in NUMBERS] + list(part.get('fixed', {}).values())
             stages = part.get('stages', [])
             numbers += [stage.get('accuracy') for stage in stages] if isinstance(stages, list) else ['']
             right = right and all(one is None or isinstance(one, int | float) for one in numbers)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, TextIO
 from absl import flags as absl_flags
 
 from si_jax.errors import InputError, unknown
+from si_jax.storage.files import no_room
 
 OK, FAILED, BAD_INPUT, LOST = 0, 1, 2, 3
 WIDTH = 80  # of tables and of what --help prints
@@ -24,7 +25,7 @@ _BOLD, _RED, _YELLOW = '1', '31', '33'
 # What stands out in a table: the accuracy that counts, and what a reader must not miss.
 _COLOURS = (
     (r'^(worst case|verdict: PASS)\b.*', _BOLD),
-    (r'^(warning: |warn |verdict: WARN\b).*(\n {2,}.*)*', _YELLOW),
+    (r'^(warning: |warn |few |verdict: (WARN|FEW)\b).*(\n {2,}.*)*', _YELLOW),
     (r'^(FAIL |verdict: FAIL\b).*(\n {2,}.*)*', _RED),
 )
 
@@ -102,7 +103,10 @@ def run(
         return BAD_INPUT
     except OSError as error:  # disk full, for example: what was written before is whole
         reason = error if error.filename or not error.strerror else error.strerror
-        print(f'{name}: {reason}', file=sys.stderr)
+        remedy = (
+            '. Make room, or raise the limit on the size of files (ulimit -f), and run the same command again'
+        )
+        print(f'{name}: {reason}{remedy if no_room(error) else ""}', file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         raise stopped('SIGINT', 'stopped at once') from None

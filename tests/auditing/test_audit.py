@@ -16,10 +16,10 @@ from si_jax.threat import Threat
 from tests.helpers.problems import images_and_labels, net
 
 NET = net()
-IMAGES, LABELS = images_and_labels(32, NET)
+IMAGES, LABELS = images_and_labels(120, NET)
 DEVICES = jax.local_devices()[:1]
 SETTINGS = {'eps': 0.04, 'steps': 8, 'restarts': 2, 'steps_grid': (4, 16), 'eps_grid': (0.02, 0.04, 0.32)}
-FEW = {'queries': 100, 'planted': 16, 'points': 40, 'devices': DEVICES}
+FEW = {'queries': 100, 'planted': 20, 'points': 40, 'devices': DEVICES}
 CHECKS = 'randomness batch outputs gradients loss scale iterates eps steps restarts black-box'
 CHECKS += ' transfer binarization'
 
@@ -166,7 +166,7 @@ def test_a_random_defense_without_features_in_l2(tmp_path):
     found = outcomes(report)
     assert found['randomness'] == 'pass' and found['restarts'] == 'skip' and found['gradients'] == 'pass'
     assert 'features' not in report.check('gradients').evidence['stages']
-    assert report.check('binarization').evidence['images'] == 16
+    assert report.check('binarization').evidence['images'] == 20
     assert max(map(len, report.table().splitlines())) <= 80
     again = run(Randomised(noisy), **settings)
     assert again.checks == report.checks
@@ -203,7 +203,7 @@ def test_the_verdicts_of_curves():
     assert curves.eps([0.1, 0.2], [0.5, 0.0], 10, 100).outcome == 'pass'
     assert curves.eps([0.1, 0.2], [0.5, 0.05], 10, 100).outcome == 'warn'
     assert curves.eps([0.1, 0.2], [0.5, 0.2], 10, 100).outcome == 'fail'
-    assert curves.eps([0.1, 0.2], [0.5, 0.1], 10, 10).outcome == 'pass'
+    assert curves.eps([0.1, 0.2], [0.5, 0.1], 10, 10).outcome == 'few'
     rising = curves.eps([0.1, 0.2, 0.4], [0.3, 0.4, 0.0], 10, 100)
     assert rising.outcome == 'warn' and 'rises by 10.0 points up to eps = 0.2' in rising.words
     assert curves.steps([10, 20, 100], [0.4, 0.35, 0.34], 20, 200).outcome == 'pass'
@@ -215,6 +215,42 @@ def test_the_verdicts_of_curves():
     missed = curves.iterates([10, 20], [0.4, 0.4], [0.4, 0.3], 20, 200)
     assert missed.outcome == 'warn' and missed.words.startswith('10.0 %')
     assert curves.iterates([10, 20], [0.4, 0.4], [0.3, 0.4], 20, 200).outcome == 'pass'
+
+
+def test_a_pass_needs_images():
+    """Where one image is more than the limit nothing that was not found says anything."""
+    checks = {
+        50: [
+            lambda n: curves.steps([10, 20], [0.4, 0.4], 20, n),
+            lambda n: curves.restarts([0.4, 0.4], n),
+            lambda n: curves.eps([0.1, 0.2], [0.5, 0.0], 10, n),
+            lambda n: verdicts.scale('pgd', 0.5, 0.5, n),
+        ],
+        100: [
+            lambda n: curves.iterates([10, 20], [0.4, 0.4], [0.4, 0.4], 20, n),
+            lambda n: verdicts.black_box(np.zeros(n, bool), np.ones(n, bool), 500, 50.0),
+        ],
+        20: [lambda n: verdicts.binarization(np.ones(n, bool), np.full(n, 0.01), n, 40)],
+    }
+    for needed, made in checks.items():
+        for check in made:
+            few, enough = check(needed - 1), check(needed)
+            assert (few.outcome, enough.outcome) == ('few', 'pass')
+            assert few.words.startswith(f'too few images to say: {needed - 1}, and a limit of ')
+            assert f'needs {needed}; {check(needed - 1).words.split("; ", 1)[1]}' in few.words
+    assert verdicts.overall([few, enough]) == 'few'
+    assert verdicts.overall([few, verdicts.scale('pgd', 0.5, 0.4, 100)]) == 'warn'
+    # What was found stays found, and a share comes with its interval.
+    found = curves.iterates([20], [0.4], [0.2], 20, 20)
+    assert found.outcome == 'warn' and found.evidence['ci95'] == pytest.approx([0.0807, 0.4160], abs=1e-4)
+    assert '(20.0 % of 20 images, 95 % interval 8.1 to 41.6 %)' in found.words
+
+
+def test_an_audit_of_few_images_does_not_pass():
+    report = audit(NET, IMAGES[:20], LABELS[:20], **SETTINGS | FEW | {'steps_grid': (8,), 'restarts': 2})
+    assert report.verdict == 'few' and 'too few images to say' in report.words
+    assert 'verdict: FEW: too few images to say' in report.table()
+    assert 'pass' not in {report.check(name).outcome for name in ('gradients', 'eps', 'black-box')}
 
 
 def test_the_verdicts_of_attacks_without_gradients():
@@ -239,6 +275,8 @@ def test_the_verdicts_of_planted_examples():
     assert verdicts.binarization(np.arange(20) < 18, rare, 20, 40).outcome == 'fail'
     assert verdicts.binarization(np.arange(20) < 19, rare, 20, 40).outcome == 'pass'
     assert verdicts.binarization(found[:9], rare[:9], 20, 40).outcome == 'skip'
+    few = verdicts.binarization(found[:2], rare[:2], 2, 40)
+    assert few.outcome == 'few' and 'too few images to say: 2 ' in few.words and 'allow for' not in few.words
     assert verdicts.binarization(found, rare, 20, 40).evidence['random_search'] == pytest.approx(1 - 0.99**40)
 
 
@@ -249,7 +287,7 @@ def test_the_verdicts_of_gradients_and_of_the_loss():
     assert nearly.outcome == 'warn' and 'vanishing on 50.0 %' in nearly.words
     assert verdicts.gradients(stages | {'attack': {'zero': 0.005, 'tiny': 0.005}}, 1.0, 100).outcome == 'pass'
     # Of a few images a single one is none.
-    assert verdicts.gradients(stages | {'attack': {'zero': 0.1, 'tiny': 0.0}}, 1.0, 10).outcome == 'pass'
+    assert verdicts.gradients(stages | {'attack': {'zero': 0.1, 'tiny': 0.0}}, 1.0, 10).outcome == 'few'
     last = {'attack': {'zero': 1.0, 'tiny': 0.0}, 'cross-entropy': whole, 'scaled': whole}
     last |= {'logits': {'zero': 1.0, 'tiny': 0.0}, 'features': whole}
     assert 'lost in the last layer' in verdicts.gradients(last, 1.0, 100).words
