@@ -1,11 +1,13 @@
 """What evaluate.py is about: its network and images, as flags name them and as they are read."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
 import inspect
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -22,6 +24,7 @@ from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import Result
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
+from si_jax.runtime import terminal
 from si_jax.runtime.terminal import Flag, fraction
 from si_jax.threat import Threat
 from si_jax.zoo.entries import PREFIX
@@ -225,7 +228,8 @@ def load_classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model
 
 def made_by(make: Any, image_shape: tuple[int, ...]) -> Any:
     """The classifier that a function of the user's returns, of JAX or of PyTorch."""
-    classifier = make()
+    with unended(getattr(make, '__name__', 'the function')):
+        classifier = make()
     return load_torch_module(classifier, image_shape) if is_torch_module(classifier) else classifier
 
 
@@ -255,6 +259,20 @@ def _name_of(model: str) -> str:
     return '-'.join(Path(model).parts[-2:])
 
 
+@contextlib.contextmanager
+def unended(what: str) -> Iterator[None]:
+    """Code of the user's cannot end the command from within it: that would look as if all were done."""
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop, terminal.Stopped):
+            raise
+        raise InputError(
+            f'{what} called sys.exit({"" if stop.code is None else repr(stop.code)}), and there is no '
+            "network: put what a script does of its own under `if __name__ == '__main__':`"
+        ) from stop
+
+
 def load_attribute(model: str, flag: str) -> Any:
     """The attribute of a file, `path/to/file.py:attribute`."""
     file, separator, name = model.rpartition(':')
@@ -267,7 +285,8 @@ def load_attribute(model: str, flag: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours, as a script can
-    spec.loader.exec_module(module)
+    with unended(f'--{flag}={model}'):
+        spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if not callable(found) and not isinstance(found, Attack):
         functions = (key for key, value in vars(module).items() if inspect.isfunction(value))

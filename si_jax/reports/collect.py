@@ -1,6 +1,7 @@
 """The networks of a page: runs with their results, and results of networks that no run is known of."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -230,7 +231,8 @@ def _nothing(place: Path) -> str:
         return f'There is no folder {place}: give the one that train.py printed, or a result of evaluate.py.'
     return (
         f'{place} holds neither a run of train.py (config.json) nor a result of evaluate.py: train one with '
-        f'python train.py --config=configs/quickstart.py --workdir={place}, or give another folder.'
+        f'python train.py --config=configs/quickstart.py {shlex.quote(f"--workdir={place}")}, or '
+        'give another folder.'
     )
 
 

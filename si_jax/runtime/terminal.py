@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import fractions
 import os
 import re
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, TextIO
 
 from absl import flags as absl_flags
 
-from si_jax.errors import InputError, unknown
+from si_jax.errors import InputError
 from si_jax.storage.files import no_room
 
 OK, FAILED, BAD_INPUT, LOST = 0, 1, 2, 3
@@ -103,10 +104,10 @@ def run(
         return BAD_INPUT
     except OSError as error:  # disk full, for example: what was written before is whole
         reason = error if error.filename or not error.strerror else error.strerror
-        remedy = (
-            '. Make room, or raise the limit on the size of files (ulimit -f), and run the same command again'
-        )
-        print(f'{name}: {reason}{remedy if no_room(error) else ""}', file=sys.stderr)
+        if no_room(error) and 'same command' not in str(error):
+            reason = f'{reason}. Make room, or raise the limit on the size of files (ulimit -f), and run the '
+            reason += 'same command again'
+        print(f'{name}: {reason}', file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         raise stopped('SIGINT', 'stopped at once') from None
@@ -164,11 +165,19 @@ def parse_config(values: absl_flags.FlagValues, argv: list[str]) -> None:
     """
     for file in (one.split('=', 1)[1].partition(':')[0] for one in argv if one.startswith('--config=')):
         if not Path(file).is_file():
-            raise unknown('config', file, map(str, Path('configs').glob('[a-z]*.py')))
+            known = sorted(map(str, Path('configs').glob('[a-z]*.py')))
+            near = difflib.get_close_matches(file, known, n=3, cutoff=0.5)
+            hint = f'did you mean {" or ".join(near)}? ' if near else ''
+            raise InputError(
+                f'--config={file} is no file: {hint}`ls configs` lists the {len(known)} there are'
+            )
     try:
         rest = values(argv)
     except (AttributeError, KeyError) as error:  # a field that the config does not have
-        words = str(error.args[0]).replace('\\n', ' ').strip('\'"').split()
+        # Some come as a repr, in which quotes and new lines are escaped.
+        words = re.sub(r'\\(n|[\'"])', lambda found: {'n': ' '}.get(found[1], found[1]), str(error.args[0]))
+        quoted = words[:1] in ('"', "'") and words[:1] == words[-1:]
+        words = (words[1:-1] if quoted else words).split()
         raise InputError(f'no such config field: {" ".join(words)}') from error
     except (absl_flags.Error, ValueError) as error:
         # What a config refuses comes as text, with a traceback before it.
