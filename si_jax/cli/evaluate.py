@@ -62,6 +62,7 @@ examples:
   which of two networks is better, and whether the difference is luck
     python evaluate.py compare a.json b.json
 """
+WENT_WRONG = 'the verdict of --audit is FAIL (0 if it only warns); or an attack left its ball, a fault here'
 EPILOG = f"""
 attacks (docs/attacks.md says what they do):
 {terminal.listed('PGD family', ATTACKS)}
@@ -72,7 +73,7 @@ The same command, run again after an interruption, goes on where it was.
 Compiled programs are kept for the next command (SI_JAX_COMPILATION_CACHE=FOLDER
 moves them, off keeps none).
 
-{terminal.exit_status('a check of --audit failed; or an attack left its ball, a fault here', several=True)}
+{terminal.exit_status(WENT_WRONG, several=True)}
 """
 
 

@@ -16,10 +16,10 @@ from si_jax.threat import Threat
 from tests.helpers.problems import images_and_labels, net
 
 NET = net()
-IMAGES, LABELS = images_and_labels(120, NET)
+IMAGES, LABELS = images_and_labels(32, NET)
 DEVICES = jax.local_devices()[:1]
 SETTINGS = {'eps': 0.04, 'steps': 8, 'restarts': 2, 'steps_grid': (4, 16), 'eps_grid': (0.02, 0.04, 0.32)}
-FEW = {'queries': 100, 'planted': 20, 'points': 40, 'devices': DEVICES}
+FEW = {'queries': 100, 'planted': 16, 'points': 40, 'devices': DEVICES}
 CHECKS = 'randomness batch outputs gradients loss scale iterates eps steps restarts black-box'
 CHECKS += ' transfer binarization'
 
@@ -59,9 +59,12 @@ def vanishing():
     return run(loud)
 
 
-def test_an_honest_network_passes(honest, tmp_path):
-    assert outcomes(honest) == dict.fromkeys(CHECKS.split(), 'pass') and honest.verdict == 'pass'
-    assert 'no proof' in honest.words and 'use the worst of' in honest.words
+def test_nothing_is_found_on_an_honest_network_and_few_images_are_no_pass(honest, tmp_path):
+    whole = ('randomness', 'batch', 'outputs', 'loss')
+    assert outcomes(honest) == {name: 'pass' if name in whole else 'few' for name in CHECKS.split()}
+    assert honest.verdict == 'few' and honest.words.startswith('too few images to say whether the accuracy')
+    for name in set(CHECKS.split()) - set(whole):
+        assert 'too few images to say' in honest.check(name).words
     # The numbers are those of an evaluation, on the same starting points.
     result = evaluate(NET, IMAGES, LABELS, attacks='pgd', eps=0.04, steps=8, restarts=2, devices=DEVICES)
     assert honest.clean == pytest.approx(result.accuracy['clean'])
@@ -82,15 +85,15 @@ def test_an_honest_network_passes(honest, tmp_path):
 
     honest.save(tmp_path / 'out' / 'audit.json')
     written = json.loads((tmp_path / 'out' / 'audit.json').read_text())
-    assert written['schema'] == 1 and written['kind'] == 'audit' and written['verdict'] == 'pass'
+    assert written['schema'] == 1 and written['kind'] == 'audit' and written['verdict'] == 'few'
     assert ' '.join(written['checks']) == CHECKS
     assert written['checks']['eps']['evidence'] == evidence['eps']
     assert written['dataset']['digest'] == result.dataset['digest'] and written['environment']['jax']
     assert (tmp_path / 'out' / 'audit.png').read_bytes().startswith(b'\x89PNG')
     table = honest.table().splitlines()
     assert max(map(len, table)) <= 80
-    assert sum(line.startswith('pass ') for line in table) == 13
-    assert table[-2].startswith('verdict: PASS: ')
+    assert sum(line.startswith(('pass ', 'few ')) for line in table) == 13
+    assert any(line.startswith('verdict: FEW: too few images to say') for line in table)
 
 
 def test_logits_too_large_for_softmax(vanishing):
@@ -110,7 +113,7 @@ def test_logits_too_large_for_softmax(vanishing):
 
 def test_the_same_network_under_an_attack_that_is_blind_to_the_scale(vanishing, honest):
     report = run(loud, attack='pgd-gap')
-    assert report.verdict == 'pass'
+    assert report.verdict == 'few'
     assert 'plain cross-entropy has lost it on 100.0 %' in report.check('gradients').words
     assert report.accuracy <= honest.accuracy + 0.05 < vanishing.accuracy
 
@@ -164,9 +167,14 @@ def test_a_random_defense_without_features_in_l2(tmp_path):
     settings |= {'state_path': tmp_path / 'state'}
     report = run(Randomised(noisy), **settings)
     found = outcomes(report)
-    assert found['randomness'] == 'pass' and found['restarts'] == 'skip' and found['gradients'] == 'pass'
+    assert found['randomness'] == 'pass' and found['restarts'] == 'skip' and found['gradients'] == 'few'
+    # Of many draws one is misclassified by noise alone.
+    assert found['iterates'] == found['black-box'] == 'skip'
+    report.save(tmp_path / 'out.json')
+    with pytest.raises(InputError, match=r'restarts=5 breaks an image .*restarts=1'):
+        run(Randomised(noisy), **settings | {'restarts': 5})
     assert 'features' not in report.check('gradients').evidence['stages']
-    assert report.check('binarization').evidence['images'] == 20
+    assert report.check('binarization').evidence['images'] == 16
     assert max(map(len, report.table().splitlines())) <= 80
     again = run(Randomised(noisy), **settings)
     assert again.checks == report.checks
@@ -244,13 +252,6 @@ def test_a_pass_needs_images():
     found = curves.iterates([20], [0.4], [0.2], 20, 20)
     assert found.outcome == 'warn' and found.evidence['ci95'] == pytest.approx([0.0807, 0.4160], abs=1e-4)
     assert '(20.0 % of 20 images, 95 % interval 8.1 to 41.6 %)' in found.words
-
-
-def test_an_audit_of_few_images_does_not_pass():
-    report = audit(NET, IMAGES[:20], LABELS[:20], **SETTINGS | FEW | {'steps_grid': (8,), 'restarts': 2})
-    assert report.verdict == 'few' and 'too few images to say' in report.words
-    assert 'verdict: FEW: too few images to say' in report.table()
-    assert 'pass' not in {report.check(name).outcome for name in ('gradients', 'eps', 'black-box')}
 
 
 def test_the_verdicts_of_attacks_without_gradients():
