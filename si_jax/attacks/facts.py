@@ -99,9 +99,9 @@ facts = functools.lru_cache(maxsize=256)(Facts)
 
 
 def taken_by(name: str) -> frozenset[str]:
-    """`Facts.takes` of a named attack; a preset sets everything itself."""
+    """`Facts.takes` of a named attack; a preset sets all of that itself, but can run its stages alone."""
     row = ATTACKS.get(name) or SEARCHES.get(name)
-    return frozenset() if row is None else facts(row).takes
+    return frozenset({'individual'}) if row is None else facts(row).takes
 
 
 _LABELS = np.arange(3)

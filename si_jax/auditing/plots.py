@@ -25,6 +25,7 @@ def draw(audit: About, path: Path) -> None:
         axis.title.set_fontsize(10)
     threat = audit['threat_model']
     word = {'pass': 'no check failed', 'warn': 'read the warnings', 'fail': 'do not trust the number'}
+    word |= {'few': 'too few images to say'}
     figure.suptitle(
         f'Audit of {audit["attack"]["name"]}, {threat["norm"]} eps = {threat["eps"]:.4g}, '
         f'{audit["dataset"]["examples"]} images: {word[audit["verdict"]]}',

@@ -107,7 +107,7 @@ def check_draws(attacks: Sequence[Gated], restarts: int) -> None:
     else:
         return
     raise InputError(
-        f'the classifier is random, and {what}: with enough draws noise alone does that. Use attacks of the '
+        f'the classifier is Randomised, and {what}: with enough draws noise alone does. Use attacks of the '
         "PGD family that count their last point, in one run, and average their gradients: attacks='pgd', "
         'eot_samples=20, restarts=1'
     )

@@ -126,6 +126,7 @@ class Request:
             seed=seed,
             batch_size=batch_size,
             search_precision=search_precision,
+            individual=individual,
         )
         chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
         step_size = threat.eps / 4 if step_size is None else step_size
@@ -229,6 +230,7 @@ def check_settings(
     seed: int = 0,
     batch_size: int | None = None,
     search_precision: str | None = None,
+    individual: bool = False,
     **others: Any,
 ) -> None:
     """Checks what can be told before there are images; None is for what was not given.
@@ -243,13 +245,14 @@ def check_settings(
     for name, value in counts.items():
         if value is not None:
             check_count(name, value)
-    for name in ('steps', 'step_size', 'restarts', 'eot_samples'):
-        value = step_size if name == 'step_size' else counts[name]
+    given = {**counts, 'step_size': step_size, 'individual': individual or None}
+    for name in ('steps', 'step_size', 'restarts', 'eot_samples', 'individual'):
+        value = given[name]
         if value is not None and not any(name in taken for taken in takes.values()):
             raise InputError(
                 f'{name}={value!r} is given, and {", ".join(takes)} '
                 f'{"do not take" if len(takes) > 1 else "does not take"} it: leave {name} out, or add an '
-                f"attack that takes it, such as 'pgd'"
+                f"attack that takes it, such as '{'autoattack' if name == 'individual' else 'pgd'}'"
             )
 
 

@@ -41,6 +41,7 @@ def untouched(images):
         ('fgsm,gama', {'steps': 5}),
         ('gama', {'restarts': 2}),
         ('pgd-hybrid', {'step_size': 0.01}),
+        ('pgd,apgd-ce', {'individual': True}),
         # The default, given, is given too.
         ('autoattack', {'steps': 20}),
         ([lambda classifier, images, labels, threat, key: images], {'steps': 5}),
@@ -87,7 +88,7 @@ def test_what_attacks_take_follows_from_their_rows():
     every = {'steps', 'step_size', 'restarts', 'eot_samples'}
     assert taken_by('pgd') == every and taken_by('pgd-md') == every - {'step_size'}
     assert all(taken_by(name) <= {'eot_samples'} for name in SEARCHES)
-    assert all(taken_by(name) == set() for name in PRESETS)
+    assert all(taken_by(name) == {'individual'} for name in PRESETS)
     assert {name for name, row in SEARCHES.items() if row.averages} == {
         name for name, row in SEARCHES.items() if 'apgd' in name or name == 'pgd-hybrid-20'
     }
@@ -107,7 +108,7 @@ class TestRandom:
     def test_attacks_that_join_draws_by_and_are_refused(self, attacks):
         name = attacks.split(',')[-1]
         with pytest.raises(
-            InputError, match=f"random, and {name} breaks .*one of many points.*attacks='pgd'"
+            InputError, match=f"Randomised, and {name} breaks .*one of many points.*attacks='pgd'"
         ):
             run(attacks, Randomised(self.coin))
 
