@@ -48,6 +48,8 @@ def check(flag: str, files: Iterable[Path], reads: Iterable[str | Path | None] =
                 f'{file} is there, and was not written by this command: give another {flag}, or move it away'
             )
     for folder in {file.parent for file in files}:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f'{folder} is a file, where a folder is needed: give another {flag}')
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=folder):

@@ -74,7 +74,7 @@ CASES = {
     'images': (evaluate, [*SUBJECT, '--output=old.json', '--save_images'], 'old_images.npz is there'),
     'state': (evaluate, [*SUBJECT, '--output=busy.json'], 'busy.partial is there'),
     'folder': (evaluate, [*SUBJECT, '--output=folder.json'], 'folder.json is a folder'),
-    'below a file': (evaluate, [*SUBJECT, '--output=net.py/x.json'], 'net.py cannot be written to'),
+    'below a file': (evaluate, [*SUBJECT, '--output=net.py/x.json'], 'net.py is a file, where a folder'),
     'unwritable': (evaluate, [*SUBJECT, '--output=/proc/nowhere/x.json'], 'nowhere cannot be written to'),
     'gradient_of': (
         evaluate,
