@@ -53,7 +53,7 @@ def run(*, a: str, b: str, output: str | None, resamples: int, seed: int) -> Com
     if path is not None:
         results = [Path(name.strip()) for name in f'{a},{b}'.split(',')]
         reads = [*results, *(result.with_suffix('.npz') for result in results)]
-        outputs.check('--output=FILE.json', [path], reads)
+        outputs.check('--output=FILE.json', [path], reads, 'one of the results compared')
     comparison = compare(a, b, resamples=resamples, seed=seed)
     show(comparison.table())
     if path is not None:

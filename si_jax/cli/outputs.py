@@ -19,7 +19,12 @@ FLAGS = ('clean', 'worst_case', 'labels', 'indices')  # of each image, in the np
 POINT = '_point.npz'
 
 
-def check(flag: str, files: Iterable[Path], reads: Iterable[str | Path | None] = ()) -> None:
+def check(
+    flag: str,
+    files: Iterable[Path],
+    reads: Iterable[str | Path | None] = (),
+    what: str = 'which the command reads',
+) -> None:
     """Whether a command may write these files, and can: before it computes anything.
 
     A file that exists is replaced only if this program wrote it. The folders are made.
@@ -28,6 +33,7 @@ def check(flag: str, files: Iterable[Path], reads: Iterable[str | Path | None] =
         flag: What names another place, for the errors, such as '--output=FILE.json'.
         files: All that it may write, companions included; `.partial` is a folder.
         reads: Files and folders that it reads, as its flags name them; None for a flag that is not given.
+        what: What these are, for the errors.
 
     Raises:
         InputError: One of the files is read, or is something else, or cannot be written.
@@ -38,8 +44,7 @@ def check(flag: str, files: Iterable[Path], reads: Iterable[str | Path | None] =
         for one in read:
             if _same(file, one) or one.resolve().is_relative_to(file.resolve()):
                 raise InputError(
-                    f'{flag.split("=")[0]}: {file} would be written, and the command reads {one}: give '
-                    f'another {flag}'
+                    f'{flag.split("=")[0]}: {file} would be written over {one}, {what}: give another {flag}'
                 )
         if file.is_dir() and file.suffix != '.partial':
             raise InputError(f'{file} is a folder, where a file is to be written: give another {flag}')

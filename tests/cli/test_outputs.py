@@ -79,7 +79,7 @@ CASES = {
     'gradient_of': (
         evaluate,
         [*SUBJECT, '--gradient_of=net.npz', '--output=net.json'],
-        'net.npz would be written, and the command reads',
+        'net.npz would be written over net.npz, which the command reads',
     ),
     'audit': (evaluate, ['audit', *SUBJECT, '--output=run/config.json'], 'run/config.json is there'),
     'picture of an audit': (evaluate, ['audit', *SUBJECT, '--output=drawing.json'], 'drawing.png is there'),
@@ -121,7 +121,7 @@ def test_what_this_program_wrote_is_replaced(place):
     # A picture goes with its numbers.
     pathlib.Path('mine.png').write_bytes(b'')
     outputs.check('--output=FILE.json', [pathlib.Path('mine.png')])
-    with pytest.raises(InputError, match='mine.json would be written, and the command reads mine.json'):
+    with pytest.raises(InputError, match='mine.json would be written over mine.json, which'):
         outputs.check('--output=FILE.json', [pathlib.Path('mine.json')], ['mine.json'])
 
 
