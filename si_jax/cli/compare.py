@@ -57,6 +57,7 @@ def run(*, a: str, b: str, output: str | None, resamples: int, seed: int) -> Com
     comparison = compare(a, b, resamples=resamples, seed=seed)
     show(comparison.table())
     if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, comparison.to_json())
         print(f'written to {path}')
     return comparison

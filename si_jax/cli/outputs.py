@@ -27,7 +27,7 @@ def check(
 ) -> None:
     """Whether a command may write these files, and can: before it computes anything.
 
-    A file that exists is replaced only if this program wrote it. The folders are made.
+    A file that exists is replaced only if this program wrote it. Nothing is made yet, folders neither.
 
     Args:
         flag: What names another place, for the errors, such as '--output=FILE.json'.
@@ -53,11 +53,11 @@ def check(
                 f'{file} is there, and was not written by this command: give another {flag}, or move it away'
             )
     for folder in {file.parent for file in files}:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f'{folder} is a file, where a folder is needed: give another {flag}')
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        if not there.is_dir():
+            raise InputError(f'{there} is a file, where a folder is needed: give another {flag}')
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
+            with tempfile.TemporaryFile(dir=there):
                 pass
         except OSError as error:
             raise InputError(

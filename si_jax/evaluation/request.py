@@ -247,10 +247,10 @@ def check_settings(
             check_count(name, value)
     given = {**counts, 'step_size': step_size, 'individual': individual or None}
     for name in ('steps', 'step_size', 'restarts', 'eot_samples', 'individual'):
-        value = given[name]
-        if value is not None and not any(name in taken for taken in takes.values()):
+        setting = given[name]
+        if setting is not None and not any(name in taken for taken in takes.values()):
             raise InputError(
-                f'{name}={value!r} is given, and {", ".join(takes)} '
+                f'{name}={setting!r} is given, and {", ".join(takes)} '
                 f'{"do not take" if len(takes) > 1 else "does not take"} it: leave {name} out, or add an '
                 f"attack that takes it, such as '{'autoattack' if name == 'individual' else 'pgd'}'"
             )

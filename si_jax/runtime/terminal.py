@@ -177,8 +177,8 @@ def parse_config(values: absl_flags.FlagValues, argv: list[str]) -> None:
         # Some come as a repr, in which quotes and new lines are escaped.
         words = re.sub(r'\\(n|[\'"])', lambda found: {'n': ' '}.get(found[1], found[1]), str(error.args[0]))
         quoted = words[:1] in ('"', "'") and words[:1] == words[-1:]
-        words = (words[1:-1] if quoted else words).split()
-        raise InputError(f'no such config field: {" ".join(words)}') from error
+        words = ' '.join((words[1:-1] if quoted else words).split())
+        raise InputError(f'no such config field: {words}') from error
     except (absl_flags.Error, ValueError) as error:
         # What a config refuses comes as text, with a traceback before it.
         *_, reason = str(error).split('InputError: ')
