@@ -21,13 +21,14 @@ from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import kind_of
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.request import Request, check_count
-from si_jax.evaluation.state import Saved
+from si_jax.evaluation.state import Saved, alone
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import passing, showing, silent
 from si_jax.runtime.progress import progress as progress_of
 from si_jax.threat import Threat
 
 STEPS = (10, 20, 50, 100, 500)
+RESTARTS = 5
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of eps; for 8/255 up to 64/255
 
 
@@ -39,9 +40,9 @@ def audit(
     attack: str = 'pgd',
     eps: float = 8 / 255,
     norm: str = 'linf',
-    steps: int = 20,
+    steps: int | None = None,
     step_size: float | None = None,
-    restarts: int = 5,
+    restarts: int | None = None,
     eps_grid: Sequence[float] | None = None,
     steps_grid: Sequence[int] = STEPS,
     queries: int = 1000,
@@ -51,7 +52,7 @@ def audit(
     seed: int = 0,
     batch_size: int | None = None,
     indices: Any = None,
-    eot_samples: int = 1,
+    eot_samples: int | None = None,
     state_path: str | os.PathLike | None = None,
     progress: bool = False,
     devices: Sequence[jax.Device] | None = None,
@@ -65,8 +66,9 @@ def audit(
     Args:
         classifier: As in `evaluate`, and so are all arguments that are not listed here.
         attack: A row of the PGD family whose number of steps is the caller's.
-        steps: The standard number of steps, by which the accuracy is claimed.
+        steps: The standard number of steps, by which the accuracy is claimed; 20 if None.
         step_size: At `eps`, as a fraction of the pixel range; eps / 4 if None. It grows with eps.
+        restarts: 5 if None; 1 for a random classifier, which is refused more.
         eps_grid: Radii; if None a quarter to eight times eps, as far as there are such.
         steps_grid: Numbers of steps; one run of the largest holds all.
         queries: Of Square.
@@ -81,6 +83,9 @@ def audit(
     """
     began = time.perf_counter()
     traces.check_attack(attack)
+    judged = classifier_of(classifier)
+    if restarts is None:
+        restarts = 1 if judged.randomised else RESTARTS
     request = Request.of(
         images,
         labels,
@@ -108,13 +113,15 @@ def audit(
         'transfer_from': list(transfer_from or {}),
     }
 
-    with jax.default_matmul_precision('highest'):
+    with alone(state_path), jax.default_matmul_precision('highest'):
         kind = kind_of(attack, request)
+        if judged.randomised:
+            gates.check_draws([kind], request.restarts)
         needs_features = facts(ATTACKS[attack]).reads_features
         # The audit is computed in the precision of the images. Features are looked for in any case: the
         # binarization test replaces the layer behind them.
         request = dataclasses.replace(request, precision=None)
-        network = Network.of(classifier_of(classifier), request, needs_features=True)
+        network = Network.of(judged, request, needs_features=True)
         gates.check_labels_of(network.request.classes, request.labels)
         gates.check_fits(kind, network.outputs, network.why_no_features)
 

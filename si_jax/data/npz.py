@@ -52,6 +52,11 @@ def _read_file(
     try:
         arrays = npz.read(path, ('images', 'labels'))
     except (OSError, ValueError) as error:
+        if 'has no array' in str(error):
+            raise InputError(
+                f'{path} {error}: it needs `images` and `labels`; if it calls them x and y, save them with '
+                'np.savez(path, images=x, labels=y)'
+            ) from error
         raise InputError(
             f'{path} {error}: it is truncated or no npz; copy it again, or save it with '
             'np.savez(path, images=..., labels=...)'

@@ -85,7 +85,7 @@ class Cascade:
             runs=correct[None],
             steps=tables[0]['iterations'] if single else None,
             step_size=None,
-            eot_samples=self.stages[0].eot_samples,
+            eot_samples=self.stages[0].eot_samples if SEARCHES[self.stages[0].attack].averages else None,
             max_perturbation=largest,
             stages=tuple(tables),
             protocol=_protocol(self.name, self.stages, classes, request.individual),

@@ -18,7 +18,7 @@ from si_jax.evaluation.network import Network
 from si_jax.evaluation.pgd import Outcome, with_gradient
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import Result
-from si_jax.evaluation.state import Saved, unsaved
+from si_jax.evaluation.state import Saved, alone, unsaved
 from si_jax.evaluation.surrogate import calibrate
 from si_jax.evaluation.transfer import Transfer
 from si_jax.runtime import processes, profiling
@@ -40,13 +40,13 @@ def evaluate(
     attacks: Any,
     eps: float = 8 / 255,
     norm: str = 'linf',
-    steps: int = 20,
+    steps: int | None = None,
     step_size: float | None = None,
-    restarts: int = 1,
+    restarts: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     indices: Any = None,
-    eot_samples: int = 1,
+    eot_samples: int | None = None,
     individual: bool = False,
     gradient_of: Any = None,
     transfer_from: Any = None,
@@ -80,15 +80,17 @@ def evaluate(
             all images in `restarts` runs, and their final images count, audited and verified like all others.
         eps: Radius of the ball, as a fraction of the pixel range.
         norm: 'linf' or 'l2'; 'l1' is not implemented.
-        steps: Steps of the PGD family.
+        steps: Steps of the PGD family; 20 if None. This and the next two, and `eot_samples`, are refused if
+            they are given and no attack of the call takes them. The JSON has null where an attack does not.
         step_size: Of the PGD family, as a fraction of the pixel range; eps / 4 if None.
-        restarts: Runs of the PGD family from new random points; an image must withstand all.
+        restarts: Runs of the PGD family from new random points, 1 if None; an image must withstand all.
         seed: Of everything random.
         batch_size: Images at once on all devices together, rounded up to a multiple of their number; chosen
             for the device if None.
         indices: [N], the number of each image; its position if None. It makes the evaluation of a part of a
             data set equal to that part of the whole's.
-        eot_samples: Gradients averaged in each step, for randomised classifiers; cascades set it themselves.
+        eot_samples: Gradients averaged in each step, for randomised classifiers; 1 if None. Cascades set it
+            themselves.
         individual: Run each stage of a cascade on all correctly classified images: the same accuracy, and
             that of each stage alone.
         gradient_of: Another classifier, of the same shapes, whose derivative the attacks take in place of the
@@ -102,7 +104,8 @@ def evaluate(
             convolutions, and 'float32' elsewhere. For float64 images leave it out. The reported accuracy is
             the verified one whatever it is.
         state_path: A folder that finished parts are kept in: the same call after an interruption goes on
-            where it was, with the same result but for `timing`. It stays until it is removed.
+            where it was, with the same result but for `timing`. It stays until it is removed. Two calls at
+            once cannot have the same.
         return_images: Keep the adversarial images.
         progress: Show progress on stderr.
         devices: Devices of this process to use, all if None.
@@ -111,11 +114,11 @@ def evaluate(
         The `Result`.
 
     Raises:
-        InputError: An argument is wrong, the state belongs to another evaluation, or the classifier is unfit:
-            random, dependent on the other images of a batch, not finite, or (for SI attacks) with features
-            and kernel that do not explain its logits. So is an attack of your own that leaves the ball,
-            changes shape or dtype, returns NaN or is not deterministic for its key, and a `gradient_of` or a
-            source of transfer that does not fit.
+        InputError: An argument is wrong, the state belongs to another evaluation or is in use, or the
+            classifier is unfit: random, dependent on the other images of a batch, not finite, or (for SI
+            attacks) with features and kernel that do not explain its logits. So is an attack of your own that
+            leaves the ball, changes shape or dtype, returns NaN or is not deterministic for its key, and a
+            `gradient_of` or a source of transfer that does not fit.
         AssertionError: An attack of this library left its threat model.
     """
     began = time.perf_counter()
@@ -141,7 +144,7 @@ def evaluate(
     )
     shown = progress and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
-    with jax.default_matmul_precision('highest'):
+    with alone(state_path), jax.default_matmul_precision('highest'):
         network, kinds = _prepared(classifier, gradient_of, request, shown)
         identity = _identity(network, kinds)
         check_identical(identity)
@@ -157,7 +160,9 @@ def evaluate(
                 for kind in kinds:
                     began_attack = time.perf_counter()
                     bar.set_postfix(attack=kind.name)
-                    outcomes[kind.name] = outcome = kind.run(network, network.request)
+                    outcome = kind.run(network, network.request)
+                    record = dataclasses.replace(outcome.record, takes=request.takes[kind.name])
+                    outcomes[kind.name] = dataclasses.replace(outcome, record=record)
                     seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
                     seconds[kind.name] = time.perf_counter() - began_attack
 
@@ -198,8 +203,11 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     """The network with its clean logits, and the attacks in order: all of them fit for each other."""
     kinds = [kind_of(name, request) for name in request.names]
     needs_features = any(part.facts and part.facts.reads_features for kind in kinds for part in kind.parts)
+    given = classifier_of(classifier)
+    if given.randomised:
+        gates.check_draws(kinds, request.restarts)
     network = Network.of(
-        classifier_of(classifier),
+        given,
         request,
         needs_features=needs_features,
         gradient_of=None if gradient_of is None else classifier_of(gradient_of),

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.facts import Facts
-from si_jax.attacks.registry import PRESETS
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
 from si_jax.evaluation.result import AttackRecord, GradientCounts, wilson
@@ -94,6 +93,24 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
                 f'{why_no_features and f", and none was found: {why_no_features}"}: let the classifier return'
                 ' si_jax.Outputs(logits, features, kernel), or leave this attack out'
             )
+
+
+def check_draws(attacks: Sequence[Gated], restarts: int) -> None:
+    """Refuses, for a random classifier, what counts an image as broken if one of many draws is wrong."""
+    parts = [(one.name, part.facts) for one in attacks for part in one.parts]
+    joining = dict.fromkeys(name for name, known in parts if known and known.counts_any_point)
+    if restarts > 1:
+        what = f'restarts={restarts} breaks an image if the draw after any of the runs is misclassified'
+    elif joining:
+        what = f'{", ".join(joining)} breaks an image if one of many points, each with its own draw, is'
+        what += ' misclassified'
+    else:
+        return
+    raise InputError(
+        f'the classifier is Randomised, and {what}: with enough draws noise alone does. Use attacks of the '
+        "PGD family that count their last point, in one run, and average their gradients: attacks='pgd', "
+        'eot_samples=20, restarts=1'
+    )
 
 
 def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
@@ -226,17 +243,11 @@ def after(
 def single_draws(attacks: Sequence[Gated]) -> list[str]:
     """For a randomised classifier: the attacks must average over its draws."""
     single = [attack.name for attack in attacks if any(part.eot_samples == 1 for part in attack.parts)]
-    found = []
-    if not set(single) <= set(PRESETS):
-        found.append(
-            'the classifier is randomised and the attacks follow single draws of it, so these accuracies are '
-            'too high: set eot_samples (20 is usual)'
-        )
-    return found + [
-        f'the classifier is randomised and {name} follows single draws of it, so its accuracy is too '
-        'high: use autoattack-rand'
-        for name in PRESETS
-        if name in single
+    if not single:
+        return []
+    return [
+        f'the classifier is randomised and {", ".join(single)} follows single draws of it, so the accuracy '
+        'is too high: set eot_samples (20 is usual)'
     ]
 
 

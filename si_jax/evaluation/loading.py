@@ -27,6 +27,7 @@ FIELDS: dict[tuple[str, ...], type] = {
     ('clean', 'accuracy'): float,
     ('worst_case', 'accuracy'): float,
 }
+SETTINGS = ('restarts', 'steps', 'step_size', 'eot_samples')  # of the caller's, that an attack may take
 
 
 class SavedResult(NamedTuple):
@@ -78,6 +79,13 @@ def check_json(path: Path, about: Any) -> dict[str, Any]:
             'that of a comparison or an audit'
         ) from None
     return about
+
+
+def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """The `SETTINGS` that an attack ran with, from its entry in a result: the caller's and its own."""
+    own = entry.get('fixed')
+    found = {key: entry.get(key) for key in SETTINGS} | (own if isinstance(own, dict) else {})
+    return found | {'eot_samples': found['eot_samples'] or 1}
 
 
 def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:

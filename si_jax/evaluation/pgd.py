@@ -121,7 +121,7 @@ class OnAllImages(abc.ABC):
                 kept[new] = images[new]
             runs.append(correct)
         counts = (count_gradients(network.clean, zero, not_finite),) if known else ()
-        record = AttackRecord(np.stack(runs), None, None, 1, largest, gradients=counts)
+        record = AttackRecord(np.stack(runs), None, None, None, largest, gradients=counts)
         return Outcome(dataclasses.replace(record, **self.settings(request)), kept)
 
 

@@ -6,13 +6,14 @@ Each check raises `InputError` with the value, the limit and the remedy.
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from si_jax.attacks.facts import facts, taken_by
 from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.attacks.registry import parse as parse_names
@@ -21,6 +22,7 @@ from si_jax.evaluation.classifier import PRECISIONS, Classifier, classifier_of
 from si_jax.evaluation.state import begun
 from si_jax.threat import Threat, ball_of
 
+Takes = Mapping[str, frozenset[str]]  # for each row of a result the settings that it takes
 # (classifier, images, labels, threat, key) -> images
 AttackFunction = Callable[[Any, jax.Array, jax.Array, Threat, jax.Array], Any]
 # Images at once on each device. On the CPU small batches are fastest: they stay in a core's cache, each core
@@ -33,6 +35,9 @@ TAKEN = ('clean', 'worst_case', 'labels', 'indices')
 TRANSFER = 'transfer-'  # before the name of a source, in that of its row
 TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_')
 UNNAMED = 'own'
+# What attacks may take, with what stands for None; step_size stands for eps / 4 then.
+DEFAULTS = {'steps': 20, 'restarts': 1, 'eot_samples': 1}
+TRANSFERRED = frozenset({'steps', 'step_size', 'eot_samples'})  # of an attack by way of another network
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -53,6 +58,7 @@ class Request:
         chunk: Images at once on all devices together.
         classes: Of the classifier; 0 until it is traced.
         processes: Of how many processes began the evaluation that goes on; None if it begins.
+        takes: For each row of the result which of steps, step_size, restarts and eot_samples it takes.
     """
 
     names: tuple[str, ...]
@@ -73,6 +79,7 @@ class Request:
     chunk: int
     devices: list[jax.Device]
     processes: int | None
+    takes: Takes
     classes: int = 0
 
     @classmethod
@@ -84,13 +91,13 @@ class Request:
         attacks: Any = ('pgd',),
         eps: float = 8 / 255,
         norm: str = 'linf',
-        steps: int = 20,
+        steps: int | None = None,
         step_size: float | None = None,
-        restarts: int = 1,
+        restarts: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         indices: Any = None,
-        eot_samples: int = 1,
+        eot_samples: int | None = None,
         individual: bool = False,
         transfer_from: Any = None,
         search_precision: str | None = None,
@@ -110,6 +117,18 @@ class Request:
         indices = check_indices(indices, len(images))
         threat = Threat(norm, float(eps))
         threat.check(images.shape[1:])
+        takes, counts = takes_of(names, custom, sources), {'steps': steps, 'restarts': restarts}
+        counts |= {'eot_samples': eot_samples}
+        check_settings(
+            takes,
+            **counts,
+            step_size=step_size,
+            seed=seed,
+            batch_size=batch_size,
+            search_precision=search_precision,
+            individual=individual,
+        )
+        chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
         step_size = threat.eps / 4 if step_size is None else step_size
         devices = list(devices or jax.local_devices())
         before = begun(state_path)
@@ -122,10 +141,9 @@ class Request:
             labels=labels,
             indices=indices,
             threat=threat,
-            steps=check_count('steps', steps),
-            restarts=check_count('restarts', restarts),
-            eot_samples=check_count('eot_samples', eot_samples),
-            seed=check_count('seed', seed, least=0),
+            takes=takes,
+            **chosen,
+            seed=seed,
             step_size=check_step_size(step_size, norm, images.shape[1:]),
             individual=individual,
             keep=return_images,
@@ -188,6 +206,54 @@ def check_count(name: str, value: Any, *, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f'{name}={value!r} must be an integer of at least {least}')
     return int(value)
+
+
+def takes_of(names: Iterable[str], custom: Mapping[str, Any], sources: Iterable[str]) -> Takes:
+    """What the rows of a result take: of attacks by name, some of them the user's, and of transfers."""
+    return {name: _taken(name, custom.get(name)) for name in names} | dict.fromkeys(sources, TRANSFERRED)
+
+
+def _taken(name: str, given: Attack | AttackFunction | None) -> frozenset[str]:
+    """Which of the settings that have a default an attack takes; a callable of the user's is run again."""
+    if isinstance(given, Attack):
+        return facts(given).takes
+    return taken_by(name) if given is None else frozenset({'restarts'})
+
+
+def check_settings(
+    takes: Takes,
+    *,
+    steps: int | None = None,
+    step_size: float | None = None,
+    restarts: int | None = None,
+    eot_samples: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    search_precision: str | None = None,
+    individual: bool = False,
+    **others: Any,
+) -> None:
+    """Checks what can be told before there are images; None is for what was not given.
+
+    Raises:
+        InputError: A value is no count, or no attack of the call takes it; or an unknown precision.
+    """
+    if search_precision is not None and search_precision not in PRECISIONS:
+        raise unknown('search_precision', search_precision, PRECISIONS)
+    check_count('seed', seed, least=0)
+    counts = {'steps': steps, 'restarts': restarts, 'eot_samples': eot_samples, 'batch_size': batch_size}
+    for name, value in counts.items():
+        if value is not None:
+            check_count(name, value)
+    given = {**counts, 'step_size': step_size, 'individual': individual or None}
+    for name in ('steps', 'step_size', 'restarts', 'eot_samples', 'individual'):
+        setting = given[name]
+        if setting is not None and not any(name in taken for taken in takes.values()):
+            raise InputError(
+                f'{name}={setting!r} is given, and {", ".join(takes)} '
+                f'{"do not take" if len(takes) > 1 else "does not take"} it: leave {name} out, or add an '
+                f"attack that takes it, such as '{'autoattack' if name == 'individual' else 'pgd'}'"
+            )
 
 
 def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -> float:
@@ -270,8 +336,6 @@ def parse_sources(sources: Any) -> dict[str, Classifier]:
 
 def check_precision(wanted: str | None, dtype: np.dtype, platform: str) -> str | None:
     """The precision of products during the search; None for that of the images."""
-    if wanted is not None and wanted not in PRECISIONS:
-        raise unknown('search_precision', wanted, PRECISIONS)
     if dtype == np.float64:
         if wanted is not None:
             raise InputError(

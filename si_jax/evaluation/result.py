@@ -15,7 +15,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation import loading
-from si_jax.evaluation.loading import SCHEMA, SavedResult
+from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult
 from si_jax.runtime.terminal import named, wrapped
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.threat import Threat
@@ -48,7 +48,7 @@ class AttackRecord:
         runs: [R, N] bool, whether the image was classified correctly after each of R restarts.
         steps: Steps of a run; None for an attack of several stages.
         step_size: As a fraction of the pixel range; None where the attack chooses it.
-        eot_samples: Gradients averaged in each step.
+        eot_samples: Gradients averaged in each step; None where it averages none.
         max_perturbation: The largest distance of a final image from its original, in the threat model's norm.
         stages: The parts of an attack that has parts, in order, each as a dictionary.
         protocol: The settings of all parts, as a stamp.
@@ -59,12 +59,14 @@ class AttackRecord:
         distances: [N], the distance to the decision boundary, of attacks that measure it.
         gradients: For each part of the attack what was wrong with its gradients; None for a part that takes
             none, or of which nothing is known.
+        takes: Which of the caller's `SETTINGS` it took. The JSON has null for the others, and under `fixed`
+            what the attack does of its own.
     """
 
     runs: np.ndarray
     steps: int | None
     step_size: float | None
-    eot_samples: int
+    eot_samples: int | None
     max_perturbation: float
     stages: tuple[dict[str, Any], ...] = ()
     protocol: dict[str, Any] | None = None
@@ -72,6 +74,14 @@ class AttackRecord:
     queries: np.ndarray | None = None
     distances: np.ndarray | None = None
     gradients: tuple[GradientCounts | None, ...] = ()
+    takes: frozenset[str] = frozenset(SETTINGS)
+
+    def settings(self) -> dict[str, Any]:
+        """Of the JSON: the settings of the caller's that it took, and `fixed` if there are others."""
+        own = dict(zip(SETTINGS, (len(self.runs), self.steps, self.step_size, self.eot_samples), strict=True))
+        fixed = {key: own[key] for key in SETTINGS if key not in self.takes and own[key] is not None}
+        taken = {key: own[key] if key in self.takes else None for key in SETTINGS}
+        return taken | ({'fixed': fixed} if fixed else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,15 +166,14 @@ class Result:
         ci95 = {name: list(interval) for name, interval in self.ci95.items()}
 
         def attack(name: str, record: AttackRecord) -> dict[str, Any]:
+            settings = record.settings()
             return {
                 'accuracy': accuracy[name],
                 'single_run': self.single_run[name],
                 'ci95': ci95[name],
-                'restarts': len(record.runs),
+                'restarts': settings.pop('restarts'),
                 'runs': [float(np.mean(run)) for run in record.runs],
-                'steps': record.steps,
-                'step_size': record.step_size,
-                'eot_samples': record.eot_samples,
+                **settings,
                 'max_perturbation': record.max_perturbation,
                 'only': only[name],
                 'stages': list(record.stages),

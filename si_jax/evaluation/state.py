@@ -10,7 +10,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,8 +21,9 @@ from si_jax.errors import InputError
 from si_jax.evaluation.gates import disagreement
 from si_jax.runtime import processes
 from si_jax.runtime.progress import part
-from si_jax.storage import npz
+from si_jax.storage import lock, npz
 from si_jax.storage.files import read_json, write_atomic, write_json
+from si_jax.storage.lock import locked
 
 Arrays = dict[str, Any]  # NumPy arrays and numbers
 
@@ -51,6 +52,29 @@ def begun(folder: str | os.PathLike | None) -> dict[str, Any]:
         return before if isinstance(before, dict) else {}
 
     return processes.from_first(read) if folder is not None else {}
+
+
+# The states that this command, or this thread of it, has locked.
+_locked: ContextVar[frozenset[Path]] = ContextVar('si_jax_locked', default=frozenset())
+
+
+@contextlib.contextmanager
+def alone(folder: str | os.PathLike | None) -> Iterator[None]:
+    """Within it no other command can work on the state in this folder; the first process holds the lock.
+
+    Raises:
+        InputError: One does; the message says who, and since when.
+    """
+    place = None if folder is None else Path(folder).resolve()
+    if place is None or place in _locked.get():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        remedy = 'wait for it, stop it, or give another place for the state (--output=FILE.json)'
+        processes.from_first(lambda: stack.enter_context(locked(place, remedy)))
+        token = _locked.set(_locked.get() | {place})
+        stack.callback(_locked.reset, token)
+        yield
 
 
 class Saved:
@@ -83,7 +107,7 @@ class Saved:
             if not isinstance(before, dict):
                 raise ValueError('it is no table of settings')
         except FileNotFoundError:
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and any(path.name != lock.NAME for path in folder.iterdir()):
                 raise InputError(
                     f'{str(folder)!r} is no state of an evaluation: give another place'
                 ) from None

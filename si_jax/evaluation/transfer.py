@@ -36,7 +36,9 @@ class Transfer:
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the gates ask about it: images made elsewhere, and then an attack from there."""
-        return Part(self.name, None, None, elsewhere=True), Part(self.name, facts(ATTACKS[ATTACK]), None)
+        return Part(self.name, None, None, elsewhere=True), Part(
+            self.name, facts(ATTACKS[ATTACK]), self.source.request.eot_samples
+        )
 
     def cost(self, request: Request) -> int:
         """The forward passes that it makes of an image."""

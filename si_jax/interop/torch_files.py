@@ -42,6 +42,11 @@ def read(path: str | pathlib.Path) -> Any:
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f'{path} is not a file')
+    if path.suffix == '.npz':
+        raise InputError(
+            f'{path} is an npz file, not one of PyTorch: give weights of this library as --model={path}, and '
+            'other arrays as a dict of tensors that torch.save wrote'
+        )
     return _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
 
 

@@ -208,12 +208,15 @@ def accuracy_hint(arch: str, variant: str | None, normalise: str) -> str:
     )
 
 
+NAMED = 5  # names of each kind, of those that an error lists
+
+
 def _check_names(arch: str, expected: set[str], arrays: Mapping[str, np.ndarray]) -> None:
     missing, strange = sorted(expected - set(arrays)), sorted(set(arrays) - expected)
     if not missing and not strange:
         return
-    parts = [f'{len(missing)} missing: {listed(missing)}'] if missing else []
-    parts += [f'{len(strange)} unknown: {listed(strange)}'] if strange else []
+    parts = [f'{len(missing)} missing: {listed(missing, NAMED)}'] if missing else []
+    parts += [f'{len(strange)} unknown: {listed(strange, NAMED)}'] if strange else []
     guess = guess_architecture(arrays)
     hint = f'. They look like those of {guess}' if guess not in (None, arch) else ''
     raise InputError(f'the names are not those of {arch}, {"; ".join(parts)}{hint}')

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,8 @@ LARGEST_JSON = 2**28  # bytes; those that commands write have some thousand
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
     """Replaces a file in one step, and returns once the content is on the disk.
 
+    It is written under a name beside it that cannot be guessed.
+
     Args:
         path: The file. Its folder must exist.
         content: Text (written as UTF-8) or bytes.
@@ -24,13 +27,19 @@ def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
         OSError: The content could not be written. The old file is then still there, whole.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
+    # Made here or not at all: a file or a link that somebody put there is not written to.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
-        with open(temporary, 'wb') as file:
+        with open(descriptor, 'wb') as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # of a write, which knows no names
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -1,5 +1,7 @@
 """Interrupted evaluations go on where they were, and only those."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from numpy.testing import assert_array_equal
 from si_jax import InputError, evaluate
 from si_jax.evaluation import network
 from si_jax.evaluation.request import images_at_once
-from si_jax.evaluation.state import Saved
+from si_jax.evaluation.state import Saved, alone
+from si_jax.storage import lock
 from si_jax.storage.trees import digest
 from tests.helpers.problems import images_and_labels, net
 from tests.helpers.searches import quicken
@@ -167,3 +170,19 @@ def test_digests_tell_values_shapes_and_types_apart():
 def test_an_evaluation_goes_on_with_as_many_images_at_once_as_it_began_with(asked, before, chosen):
     devices = jax.devices()[:2]
     assert images_at_once(asked, 64, devices, before) == chosen
+
+
+def test_a_state_has_one_evaluation_at_a_time(tmp_path):
+    def untouched(images):
+        raise AssertionError('the network was run')
+
+    state = tmp_path / 'state'
+    with (
+        lock.locked(state, ''),
+        pytest.raises(InputError, match=f'state is in use by process {os.getpid()} on .* since .*--output='),
+    ):
+        run(state, untouched)
+    with alone(state):  # as a command does, until it has written its result
+        assert run(state, attacks='pgd').attacks
+        assert (state / lock.NAME).exists()
+    assert not (state / lock.NAME).exists() and (state / 'identity.json').exists()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from si_jax import InputError, evaluate
+from si_jax.attacks.facts import taken_by
 from si_jax.evaluation import gates
 from si_jax.evaluation.kinds import kind_of
 from si_jax.evaluation.request import Request
@@ -23,7 +24,8 @@ def quick(monkeypatch):
 
 
 def warnings(classifier, attacks='pgd', eps=0.04, **settings):
-    settings = {'steps': 2, 'devices': jax.local_devices()[:1], **settings}
+    steps = {'steps': 2} if any('steps' in taken_by(name) for name in attacks.split(',')) else {}
+    settings = {**steps, 'devices': jax.local_devices()[:1], **settings}
     return evaluate(classifier, IMAGES, LABELS, attacks=attacks, eps=eps, **settings).warnings
 
 
