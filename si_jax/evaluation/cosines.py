@@ -21,6 +21,18 @@ AGREEMENT = 0.9
 GAP = 1.0
 
 
+# The names of what `measure` returns.
+FIELDS = (
+    'agreement',
+    'scaled_gap',
+    'weight_norm_spread',
+    'bias_spread',
+    'logit_gap',
+    'mean_feature_norm',
+    'mean_true_cosine',
+)
+
+
 def norms(vectors: jax.Array, axis: int) -> jax.Array:
     """Lengths along an axis, without overflow: squares of 1e20 are infinite in float32."""
     largest = jnp.abs(vectors).max(axis=axis, keepdims=True)

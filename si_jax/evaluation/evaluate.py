@@ -150,11 +150,10 @@ def evaluate(
             if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
                 calibration = calibrate(network.clean_logits)
                 network = dataclasses.replace(network, scale=calibration['scale'])
-            if (
-                network.si is not None
-            ):  # kept, so that an evaluation that goes on says the same to the last digit
-                kept = remember('si', lambda: network.si)
-                network = dataclasses.replace(network, si={name: float(kept[name]) for name in network.si})
+            if (si := network.si) is not None:
+                # Kept, so that an evaluation that goes on says the same to the last digit.
+                kept = remember('si', lambda: dict(si))
+                network = dataclasses.replace(network, si={name: float(kept[name]) for name in si})
             seconds = {'checks and clean images': time.perf_counter() - began}
             profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
             outcomes = _run(network, kinds, seconds, shown)

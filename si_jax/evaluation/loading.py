@@ -12,9 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.evaluation import cosines
 from si_jax.storage import files, npz
+from si_jax.threat import ball_of
 
 SCHEMA = 1
+# What an attack's entry may have, and of which kind it is where it is there and not null.
+NUMBERS = ('single_run', 'step_size', 'max_perturbation')
+COUNTS = ('restarts', 'steps', 'eot_samples', 'only')
+TEXTS = ('name', 'split', 'digest')  # of the data set
+SECTIONS = ('model', 'environment', 'timing', 'calibration', 'gradient_of', 'robustbench')
 # What every result has, and of which kind it is.
 FIELDS: dict[tuple[str, ...], type] = {
     ('dataset', 'examples'): int,
@@ -70,14 +77,48 @@ def check_json(path: Path, about: Any) -> dict[str, Any]:
         )
     try:
         files.check_fields(about, FIELDS)
-        for name in about['attacks']:
-            files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
-    except ValueError as error:
+        _check_kinds(about)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f'{path} is JSON, but no result of evaluate.py ({error}): give the file of an evaluation, not '
             'that of a comparison or an audit'
         ) from None
     return about
+
+
+def _check_kinds(about: dict[str, Any]) -> None:
+    """Raises ValueError unless all that is read of a result is of its kind, where it is there."""
+    optional: dict[tuple[str, ...], Any] = {('dataset', name): str for name in TEXTS}
+    optional |= {('dataset', 'classes'): int, **{(name,): dict for name in SECTIONS}}
+    optional |= {('si',): dict, **{('si', name): float for name in cosines.FIELDS if 'si' in about}}
+    optional |= {('overestimation_gap',): float, ('calibration', 'scale'): float}
+    for name in about['attacks']:
+        files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
+        optional |= {('attacks', name, key): float for key in NUMBERS}
+        optional |= {('attacks', name, key): int for key in COUNTS}
+        optional |= {('attacks', name, key): kind for key, kind in (('protocol', dict), ('stages', list))}
+        for stage in about['attacks'][name].get('stages') or []:
+            files.check_fields(stage, {('attack',): str, ('accuracy',): float})
+    files.check_fields(
+        about, {path: kind for path, kind in optional.items() if _value(about, path) is not None}
+    )
+    shares = [about['clean'], about['worst_case'], *about['attacks'].values()]
+    checks: dict[str, bool] = {
+        'dataset.examples is below 1': about['dataset']['examples'] >= 1,
+        'threat_model.eps is not above 0': about['threat_model']['eps'] > 0,
+        'an accuracy is not in [0, 1]': all(0 <= one['accuracy'] <= 1 for one in shares),
+        'a warning is no text': all(isinstance(one, str) for one in about['warnings']),
+        'a precision is no text': all(isinstance(one, str) for one in about['precision'].values()),
+    }
+    ball_of(about['threat_model']['norm'])
+    if wrong := next((words for words, right in checks.items() if not right), ''):
+        raise ValueError(wrong)
+
+
+def _value(content: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
 
 
 def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -89,7 +130,7 @@ def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray],
     labels, indices = arrays.pop('labels'), arrays.pop('indices')
     shape = (about['dataset']['examples'],)
     for name, array in {'labels': labels, 'indices': indices}.items():
-        if array.shape != shape or not np.issubdtype(array.dtype, np.integer):
+        if array.shape != shape or array.dtype.kind not in 'iu':
             raise InputError(
                 f'{name!r} in {flags} is {array.dtype} {array.shape}, where {path} speaks of {shape[0]} '
                 'images: the two files come from different evaluations; evaluate again'

@@ -2,7 +2,8 @@
 
 The folder holds one file for each finished unit of work (a run of an attack, or a part of the images in it)
 with its digest, and says which evaluation they belong to. The evaluation is the same program after a restart:
-it asks for its units in the same order and gets the finished ones from the folder, so the result is identical.
+it asks for its units in the same order and gets the finished ones from the folder, so the result is
+identical.
 """
 
 import contextlib
@@ -70,8 +71,8 @@ class Saved:
         logits: [N, K], of the clean images: the same model gives them again, to rounding.
 
     Raises:
-        InputError: The folder holds the units of another evaluation; the message names the differences. Later, as
-            one is asked for: a unit is whole, but not what this evaluation wrote.
+        InputError: The folder holds the units of another evaluation; the message names the differences.
+            Later, as one is asked for: a unit is whole, but not what this evaluation wrote.
     """
 
     def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
