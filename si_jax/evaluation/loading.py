@@ -17,9 +17,14 @@ from si_jax.storage import files, npz
 from si_jax.threat import ball_of
 
 SCHEMA = 1
+LARGEST_EPS = 1e6  # no image has so many pixels
 # What an attack's entry may have, and of which kind it is where it is there and not null.
-NUMBERS = ('single_run', 'step_size', 'max_perturbation')
-COUNTS = ('restarts', 'steps', 'eot_samples', 'only')
+OF_ATTACK: dict[str, type] = {
+    **dict.fromkeys(('single_run', 'step_size', 'max_perturbation'), float),
+    **dict.fromkeys(('restarts', 'steps', 'eot_samples', 'only'), int),
+    'protocol': dict,
+    'stages': list,
+}
 TEXTS = ('name', 'split', 'digest')  # of the data set
 SECTIONS = ('model', 'environment', 'timing', 'calibration', 'gradient_of', 'robustbench')
 # What every result has, and of which kind it is.
@@ -88,24 +93,22 @@ def check_json(path: Path, about: Any) -> dict[str, Any]:
 
 def _check_kinds(about: dict[str, Any]) -> None:
     """Raises ValueError unless all that is read of a result is of its kind, where it is there."""
-    optional: dict[tuple[str, ...], Any] = {('dataset', name): str for name in TEXTS}
-    optional |= {('dataset', 'classes'): int, **{(name,): dict for name in SECTIONS}}
-    optional |= {('si',): dict, **{('si', name): float for name in cosines.FIELDS if 'si' in about}}
-    optional |= {('overestimation_gap',): float, ('calibration', 'scale'): float}
+    optional: dict[tuple[str, ...], type] = {('dataset', 'classes'): int, ('overestimation_gap',): float}
+    optional.update({('dataset', name): str for name in TEXTS})
+    optional.update({(name,): dict for name in SECTIONS} | {('model', 'logit_scale'): float})
+    if 'si' in about:
+        files.check_fields(about, {('si', name): float for name in cosines.FIELDS})
     for name in about['attacks']:
         files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
-        optional |= {('attacks', name, key): float for key in NUMBERS}
-        optional |= {('attacks', name, key): int for key in COUNTS}
-        optional |= {('attacks', name, key): kind for key, kind in (('protocol', dict), ('stages', list))}
+        optional.update({('attacks', name, key): kind for key, kind in OF_ATTACK.items()})
         for stage in about['attacks'][name].get('stages') or []:
             files.check_fields(stage, {('attack',): str, ('accuracy',): float})
-    files.check_fields(
-        about, {path: kind for path, kind in optional.items() if _value(about, path) is not None}
-    )
+    there = {path: kind for path, kind in optional.items() if _value(about, path) is not None}
+    files.check_fields(about, there)
     shares = [about['clean'], about['worst_case'], *about['attacks'].values()]
     checks: dict[str, bool] = {
         'dataset.examples is below 1': about['dataset']['examples'] >= 1,
-        'threat_model.eps is not above 0': about['threat_model']['eps'] > 0,
+        'threat_model.eps is no radius': 0 < about['threat_model']['eps'] < LARGEST_EPS,
         'an accuracy is not in [0, 1]': all(0 <= one['accuracy'] <= 1 for one in shares),
         'a warning is no text': all(isinstance(one, str) for one in about['warnings']),
         'a precision is no text': all(isinstance(one, str) for one in about['precision'].values()),
