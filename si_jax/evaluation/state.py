@@ -152,7 +152,7 @@ class Saved:
             content = io.BytesIO()
             # As NumPy reads them back: 0-dimensional numbers become arrays.
             arrays = {name: np.asarray(array) for name, array in arrays.items()}
-            np.savez(content, **arrays | {DIGEST: np.array(self._digest(unit, arrays))})  # type: ignore[arg-type]
+            np.savez(content, **arrays | {DIGEST: np.array(self._digest(unit, arrays))})
             try:
                 write_atomic(self._folder / f'{unit}.npz', content.getvalue())
             except OSError as error:

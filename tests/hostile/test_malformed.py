@@ -186,7 +186,7 @@ def test_no_kind_of_value_in_a_result_is_a_traceback(result, tmp_path):
     about = about | {
         'si': SI,
         'calibration': {'scale': 2.0, 'median_gap': 1.0},
-        'model': {'workdir': 'w', 'step': 3},
+        'model': {'workdir': 'w', 'step': 3, 'logit_scale': 2.0},
     }
     about['attacks'] = {'pgd': about['attacks']['pgd'] | {'stages': [STAGE, STAGE], 'step_size': 0.1}}
     np.savez(tmp_path / 'a.npz', **arrays)
