@@ -237,6 +237,9 @@ def _nothing(place: Path) -> str:
 def _environment(folder: Path) -> dict[str, Any]:
     """What the last start of a run was made with; {} if that is not known."""
     try:
-        return results.read_json(folder / 'environment.json')
+        found = results.read_json(folder / 'environment.json')
     except InputError:
         return {}
+    if not isinstance(found.get('command'), list):
+        found.pop('command', None)
+    return found

@@ -213,6 +213,26 @@ def one_line(target, folder, *about):
             raise
 
 
+@pytest.mark.parametrize('name', ['config.json', 'environment.json', 'metrics.jsonl'])
+def test_no_kind_of_value_in_a_run_is_a_traceback(run, tmp_path, name):
+    _, _, config = run
+    whole = {
+        'config.json': config,
+        'environment.json': {'command': ['python', 'train.py'], 'jax': '1'},
+        'metrics.jsonl': {'step': 2, 'epoch': 1, 'train/loss': 0.5, 'validation/pgd_accuracy': 0.4},
+    }
+    for file, content in whole.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    every = [(path, kind) for path in inputs.paths(whole[name]) for kind in inputs.KINDS]
+    for path, kind in every[:: max(1, 40 * len(every) // TRIED)]:
+        (tmp_path / name).write_text(json.dumps(inputs.replaced(whole[name], path, kind)))
+        with one_line('kinds of values in a run', tmp_path, path, kind):
+            render.write([str(tmp_path)], str(tmp_path.parent / 'page'), gallery=0, figures='none')
+    (tmp_path / 'environment.json').write_text('{"command": null}')
+    with one_line('kinds of values in a run', tmp_path):
+        render.write([str(tmp_path)], str(tmp_path.parent / 'page'), gallery=0, figures='none')
+
+
 def test_pipes_in_the_folder_of_a_run(run, tmp_path):
     _, _, config = run
     write_json(tmp_path / 'config.json', config)
