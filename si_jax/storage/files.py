@@ -40,12 +40,15 @@ def check_regular(path: str | os.PathLike) -> Path:
     """The path of a file that may be opened: a pipe or a device might never end.
 
     Raises:
-        OSError: It cannot be found.
-        ValueError: It is no file.
+        OSError: It cannot be found, or is a folder.
+        ValueError: It is a pipe or a device.
     """
     path = Path(path)
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError('it is a folder, a pipe or a device, and no file')
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise ValueError('it is a pipe or a device, and no file')
     return path
 
 
@@ -54,8 +57,7 @@ def read_json(path: str | os.PathLike) -> Any:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no JSON that `parse_json` takes, too large, or no file but a folder, a pipe or a
-            device.
+        ValueError: It is no JSON that `parse_json` takes, too large, or no file but a pipe or a device.
     """
     path = check_regular(path)
     if (size := path.stat().st_size) > LARGEST_JSON:

@@ -97,7 +97,7 @@ def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
     """
     try:
         content = check_regular(path).read_bytes()
-    except ValueError as error:
+    except (IsADirectoryError, ValueError) as error:
         raise InputError(f'{path} cannot be read ({error}): restore it, or remove it') from error
     for text in content.splitlines():
         try:
