@@ -77,9 +77,10 @@ def cosine(outputs: Outputs) -> Array:
     The weights of class k are column k of the kernel [F, K] of the last layer. Blind to the scale of the
     logits, of the features and of each weight vector, and to the bias; gradients flow through both norms.
 
-    A norm counts as 1e-12 if it is smaller. So a zero vector has cosine 0, and no gradient is NaN: the
-    gradient at zero features is 1e12 W_k / |W_k|, which is finite (zero where W_k is zero too). Where ReLU
-    made the features zero, the layers before it receive no gradient.
+    A norm counts as 1e-12 if it is smaller. So a zero vector has cosine 0, and no gradient is NaN. The
+    gradient at zero features is 1e12 W_k / |W_k| (zero where W_k is zero too): finite, but not of moderate
+    size. A step along its sign or its direction is like any other; in a sum with other gradients it drowns
+    them. Where ReLU made the features zero, the layers before it receive no gradient.
 
     Source: eq. 17 of the paper.
 

@@ -69,7 +69,7 @@ def _read_file(
             f'{path}: images have shape {images.shape}, not (N, {", ".join(map(str, shape))}): '
             'store them as [N, height, width, channels]'
         )
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in 'iu':
         raise InputError(f'{path}: labels are {labels.dtype}, not integers: store class indices')
     if labels.shape != images.shape[:1] or not len(labels):
         raise InputError(

@@ -200,8 +200,9 @@ def check_alike(first: SavedResult, other: SavedResult) -> None:
 
     def check(what: str, x: Any, y: Any, remedy: str, shown: Callable[[Any], Any] = str) -> None:
         if x != y:
+            x, y = (text if text.isprintable() else repr(text) for text in (shown(x), shown(y)))
             raise InputError(
-                f'{first.path} and {other.path} cannot be compared, {what}: {shown(x)} and {shown(y)}; '
+                f'{first.path} and {other.path} cannot be compared, {what}: {x} and {y}; '
                 f'evaluate both {remedy}'
             )
 

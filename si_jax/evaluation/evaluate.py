@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax.evaluation import custom, gates, transfer
+from si_jax.evaluation import cosines, custom, gates, transfer
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import Kind, kind_of
@@ -18,7 +18,7 @@ from si_jax.evaluation.network import Network
 from si_jax.evaluation.pgd import Outcome, with_gradient
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import Result
-from si_jax.evaluation.state import Saved, alone, unsaved
+from si_jax.evaluation.state import Saved, alone, remember, unsaved
 from si_jax.evaluation.surrogate import calibrate
 from si_jax.evaluation.transfer import Transfer
 from si_jax.runtime import processes, profiling
@@ -153,6 +153,10 @@ def evaluate(
             if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
                 calibration = calibrate(network.clean_logits)
                 network = dataclasses.replace(network, scale=calibration['scale'])
+            if (si := network.si) is not None:
+                # Kept, so that an evaluation that goes on says the same to the last digit.
+                kept = remember('si', lambda: dict(si))
+                network = dataclasses.replace(network, si={name: float(kept[name]) for name in si})
             seconds = {'checks and clean images': time.perf_counter() - began}
             profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
             total, outcomes = sum(kind.cost(network.request) for kind in kinds) * len(network.images), {}
@@ -180,6 +184,7 @@ def _result(
     """What was found, with the warnings of the gates."""
     request, clean, dtype = network.request, network.clean, str(network.images.dtype)
     records = {name: outcome.record for name, outcome in outcomes.items()}
+    readers = [kind.name for kind in kinds if _reads_features(kind)]
     randomised, there = network.classifier.randomised, functools.partial(with_gradient, network)
     return Result(
         clean=clean,
@@ -190,10 +195,14 @@ def _result(
         seed=request.seed,
         precision={'search': request.precision or dtype, 'verification': dtype, 'matmul': 'highest'},
         dataset=network.about_data(),
-        warnings=gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
+        warnings=[
+            *gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
+            *cosines.warnings(network.si, len(clean), readers),
+        ],
         environment=environment(),
         timing=timing,
         calibration=calibration,
+        si=network.si,
         gradient_of=network.gradient_digest(),
         images={name: outcome.images for name, outcome in outcomes.items()} if request.keep else None,
     )
@@ -202,7 +211,7 @@ def _result(
 def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) -> tuple[Network, list[Kind]]:
     """The network with its clean logits, and the attacks in order: all of them fit for each other."""
     kinds = [kind_of(name, request) for name in request.names]
-    needs_features = any(part.facts and part.facts.reads_features for kind in kinds for part in kind.parts)
+    needs_features = any(map(_reads_features, kinds))
     given = classifier_of(classifier)
     if given.randomised:
         gates.check_draws(kinds, request.restarts)
@@ -220,6 +229,10 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     for name, source in request.sources.items():
         kinds.append(Transfer(name, transfer.prepare(name, source, network)))
     return network, kinds
+
+
+def _reads_features(kind: Kind) -> bool:
+    return any(part.facts is not None and part.facts.reads_features for part in kind.parts)
 
 
 def _dry_run(kind: Kind, network: Network) -> None:

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation import gates, packing
+from si_jax.evaluation import cosines, gates, packing
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.request import Request
@@ -53,6 +53,7 @@ class Network:
         why_no_features: Why features and kernel were not found, if they were looked for.
         clean_logits: [N, K], of the clean images, once they were classified.
         scale: The factor on the logits of calibrated attacks, once it was measured.
+        si: What `cosines.measure` found on the clean images, once it was asked for.
         programs: Compiled programs by what they depend on.
     """
 
@@ -66,6 +67,7 @@ class Network:
     why_no_features: str
     clean_logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     scale: float | None = None
+    si: dict[str, float] | None = None
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -187,14 +189,19 @@ class Network:
         keys: np.ndarray,
         on_share: Callable[[float], None] = lambda share: None,
     ) -> dict[str, np.ndarray]:
-        """Logits, and features @ kernel, by the program that decides."""
+        """Logits, features @ kernel and the norms of both, by the program that decides."""
 
         def classify(weights: Any, images: Array, keys: Array) -> dict[str, Array]:
             outputs = self.traced.apply(weights, images, self.verification_keys(keys))
-            products = jnp.zeros_like(outputs.logits)
-            if outputs.features is not None:
-                products = outputs.features @ outputs.kernel
-            return {'logits': outputs.logits, 'products': products}
+            logits, features, kernel = outputs
+            if features is None:
+                return {'logits': logits, 'products': jnp.zeros_like(logits)}
+            return {
+                'logits': logits,
+                'products': features @ kernel,
+                'feature_norms': cosines.norms(features, axis=1),
+                'weight_norms': jnp.broadcast_to(cosines.norms(kernel, axis=0), logits.shape),
+            }
 
         compiled = self.program('classify', lambda: compile_rows(classify, self.devices))
         return self.map(compiled, self.weights, (images, keys), on_share, smaller=True)
@@ -218,15 +225,16 @@ class Network:
             except InputError as error:
                 raise InputError(f'gradient_of: {error}') from error
         gates.check_compiled(clean['logits'][rows], probed.logits[: gates.PROBE])
+        si = None
         if explain:
             # Inverted images make the fit a test however few images there are.
             inverted = self._classify(1 - self.images[rows], keys[rows])
-            gates.check_explained(
-                *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
-            )
+            both = {name: np.concatenate([clean[name], inverted[name]]) for name in clean}
+            gates.check_explained(both['logits'], both['products'])
+            si = cosines.measure(**both, labels=self.labels)
         # Another machine's may be off by a rounding; all go by those of the first process.
         mine = {'logits': clean['logits']} if processes.is_first() else {}
-        return dataclasses.replace(self, clean_logits=processes.gather_arrays(mine)[0]['logits'])
+        return dataclasses.replace(self, clean_logits=processes.gather_arrays(mine)[0]['logits'], si=si)
 
     def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""

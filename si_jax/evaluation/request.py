@@ -186,7 +186,7 @@ def check_labels(labels: Any, count: int) -> np.ndarray:
         raise InputError(
             f'labels have shape {labels.shape}: they must be [{count}], one class for each image'
         )
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in 'iu':  # time spans count as integers to NumPy
         raise InputError(f'labels are {labels.dtype}: they must be integers from 0 to K - 1')
     return labels.astype(np.int64)
 
@@ -194,7 +194,7 @@ def check_labels(labels: Any, count: int) -> np.ndarray:
 def check_indices(indices: Any, count: int) -> np.ndarray:
     """The number of each image [N], which its random numbers come from: its position unless given."""
     indices = np.arange(count) if indices is None else np.asarray(indices)
-    if indices.shape != (count,) or not np.issubdtype(indices.dtype, np.integer):
+    if indices.shape != (count,) or indices.dtype.kind not in 'iu':
         raise InputError(f'indices are {indices.dtype} {indices.shape}: they must be integers [{count}]')
     if indices.min() < 0 or indices.max() >= 2**32:
         raise InputError(f'indices lie in [{indices.min()}, {indices.max()}]: they must be in [0, 2**32)')

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation import loading
+from si_jax.evaluation import cosines, loading
+from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult
 from si_jax.runtime.terminal import named, wrapped
 from si_jax.storage.files import write_atomic, write_json
@@ -103,6 +104,13 @@ class Result:
         model: Where the classifier came from, if known.
         calibration: `scale`, the factor on the logits of calibrated attacks, and `median_gap`, which it comes
             from; None if there were none.
+        si: What is known of cosines and logits on the clean images, where an attack read features; None where
+            none did. `agreement` is the share of images on which the largest cosine is of the same class as
+            the largest logit; `scaled_gap` 15 times the median gap between the two largest cosines;
+            `weight_norm_spread` the standard deviation of |W_k| over the classes, divided by their mean;
+            `bias_spread` that of b = logits - alpha z W, in logits; `logit_gap` the median gap between the
+            two largest logits, to compare it with; `mean_feature_norm` the mean of |z|; `mean_true_cosine`
+            that of the cosine of the true class.
         gradient_of: What is known of the classifier whose gradient the attacks took; None for its own.
         images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
             classifier, else of the first. None unless asked for.
@@ -121,6 +129,7 @@ class Result:
     timing: dict[str, Any]
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     calibration: dict[str, float] | None = None
+    si: dict[str, float] | None = None
     gradient_of: dict[str, Any] | None = None
     images: dict[str, np.ndarray] | None = None
 
@@ -193,6 +202,7 @@ class Result:
             'worst_case': {'accuracy': accuracy['worst_case'], 'ci95': ci95['worst_case']},
             **({} if gap is None else {'overestimation_gap': gap}),
             **({} if self.calibration is None else {'calibration': self.calibration}),
+            **({} if self.si is None else {'si': self.si}),
             **({} if self.gradient_of is None else {'gradient_of': self.gradient_of}),
             **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
@@ -281,6 +291,8 @@ class Result:
         if gap is not None:
             lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
         lines += wrapped('', ' '.join(screens))
+        if self.si is not None:
+            lines += wrapped('note: ', cosines.note(self.si, len(self.labels)))
         for warning in self.warnings:
             lines += wrapped('warning: ', warning)
         return '\n'.join(lines)
@@ -311,14 +323,6 @@ def check_output(path: str | os.PathLike) -> Path:
     if path.suffix != '.json':
         raise InputError(f'output {str(path)!r} does not end in .json: the flags go beside it as .npz')
     return path
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of the share count / total."""
-    from scipy import stats  # takes a second, which a resumed evaluation need not wait for
-
-    interval = stats.binomtest(count, total).proportion_ci(0.95, method='wilson')
-    return float(interval.low), float(interval.high)
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -1,8 +1,9 @@
 """An evaluation on disk, so that one that was interrupted goes on where it was.
 
 The folder holds one file for each finished unit of work (a run of an attack, or a part of the images in it)
-and says which evaluation they belong to. The evaluation is the same program after a restart: it asks for its
-units in the same order and gets the finished ones from the folder, so the result is identical.
+with its digest, and says which evaluation they belong to. The evaluation is the same program after a restart:
+it asks for its units in the same order and gets the finished ones from the folder, so the result is
+identical.
 """
 
 import contextlib
@@ -24,8 +25,11 @@ from si_jax.runtime.progress import part
 from si_jax.storage import lock, npz
 from si_jax.storage.files import read_json, write_atomic, write_json
 from si_jax.storage.lock import locked
+from si_jax.storage.trees import digest
 
 Arrays = dict[str, Any]  # NumPy arrays and numbers
+DIGEST = 'digest'  # of a unit, among its arrays
+CLEAN = 'clean'  # the unit by which the model is known again
 
 
 class Work(NamedTuple):
@@ -92,10 +96,12 @@ class Saved:
 
     Raises:
         InputError: The folder holds the units of another evaluation; the message names the differences.
+            Later, as one is asked for: a unit is whole, but not what this evaluation wrote.
     """
 
     def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
         self._folder = place = None if folder is None else Path(folder)
+        self._identity = json.dumps(identity, sort_keys=True)
         self._tokens: list[Any] = []
         if place is not None:
             processes.from_first(lambda: self._open(place, identity, logits))
@@ -112,7 +118,7 @@ class Saved:
                     f'{str(folder)!r} is no state of an evaluation: give another place'
                 ) from None
             folder.mkdir(parents=True, exist_ok=True)
-            self._write('clean', {'logits': logits})
+            self._write(CLEAN, {'logits': logits})
             write_json(path, identity)
             return
         except ValueError as error:
@@ -124,7 +130,7 @@ class Saved:
             if before.get(name) != identity.get(name)
         ]
         if not differences:
-            there = self._read('clean')
+            there = self._read(CLEAN)
             if there is None or there['logits'].shape != logits.shape:
                 differences = ['the logits of the clean images cannot be compared']
             elif difference := disagreement(logits, there['logits']):
@@ -145,15 +151,32 @@ class Saved:
     def _read(self, unit: str) -> Arrays | None:
         if self._folder is None:
             return None
+        path = self._folder / f'{unit}.npz'
         try:
-            return npz.read(self._folder / f'{unit}.npz')
+            arrays = npz.read(path)
         except (FileNotFoundError, npz.ArchiveError):
             return None  # not there yet, or damaged: it is computed again
+        if str(arrays.pop(DIGEST, '')) != self._digest(unit, arrays):
+            remedy = f'Remove {str(self._folder)!r} to begin anew'
+            if unit != CLEAN:
+                remedy = 'Remove that file to have this part computed again'
+            raise InputError(
+                f'{path} is not what this evaluation wrote there: its digest is missing, as in older '
+                f'versions, or is that of other arrays, another part or another evaluation. {remedy}'
+            )
+        return arrays
+
+    def _digest(self, unit: str, arrays: Arrays) -> str:
+        """Of what a unit holds, and of the evaluation and the unit that it is of. It tells no intention."""
+        names = sorted(arrays)
+        return digest(*(arrays[name] for name in names), np.array(json.dumps([self._identity, unit, names])))
 
     def _write(self, unit: str, arrays: Arrays) -> None:
         if self._folder is not None:
             content = io.BytesIO()
-            np.savez(content, **arrays)
+            # As NumPy reads them back: 0-dimensional numbers become arrays.
+            arrays = {name: np.asarray(array) for name, array in arrays.items()}
+            np.savez(content, **arrays | {DIGEST: np.array(self._digest(unit, arrays))})
             try:
                 write_atomic(self._folder / f'{unit}.npz', content.getvalue())
             except OSError as error:
@@ -189,11 +212,14 @@ def remember_all(work: Sequence[Work]) -> list[Arrays]:
     saved, found = _current.get(), []
     for first in range(0, len(work), processes.count()):
         some = work[first : first + processes.count()]
-        kept = {unit.name: saved._read(unit.name) for unit in some} if processes.is_first() else {}
-        missing = processes.from_first(
-            lambda kept=kept: [name for name, arrays in kept.items() if arrays is None]  # type: ignore[misc]
-        )
-        given = {name: arrays for name, arrays in kept.items() if arrays is not None}
+        given: dict[str, Arrays] = {}
+
+        def look(some: Sequence[Work] = some, given: dict[str, Arrays] = given) -> list[str]:
+            found = {unit.name: saved._read(unit.name) for unit in some}
+            given |= {name: arrays for name, arrays in found.items() if arrays is not None}
+            return [name for name, arrays in found.items() if arrays is None]
+
+        missing = processes.from_first(look)
         # The units of a round take about as long as each other: this process's stands for all.
         costs = [unit.cost for unit in some if unit.cost is not None]
         with part(sum(costs)) if costs else contextlib.nullcontext(), processes.all_or_none():

@@ -206,10 +206,10 @@ def _usable(run: Run, problems: list[str]) -> Run | None:
         {name: value for name, value in line.items() if isinstance(value, kinds.get(name, int | float))}
         for line in run.lines
     ]
-    run = run._replace(config=completed(run.config), lines=lines)
     try:
+        run = run._replace(config=completed(run.config), lines=lines)
         _ = run.unfinished, run.collapsed  # what is asked of the config beside its fields
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         problems.append(f'{run.path / "config.json"} is damaged ({error}): train again to have its run shown')
         return None
     return run
@@ -239,6 +239,9 @@ def _nothing(place: Path) -> str:
 def _environment(folder: Path) -> dict[str, Any]:
     """What the last start of a run was made with; {} if that is not known."""
     try:
-        return results.read_json(folder / 'environment.json')
+        found = results.read_json(folder / 'environment.json')
     except InputError:
         return {}
+    if not isinstance(found.get('command'), list):
+        found.pop('command', None)
+    return found

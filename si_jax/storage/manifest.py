@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from si_jax.storage.files import write_atomic
+from si_jax.storage.files import check_regular, parse_json, write_atomic
 
 NAME = 'manifest.json'
 FORMAT = 1
@@ -41,10 +41,10 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder, None when there is none, or not byte for byte what was written."""
     try:
-        written = (folder / NAME).read_bytes()
-        content = json.loads(written)['manifest']
+        written = check_regular(folder / NAME).read_bytes()
+        content = parse_json(written)['manifest']
         return content if _serialise(content) == written and _is_one(content) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 

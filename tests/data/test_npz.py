@@ -59,6 +59,7 @@ BAD = {
     ),
     'channels first': ({'images': np.zeros((3, 3, 32, 32), np.uint8)}, r'not \(N, 32, 32, 3\)'),
     'flat images': ({'images': np.zeros((3, 3072), np.uint8)}, r'shape \(3, 3072\)'),
+    'time spans': ({'labels': np.zeros(3, 'm8[s]')}, r'labels are timedelta64\[s\], not integers'),
     'float labels': ({'labels': np.zeros(3)}, 'labels are float64, not integers'),
     'one-hot labels': ({'labels': np.eye(10, dtype=np.uint8)[:3]}, r'labels have shape \(3, 10\)'),
     'too few labels': (

@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 from si_jax import InputError, evaluate
 from si_jax.evaluation import network
 from si_jax.evaluation.request import images_at_once
-from si_jax.evaluation.state import Saved, alone
+from si_jax.evaluation.state import Saved, alone, remember
 from si_jax.storage import lock
 from si_jax.storage.trees import digest
 from tests.helpers.problems import images_and_labels, net
@@ -88,6 +88,43 @@ def test_a_damaged_unit_is_computed_again(tmp_path):
     units[0].write_bytes(content)
     units[1].write_bytes(units[1].read_bytes()[:50])
     same(run(state), whole)
+
+
+UNITS = {'a': {'correct': np.array([True, True]), 'largest': np.float64(0.5)}, 'b': {'correct': np.zeros(2)}}
+
+
+@pytest.mark.parametrize('kind', ['other arrays', 'inverted', 'swapped', 'older', 'of another evaluation'])
+def test_a_whole_unit_that_this_evaluation_did_not_write_is_refused_and_named(kind, tmp_path):
+    state, logits = tmp_path / 'state', np.zeros((2, 2))
+
+    def asked(folder=state, seed=0):
+        with Saved(folder, {'seed': seed}, logits):
+            return {name: remember(name, lambda name=name: UNITS[name]) for name in UNITS}
+
+    asked()
+    held = dict(np.load(state / 'a.npz'))
+    if kind == 'other arrays':
+        np.savez(state / 'a.npz', others=np.zeros(3))
+    elif kind == 'inverted':
+        np.savez(state / 'a.npz', **held | {'correct': ~held['correct']})
+    elif kind == 'swapped':
+        (state / 'b.npz').rename(state / 'a.npz')
+    elif kind == 'older':
+        np.savez(state / 'a.npz', **UNITS['a'])
+    else:
+        asked(tmp_path / 'other', seed=1)
+        (tmp_path / 'other' / 'a.npz').rename(state / 'a.npz')
+    with pytest.raises(InputError, match=r'a\.npz is not what this evaluation wrote.* Remove that file'):
+        asked()
+    (state / 'a.npz').unlink()  # the remedy
+    assert asked()['a']['correct'].tolist() == [True, True]
+
+
+def test_the_clean_logits_of_a_state_have_a_digest_too(tmp_path):
+    Saved(tmp_path / 'state', {'seed': 0}, np.zeros((2, 2)))
+    np.savez(tmp_path / 'state' / 'clean.npz', logits=np.zeros((2, 2)))
+    with pytest.raises(InputError, match=r"clean\.npz is not what .* Remove '.*state' to begin anew"):
+        Saved(tmp_path / 'state', {'seed': 0}, np.zeros((2, 2)))
 
 
 def test_a_full_disk_leaves_what_is_finished_and_says_so(tmp_path, monkeypatch, no_room):
