@@ -13,7 +13,7 @@ from si_jax.storage.trees import differences
 from si_jax.training import schedules
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.recipes import completed, plain
-from si_jax.training.setup import Setup, data_facts
+from si_jax.training.setup import Setup
 from si_jax.training.workdir import AFTER_DIVERGENCE, Workdir, divergence, refused
 
 
@@ -29,19 +29,21 @@ class Start(NamedTuple):
     back: bool = False
 
 
-def find_start(ready: Setup, place: Workdir, checkpoints: Checkpoints) -> Start:
+def find_start(
+    ready: Setup, place: Workdir, checkpoints: Checkpoints, data: Mapping[str, Mapping[str, Any]]
+) -> Start:
     """Compares all checkpoints with the command, and says from which the run goes on.
 
     After a divergence the same command goes on at the step that was not finite, and shows it again. One with
     another rate, clipping or precision goes back to the checkpoint before that: the state there would give
-    the same loss.
+    the same loss. `data` is what `data_facts` says of the data of the command.
 
     Raises:
         InputError: A checkpoint is of another config or of other data, or the run has begun more epochs than
             the command asks for.
     """
     found, config = checkpoints.metadata(), completed(plain(ready.config))
-    diverged, data = divergence(place.history), data_facts(ready)
+    diverged = divergence(place.history)
     for step, metadata in found.items():
         folder = checkpoints.directory / str(step)
         other = f'checkpoint {folder} is of another run than this command'

@@ -102,7 +102,11 @@ class Run:
             'data': self.data,
         }
         saved = _saved(self.state, devices.join_rows(self.carry), self.kept)
-        self.checkpoints.save(self.step, saved, metadata=metadata, metric=accuracy)
+        try:
+            self.checkpoints.save(self.step, saved, metadata=metadata, metric=accuracy)
+        except OSError:
+            self.place.check()  # its reason, if the workdir went while it was written
+            raise
         self.last_save = time.monotonic()
         watchdog.at_checkpoint(self.step)
 
@@ -131,7 +135,9 @@ def begin(ready: Setup, place: Workdir) -> Run:
     state, carry = initial_state(ready), initial_carry(ready)
     run = Run(ready, place, checkpoints, state, carry, kept=weights(state) if config.overfitting.drop else ())
     run.data, run.history = data_facts(ready), place.history
-    start = resume.Start(*processes.from_first(lambda: resume.find_start(ready, place, checkpoints)))
+    start = resume.Start(
+        *processes.from_first(lambda: resume.find_start(ready, place, checkpoints, run.data))
+    )
     if start.which is not None:
         restored = checkpoints.restore(start.which, like=_saved(state, carry, run.kept))
         run.carry, run.kept = restored.state.pop('carry'), restored.state.pop('kept')

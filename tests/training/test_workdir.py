@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,3 +191,26 @@ def test_the_lock_is_free_again_after_an_error(tmp_path):
             open_workdir(tmp_path, CONFIG),
         ):
             pass
+
+
+@pytest.mark.parametrize('gone', ['deleted', 'replaced', 'lock deleted', 'lock replaced'])
+def test_a_workdir_that_went_is_not_written_into(tmp_path, gone):
+    path = tmp_path / 'run'
+    with open_workdir(path, CONFIG) as workdir:
+        workdir.check()
+        if gone.startswith('lock'):
+            (path / '.lock').unlink()
+        else:
+            path.rename(tmp_path / 'away')
+        if gone == 'replaced':
+            shutil.copytree(tmp_path / 'away', path)
+        if gone == 'lock replaced':
+            (path / '.lock').touch()
+        for write in (workdir.check, lambda: workdir.record(CONFIG, [])):
+            with pytest.raises(OSError, match=f'workdir {path} was deleted, moved or replaced'):
+                write()
+        assert not (path / 'config.json').exists()
+        if not gone.startswith('lock'):
+            shutil.rmtree(path, ignore_errors=True)
+            (tmp_path / 'away').rename(path)
+            workdir.check()
