@@ -23,10 +23,14 @@ class Start(NamedTuple):
     Attributes:
         which: What `Checkpoints.restore` takes: 'last', or a step; None for the beginning.
         back: Whether it lies before a divergence, and what was saved there is to be removed.
+        event: What the command changes, for the history, where the run goes back to its beginning; else {}.
+        words: The same in words.
     """
 
     which: str | int | None
     back: bool = False
+    event: Mapping[str, Any] = {}
+    words: str = ''
 
 
 def find_start(
@@ -68,8 +72,15 @@ def find_start(
         )
     changes = _changes(found[last], ready)
     if diverged and diverged['step'] == last and any(_after_divergence(name) for name in changes):
-        before = [step for step in found if step < diverged['before']]
-        return Start(max(before) if before else None, back=True)
+        if before := [step for step in found if step < diverged['before']]:
+            return Start(max(before), True)
+        try:
+            return Start(None, True, *change(found[last], ready, 0))
+        except ValueError as error:
+            raise InputError(
+                f'checkpoint {last} in {place.path} was not written by this program ({error}): give another '
+                '--workdir'
+            ) from error
     return Start('last')
 
 

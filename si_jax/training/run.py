@@ -138,6 +138,7 @@ def begin(ready: Setup, place: Workdir) -> Run:
     start = resume.Start(
         *processes.from_first(lambda: resume.find_start(ready, place, checkpoints, run.data))
     )
+    words = ''
     if start.which is not None:
         restored = checkpoints.restore(start.which, like=_saved(state, carry, run.kept))
         run.carry, run.kept = restored.state.pop('carry'), restored.state.pop('kept')
@@ -146,13 +147,16 @@ def begin(ready: Setup, place: Workdir) -> Run:
         run.step = run.began_at = restored.step
         processes.say(f'resuming {place.path} at step {restored.step}')
         watchdog.at_checkpoint(run.step)
-        if words:
-            processes.say(f'changed from step {run.step} on: {words}')
         if 'data' not in restored.metadata:
             processes.say(
                 f'note: the checkpoint of step {run.step} is of a version that did not write down its data, '
                 'so they could not be compared with those of this command; the next one has them'
             )
+    elif start.event:
+        words = start.words
+        run.history = [one for one in run.history if 'diverged' in one] + [dict(start.event)]
+    if words:
+        processes.say(f'changed from step {run.step} on: {words}')
     if start.back:
         run.went_back = True
         if processes.is_first():

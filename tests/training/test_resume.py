@@ -228,11 +228,16 @@ def test_after_a_divergence_rate_and_clipping_may_change_and_are_written_down(tm
     changed = high | {'schedule.peak': 0.01, 'optimiser.clip_norm': 1.0}
     state = run(config(folder, **changed), str(place))
     assert int(state.step) == 8 and Checkpoints(place / 'checkpoints').latest_step == 8
-    assert 'going back before the divergence, to step 0' in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert 'going back before the divergence, to step 0' in said
+    assert 'schedule.peak 1e+20 -> 0.01; the rate goes from 1e+20 to 0.01' in said
     assert [line['step'] for line in read_metrics(place / 'metrics.jsonl')] == [4, 8]
     assert json.loads((place / 'config.json').read_text())['optimiser']['clip_norm'] == 1.0
     history = json.loads((place / 'history.json').read_text())
     assert history[0]['step'] == step and 'gradient_norm' in history[0]['diverged']
+    assert history[1:] == [
+        {'step': 0, 'changed': {'optimiser.clip_norm': [0.0, 1.0], 'schedule.peak': [1e20, 0.01]}}
+    ]
     # It has gone on since: the rate is fixed again.
     with pytest.raises(InputError, match=r'schedule.peak: .* -> 0.5'):
         run(config(folder, **changed | {'schedule.peak': 0.5}), str(place))
