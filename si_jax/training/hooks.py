@@ -76,6 +76,22 @@ class Preemption(Hook):
         run.stopping |= self.barrier.final_stop(self.guard.stop_requested)
 
 
+class Record(Hook):
+    """Writes config and history once the first step is taken; looks before each line whose the workdir is."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def after_step(self, run: Run) -> None:
+        if not self.done:
+            jax.block_until_ready(run.metrics)
+            run.record()
+            self.done = True
+
+    def after_epoch(self, run: Run) -> None:
+        run.place.check()
+
+
 class Metrics(Hook):
     """Fetches the metrics of the steps now and then, adds them up, and ends the run if one was not finite."""
 
@@ -130,13 +146,21 @@ def _diverged(run: Run, bad_step: int) -> DivergedError:
     terms = {name: float(value) for name, value in jax.device_get(run.state.bad_terms).items()}
     run.state = run.state._replace(bad_step=devices.replicate(jnp.int32(-1)))
     run.save(run.epoch)
+    run.record_divergence(bad_step, terms)
+    config = run.ready.config
+    remedies = [f'a lower --config.schedule.peak than {config.schedule.peak:g}']
+    clip = config.optimiser.clip_norm
+    remedies.append(f'--config.optimiser.clip_norm={min(1.0, clip / 2) if clip else 1.0:g}')
+    if config.model.dtype != 'float32':
+        remedies.append('--config.model.dtype=float32')
     finite = np.isfinite([terms['loss'], terms['gradient_norm']]).all()
     what = 'the update of' if finite else ''
     return DivergedError(
         f'{what} step {bad_step} (epoch {run.epoch + 1}) is not finite: '.lstrip()
         + ', '.join(f'{name}={value:g}' for name, value in terms.items())
-        + '. The state before it is saved. Try a lower --config.schedule.peak, '
-        '--config.optimiser.clip_norm=1.0 or --config.model.dtype=float32, and look at the data.'
+        + '. The state before it is saved. Look at the data, or give the same command with '
+        f'--workdir={run.place.path} and {" or ".join(remedies)}: it goes on from the checkpoint before that '
+        'state, or from the beginning where there is none, and history.json holds the change.'
     )
 
 
@@ -242,7 +266,7 @@ def hooks_of(run: Run, guard: InterruptGuard, profile: profiling.Profile | None)
     ready, config = run.ready, run.ready.config
     preemption = Preemption(guard)
     hooks: list[Hook] = [Profile(profile)] if profile else []
-    hooks += [preemption, Metrics(run), Speed()]
+    hooks += [Record(), preemption, Metrics(run), Speed()]
     common = {'threat': ready.threat, 'seed': config.seed}
     if config.overfitting.drop:
         fall = OverfittingGuard(ready.model, ready.train, drop=config.overfitting.drop, **common)

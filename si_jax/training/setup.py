@@ -1,7 +1,8 @@
 """What a run is made of: a config checked field by field, its data, and the programs that it compiles."""
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
 from si_jax.runtime import processes
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, place_rows
+from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 from si_jax.training import free as free  # registers its step
 from si_jax.training import schedules
@@ -77,7 +79,40 @@ def setup(config: ConfigDict) -> Setup:
         train = train._replace(
             images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
         )
-    return assembled(config, defense, train, validation)
+    ready = assembled(config, defense, train, validation)
+    for doubt in filter(None, (_copies(train, validation), _not_seen(ready))):
+        if processes.is_first():
+            warnings.warn(doubt, stacklevel=2)
+    return ready
+
+
+def _copies(train: Dataset, validation: Dataset) -> str:
+    """A warning where held-out images are trained on, pixel for pixel; '' where none is."""
+    held_out = {image.tobytes() for image in validation.images}
+    known = held_out.intersection(image.tobytes() for image in train.images)
+    count = sum(image.tobytes() in known for image in validation.images)
+    if not count:
+        return ''
+    return (
+        f'{count} of {len(validation.labels)} held-out images are also trained on, pixel for pixel, so '
+        f'held-out accuracies are too high. Remove the copies from the training data ({_listed(train.files)})'
+    )
+
+
+def _not_seen(ready: Setup) -> str:
+    """A warning where the last pass over the data is cut short, as replays count as epochs; else ''."""
+    config, replays, count = ready.config, ready.defense.replays, len(ready.train.labels)
+    passes, rest = divmod(config.epochs, replays)
+    _, last = batch_of_step(ready, config.epochs * ready.steps_per_epoch - 1)
+    left = count - (last + 1) * config.batch_size
+    if not rest or left <= 0:
+        return ''
+    missed = 'are never seen' if not passes else f'are seen {passes} times, the others {passes + 1}'
+    whole = ' or '.join(f'--config.epochs={replays * number}' for number in (passes, passes + 1) if number)
+    return (
+        f'epochs={config.epochs} is no multiple of the {replays} replays of each batch, which count as '
+        f'epochs: {left} of {count} training images {missed}. Give {whole}'
+    )
 
 
 def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: Dataset) -> Setup:
@@ -103,14 +138,31 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
 
 
 def plan(ready: Setup) -> str:
-    """What a run is spread over, in a line."""
+    """What a run reads, and what it is spread over, in a line each."""
     size, devices = ready.config.batch_size, jax.device_count()
-    return (
+    return f'data: {_listed(ready.train.files)}\n' + (
         f'processes: {processes.count()}, devices of each: {jax.local_device_count()} '
         f'({jax.devices()[0].device_kind}), batch: {size}, images a device: {size // devices}, '
         f'steps an epoch: {ready.steps_per_epoch}, epochs: {ready.config.epochs}, '
         f'images: {len(ready.train.labels)}, held out: {len(ready.validation.labels)}'
     )
+
+
+def data_facts(ready: Setup) -> dict[str, dict[str, Any]]:
+    """What a run depends on beside its config: of each set its count, digest and files, in JSON's types."""
+    sets = {'training data': ready.train, 'held-out data': ready.validation}
+    return {
+        name: {
+            'images': len(part.labels),
+            'digest': digest(part.images, part.labels),
+            'files': list(part.files),
+        }
+        for name, part in sets.items()
+    }
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ', '.join(files) or 'of no file'
 
 
 def compile_train_step(ready: Setup) -> Any:

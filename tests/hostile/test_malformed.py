@@ -313,7 +313,8 @@ def test_configs_and_metrics_of_a_run(run, draws):
         load.load_model(folder)
     with refused('config.json and metrics read by report.py', folder):
         results.scan(folder)
-    with refused('config.json on a resume', folder), workdir.open_workdir(folder, config):
+    with refused('config.json on a resume', folder), workdir.open_workdir(folder, config) as place:
+        place.record(config, [])
         (folder / 'config.json').write_bytes(text)
         (folder / 'environment.json').unlink()
     lines = inputs.changed_bytes(draws.draw, b'{"step": 2, "epoch": 1, "train/loss": 0.5}\n' * 2)
