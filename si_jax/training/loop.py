@@ -25,6 +25,7 @@ from si_jax.runtime.terminal import stopped
 from si_jax.storage.trees import digest
 from si_jax.training.hooks import DivergedError as DivergedError
 from si_jax.training.hooks import Hook, hooks_of
+from si_jax.training.log import next_command
 from si_jax.training.run import Run, begin
 from si_jax.training.setup import Setup, batch_of_step, batches_of_pass, compile_train_step, setup
 from si_jax.training.state import TrainState
@@ -72,6 +73,7 @@ def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainSt
             finished = _train(under_way, hooks)
         if not finished:
             raise stopped(guard.name or 'SIGTERM', f'saved at step {under_way.step}')
+        processes.say(next_command(workdir))
         return under_way.state
 
 
@@ -83,15 +85,11 @@ def _train(run: Run, hooks: list[Hook]) -> bool:
     key = devices.replicate(jax.random.key(ready.config.seed))
     while (epoch := run.step // ready.steps_per_epoch) < ready.config.epochs:
         if run.watched.stopped_at:
-            processes.say(
-                f'catastrophic overfitting in epoch {run.watched.stopped_at}: the run ends with the '
-                'weights of the epoch before'
-            )
+            processes.say(run.watched.why())
             break
         run.epoch = epoch
-        pass_, first = batch_of_step(ready, epoch * ready.steps_per_epoch)
-        rows, indices, mask = batches_of_pass(ready, pass_)
-        run.first_batch = indices[first][mask[first]]
+        pass_, _ = batch_of_step(ready, epoch * ready.steps_per_epoch)
+        rows, _, mask = batches_of_pass(ready, pass_)
         real = mask.sum(axis=1)
         for step in range(run.step, (epoch + 1) * ready.steps_per_epoch):
             run.images = int(real[batch_of_step(ready, step)[1]])
