@@ -81,6 +81,7 @@ class Preemption(Hook):
 class Metrics(Hook):
     """Fetches the metrics of the steps now and then, adds them up, and ends the run if one was not finite."""
 
+    ENOUGH = 1.0  # seconds of steps from which the time of a run is told
     SLOW = 10  # seconds after which a single process looks at its steps, however few, to tell the time left
 
     def __init__(self, run: Run):
@@ -127,7 +128,7 @@ class Metrics(Hook):
         """Says once how long the run will take, as soon as steps were made that did not compile."""
         self.pace.update(steps)
         left = self.total - run.step
-        if self.pace.rate and left and not self.told and processes.is_first():
+        if self.pace.seconds > self.ENOUGH and left and not self.told and processes.is_first():
             tqdm.write(log.expected(left / self.pace.rate, left), file=sys.stdout)
             self.told = True
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from si_jax.training.overfitting import COLLAPSE, least_fall
 
 Line = dict[str, Any]
+LASTING = 3  # held-out figures in a row that are below the best: with a high rate one alone may be
 PGD, CALIBRATED = 'validation/pgd_accuracy', 'validation/calibrated_pgd_accuracy'
 
 
@@ -52,8 +53,8 @@ def _one_class(lines: Sequence[Line], about: About) -> str:
     return (
         f'after epoch {line["epoch"]} each of the {about.held_out} held-out images gets class '
         f'{line["validation/most_predicted_class"]:.0f}, so the accuracies are the share of that class: '
-        'the network has learned nothing, or has lost it. In a new --workdir try a lower '
-        f'--config.schedule.peak (now {about.peak:g}) or --config.optimiser.clip_norm=1.0'
+        'the network has learned nothing yet, or has lost it. If it stays so, try a lower '
+        f'--config.schedule.peak (now {about.peak:g}) in a new --workdir'
     )
 
 
@@ -88,10 +89,12 @@ def _gap(lines: Sequence[Line], about: About) -> str:
     line, best = lines[-1], _best(lines, CALIBRATED)
     if best is None or not _overtrained(best, line):
         return ''
-    if line[CALIBRATED] <= best[CALIBRATED] / 2:  # `_collapse` names that
-        return ''
-    if least_fall(best[CALIBRATED], line[CALIBRATED], about.held_out) <= 0:
-        return ''
+    since = [
+        one[CALIBRATED] for one in lines if one['epoch'] > best['epoch'] and one.get(CALIBRATED) is not None
+    ]
+    sure = [least_fall(best[CALIBRATED], accuracy, about.held_out) > 0 for accuracy in since[-LASTING:]]
+    if len(sure) < LASTING or not all(sure) or line[CALIBRATED] <= best[CALIBRATED] / 2:
+        return ''  # a short dip, or what `_collapse` names
     ends = '; in a new --workdir, --config.patience=10 ends a run that is past its best'
     return (
         f'{_fall(best, line, CALIBRATED, "calibrated PGD", about)}: robust overfitting. evaluate.py takes '
