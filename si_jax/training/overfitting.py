@@ -67,16 +67,12 @@ class Watched(NamedTuple):
 
 def collapse(before: Watched, after: Watched) -> str:
     """What the guard saw, with counts."""
-    assert before.accuracy is not None and after.accuracy is not None and after.images is not None
-    trained = ''
-    if before.trained is not None and after.trained is not None:
-        trained = (
-            f', while training accuracy went from {100 * before.trained:.1f}% to {100 * after.trained:.1f}%'
-        )
+    assert after.accuracy is not None and after.images is not None
+    since = '' if before.accuracy is None else f', {round(before.accuracy * after.images)} an epoch before'
+    trained = '' if after.trained is None else f', while training accuracy is {100 * after.trained:.1f}%'
     return (
-        f'PGD-5 leaves {round(after.accuracy * after.images)} of {after.images} held-out images right, '
-        f'{round(before.accuracy * after.images)} an epoch before{trained}. The held-out figures of these '
-        'weights are in metrics.jsonl as collapsed/*'
+        f'PGD-5 leaves {round(after.accuracy * after.images)} of {after.images} held-out images right{since}'
+        f'{trained}. The held-out figures of these weights are in metrics.jsonl as collapsed/*'
     )
 
 
@@ -90,12 +86,22 @@ def least_fall(before: float, after: float, images: int) -> float:
     return float(before - after - np.hypot(before - low, high - after))
 
 
+def blind(trained: float, accuracy: float, images: int) -> bool:
+    """Whether most training images withstand the training attack, and next to no held-out one withstands PGD.
+
+    The accuracies are of the training images under the training attack, and of so many held-out images under
+    PGD. Such training has learned to see the one step of its attack.
+    """
+    return trained > 0.5 and wilson(round(accuracy * images), images)[1] < trained / 5
+
+
 class OverfittingGuard:
     """PGD-5 on held-out images after each epoch.
 
     The run is to end where their accuracy fell by more than `drop` in (0, 1) from one epoch to the next, with
     95 % confidence, while training went on well: the accuracy of the training images under the training
     attack did not fall, and is ahead of it. Without the latter it is training that stumbles, not overfitting.
+    It also ends where training is `blind`, as it may be from the start.
     """
 
     def __init__(self, model: nn.Module, held_out: Dataset, *, threat: Threat, drop: float, seed: int):
@@ -124,9 +130,11 @@ class OverfittingGuard:
         return now._replace(stopped_at=epoch, reason=COLLAPSE) if self._collapsed(before, now) else now
 
     def _collapsed(self, before: Watched, now: Watched) -> bool:
+        assert now.accuracy is not None and now.images is not None
+        if now.trained is not None and blind(now.trained, now.accuracy, now.images):
+            return True
         if before.accuracy is None or before.images != now.images:
             return False
-        assert now.accuracy is not None and now.images is not None
         if least_fall(before.accuracy, now.accuracy, now.images) <= self._drop:
             return False
         if now.trained is None or before.trained is None:

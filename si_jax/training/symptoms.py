@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from si_jax.training.overfitting import COLLAPSE, least_fall
+from si_jax.training.overfitting import COLLAPSE, blind, least_fall
 
 Line = dict[str, Any]
 LASTING = 3  # held-out figures in a row that are below the best: with a high rate one alone may be
@@ -74,14 +74,25 @@ def _loss_stays(lines: Sequence[Line], about: About) -> str:
 
 def _collapse(lines: Sequence[Line], about: About) -> str:
     line, best = lines[-1], _best(lines, PGD)
-    if best is None or not _overtrained(best, line):
-        return ''
-    if line[PGD] > best[PGD] / 2 or least_fall(best[PGD], line[PGD], about.held_out) < 0.1:
+    trained = line.get('train/adv_accuracy')
+    if (
+        best is not None
+        and _overtrained(best, line)
+        and line[PGD] <= best[PGD] / 2
+        and least_fall(best[PGD], line[PGD], about.held_out) >= 0.1
+    ):
+        what = _fall(best, line, PGD, 'PGD', about)
+    elif line.get(PGD) is not None and trained is not None and blind(trained, line[PGD], about.held_out):
+        what = (
+            f'PGD leaves {round(line[PGD] * about.held_out)} of {about.held_out} held-out images right after '
+            f'epoch {line["epoch"]}, while accuracy under the training attack is {100 * trained:.1f}%'
+        )
+    else:
         return ''
     return (
-        f'{_fall(best, line, PGD, "PGD", about)}: {COLLAPSE}. evaluate.py takes the best checkpoint. In a '
-        'new --workdir, --config.overfitting.drop=0.2 ends such a run with the weights before; an attack of '
-        'several steps (--config.attack.steps=10) or a smaller --config.attack.step_size avoids it'
+        f'{what}: {COLLAPSE}. evaluate.py takes the best checkpoint. In a new --workdir, '
+        '--config.overfitting.drop=0.2 ends such a run with the weights before; an attack of several steps '
+        '(--config.attack.steps=10) or a smaller --config.attack.step_size avoids it'
     )
 
 

@@ -62,6 +62,9 @@ def test_a_collapse_while_training_accuracy_rises():
     assert 'leaves 4 of 200 held-out images right after epoch 4, and 120 after epoch 3' in text
     assert 'from 50.0% to 80.0%' in text and '--config.overfitting.drop=0.2' in text
     assert not any(run_of(pgd=[0.1, 0.4, 0.6, 0.02], trained=[0.1, 0.3, 0.5, 0.1]))  # training fell too
+    blind = run_of(pgd=[0.0, 0.0, 0.0], trained=[0.3, 0.6, 0.7])  # there was nothing to fall from
+    assert [list(found) for found in blind] == [[], ['catastrophic overfitting'], []]
+    assert 'leaves 0 of 200 held-out' in blind[1]['catastrophic overfitting']
     few = ABOUT._replace(held_out=8)
     assert not any(run_of(pgd=[0.1, 0.4, 0.25], trained=[0.1, 0.3, 0.5], about=few))
 
