@@ -196,16 +196,17 @@ class Overfitting(Hook):
         self.guard, self.held_out = guard, held_out
 
     def after_epoch(self, run: Run) -> None:
-        before, weights_now, trained = run.watched, weights(run.state), run.figures.get('train/adv_accuracy')
-        run.watched = self.guard(*weights_now.values(), before, epoch=run.epoch + 1, trained=trained)
+        before, params, stats = run.watched, run.state.params, run.state.batch_stats
+        trained = run.figures.get('train/adv_accuracy')
+        run.watched = self.guard(params, stats, before, epoch=run.epoch + 1, trained=trained)
         run.figures |= {'pgd5_accuracy': run.watched.accuracy, 'pgd5_images': run.watched.images}
         if run.watched.stopped_at:
-            figures = self.held_out(*weights_now.values())
+            figures = self.held_out(params, stats)
             run.figures |= {f'collapsed/{name}': value for name, value in figures.items()}
             processes.say(collapse(before, run.watched))
             run.state = run.state._replace(**devices.replicate(run.kept))
         else:
-            run.kept = jax.device_get(weights_now)
+            run.kept = jax.device_get(weights(run.state))
 
 
 class Validation(Hook):

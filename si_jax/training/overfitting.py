@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from si_jax import data
@@ -110,7 +111,7 @@ class OverfittingGuard:
         count = len(held_out.labels)
         key = jax.random.key(seed)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(count))
-        images = np.asarray(data.to_unit(held_out.images, held_out.scale, np.float32))
+        images = np.asarray(data.to_unit(jnp.asarray(held_out.images), held_out.scale, np.float32))
         self._rows = images, held_out.labels, keys
         most, here = -(-count // processes.count()), jax.local_device_count()
         self._chunk = here * -(-min(most, 64 * here) // here)
