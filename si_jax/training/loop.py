@@ -26,6 +26,7 @@ from si_jax.runtime.signals import InterruptGuard
 from si_jax.runtime.terminal import stopped
 from si_jax.training.hooks import DivergedError as DivergedError
 from si_jax.training.hooks import Hook, hooks_of
+from si_jax.training.log import next_command
 from si_jax.training.run import Run, begin
 from si_jax.training.setup import (
     Setup,
@@ -81,6 +82,7 @@ def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainSt
             under_way.record()  # of a finished run, whose config was lost
         if not finished:
             raise stopped(guard.name or 'SIGTERM', f'saved at step {under_way.step}')
+        processes.say(next_command(workdir))
         return under_way.state
 
 
@@ -92,15 +94,11 @@ def _train(run: Run, hooks: list[Hook]) -> bool:
     key = devices.replicate(jax.random.key(ready.config.seed))
     while (epoch := run.step // ready.steps_per_epoch) < ready.config.epochs:
         if run.watched.stopped_at:
-            processes.say(
-                f'catastrophic overfitting in epoch {run.watched.stopped_at}: the run ends with the '
-                'weights of the epoch before'
-            )
+            processes.say(run.watched.why())
             break
         run.epoch = epoch
-        pass_, first = batch_of_step(ready, epoch * ready.steps_per_epoch)
-        rows, indices, mask = batches_of_pass(ready, pass_)
-        run.first_batch = indices[first][mask[first]]
+        pass_, _ = batch_of_step(ready, epoch * ready.steps_per_epoch)
+        rows, _, mask = batches_of_pass(ready, pass_)
         real = mask.sum(axis=1)
         for step in range(run.step, (epoch + 1) * ready.steps_per_epoch):
             run.images = int(real[batch_of_step(ready, step)[1]])

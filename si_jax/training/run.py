@@ -30,14 +30,14 @@ class Run:
         state: On the devices, replicated.
         carry: On the devices, in shards of rows.
         step: The number of steps that were taken.
-        sums: Sums of the metrics over the steps of the epoch under way.
-        watched: What the guard against catastrophic overfitting remembers.
+        sums: Sums of the metrics over the steps of the epoch under way, each step counted as the share of a
+            whole batch that it saw; `start_loss` is that of the run's first step.
+        watched: What is remembered about when to end the run.
         kept: The weights at the end of the last epoch, on the host; () without that guard.
         epoch: The epoch under way, from 0.
         began: When the last step was handed to the devices, by `time.monotonic`.
         metrics: What the last step returned, still on the devices.
         images: How many real images the last step saw.
-        first_batch: Indices of the images of the epoch's first batch.
         figures: What is reported of the epoch that has ended, in the order of its line in metrics.jsonl.
         accuracy: By which the best checkpoint is chosen; None where nothing was measured.
         save_due: Whether all processes save after this step.
@@ -62,7 +62,6 @@ class Run:
     began: float = 0.0
     metrics: Any = None
     images: int = 0
-    first_batch: Any = None
     figures: dict[str, Any] = dataclasses.field(default_factory=dict)
     accuracy: float | None = None
     save_due: bool = False

@@ -71,6 +71,14 @@ def setup(config: ConfigDict) -> Setup:
     check_divisible(config.batch_size)
     if not 0 <= config.overfitting.drop < 1:
         raise InputError(f'overfitting.drop={config.overfitting.drop:g} is not in [0, 1): 0 is no guard')
+    if config.patience < 0:
+        raise InputError(f'patience={config.patience} is negative: give a number of epochs, or 0 for no end')
+    for name, asked in (('patience', config.patience), ('overfitting.drop', config.overfitting.drop)):
+        if asked and not config.data.validation:
+            raise InputError(
+                f'{name}={asked:g} looks at held-out images, and data.validation=0: give '
+                f'--config.data.validation=1000, or --config.{name}=0'
+            )
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
     whole = data.load(config.data.name, 'train', config.data.dir)
@@ -79,6 +87,7 @@ def setup(config: ConfigDict) -> Setup:
         train = train._replace(
             images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
         )
+    _check_class_weights(config.data.class_weights, train.num_classes)
     ready = assembled(config, defense, train, validation)
     for doubt in filter(None, (_copies(train, validation), _not_seen(ready))):
         if processes.is_first():
@@ -181,6 +190,7 @@ def compile_train_step(ready: Setup) -> Any:
         axis_name=AXIS,
         sync_bn=config.model.sync_bn,
         calendar=Calendar(ready.steps_per_epoch, config.epochs),
+        class_weights=tuple(config.data.class_weights),
     )
     step = step_of(ready.defense).make(parts)
     whole = with_resident_data(step, ready.train, ready.defense.replays)
@@ -207,9 +217,19 @@ def batch_of_step(ready: Setup, step: int) -> tuple[int, int]:
     return divmod(step // ready.defense.replays, ready.steps_per_epoch)
 
 
+def rows_of_step(ready: Setup, step: int) -> int:
+    """How many real images the batch of a step has: fewer in the last one of a pass."""
+    _, position = batch_of_step(ready, step)
+    size = ready.config.batch_size
+    return min(size, len(ready.train.labels) - position * size)
+
+
 def batches_of_pass(ready: Setup, number: int) -> tuple[Any, np.ndarray, np.ndarray]:
     """The batches of a pass over the data: on the devices, and there as indices [S, B] and mask [S, B]."""
-    order = data.epoch_order(ready.config.seed, number, len(ready.train.labels))
+    if ready.config.data.balanced:
+        order = data.balanced_order(ready.config.seed, number, ready.train.labels)
+    else:
+        order = data.epoch_order(ready.config.seed, number, len(ready.train.labels))
     indices, mask = data.epoch_batches(order, ready.config.batch_size)
     return place_rows((indices.T, mask.T)), indices, mask
 
@@ -237,6 +257,15 @@ def _check_numbers(fields: Mapping[str, Any], prefix: str = '') -> None:
                 raise InputError(
                     f'{prefix}{name}={str(value)[:40]} is beyond {LARGEST}: give a smaller number'
                 )
+
+
+def _check_class_weights(weights: Any, classes: int) -> None:
+    positive = all(isinstance(weight, int | float) and weight > 0 for weight in weights)
+    if weights and (len(weights) != classes or not positive):
+        raise InputError(
+            f'data.class_weights={tuple(weights)} must be {classes} positive numbers, one for each class, '
+            f'for example ({"1.0," * classes}), or () for equal weights'
+        )
 
 
 def _check_positive(name: str, value: float) -> None:
