@@ -155,7 +155,8 @@ def audit(
         }
         work = Work(network, about, sources)
         bar = progress_of(work.cost(), 'audit') if progress else silent()
-        with Saved(state_path, identity, network.clean_logits), showing(bar):
+        saved = Saved(state_path, identity, network.clean_logits, network.traced.coarse)
+        with saved, showing(bar):
             checks, accuracy = work.checks()
         found += [verdicts.outputs(gates.outputs(network.clean_logits)), *checks]
         return report(found, float(np.mean(network.clean)), accuracy)
@@ -163,14 +164,14 @@ def audit(
 
 def behaviour(network: Network, eot_samples: int) -> list[Check]:
     """Whether the classifier is a function of the image: called as given, not compiled."""
-    rows = np.arange(gates.PROBE) % len(network.images)
+    rows, coarse = np.arange(gates.PROBE) % len(network.images), network.traced.coarse
     images, keys = network.images[rows], network.verification_keys(network.keys(0)[rows])
-    outputs, difference = gates.repeated(network.classifier, images, keys)
+    outputs, difference = gates.repeated(network.classifier, images, keys, coarse)
     found = [verdicts.randomness(difference, network.classifier.randomised, eot_samples)]
     if difference:
         words = 'not run: two calls on the same images disagree already'
         return [*found, Check('batch', verdicts.SKIP, words)]
-    return [*found, verdicts.batch(gates.mixed(network.classifier, images, keys, outputs))]
+    return [*found, verdicts.batch(gates.mixed(network.classifier, images, keys, outputs, coarse))]
 
 
 def _radii(grid: Sequence[float] | None, threat: Threat, image_shape: tuple[int, ...]) -> list[float]:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend import core
 
 from si_jax.errors import InputError
+from si_jax.evaluation.tolerances import resolution
 from si_jax.models.convolution import convolve
 from si_jax.outputs import Outputs, as_outputs
 
@@ -99,11 +100,13 @@ class Lifted(NamedTuple):
         apply: (weights, *arguments, precision=None) -> what the function returns; `precision`, one of
             `PRECISIONS`, is that of its convolutions and matrix products, where it is not to be as traced.
         shape: What it returns, with `jax.ShapeDtypeStruct` leaves.
+        coarse: The resolution of the coarsest type that it computes in.
     """
 
     weights: list[Array]
     apply: Callable[..., Any]
     shape: Any
+    coarse: float
 
 
 def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
@@ -153,7 +156,7 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
         return jax.tree.unflatten(structure, _inline(closed, captured, jax.tree.leaves(arguments), replaced))
 
     known = _captured(closed)
-    return Lifted(weights, apply, shape)
+    return Lifted(weights, apply, shape, resolution(closed.jaxpr))
 
 
 def flattened(function: Callable[..., Any], arguments: tuple[Any, ...]) -> core.ClosedJaxpr:

@@ -145,7 +145,7 @@ def evaluate(
         network, kinds = _prepared(classifier, gradient_of, request, shown)
         identity = _identity(network, kinds)
         check_identical(identity)
-        with Saved(state_path, identity, network.clean_logits):
+        with Saved(state_path, identity, network.clean_logits, network.traced.coarse):
             calibration = None
             if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
                 calibration = calibrate(network.clean_logits)

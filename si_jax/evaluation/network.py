@@ -22,6 +22,7 @@ from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.surrogate import Surrogate, backward_of, check_stand_in
+from si_jax.evaluation.tolerances import check_explained
 from si_jax.outputs import Outputs
 from si_jax.runtime import processes, progress
 from si_jax.runtime.devices import compile_rows, map_rows, replicate
@@ -211,19 +212,19 @@ class Network:
         clean = self._classify(self.images, keys, progress.done)
         gates.check_finite(clean['logits'], self.images, self.request.indices, 'image')
         rows = np.arange(gates.PROBE) % len(self.images)
-        probed = gates.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
-        if self.gradient_of is not None:
+        few = self.images[rows], self.verification_keys(keys[rows])
+        probed = gates.probe(self.classifier, *few, self.traced.coarse)
+        if self.gradient_of is not None and self.stand_in is not None:
             try:
-                gates.probe(self.gradient_of, self.images[rows], self.verification_keys(keys[rows]))
+                gates.probe(self.gradient_of, *few, self.stand_in.coarse)
             except InputError as error:
                 raise InputError(f'gradient_of: {error}') from error
-        gates.check_compiled(clean['logits'][rows], probed.logits[: gates.PROBE])
+        gates.check_compiled(clean['logits'][rows], probed.logits, self.traced.coarse)
         if explain:
             # Inverted images make the fit a test however few images there are.
             inverted = self._classify(1 - self.images[rows], keys[rows])
-            gates.check_explained(
-                *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
-            )
+            both = (np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
+            check_explained(*both, coarse=self.traced.coarse)
         # Another machine's may be off by a rounding; all go by those of the first process.
         mine = {'logits': clean['logits']} if processes.is_first() else {}
         return dataclasses.replace(self, clean_logits=processes.gather_arrays(mine)[0]['logits'])

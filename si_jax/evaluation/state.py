@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.gates import disagreement
+from si_jax.evaluation.tolerances import FLOAT32, disagreement
 from si_jax.runtime import processes
 from si_jax.runtime.progress import part
 from si_jax.storage import npz
@@ -65,12 +65,20 @@ class Saved:
         folder: Where they lie. Made when the first one is written.
         identity: What the evaluation is made of, in JSON's types: it must be the same to go on.
         logits: [N, K], of the clean images: the same model gives them again, to rounding.
+        coarse: The resolution of the model's program.
 
     Raises:
         InputError: The folder holds the units of another evaluation; the message names the differences.
     """
 
-    def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
+    def __init__(
+        self,
+        folder: str | os.PathLike | None,
+        identity: dict[str, Any],
+        logits: np.ndarray,
+        coarse: float = FLOAT32,
+    ):
+        self._coarse = coarse
         self._folder = place = None if folder is None else Path(folder)
         self._tokens: list[Any] = []
         if place is not None:
@@ -103,7 +111,7 @@ class Saved:
             there = self._read('clean')
             if there is None or there['logits'].shape != logits.shape:
                 differences = ['the logits of the clean images cannot be compared']
-            elif difference := disagreement(logits, there['logits']):
+            elif difference := disagreement(logits, there['logits'], self._coarse):
                 differences = [f'the model differs, by {difference} on the clean images']
         if differences:
             raise InputError(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from si_jax import InputError, Outputs, Randomised, evaluate
-from si_jax.evaluation import gates, request
+from si_jax.evaluation import request, tolerances
 from si_jax.evaluation.pgd import Pgd
 from tests.helpers.problems import SHAPE, images_and_labels, net
 
@@ -169,13 +169,13 @@ def test_features_that_explain_the_logits():
     outputs = NET(jnp.asarray(IMAGES))
     products = outputs.features @ outputs.kernel
     for scale, shift in ((1.0, 0.0), (1e3, 5.0), (1e-3, -2.0), (1.0, np.arange(4))):
-        gates.check_explained(scale * products + shift, products)
-    gates.check_explained(np.zeros((10, 4)), np.zeros((10, 4)))  # a dead network has nothing to hide
-    limit = gates.AGREEMENT * np.abs(products - products.mean(0)).max()
+        tolerances.check_explained(scale * products + shift, products)
+    tolerances.check_explained(np.zeros((10, 4)), np.zeros((10, 4)))  # a dead network has nothing to hide
+    limit = tolerances.AGREEMENT * np.abs(products - products.mean(0)).max()
     off = np.zeros((10, 4))
     off[3, 1] = 2 * limit
     with pytest.raises(InputError, match='do not explain'):
-        gates.check_explained(products + off, products)
+        tolerances.check_explained(products + off, products)
 
 
 def test_images_keep_float64_only_where_it_is_enabled():
