@@ -16,11 +16,11 @@ from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
 from si_jax.auditing.work import Work
 from si_jax.errors import InputError
-from si_jax.evaluation import gates
+from si_jax.evaluation import gates, sanity
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import kind_of
-from si_jax.evaluation.network import Network
-from si_jax.evaluation.request import Request, check_count
+from si_jax.evaluation.network import Network, programs
+from si_jax.evaluation.request import Request, check_count, layout_of
 from si_jax.evaluation.state import Saved
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import passing, showing, silent
@@ -55,6 +55,7 @@ def audit(
     state_path: str | os.PathLike | None = None,
     progress: bool = False,
     devices: Sequence[jax.Device] | None = None,
+    layout: str | None = None,
 ) -> Audit:
     """Checks whether the robust accuracy that an attack measures on a classifier may be trusted.
 
@@ -95,6 +96,7 @@ def audit(
         indices=indices,
         eot_samples=eot_samples,
         devices=devices,
+        layout=layout_of(layout, classifier, images),
     )
     threat = request.threat
     about = {
@@ -114,9 +116,11 @@ def audit(
         # The audit is computed in the precision of the images. Features are looked for in any case: the
         # binarization test replaces the layer behind them.
         request = dataclasses.replace(request, precision=None)
-        network = Network.of(classifier_of(classifier), request, needs_features=True)
+        network = Network.of(classifier_of(classifier, request.layout), request, needs_features=True)
         gates.check_labels_of(network.request.classes, request.labels)
-        gates.check_fits(kind, network.outputs, network.why_no_features)
+        gates.check_fits(
+            kind, network.outputs, network.why_no_features, differentiable=network.differentiable
+        )
 
         def report(found: list[Check], clean: float | None, accuracy: float | None) -> Audit:
             return Audit(
@@ -146,8 +150,17 @@ def audit(
                 'no image is classified correctly, so there is nothing to attack: are the labels those of '
                 'these images, and do the pixels have the range and order that the network was trained on?'
             )
+        found.append(verdicts.outputs(sanity.outputs(network.clean_logits, network.traced.coarse)))
+        found += (
+            clean := verdicts.clean(sanity.decisions(network.clean_logits, request.labels, request.images))
+        )
+        if verdicts.overall(clean) == verdicts.FAIL:
+            words = 'not run: the network has collapsed, and no attack could say anything of it'
+            found += [Check(name, verdicts.SKIP, words) for name in verdicts.OF_ATTACKS]
+            return report(found, float(np.mean(network.clean)), None)
         identity = {
             **network.identity(),
+            **({} if state_path is None else programs(network, sources)),
             'audit': about,
             'transfer sources': {name: source.identity()['weights'] for name, source in sources.items()},
             'seed': request.seed,
@@ -158,8 +171,7 @@ def audit(
         saved = Saved(state_path, identity, network.clean_logits, network.traced.coarse)
         with saved, showing(bar):
             checks, accuracy = work.checks()
-        found += [verdicts.outputs(gates.outputs(network.clean_logits)), *checks]
-        return report(found, float(np.mean(network.clean)), accuracy)
+        return report(found + checks, float(np.mean(network.clean)), accuracy)
 
 
 def behaviour(network: Network, eot_samples: int) -> list[Check]:

@@ -72,7 +72,7 @@ def check_labels_of(classes: int, labels: np.ndarray) -> None:
         )
 
 
-def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
+def check_fits(attack: Gated, outputs: Outputs, why_no_features: str, *, differentiable: bool = True) -> None:
     """Whether an attack can run on a classifier with outputs of these shapes.
 
     `why_no_features` says why features and kernel were not found, if they were looked for.
@@ -81,6 +81,12 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
     for part in attack.parts:
         if part.facts is None:
             continue
+        if part.facts.uses_gradient and not differentiable:
+            raise InputError(
+                f'attack {attack.name!r} follows the gradient of the classifier, which has none, as it calls '
+                'a function outside of JAX (BlackBox, pure_callback): use square, rays or spsa, or say with '
+                'gradient_of whose gradient to take'
+            )
         if classes < part.facts.least_classes:
             raise InputError(
                 f'attack {attack.name!r} needs at least {part.facts.least_classes} classes, the classifier '
@@ -188,7 +194,7 @@ def after(
     `logits` [N, K] and the flags `clean` [N] are those of the clean images; `there` returns attacks whose
     gradient is there on these images, for the advice.
     """
-    found = outputs(logits) + losses_left_out(logits.shape[1], attacks)
+    found = losses_left_out(logits.shape[1], attacks)
     found += single_draws(attacks) if randomised else []
     return found + gradients(attacks, records, there) + masking(clean, attacks, records)
 
@@ -208,21 +214,6 @@ def single_draws(attacks: Sequence[Gated]) -> list[str]:
         for name in PRESETS
         if name in single
     ]
-
-
-def outputs(logits: np.ndarray) -> list[str]:
-    """For the logits of the clean images [N, K]: whether they look like logits."""
-    if len(logits) > 1 and np.ptp(logits, axis=0).max() == 0:
-        return [
-            'the classifier returns the same logits for every image: no attack can change its mind, and its '
-            'robust accuracy says nothing'
-        ]
-    if logits.min() >= 0 and logits.max() <= 1 and np.allclose(logits.sum(axis=1), 1, rtol=0, atol=1e-4):
-        return [
-            'the outputs look like probabilities (all in [0, 1], and each row sums to 1), and gradients of '
-            'the losses vanish through them: return the logits before the softmax'
-        ]
-    return []
 
 
 def clean(accuracy: float, highest: float, classes: int, stated: float | None, hint: str) -> list[str]:

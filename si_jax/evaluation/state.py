@@ -105,7 +105,7 @@ class Saved:
         differences = [
             f'{name} was {before.get(name)!r} and is {identity.get(name)!r}'
             for name in sorted(before.keys() | identity.keys())
-            if before.get(name) != identity.get(name)
+            if _differ(before, identity, name)
         ]
         if not differences:
             there = self._read('clean')
@@ -146,6 +146,19 @@ class Saved:
                     f'could not keep {unit} in {self._folder}: {error.strerror}. What was finished before '
                     'it is there: free some space and run the same command again',
                 ) from error
+
+
+def _differ(before: dict[str, Any], identity: dict[str, Any], name: str) -> bool:
+    """Whether two evaluations are not the same in one respect.
+
+    What has a digest beside the versions that it holds for can be compared within one version only; a state
+    from before there were such digests says nothing of them.
+    """
+    old, new = before.get(name), identity.get(name)
+    if isinstance(new, dict) and 'digest' in new and isinstance(old, dict | None):
+        if old is None or any(old.get(key) != new[key] for key in new if key != 'digest'):
+            return False
+    return old != new
 
 
 # Where the evaluation that is under way keeps what is finished, so that no attack takes it as an argument.

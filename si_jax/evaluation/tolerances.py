@@ -5,6 +5,7 @@ from image to image, so that neither a class with a huge constant (a masked one,
 huge logits widens that of the others.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax.numpy as jnp
@@ -27,21 +28,27 @@ NEGLIGIBLE = 1e-11  # of the gap between the two highest logits
 COARSEST = 2.0**-7  # no program is taken to be coarser than one of bfloat16
 
 
+def equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
+    """The equations of a traced program, and of the programs inside them."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for value in equation.params.values():
+            for inner in value if isinstance(value, list | tuple) else [value]:
+                inner = getattr(inner, 'jaxpr', inner)
+                if hasattr(inner, 'eqns'):
+                    yield from equations(inner)
+
+
 def resolution(jaxpr: core.Jaxpr) -> float:
     """The distance from 1 to the next number in the coarsest type that a traced program computes in."""
     found = FLOAT32
-    for equation in jaxpr.eqns:
+    for equation in equations(jaxpr):
         for atom in equation.outvars:
             dtype = getattr(atom.aval, 'dtype', None)
             if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
                 found = max(found, float(jnp.finfo(dtype).eps))
         if equation.primitive.name == 'reduce_precision':
             found = max(found, 2.0 ** -equation.params['mantissa_bits'])
-        for value in equation.params.values():
-            for inner in value if isinstance(value, list | tuple) else [value]:
-                inner = getattr(inner, 'jaxpr', inner)
-                if hasattr(inner, 'eqns'):
-                    found = max(found, resolution(inner))
     return min(found, COARSEST)
 
 
