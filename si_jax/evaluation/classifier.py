@@ -73,7 +73,7 @@ class BlackBox:
             InputError: They are not [B, K].
         """
         images = np.asarray(images)
-        logits = np.asarray(self.function(images))
+        logits = as_array(self.function(images))
         if logits.shape != (len(images), self.num_classes):
             raise InputError(
                 f'the function of a BlackBox returned shape {logits.shape} for {len(images)} images: it must '
@@ -87,6 +87,14 @@ class BlackBox:
             return jnp.asarray(self.logits(images))
         shape = jax.ShapeDtypeStruct((len(images), self.num_classes), images.dtype)
         return jax.pure_callback(self.logits, shape, images, vmap_method='sequential')
+
+
+def as_array(value: Any) -> np.ndarray:
+    """An array on the host, of PyTorch's tensors too."""
+    if hasattr(value, 'detach'):
+        value = value.detach().cpu()
+        value = value.float() if 'bfloat16' in str(value.dtype) else value
+    return np.asarray(value)
 
 
 class Classifier(NamedTuple):
@@ -178,6 +186,7 @@ def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable
         InputError: It cannot be called.
     """
     classifier_of(value)
+    value = _translated(value) if is_torch_module(value) else value
 
     def scaled(outputs: Any) -> Outputs:
         outputs = as_outputs(outputs)

@@ -17,7 +17,7 @@ from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation.classifier import PRECISIONS, Classifier, classifier_of
+from si_jax.evaluation.classifier import PRECISIONS, Classifier, as_array, classifier_of
 from si_jax.evaluation.state import begun
 from si_jax.interop.loading import is_torch_module
 from si_jax.threat import Threat, ball_of
@@ -214,14 +214,6 @@ def check_images(images: Any, layout: str = 'nhwc') -> tuple[np.ndarray, tuple[s
         images = np.clip(images, 0, 1)
     wide = jax.dtypes.canonicalize_dtype(images.dtype) == np.float64
     return np.ascontiguousarray(images, np.float64 if wide else np.float32), notes
-
-
-def as_array(value: Any) -> np.ndarray:
-    """An array on the host, of PyTorch's tensors too."""
-    if hasattr(value, 'detach'):
-        value = value.detach().cpu()
-        value = value.float() if 'bfloat16' in str(value.dtype) else value
-    return np.asarray(value)
 
 
 def _advice_on_shape(images: np.ndarray) -> str:

@@ -102,17 +102,15 @@ class Saved:
         except ValueError as error:
             raise InputError(f'{path} is damaged ({error}): remove {str(folder)!r} to begin anew') from None
         identity = json.loads(json.dumps(identity))
-        differences = [
-            f'{name} was {before.get(name)!r} and is {identity.get(name)!r}'
-            for name in sorted(before.keys() | identity.keys())
-            if _differ(before, identity, name)
-        ]
-        if not differences:
+        names = [name for name in sorted(before.keys() | identity.keys()) if _differ(before, identity, name)]
+        differences = [f'{name} was {before.get(name)!r} and is {identity.get(name)!r}' for name in names]
+        # The logits tell more than the digest of a program does.
+        if not any(_version(identity.get(name)) is None for name in names):
             there = self._read('clean')
             if there is None or there['logits'].shape != logits.shape:
-                differences = ['the logits of the clean images cannot be compared']
+                differences.append('the logits of the clean images cannot be compared')
             elif difference := disagreement(logits, there['logits'], self._coarse):
-                differences = [f'the model differs, by {difference} on the clean images']
+                differences.append(f'the model differs, by {difference} on the clean images')
         if differences:
             raise InputError(
                 f'{str(folder)!r} holds the state of another evaluation: {"; ".join(differences)}. Go on '
@@ -155,10 +153,16 @@ def _differ(before: dict[str, Any], identity: dict[str, Any], name: str) -> bool
     from before there were such digests says nothing of them.
     """
     old, new = before.get(name), identity.get(name)
-    if isinstance(new, dict) and 'digest' in new and isinstance(old, dict | None):
-        if old is None or any(old.get(key) != new[key] for key in new if key != 'digest'):
-            return False
+    if _version(new) is not None and (old is None or _version(old) != _version(new)):
+        return False
     return old != new
+
+
+def _version(value: Any) -> dict[str, Any] | None:
+    """What a digest holds for; None for what is no digest of that kind."""
+    if not isinstance(value, dict) or 'digest' not in value:
+        return None
+    return {key: one for key, one in value.items() if key != 'digest'}
 
 
 # Where the evaluation that is under way keeps what is finished, so that no attack takes it as an argument.

@@ -10,6 +10,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from si_jax import BlackBox, InputError, evaluate
+from si_jax.evaluation.classifier import classifier_of
 from tests.helpers.problems import images_and_labels, net
 from tests.helpers.searches import quicken
 
@@ -28,12 +29,8 @@ def predict(images):
 def test_a_black_box_under_attacks_without_gradients(monkeypatch):
     quicken(monkeypatch)
     found = evaluate(BlackBox(predict, 4), IMAGES, LABELS, attacks='square,rays,spsa', **ONE)
-    expected = evaluate(NET, IMAGES, LABELS, attacks='square,rays,spsa', **ONE)
-    assert found.accuracy['clean'] == expected.accuracy['clean']
-    assert found.accuracy['worst_case'] < found.accuracy['clean']
-    for name in expected.correct:
-        assert np.sum(found.correct[name] != expected.correct[name]) <= 1
-    assert found.warnings == []
+    assert_array_equal(found.correct['clean'], np.argmax(predict(IMAGES), axis=1) == LABELS)
+    assert found.accuracy['worst_case'] < found.accuracy['clean'] and found.warnings == []
 
 
 def test_a_black_box_with_the_gradient_of_another_network_in_another_layout_on_several_devices():
@@ -76,9 +73,9 @@ def test_black_boxes_that_are_unfit():
 
 def test_torch_is_not_imported_unless_the_user_did():
     code = (
-        'import sys, numpy as np, si_jax\n'
-        "x = np.linspace(0, 1, 24, dtype='float32').reshape(2, 2, 2, 3)\n"
-        "si_jax.evaluate(lambda x: x[:, 0, 0], x, np.array([0, 1]), attacks='fgsm', eps=0.1)\n"
+        'import sys, si_jax\n'
+        'from si_jax.evaluation.classifier import classifier_of\n'
+        'classifier_of(lambda x: x)\n'
         "sys.exit('torch' in sys.modules)"
     )
     subprocess.run([sys.executable, '-c', code], check=True, timeout=300)
@@ -108,16 +105,16 @@ def test_a_torch_module_is_evaluated_as_it_is(module):
     mode = module.training
     labels = module.eval()(first).argmax(dim=1)
     module.train(mode)
-    settings = {'attacks': 'pgd,sipgd', 'return_images': True, **ONE}
+    settings = {'attacks': 'sipgd', 'return_images': True, **ONE}
     of_torch = evaluate(module, first, labels, **settings)
     assert module.training == mode and of_torch.accuracy['clean'] == 1.0
-    assert of_torch.images['pgd'].shape == (12, 3, 6, 6)
+    assert of_torch.images['sipgd'].shape == (12, 3, 6, 6)
     of_numpy = evaluate(module, PHOTOS, labels.numpy(), **settings)
     told = evaluate(module, first.detach().numpy(), labels, layout='nchw', **settings)
     for other in (of_numpy, told):
         for name in of_torch.correct:
             assert_array_equal(other.correct[name], of_torch.correct[name])
-    assert_array_equal(np.moveaxis(of_torch.images['pgd'], 1, 3), of_numpy.images['pgd'])
+    assert_array_equal(np.moveaxis(of_torch.images['sipgd'], 1, 3), of_numpy.images['sipgd'])
 
 
 def test_tensors_for_a_function_of_jax():
@@ -128,6 +125,7 @@ def test_tensors_for_a_function_of_jax():
     )
 
 
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')
 def test_modules_in_other_precisions_are_refused(module):
     import copy
 
@@ -139,13 +137,12 @@ def test_modules_in_other_precisions_are_refused(module):
     ):
         with pytest.raises(InputError, match=f'computes in {name} .*give module.float()'):
             evaluate(half, PHOTOS, LABELS, attacks='pgd', **ONE)
-    evaluate(half.float(), PHOTOS, LABELS, attacks='fgsm', **ONE)
+    assert classifier_of(half.float()).function(PHOTOS[:2], None).logits.shape == (2, 4)
     quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {torch.nn.Linear})
     with pytest.raises(InputError, match='the module is quantised .*floating module'):
         evaluate(quantised, PHOTOS, LABELS, attacks='pgd', **ONE)
-    box = BlackBox(lambda x: quantised.eval()(torch.from_numpy(np.moveaxis(x, 3, 1).copy())).numpy(), 4)
-    with pytest.raises(InputError, match='follows the gradient'):
-        evaluate(box, PHOTOS, LABELS, attacks='pgd', **ONE)
+    box = BlackBox(lambda x: quantised.eval()(torch.from_numpy(np.moveaxis(x, 3, 1).copy())), 4)
+    assert classifier_of(box).function(jnp.asarray(PHOTOS), None).logits.shape == (12, 4)
 
 
 def test_a_class_is_no_module():

@@ -172,7 +172,7 @@ def test_another_derivative_of_the_same_classifier_is_refused(where, tmp_path):
         kept = {name: changed or value for name, value in before.items() if changed or PROGRAM not in name}
         kept |= {name: value for name, value in before.items() if PROGRAM not in name}
         path.write_text(json.dumps(kept))
-        same(again(1.0), whole)
+        assert_array_equal(again(1.0).correct['pgd'], whole.correct['pgd'])
 
 
 def test_the_digest_of_a_program_knows_no_places_and_no_addresses():
