@@ -68,8 +68,8 @@ def run_audit(
         classes, stated = report.dataset['classes'], subject.stated_clean
         found = gates.clean(report.clean, highest, classes, stated, loaded.hint)
         lines = tuple(Check('clean', WARN, words) for words in found)
-        others = tuple(one for one in report.checks if not (lines and one.words.startswith(sanity.CHANCE)))
-        report = dataclasses.replace(report, checks=lines + others)
+        rest = tuple(one for one in report.checks if not (lines and one.words.startswith(sanity.CHANCE)))
+        report = dataclasses.replace(report, checks=lines + rest)
     report.save(path)
     remove(state)
     show(report.table())

@@ -246,8 +246,8 @@ def run(
     if loaded.hint:
         clean = result.accuracy['clean'], result.ci95['clean'][1]
         found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
-        others = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
-        result = dataclasses.replace(result, warnings=found + others)
+        rest = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
+        result = dataclasses.replace(result, warnings=found + rest)
     result = loaded.named(result)
     if processes.is_first():
         result.save(path)

@@ -119,7 +119,7 @@ def classifier_of(value: Any, layout: str = 'nhwc') -> Classifier:
         InputError: It is none of these.
     """
     randomised = isinstance(value, Randomised)
-    call = value.function if isinstance(value, Randomised) else value
+    call: Any = value.function if isinstance(value, Randomised) else value
     if isinstance(value, type) or not callable(call):
         raise InputError(
             'a classifier is a callable from images [B, H, W, C] to si_jax.Outputs or logits, or a '

@@ -241,8 +241,8 @@ class Network:
         if explain:
             # Inverted images make the fit a test however few images there are.
             inverted = self._classify(1 - self.images[rows], keys[rows])
-            both = (np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
-            check_explained(*both, coarse=self.traced.coarse)
+            both = {name: np.concatenate([clean[name], inverted[name]]) for name in clean}
+            check_explained(both['logits'], both['products'], self.traced.coarse)
         # Another machine's may be off by a rounding; all go by those of the first process.
         mine = {'logits': clean['logits']} if processes.is_first() else {}
         return dataclasses.replace(self, clean_logits=processes.gather_arrays(mine)[0]['logits'])

@@ -34,9 +34,9 @@ def equations(jaxpr: core.Jaxpr) -> Iterator[core.JaxprEqn]:
         yield equation
         for value in equation.params.values():
             for inner in value if isinstance(value, list | tuple) else [value]:
-                inner = getattr(inner, 'jaxpr', inner)
-                if hasattr(inner, 'eqns'):
-                    yield from equations(inner)
+                program: Any = getattr(inner, 'jaxpr', inner)
+                if hasattr(program, 'eqns'):
+                    yield from equations(program)
 
 
 def resolution(jaxpr: core.Jaxpr) -> float:
