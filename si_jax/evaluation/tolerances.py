@@ -105,8 +105,8 @@ def disagreement(logits: Any, others: Any, coarse: float = FLOAT32, scale_of: An
     default of these.
     """
     logits, others, scale_of = (
-        # NaN as 0: that there are none is checked apart from this.
-        np.nan_to_num(np.asarray(array, np.float64))
+        # What is not finite as 0: that there is none such is checked apart from this.
+        np.nan_to_num(np.asarray(array, np.float64), posinf=0, neginf=0)
         for array in (logits, others, logits if scale_of is None else scale_of)
     )
     apart, allowed = np.abs(logits - others), tolerance(logits, coarse, scale_of)
