@@ -40,10 +40,9 @@ def as_outputs(value: Any) -> Outputs:
     """
     outputs = Outputs(*value) if isinstance(value, tuple) and len(value) == 3 else Outputs(value)
     shape = getattr(outputs.logits, 'shape', None)
-    if shape is None or len(shape) != 2:
+    if shape is None or len(shape) != 2 or shape[1] == 1:
         raise InputError(
-            f'a classifier must return logits [B, K], or (logits, features, kernel), '
-            f'not {type(value).__name__} of shape {shape}'
+            f'a classifier must return logits [B, K], or (logits, features, kernel), not {_described(value)}'
         )
     if (outputs.features is None) != (outputs.kernel is None):
         raise InputError('features and kernel belong together: give both, or None for both')
@@ -55,6 +54,33 @@ def as_outputs(value: Any) -> Outputs:
                 f'be [B, K], [B, F] and [F, K]'
             )
     return outputs
+
+
+def _kind(value: Any) -> str:
+    return 'array' if isinstance(value, jax.Array) else type(value).__name__
+
+
+def _described(value: Any) -> str:
+    """What a classifier returned in place of logits, and what it should return."""
+    shape = getattr(value, 'shape', None)
+    if isinstance(value, dict):
+        keys = ', '.join(map(repr, value))
+        advice = next((repr(key) for key in ('logits', 'output') if key in value), 'the key of the logits')
+        return f'dict with {keys}: return the one that holds them, outputs[{advice}]'
+    if isinstance(value, list | tuple):
+        parts = ', '.join(f'{_kind(one)} {getattr(one, "shape", "")}'.strip() for one in value)
+        return f'{type(value).__name__} of {len(value)} ({parts}): return the first, if it holds the logits'
+    if shape is None:
+        return f'{type(value).__name__}: return the array of the logits'
+    came = f'{_kind(value)} of shape {tuple(shape)}'
+    if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
+        return (
+            f'{came}, one number for each image: for two classes with score z of the second return '
+            'jnp.stack([-z / 2, z / 2], axis=-1)' + (' with z = z[:, 0]' if len(shape) == 2 else '')
+        )
+    if len(shape) > 2 and 1 in shape[2:]:
+        return f'{came}: drop the axes of size 1, outputs.reshape(len(outputs), -1)'
+    return f'{came}: return one row of K numbers for each image'
 
 
 def misclassified(logits: Array, labels: Array) -> Array:

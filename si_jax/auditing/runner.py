@@ -16,11 +16,11 @@ from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
 from si_jax.auditing.work import Work
 from si_jax.errors import InputError
-from si_jax.evaluation import gates
+from si_jax.evaluation import gates, sanity
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import kind_of
-from si_jax.evaluation.network import Network
-from si_jax.evaluation.request import Request, check_count
+from si_jax.evaluation.network import Network, programs
+from si_jax.evaluation.request import Request, check_count, layout_of
 from si_jax.evaluation.state import Saved, alone
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import passing, showing, silent
@@ -56,6 +56,7 @@ def audit(
     state_path: str | os.PathLike | None = None,
     progress: bool = False,
     devices: Sequence[jax.Device] | None = None,
+    layout: str | None = None,
 ) -> Audit:
     """Checks whether the robust accuracy that an attack measures on a classifier may be trusted.
 
@@ -100,6 +101,7 @@ def audit(
         indices=indices,
         eot_samples=eot_samples,
         devices=devices,
+        layout=layout_of(layout, classifier, images),
     )
     threat = request.threat
     about = {
@@ -123,7 +125,9 @@ def audit(
         request = dataclasses.replace(request, precision=None)
         network = Network.of(judged, request, needs_features=True)
         gates.check_labels_of(network.request.classes, request.labels)
-        gates.check_fits(kind, network.outputs, network.why_no_features)
+        gates.check_fits(
+            kind, network.outputs, network.why_no_features, differentiable=network.differentiable
+        )
 
         def report(found: list[Check], clean: float | None, accuracy: float | None) -> Audit:
             return Audit(
@@ -153,8 +157,17 @@ def audit(
                 'no image is classified correctly, so there is nothing to attack: are the labels those of '
                 'these images, and do the pixels have the range and order that the network was trained on?'
             )
+        found.append(verdicts.outputs(sanity.outputs(network.clean_logits, network.traced.coarse)))
+        found += (
+            clean := verdicts.clean(sanity.decisions(network.clean_logits, request.labels, request.images))
+        )
+        if verdicts.overall(clean) == verdicts.FAIL:
+            words = 'not run: the network has collapsed, and no attack could say anything of it'
+            found += [Check(name, verdicts.SKIP, words) for name in verdicts.OF_ATTACKS]
+            return report(found, float(np.mean(network.clean)), None)
         identity = {
             **network.identity(),
+            **({} if state_path is None else programs(network, sources)),
             'audit': about,
             'transfer sources': {name: source.identity()['weights'] for name, source in sources.items()},
             'seed': request.seed,
@@ -162,22 +175,22 @@ def audit(
         }
         work = Work(network, about, sources)
         bar = progress_of(work.cost(), 'audit') if progress else silent()
-        with Saved(state_path, identity, network.clean_logits), showing(bar):
+        saved = Saved(state_path, identity, network.clean_logits, network.traced.coarse)
+        with saved, showing(bar):
             checks, accuracy = work.checks()
-        found += [verdicts.outputs(gates.outputs(network.clean_logits)), *checks]
-        return report(found, float(np.mean(network.clean)), accuracy)
+        return report(found + checks, float(np.mean(network.clean)), accuracy)
 
 
 def behaviour(network: Network, eot_samples: int) -> list[Check]:
     """Whether the classifier is a function of the image: called as given, not compiled."""
-    rows = np.arange(gates.PROBE) % len(network.images)
+    rows, coarse = np.arange(gates.PROBE) % len(network.images), network.traced.coarse
     images, keys = network.images[rows], network.verification_keys(network.keys(0)[rows])
-    outputs, difference = gates.repeated(network.classifier, images, keys)
+    outputs, difference = gates.repeated(network.classifier, images, keys, coarse)
     found = [verdicts.randomness(difference, network.classifier.randomised, eot_samples)]
     if difference:
         words = 'not run: two calls on the same images disagree already'
         return [*found, Check('batch', verdicts.SKIP, words)]
-    return [*found, verdicts.batch(gates.mixed(network.classifier, images, keys, outputs))]
+    return [*found, verdicts.batch(gates.mixed(network.classifier, images, keys, outputs, coarse))]
 
 
 def _radii(grid: Sequence[float] | None, threat: Threat, image_shape: tuple[int, ...]) -> list[float]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from si_jax.evaluation import sanity
 from si_jax.evaluation.gates import MASKED, NO_GRADIENT
 from si_jax.evaluation.result import wilson
 
@@ -24,7 +25,8 @@ CHANCE = 0.5  # of them that random points may find, if the test is to say anyth
 PLANTED = 10  # images with a planted example below which the test says nothing
 # The checks in order that are made if the classifier is found to be a function of the image.
 CURVES = ('loss', 'scale', 'iterates', 'eps', 'steps', 'restarts')
-OF_A_FUNCTION = ('outputs', 'gradients', *CURVES, 'black-box', 'transfer', 'binarization')
+OF_ATTACKS = ('gradients', *CURVES, 'black-box', 'transfer', 'binarization')
+OF_A_FUNCTION = ('outputs', *OF_ATTACKS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +107,17 @@ def batch(difference: str) -> Check:
 
 
 def outputs(findings: Sequence[str]) -> Check:
-    """From what `gates.outputs` says of the logits of the originals."""
+    """From what `sanity.outputs` says of the logits of the originals."""
     if findings:
         return Check('outputs', FAIL, '; '.join(findings))
-    return Check('outputs', PASS, 'they look like logits, and differ from image to image')
+    return Check('outputs', PASS, 'they look like logits')
+
+
+def clean(findings: Sequence[str]) -> list[Check]:
+    """From what `sanity.decisions` says of the originals; nothing if all is well."""
+    if not findings:
+        return []
+    return [Check('clean', WARN if findings[0].startswith(sanity.CHANCE) else FAIL, '; '.join(findings))]
 
 
 def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: int) -> Check:

@@ -17,7 +17,7 @@ from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, l
 from si_jax.cost import flops
 from si_jax.cost.mfu import Meter
 from si_jax.errors import InputError
-from si_jax.evaluation import gates
+from si_jax.evaluation import gates, sanity
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
@@ -257,7 +257,8 @@ def run(
         if loaded.hint:
             clean = result.accuracy['clean'], result.ci95['clean'][1]
             found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
-            result = dataclasses.replace(result, warnings=found + result.warnings)
+            rest = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
+            result = dataclasses.replace(result, warnings=found + rest)
         result = loaded.named(result)
         if processes.is_first():
             result.save(path)

@@ -10,13 +10,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax.evaluation import cosines, custom, gates, transfer
+from si_jax.evaluation import cosines, custom, gates, sanity, transfer
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import Kind, kind_of
-from si_jax.evaluation.network import Network
+from si_jax.evaluation.network import Network, programs
 from si_jax.evaluation.pgd import Outcome, with_gradient
-from si_jax.evaluation.request import Request
+from si_jax.evaluation.request import Request, layout_of
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, alone, remember, unsaved
 from si_jax.evaluation.surrogate import calibrate
@@ -55,6 +55,7 @@ def evaluate(
     return_images: bool = False,
     progress: bool = False,
     devices: Sequence[jax.Device] | None = None,
+    layout: str | None = None,
 ) -> Result:
     """Measures the accuracy of a classifier on clean images and under attacks.
 
@@ -70,9 +71,12 @@ def evaluate(
     Args:
         classifier: images [B, H, W, C] in [0, 1] -> `Outputs`, (logits, features, kernel) or logits [B, K];
             or a `Randomised` function of images and keys. JAX must be able to trace it. If it returns logits
-            alone and an attack needs features and kernel, they are read from its last linear layer.
-        images: [N, H, W, C], floating, in [0, 1]. Evaluated in float32, or in float64 if they are and JAX has
-            it enabled.
+            alone and an attack needs features and kernel, they are read from its last linear layer. Or a
+            torch.nn.Module, [B, C, H, W] in [0, 1] -> logits, which is translated in evaluation mode; or a
+            `BlackBox`, for attacks without gradients.
+        images: [N, H, W, C], floating, in [0, 1], of NumPy, JAX or PyTorch. Evaluated in float32, or in
+            float64 if they are and JAX has it enabled. What is outside of [0, 1] by at most 1e-6 is clipped,
+            and the result says so.
         labels: [N], integer, in [0, K).
         attacks: Names in the tables of `si_jax.attacks.registry`, as a sequence or a comma string. A
             sequence may also hold attacks of your own: `Attack` records and callables (classifier, images,
@@ -109,6 +113,9 @@ def evaluate(
         return_images: Keep the adversarial images.
         progress: Show progress on stderr.
         devices: Devices of this process to use, all if None.
+        layout: 'nhwc' or 'nchw': of `images`, of the images that are returned, and of those that callables of
+            yours are given, classifiers and attacks. If None it is 'nhwc'; for a torch.nn.Module, images
+            [N, C, H, W] are recognised.
 
     Returns:
         The `Result`.
@@ -141,14 +148,15 @@ def evaluate(
         state_path=state_path,
         return_images=return_images,
         devices=devices,
+        layout=layout_of(layout, classifier, images),
     )
     shown = progress and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with alone(state_path), jax.default_matmul_precision('highest'):
         network, kinds = _prepared(classifier, gradient_of, request, shown)
-        identity = _identity(network, kinds)
+        identity = _identity(network, kinds, program=state_path is not None)
         check_identical(identity)
-        with Saved(state_path, identity, network.clean_logits):
+        with Saved(state_path, identity, network.clean_logits, network.traced.coarse):
             calibration = None
             if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
                 calibration = calibrate(network.clean_logits)
@@ -196,6 +204,9 @@ def _result(
         precision={'search': request.precision or dtype, 'verification': dtype, 'matmul': 'highest'},
         dataset=network.about_data(),
         warnings=[
+            *request.notes,
+            *sanity.decisions(network.clean_logits, request.labels, request.images),
+            *sanity.outputs(network.clean_logits, network.traced.coarse),
             *gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
             *cosines.warnings(network.si, len(clean), readers),
         ],
@@ -204,7 +215,9 @@ def _result(
         calibration=calibration,
         si=network.si,
         gradient_of=network.gradient_digest(),
-        images={name: outcome.images for name, outcome in outcomes.items()} if request.keep else None,
+        images={name: request.as_given(outcome.images) for name, outcome in outcomes.items()}
+        if request.keep
+        else None,
     )
 
 
@@ -212,18 +225,20 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     """The network with its clean logits, and the attacks in order: all of them fit for each other."""
     kinds = [kind_of(name, request) for name in request.names]
     needs_features = any(map(_reads_features, kinds))
-    given = classifier_of(classifier)
+    given = classifier_of(classifier, request.layout)
     if given.randomised:
         gates.check_draws(kinds, request.restarts)
     network = Network.of(
         given,
         request,
         needs_features=needs_features,
-        gradient_of=None if gradient_of is None else classifier_of(gradient_of),
+        gradient_of=None if gradient_of is None else classifier_of(gradient_of, request.layout),
     )
     gates.check_labels_of(network.request.classes, request.labels)
-    for kind in kinds:
-        gates.check_fits(kind, network.outputs, network.why_no_features)
+    for kind in (*kinds, *(Transfer(name, network) for name in request.sources)):
+        gates.check_fits(
+            kind, network.outputs, network.why_no_features, differentiable=network.differentiable
+        )
     with passing(len(request.images), 'clean images', shown):
         network = network.check_and_classify(explain=needs_features)
     for name, source in request.sources.items():
@@ -246,7 +261,7 @@ def _dry_run(kind: Kind, network: Network) -> None:
             kind.run(few, dataclasses.replace(few.request, restarts=1, keep=False))
 
 
-def _identity(network: Network, kinds: list[Kind]) -> dict[str, Any]:
+def _identity(network: Network, kinds: list[Kind], *, program: bool) -> dict[str, Any]:
     """What the evaluation is made of: one with another identity cannot go on from its state."""
     request = network.request
     identity = {
@@ -265,4 +280,6 @@ def _identity(network: Network, kinds: list[Kind]) -> dict[str, Any]:
     sources = {kind.name: kind.source for kind in kinds if isinstance(kind, Transfer)}
     if sources:
         identity['transfer from'] = {name: one.identity()['weights'] for name, one in sources.items()}
+    if program:
+        identity |= programs(network, sources)
     return identity

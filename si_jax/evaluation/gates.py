@@ -16,13 +16,11 @@ from si_jax.attacks.facts import Facts
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
 from si_jax.evaluation.result import AttackRecord, GradientCounts, wilson
+from si_jax.evaluation.tolerances import FLOAT32, disagreement
 from si_jax.outputs import Outputs
 
 Array = jax.Array
 
-# Two forward passes of the same images agree to this fraction of the logits' range. Another batch size or
-# algorithm moves float32 logits by about 1e-6 of it; batch statistics or dropout move them by 1e-2 and more.
-AGREEMENT = 1e-3
 PROBE = 8  # images in a probe
 NO_GRADIENT = 0.01  # the share of images without a gradient that is worth a warning
 SHORT = 0.01  # how far a clean accuracy may be below the stated one
@@ -73,7 +71,7 @@ def check_labels_of(classes: int, labels: np.ndarray) -> None:
         )
 
 
-def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
+def check_fits(attack: Gated, outputs: Outputs, why_no_features: str, *, differentiable: bool = True) -> None:
     """Whether an attack can run on a classifier with outputs of these shapes.
 
     `why_no_features` says why features and kernel were not found, if they were looked for.
@@ -82,6 +80,12 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
     for part in attack.parts:
         if part.facts is None:
             continue
+        if part.facts.uses_gradient and not differentiable:
+            raise InputError(
+                f'attack {attack.name!r} follows the gradient of the classifier, which has none, as it calls '
+                'a function outside of JAX (BlackBox, pure_callback): use square, rays or spsa, or say with '
+                'gradient_of whose gradient to take'
+            )
         if classes < part.facts.least_classes:
             raise InputError(
                 f'attack {attack.name!r} needs at least {part.facts.least_classes} classes, the classifier '
@@ -113,17 +117,17 @@ def check_draws(attacks: Sequence[Gated], restarts: int) -> None:
     )
 
 
-def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
+def probe(classifier: Classifier, images: np.ndarray, keys: Array, coarse: float = FLOAT32) -> Outputs:
     """The outputs for images [P, H, W, C] with keys [P], followed by those for the inverted images.
 
     The classifier is called as given, in different batches. It is not compiled: randomness of the host would
-    be frozen in a compiled program.
+    be frozen in a compiled program. Its program has the resolution `coarse`.
 
     Raises:
         InputError: Two calls on the same images disagree, or the logits of an image depend on the other
             images of its batch.
     """
-    outputs, difference = repeated(classifier, images, keys)
+    outputs, difference = repeated(classifier, images, keys, coarse)
     if difference:
         given, remedy = 'on the same images', 'switch dropout and other randomness off, or, if it belongs to '
         remedy += 'the defense, draw it from keys and wrap the function as si_jax.Randomised(function)'
@@ -131,7 +135,7 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
             given = 'with the same images and keys'
             remedy = 'a Randomised classifier must draw everything from its keys'
         raise InputError(f'two calls {given} disagree by {difference}: {remedy}')
-    if difference := mixed(classifier, images, keys, outputs):
+    if difference := mixed(classifier, images, keys, outputs, coarse):
         raise InputError(
             f'the logits of an image change by {difference} with the other images of its batch: put batch '
             'normalisation into evaluation mode (train=False, running averages), and let each row of a '
@@ -140,15 +144,19 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
     return outputs
 
 
-def repeated(classifier: Classifier, images: np.ndarray, keys: Array) -> tuple[Outputs, str]:
+def repeated(
+    classifier: Classifier, images: np.ndarray, keys: Array, coarse: float = FLOAT32
+) -> tuple[Outputs, str]:
     """The outputs for images and inverted ones, and how far a second call's are from them, in words or ''."""
     both = jnp.asarray(np.concatenate([images, 1 - images]))
     outputs = classifier.function(both, jnp.concatenate([keys, keys]))
     again = classifier.function(both, jnp.concatenate([keys, keys]))
-    return outputs, disagreement(outputs.logits, again.logits)
+    return outputs, disagreement(outputs.logits, again.logits, coarse)
 
 
-def mixed(classifier: Classifier, images: np.ndarray, keys: Array, outputs: Outputs) -> str:
+def mixed(
+    classifier: Classifier, images: np.ndarray, keys: Array, outputs: Outputs, coarse: float = FLOAT32
+) -> str:
     """How far the logits move if other images are in the batch than in that of `repeated`, in words or ''.
 
     The same images come last and in reverse, among copies of one image instead of the inverted ones.
@@ -156,21 +164,16 @@ def mixed(classifier: Classifier, images: np.ndarray, keys: Array, outputs: Outp
     count = len(images)
     batch = jnp.asarray(np.concatenate([np.repeat(images[:1], count, axis=0), images[::-1]]))
     elsewhere = classifier.function(batch, jnp.concatenate([keys, keys[::-1]]))
-    return disagreement(outputs.logits[:count], elsewhere.logits[count:][::-1])
+    moved = elsewhere.logits[count:][::-1]
+    return disagreement(outputs.logits[:count], moved, coarse, scale_of=outputs.logits)
 
 
-def disagreement(logits: Any, others: Any) -> str:
-    """How far two passes over the same images [B, K] are apart, in words; '' if they agree to rounding."""
-    # NaN as 0: that there are none is checked apart from this.
-    logits, others = (np.nan_to_num(np.asarray(array, np.float64)) for array in (logits, others))
-    spread = float(np.ptp(logits))
-    largest = float(np.abs(logits - others).max())
-    return '' if largest <= AGREEMENT * spread else f'{largest:.3g} (the range of the logits is {spread:.3g})'
+def check_compiled(compiled: Any, eager: Any, coarse: float = FLOAT32) -> None:
+    """Whether the compiled classifier is the one that was given.
 
-
-def check_compiled(compiled: Any, eager: Any) -> None:
-    """Whether the compiled classifier is the one that was given, by logits [B, K] for the same images."""
-    if difference := disagreement(compiled, eager):
+    `compiled` are its logits [B, K] for the first of the images with the logits `eager` [M, K].
+    """
+    if difference := disagreement(compiled, eager[: len(compiled)], coarse, scale_of=eager):
         raise InputError(
             f'compiled by JAX the classifier disagrees with itself by {difference}: it must depend on its '
             'arguments and on constant arrays only, not on the state of Python objects, files or the clock'
@@ -194,33 +197,6 @@ def check_finite(logits: Any, images: np.ndarray, indices: np.ndarray, what: str
         raise error
 
 
-def check_explained(logits: Any, products: Any) -> None:
-    """Whether features and kernel explain the logits up to one positive scale and one bias a class.
-
-    SI attacks maximise the angle between features and kernel. If these are not what the logits are made of,
-    the attack is blind, and the classifier would pass as robust.
-
-    Raises:
-        InputError: logits = alpha products + b with alpha > 0, where logits and products (features @ kernel)
-            are [N, K], does not hold to 1e-3 of the logits' spread over images.
-    """
-    logits, products = np.asarray(logits, np.float64), np.asarray(products, np.float64)
-    g, p = logits - logits.mean(axis=0), products - products.mean(axis=0)
-    scale = float(np.sum(g * p) / max(np.sum(p * p), np.finfo(float).tiny))
-    residual = float(np.abs(g - scale * p).max())
-    spread = float(np.abs(g).max())
-    # Float32 logits carry errors of about 1e-6 of their size, whatever their spread.
-    allowed = AGREEMENT * spread + 1e-5 * float(np.abs(logits).max())
-    if not (residual <= allowed and (scale > 0 or spread <= allowed)):
-        raise InputError(
-            f'features and kernel do not explain the logits: the best fit, logits = {scale:.4g} features @ '
-            f'kernel + b, leaves a residual of {residual:.3g}, which is {residual / max(spread, 1e-300):.2g} '
-            f'of their spread over images (limit {AGREEMENT:g}, and the scale must be positive). SI attacks '
-            'would be blind: return the input of the last linear layer as features and its weights [F, K] as '
-            'kernel'
-        )
-
-
 def after(
     logits: np.ndarray,
     clean: np.ndarray,
@@ -235,7 +211,7 @@ def after(
     `logits` [N, K] and the flags `clean` [N] are those of the clean images; `there` returns attacks whose
     gradient is there on these images, for the advice.
     """
-    found = outputs(logits) + losses_left_out(logits.shape[1], attacks)
+    found = losses_left_out(logits.shape[1], attacks)
     found += single_draws(attacks) if randomised else []
     return found + gradients(attacks, records, there) + masking(clean, attacks, records)
 
@@ -249,21 +225,6 @@ def single_draws(attacks: Sequence[Gated]) -> list[str]:
         f'the classifier is randomised and {", ".join(single)} follows single draws of it, so the accuracy '
         'is too high: set eot_samples (20 is usual)'
     ]
-
-
-def outputs(logits: np.ndarray) -> list[str]:
-    """For the logits of the clean images [N, K]: whether they look like logits."""
-    if len(logits) > 1 and np.ptp(logits, axis=0).max() == 0:
-        return [
-            'the classifier returns the same logits for every image: no attack can change its mind, and its '
-            'robust accuracy says nothing'
-        ]
-    if logits.min() >= 0 and logits.max() <= 1 and np.allclose(logits.sum(axis=1), 1, rtol=0, atol=1e-4):
-        return [
-            'the outputs look like probabilities (all in [0, 1], and each row sums to 1), and gradients of '
-            'the losses vanish through them: return the logits before the softmax'
-        ]
-    return []
 
 
 def clean(accuracy: float, highest: float, classes: int, stated: float | None, hint: str) -> list[str]:

@@ -7,8 +7,10 @@ counts a success that is none.
 
 import dataclasses
 import functools
+import hashlib
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -22,6 +24,7 @@ from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.surrogate import Surrogate, backward_of, check_stand_in
+from si_jax.evaluation.tolerances import check_explained
 from si_jax.outputs import Outputs
 from si_jax.runtime import processes, progress
 from si_jax.runtime.devices import compile_rows, map_rows, replicate
@@ -32,6 +35,8 @@ Array = jax.Array
 
 # Folded into an image's key for the forward pass that decides; its split has taken the numbers 0 and 1.
 _VERIFICATION = 2
+# In an identity: the name of the program whose gradient is followed.
+PROGRAM = "the program of the classifier's gradient"
 # Images in a unit of work that is saved, in whole chunks.
 GROUP = {'cpu': 512}
 GROUP_ACCELERATOR = 4096
@@ -99,8 +104,6 @@ class Network:
                 stand_in, _ = _lifted(gradient_of, example, needs_features)
             except InputError as error:
                 raise InputError(f'gradient_of: {error}') from error
-            except (TypeError, ValueError) as error:
-                raise cannot_take('gradient_of', images.shape, error) from error
             check_stand_in(stand_in.shape, traced.shape, needs_features)
         classes = traced.shape.logits.shape[1]
         return cls(
@@ -117,6 +120,23 @@ class Network:
     @property
     def images(self) -> np.ndarray:
         return self.request.images
+
+    @functools.cached_property
+    def differentiable(self) -> bool:
+        """Whether attacks can take a gradient; not if Python is called that JAX cannot look into."""
+        taken = self.stand_in or self.traced
+        if not taken.calls_back:
+            return True
+        keys = self.typed(self.keys(0)[:1])
+
+        def total(images: Array) -> Array:
+            return jnp.sum(taken.apply(taken.weights, images, keys).logits)
+
+        try:
+            jax.eval_shape(jax.grad(total), self.images[:1])
+        except ValueError:
+            return False
+        return True
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -214,23 +234,23 @@ class Network:
         Raises:
             InputError: The classifier is unfit.
         """
-        keys = self.keys(0)
+        keys, rows = self.keys(0), np.arange(gates.PROBE) % len(self.images)
+        few = self.images[rows], self.verification_keys(keys[rows])
+        probed = gates.probe(self.classifier, *few, self.traced.coarse)
         clean = self._classify(self.images, keys, progress.done)
         gates.check_finite(clean['logits'], self.images, self.request.indices, 'image')
-        rows = np.arange(gates.PROBE) % len(self.images)
-        probed = gates.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
-        if self.gradient_of is not None:
+        if self.gradient_of is not None and self.stand_in is not None:
             try:
-                gates.probe(self.gradient_of, self.images[rows], self.verification_keys(keys[rows]))
+                gates.probe(self.gradient_of, *few, self.stand_in.coarse)
             except InputError as error:
                 raise InputError(f'gradient_of: {error}') from error
-        gates.check_compiled(clean['logits'][rows], probed.logits[: gates.PROBE])
+        gates.check_compiled(clean['logits'][rows], probed.logits, self.traced.coarse)
         si = None
         if explain:
             # Inverted images make the fit a test however few images there are.
             inverted = self._classify(1 - self.images[rows], keys[rows])
             both = {name: np.concatenate([clean[name], inverted[name]]) for name in clean}
-            gates.check_explained(both['logits'], both['products'])
+            check_explained(both['logits'], both['products'], self.traced.coarse)
             si = cosines.measure(**both, labels=self.labels)
         # Another machine's may be off by a rounding; all go by those of the first process.
         mine = {'logits': clean['logits']} if processes.is_first() else {}
@@ -292,9 +312,14 @@ class Network:
     def eager(self) -> Callable[..., Outputs]:
         """The classifier for callables: images -> `Outputs`, or (images, keys) if it is randomised."""
         function, key = self._function(self.traced.weights, self._stand_in_weights), self._key
+        nchw = self.request.layout == 'nchw'
+
+        def outputs(images: Array, keys: Array) -> Outputs:
+            return function(jnp.moveaxis(images, 1, 3) if nchw else images, keys)
+
         if self.classifier.randomised:
-            return jax.jit(function)
-        return jax.jit(lambda images: function(images, jnp.broadcast_to(key, len(images))))
+            return jax.jit(outputs)
+        return jax.jit(lambda images: outputs(images, jnp.broadcast_to(key, len(images))))
 
     def _function(
         self, weights: list[Array], stand_in_weights: list[Array]
@@ -324,6 +349,31 @@ class Network:
             **({'processes': self.shares} if self.shares > 1 else {}),
         }
 
+    def gradient_program(self) -> dict[str, str]:
+        """A digest of the program that attacks follow: it may change where no weight and no logit does.
+
+        It is that of one platform and one version of JAX, which are named beside it.
+        """
+
+        def pulled_back(weights: Any, other: Any, images: Array, keys: Array) -> Any:
+            outputs, pull = jax.vjp(lambda images: self._function(weights, other)(images, keys)[:2], images)
+            return outputs, pull(outputs)
+
+        def forward(weights: Any, other: Any, images: Array, keys: Array) -> Any:
+            return self.apply(weights, images, keys)
+
+        follow = pulled_back if self.differentiable else forward
+        rows = np.zeros(2, int)
+        weights = self.traced.weights, self._stand_in_weights
+        lowered = jax.jit(follow).lower(*weights, self.images[rows], self.typed(self.keys(0)[rows]))
+        # A function of Python that is called back stands in the text by its address.
+        text = re.sub(r'backend_config = "\d+"', '', lowered.as_text())
+        return {
+            'digest': hashlib.sha256(text.encode()).hexdigest()[:16],
+            'jax': jax.__version__,
+            'platform': jax.default_backend(),
+        }
+
     def about_data(self) -> dict[str, Any]:
         """What a result says of the data."""
         return {
@@ -341,12 +391,10 @@ class Network:
         return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(self.typed(keys))
 
 
-def cannot_take(name: str, shape: tuple[int, ...], error: Exception) -> InputError:
-    """The error for another classifier that cannot be traced with these images [N, H, W, C]."""
-    return InputError(
-        f'{name} cannot take the images [B, {", ".join(map(str, shape[1:]))}] of the classifier: '
-        f'{str(error).splitlines()[0]}'
-    )
+def programs(network: Network, sources: Mapping[str, Network]) -> dict[str, Any]:
+    """The programs of an evaluation and of its sources of transfer, for its identity."""
+    others = {f'{PROGRAM}, {name}': source.gradient_program() for name, source in sources.items()}
+    return {PROGRAM: network.gradient_program(), **others}
 
 
 def _lifted(

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.gates import disagreement
+from si_jax.evaluation.tolerances import FLOAT32, disagreement
 from si_jax.runtime import processes
 from si_jax.runtime.progress import part
 from si_jax.storage import lock, npz
@@ -93,13 +93,21 @@ class Saved:
         folder: Where they lie. Made when the first one is written.
         identity: What the evaluation is made of, in JSON's types: it must be the same to go on.
         logits: [N, K], of the clean images: the same model gives them again, to rounding.
+        coarse: The resolution of the model's program.
 
     Raises:
         InputError: The folder holds the units of another evaluation; the message names the differences.
             Later, as one is asked for: a unit is whole, but not what this evaluation wrote.
     """
 
-    def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
+    def __init__(
+        self,
+        folder: str | os.PathLike | None,
+        identity: dict[str, Any],
+        logits: np.ndarray,
+        coarse: float = FLOAT32,
+    ):
+        self._coarse = coarse
         self._folder = place = None if folder is None else Path(folder)
         self._identity = json.dumps(identity, sort_keys=True)
         self._tokens: list[Any] = []
@@ -124,17 +132,15 @@ class Saved:
         except ValueError as error:
             raise InputError(f'{path} is damaged ({error}): remove {str(folder)!r} to begin anew') from None
         identity = json.loads(json.dumps(identity))
-        differences = [
-            f'{name} was {before.get(name)!r} and is {identity.get(name)!r}'
-            for name in sorted(before.keys() | identity.keys())
-            if before.get(name) != identity.get(name)
-        ]
-        if not differences:
+        names = [name for name in sorted(before.keys() | identity.keys()) if _differ(before, identity, name)]
+        differences = [f'{name} was {before.get(name)!r} and is {identity.get(name)!r}' for name in names]
+        # The logits tell more than the digest of a program does.
+        if not any(_version(identity.get(name)) is None for name in names):
             there = self._read(CLEAN)
             if there is None or there['logits'].shape != logits.shape:
-                differences = ['the logits of the clean images cannot be compared']
-            elif difference := disagreement(logits, there['logits']):
-                differences = [f'the model differs, by {difference} on the clean images']
+                differences.append('the logits of the clean images cannot be compared')
+            elif difference := disagreement(logits, there['logits'], self._coarse):
+                differences.append(f'the model differs, by {difference} on the clean images')
         if differences:
             raise InputError(
                 f'{str(folder)!r} holds the state of another evaluation: {"; ".join(differences)}. Go on '
@@ -185,6 +191,25 @@ class Saved:
                     f'could not keep {unit} in {self._folder}: {error.strerror}. What was finished before '
                     'it is there: free some space and run the same command again',
                 ) from error
+
+
+def _differ(before: dict[str, Any], identity: dict[str, Any], name: str) -> bool:
+    """Whether two evaluations are not the same in one respect.
+
+    What has a digest beside the versions that it holds for can be compared within one version only; a state
+    from before there were such digests says nothing of them.
+    """
+    old, new = before.get(name), identity.get(name)
+    if _version(new) is not None and (old is None or _version(old) != _version(new)):
+        return False
+    return old != new
+
+
+def _version(value: Any) -> dict[str, Any] | None:
+    """What a digest holds for; None for what is no digest of that kind."""
+    if not isinstance(value, dict) or 'digest' not in value:
+        return None
+    return {key: one for key, one in value.items() if key != 'digest'}
 
 
 # Where the evaluation that is under way keeps what is finished, so that no attack takes it as an argument.

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from si_jax.errors import InputError
 from si_jax.interop import torch_weights
 from si_jax.outputs import Outputs
 
@@ -19,6 +20,24 @@ def is_torch_module(value: Any) -> bool:
         cls.__module__.startswith('torch.nn.modules.') and cls.__name__ == 'Module'
         for cls in type(value).__mro__
     )
+
+
+def check_precision(module: Any) -> None:
+    """Raises InputError for a torch.nn.Module in half precision or quantised: it is another."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        dtype = str(tensor.dtype).removeprefix('torch.')
+        if dtype in ('float16', 'bfloat16'):
+            raise InputError(
+                f'the module computes in {dtype} ({name}), and its translation in float32, which is another '
+                'network: give module.float(), and compare its clean accuracy with that of the original'
+            )
+    quantised = next((m for m in module.modules() if '.quantized.' in f'{type(m).__module__}.'), None)
+    if quantised is not None:
+        raise InputError(
+            f'the module is quantised ({type(quantised).__name__}), which cannot be translated: give the '
+            'floating module that it was made from, or si_jax.BlackBox(function, num_classes) for attacks '
+            'without gradients'
+        )
 
 
 def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> Classifier:

@@ -74,7 +74,7 @@ def test_a_step_without_a_gradient_is_seen_through(monkeypatch):
         (
             lambda x: NET(x[:, :3]),
             'pgd',
-            r'gradient_of cannot take the images \[B, 6, 6, 2\] of the classifier',
+            r'gradient_of: the classifier cannot take images of shape \[\d+, 6, 6, 2\]',
         ),
         (lambda x: NET(x - x.mean(axis=0)), 'pgd', 'gradient_of: the logits of an image change by'),
         (3, 'pgd', 'a classifier is a callable'),
@@ -129,13 +129,16 @@ def test_sources_without_names_are_numbered():
     ('source', 'message'),
     [
         ({'wide': net(classes=5)}, 'transfer-wide: the source has 5 classes, the classifier 4'),
-        ({'small': lambda x: NET(x[:, :3])}, r'transfer-small cannot take the images \[B, 6, 6, 2\]'),
+        (
+            {'small': lambda x: NET(x[:, :3])},
+            r'transfer-small: the classifier cannot take images of shape \[\d+, 6, 6',
+        ),
         ({'nan': lambda x: NET(x).logits / 0}, 'transfer-nan: the classifier returns NaN or infinite logits'),
         ({'a b': NET}, "'a b' cannot be a name"),
         ({'none': 7}, 'a classifier is a callable'),
         (
             {'random': Randomised(lambda x, keys: Outputs(NET(x[:, ::-1, :3]).logits))},
-            r'transfer-random cannot take the images',
+            r'transfer-random: the classifier cannot take images',
         ),
     ],
 )

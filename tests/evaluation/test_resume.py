@@ -1,5 +1,6 @@
 """Interrupted evaluations go on where they were, and only those."""
 
+import json
 import os
 
 import jax
@@ -10,7 +11,9 @@ from numpy.testing import assert_array_equal
 
 from si_jax import InputError, evaluate
 from si_jax.evaluation import network
-from si_jax.evaluation.request import images_at_once
+from si_jax.evaluation.classifier import classifier_of
+from si_jax.evaluation.network import PROGRAM
+from si_jax.evaluation.request import Request, images_at_once
 from si_jax.evaluation.state import Saved, alone, remember
 from si_jax.storage import lock
 from si_jax.storage.trees import digest
@@ -176,6 +179,58 @@ def test_the_state_of_another_evaluation_is_refused(what, state):
     settings, match = REFUSED[what]
     with pytest.raises(InputError, match=f'holds the state of another evaluation: .*{match}'):
         run(state, **settings)
+
+
+def stepped(derivative):
+    """NET behind a step that is exact, and whose derivative is another; weights and logits are the same."""
+
+    @jax.custom_vjp
+    def step(x):
+        return x
+
+    step.defvjp(lambda x: (x, None), lambda _, cotangent: (derivative * cotangent,))
+    return lambda x: NET(step(x))
+
+
+@pytest.mark.parametrize('where', ['classifier', 'gradient_of', 'transfer_from'])
+def test_another_derivative_of_the_same_classifier_is_refused(where, tmp_path):
+    settings = {'attacks': 'pgd', 'restarts': 1, 'images': IMAGES[:8], 'labels': LABELS[:8]}
+
+    def again(derivative):
+        network = stepped(derivative)
+        return run(tmp_path, **settings, **{where: {'a': network} if where == 'transfer_from' else network})
+
+    whole = again(0.0)
+    same(again(0.0), whole)
+    with pytest.raises(InputError, match="the program of the classifier's gradient.* was .* and is "):
+        again(1.0)
+    # A state of before there were such digests, or of another version of JAX, goes on.
+    path = tmp_path / 'identity.json'
+    before = json.loads(path.read_text())
+    for changed in ({**before[PROGRAM], 'digest': 'x', 'jax': '0.0.1'}, None):
+        kept = {name: changed or value for name, value in before.items() if changed or PROGRAM not in name}
+        kept |= {name: value for name, value in before.items() if PROGRAM not in name}
+        path.write_text(json.dumps(kept))
+        assert_array_equal(again(1.0).correct['pgd'], whole.correct['pgd'])
+
+
+def test_the_digest_of_a_program_knows_no_places_and_no_addresses():
+    source = (
+        'def network(x):\n'
+        '    shape = jax.ShapeDtypeStruct((len(x), 4), x.dtype)\n'
+        '    logits = NET(x).logits\n'
+        '    return logits + jax.pure_callback(lambda x: np.zeros((len(x), 4), x.dtype), shape, logits)\n'
+    )
+
+    def digest(moved, **other):
+        names = {'jax': jax, 'np': np, 'NET': NET}
+        exec(compile('\n' * moved + source, f'file{moved}.py', 'exec'), names)
+        request = Request.of(IMAGES, LABELS, devices=jax.local_devices()[:1])
+        made = network.Network.of(classifier_of(names['network']), request, **other)
+        return made.gradient_program()['digest']
+
+    assert digest(0) == digest(7)
+    assert digest(0, gradient_of=classifier_of(NET)) == digest(7, gradient_of=classifier_of(NET)) != digest(0)
 
 
 def test_a_folder_that_is_something_else_is_refused(tmp_path):

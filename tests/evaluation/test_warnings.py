@@ -40,9 +40,6 @@ def test_an_honest_classifier_raises_none():
 def test_probabilities():
     (found,) = warnings(lambda x: jax.nn.softmax(NET(x).logits))
     assert 'look like probabilities' in found and 'before the softmax' in found
-    # Rows that do not sum to one, or leave [0, 1], are something else.
-    assert warnings(lambda x: jax.nn.sigmoid(NET(x).logits)) == []
-    assert warnings(lambda x: jax.nn.softmax(NET(x).logits) - 0.01) == []
 
 
 def test_gradients_that_are_exactly_zero():
