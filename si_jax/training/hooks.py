@@ -244,8 +244,6 @@ class Validation(Hook):
         if run.last_epoch or (run.epoch + 1) % run.ready.config.evaluation.every_epochs == 0:
             figures = self.held_out(run.state.params, run.state.batch_stats)
             run.figures |= {f'validation/{name}': value for name, value in figures.items()}
-            for words in self.held_out.doubts(at_the_end=run.last_epoch) if processes.is_first() else ():
-                tqdm.write(f'held-out images: {words}', file=sys.stdout)
             run.accuracy = figures['calibrated_pgd_accuracy']
             if (patience := run.ready.config.patience) and not run.last_epoch:
                 run.watched = run.watched.measured(run.accuracy, run.epoch + 1, patience)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from si_jax.evaluation import sanity
 from si_jax.training.overfitting import COLLAPSE, blind, least_fall
 
 Line = dict[str, Any]
@@ -140,8 +141,23 @@ def _fall(best: Line, line: Line, name: str, attack: str, about: About) -> str:
     )
 
 
+def _chance(lines: Sequence[Line], about: About) -> str:
+    line, accuracy = lines[-1], lines[-1].get('validation/natural_accuracy')
+    if accuracy is None or line['epoch'] < about.epochs or line.get('validation/predicted_classes') == 1:
+        return ''
+    right = round(accuracy * about.held_out)
+    if not sanity.chance(right, about.held_out, about.classes):
+        return ''
+    return (
+        f'the run ends with {right} of {about.held_out} held-out images right, no better than guessing one of '
+        f'{about.classes} classes: the network has learned nothing. Look at the data and their labels, or try '
+        f'a lower --config.schedule.peak (now {about.peak:g}) in a new --workdir'
+    )
+
+
 SYMPTOMS: dict[str, Callable[[Sequence[Line], About], str]] = {
     'one class': _one_class,
+    'near chance': _chance,
     'loss not falling': _loss_stays,
     COLLAPSE: _collapse,
     'robust overfitting': _gap,

@@ -10,7 +10,6 @@ import numpy as np
 
 from si_jax import attacks, data
 from si_jax.data import Dataset
-from si_jax.evaluation import sanity
 from si_jax.outputs import Outputs, as_outputs, cosine, scaled_logits
 from si_jax.runtime import processes
 from si_jax.runtime.devices import compile_rows, local, map_rows, replicate
@@ -103,7 +102,6 @@ class HeldOut:
         base = jax.random.key(seed)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(base, i), 0))(np.arange(len(images)))
         self._rows = images, np.asarray(dataset.labels), keys
-        self._classes = dataset.num_classes
 
         self.by_class: dict[str, float] = {}
         forward = _forward(model)
@@ -142,8 +140,7 @@ class HeldOut:
         variables = local({'params': params, 'batch_stats': batch_stats})
         clean = self._map(self._clean, variables, 'held-out images')
         gap = float(np.median(clean.pop('gap')))
-        self._prediction = clean.pop('prediction')
-        counts = np.bincount(self._prediction)
+        counts = np.bincount(clean.pop('prediction'))
         figures = {name: float(np.mean(rows)) for name, rows in clean.items()}
         correct = {'natural_accuracy': clean['natural_accuracy']}
         factors = {'pgd_accuracy': 1.0, 'calibrated_pgd_accuracy': 2.0 / max(gap, 1e-12)}
@@ -162,17 +159,6 @@ class HeldOut:
             'weight_norm': float(norms.mean()),
             'weight_norm_spread': float(norms.std()),
         }
-
-    def doubts(self, *, at_the_end: bool) -> list[str]:
-        """What the decisions of the last call tell of the network: that it gives all images one class.
-
-        Near chance is every network when training begins, so this is told only `at_the_end`.
-        """
-        labels = self._rows[1]
-        found = sanity.collapsed(self._prediction, labels)
-        if found or not at_the_end:
-            return found
-        return sanity.chance(int(np.sum(self._prediction == labels)), len(labels), self._classes)
 
     def _map(self, function: Callable[..., Any], shared: Any, what: str) -> Any:
         """The function of all held-out images, with a passing word about how far it is."""

@@ -4,6 +4,7 @@ import pytest
 
 from si_jax.training.symptoms import About, new_symptoms
 
+NATURAL = 'validation/natural_accuracy'
 ABOUT = About(epochs=40, held_out=200, classes=10, peak=0.1)
 
 
@@ -32,6 +33,15 @@ def test_healthy_training_is_not_named():
         pgd=[0.1, 0.3, 0.45, 0.5, 0.35, 0.5, None, 0.52], trained=[0.1, 0.3, 0.4, 0.5, 0.55, 0.6, 0.6, 0.6]
     )
     assert not any(said)
+
+
+def test_a_network_that_only_guesses_is_named_at_the_end():
+    rates = [0.1] * 4
+    about = ABOUT._replace(epochs=4)
+    said = run_of(pgd=rates, trained=rates, loss=[1.9, 1.8, 1.7, 1.6], about=about, **{NATURAL: 0.105})
+    assert [list(found) for found in said] == [[], [], [], ['near chance']]
+    assert '21 of 200 held-out images right' in said[3]['near chance']
+    assert not any(run_of(pgd=rates, trained=rates, loss=[1.9] * 4, about=about, **{NATURAL: 0.4}))
 
 
 def test_one_class_for_every_image():
