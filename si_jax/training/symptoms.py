@@ -149,8 +149,8 @@ def _chance(lines: Sequence[Line], about: About) -> str:
     if not sanity.chance(right, about.held_out, about.classes):
         return ''
     return (
-        f'the run ends with {right} of {about.held_out} held-out images right, no better than guessing one of '
-        f'{about.classes} classes: the network has learned nothing. Look at the data and their labels, or try '
+        f'the run ends with {right} of {about.held_out} held-out images right, no better than guessing one '
+        f'of {about.classes} classes: the network has learned nothing. Look at the data and the labels, or try '
         f'a lower --config.schedule.peak (now {about.peak:g}) in a new --workdir'
     )
 
