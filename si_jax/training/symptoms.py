@@ -150,7 +150,7 @@ def _chance(lines: Sequence[Line], about: About) -> str:
         return ''
     return (
         f'the run ends with {right} of {about.held_out} held-out images right, no better than guessing one '
-        f'of {about.classes} classes: the network has learned nothing. Look at the data and the labels, or try '
+        f'of {about.classes} classes: the network has learned nothing. Look at data and labels, or try '
         f'a lower --config.schedule.peak (now {about.peak:g}) in a new --workdir'
     )
 
