@@ -39,11 +39,10 @@ def test_one_epoch_on_5000_images_learns_something_robust(shared, tmp_path):
     result = train_and_evaluate(shared / 'data', tmp_path / 'run', 5000, 500)
     assert result['dataset']['name'] == 'cifar10' and result['dataset']['examples'] == 500
     assert result['threat_model'] == {'norm': 'linf', 'eps': pytest.approx(8 / 255)}
-    # Processors round differently, and the signs of gradients make other runs of that: one had 23.2 % clean
-    # and 17.6 % under PGD, others more than 25 % clean. The measure is one class for every image.
-    commonest = np.bincount(np.load(shared / 'data' / 'cifar10_test.npz')['labels'][:500]).max() / 500
-    assert result['clean']['accuracy'] >= commonest + 0.06
-    assert result['attacks']['pgd']['accuracy'] >= commonest + 0.01
+    # Processors round differently, and the signs of gradients make other runs of that: one kind had 23.2 %
+    # clean and 17.6 % under PGD, on others clean was at least 25 %. The commonest class alone has 11.4 %.
+    assert result['clean']['accuracy'] >= 0.2
+    assert result['attacks']['pgd']['accuracy'] >= 0.13
     assert result['attacks']['pgd']['steps'] == 20
     assert result['attacks']['pgd']['max_perturbation'] <= 8 / 255 + 1e-6
     flags = np.load(tmp_path / 'run' / 'result.npz')
