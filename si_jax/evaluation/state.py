@@ -109,7 +109,9 @@ class Saved:
     ):
         self._coarse = coarse
         self._folder = place = None if folder is None else Path(folder)
-        self._identity = json.dumps(identity, sort_keys=True)
+        # Without the digests of programs, which are others in another version of JAX.
+        lasting = {name: value for name, value in identity.items() if _version(value) is None}
+        self._identity = json.dumps(lasting, sort_keys=True)
         self._tokens: list[Any] = []
         if place is not None:
             processes.from_first(lambda: self._open(place, identity, logits))

@@ -16,7 +16,7 @@ from tests.helpers.searches import quicken
 
 NET = net()
 IMAGES, LABELS = images_and_labels(12, NET)
-ONE = {'eps': 0.06, 'steps': 2, 'devices': jax.local_devices()[:1]}
+ONE = {'eps': 0.06, 'devices': jax.local_devices()[:1]}
 
 
 def predict(images):
@@ -105,7 +105,7 @@ def test_a_torch_module_is_evaluated_as_it_is(module):
     mode = module.training
     labels = module.eval()(first).argmax(dim=1)
     module.train(mode)
-    settings = {'attacks': 'sipgd', 'return_images': True, **ONE}
+    settings = {'attacks': 'sipgd', 'steps': 2, 'return_images': True, **ONE}
     of_torch = evaluate(module, first, labels, **settings)
     assert module.training == mode and of_torch.accuracy['clean'] == 1.0
     assert of_torch.images['sipgd'].shape == (12, 3, 6, 6)

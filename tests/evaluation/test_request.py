@@ -15,7 +15,7 @@ from tests.helpers.problems import images_and_labels, net
 NET = net()
 IMAGES, LABELS = images_and_labels(10, NET)
 SQUARE = np.random.default_rng(0).uniform(size=(10, 6, 6, 3)).astype(np.float32)
-ONE = {'eps': 0.04, 'steps': 3, 'devices': jax.local_devices()[:1]}
+ONE = {'eps': 0.04, 'devices': jax.local_devices()[:1]}
 
 
 def of_colour(x):
