@@ -225,6 +225,8 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     """The network with its clean logits, and the attacks in order: all of them fit for each other."""
     kinds = [kind_of(name, request) for name in request.names]
     needs_features = any(map(_reads_features, kinds))
+    if gradient_of is not None:
+        gates.check_stand_in_is_taken(kinds)
     given = classifier_of(classifier, request.layout)
     if given.randomised:
         gates.check_draws(kinds, request.restarts)

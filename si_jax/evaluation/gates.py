@@ -18,6 +18,7 @@ from si_jax.evaluation.classifier import Classifier
 from si_jax.evaluation.result import AttackRecord, GradientCounts, wilson
 from si_jax.evaluation.tolerances import FLOAT32, disagreement
 from si_jax.outputs import Outputs
+from si_jax.runtime import compilation_cache
 
 Array = jax.Array
 
@@ -99,6 +100,16 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str, *, differe
             )
 
 
+def check_stand_in_is_taken(attacks: Sequence[Gated]) -> None:
+    """Refuses `gradient_of` if no attack takes a gradient."""
+    if all(part.without_gradient for attack in attacks for part in attack.parts):
+        raise InputError(
+            f'gradient_of is given, and {", ".join(attack.name for attack in attacks)} '
+            f'{"take" if len(attacks) > 1 else "takes"} no gradient: leave gradient_of out, or add an attack '
+            "that takes one, such as 'pgd'"
+        )
+
+
 def check_draws(attacks: Sequence[Gated], restarts: int) -> None:
     """Refuses, for a random classifier, what counts an image as broken if one of many draws is wrong."""
     parts = [(one.name, part.facts) for one in attacks for part in one.parts]
@@ -177,6 +188,7 @@ def check_compiled(compiled: Any, eager: Any, coarse: float = FLOAT32) -> None:
         raise InputError(
             f'compiled by JAX the classifier disagrees with itself by {difference}: it must depend on its '
             'arguments and on constant arrays only, not on the state of Python objects, files or the clock'
+            f'{compilation_cache.suspected()}'
         )
 
 

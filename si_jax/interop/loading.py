@@ -48,8 +48,9 @@ def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 
         image_shape: (H, W, C) of the images that it will be given.
 
     Raises:
-        InputError: As `torch_graph.TorchClassifier`.
+        InputError: As `torch_graph.TorchClassifier`; or the module computes in half precision or is quantised.
     """
+    check_precision(module)
     from si_jax.interop.torch_graph import TorchClassifier
 
     return TorchClassifier(module, image_shape)

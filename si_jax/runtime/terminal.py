@@ -111,6 +111,19 @@ def run(
         return FAILED
     except KeyboardInterrupt:
         raise stopped('SIGINT', 'stopped at once') from None
+    except Exception as error:
+        from si_jax.runtime import compilation_cache  # with JAX, which a command may not need
+
+        if not compilation_cache.is_of_another_program(error):
+            raise
+        words = str(error).splitlines()[0]
+        print(
+            f'{name}: JAX ran another program than it was asked for ({words.strip(":")})',
+            end='',
+            file=sys.stderr,
+        )
+        print(compilation_cache.suspected(), file=sys.stderr)
+        return FAILED
 
 
 def wrapped(start: str, text: str) -> list[str]:

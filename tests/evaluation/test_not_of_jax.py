@@ -11,6 +11,7 @@ from numpy.testing import assert_array_equal
 
 from si_jax import BlackBox, InputError, evaluate
 from si_jax.evaluation.classifier import classifier_of
+from si_jax.interop import load_torch_module
 from tests.helpers.problems import images_and_labels, net
 from tests.helpers.searches import quicken
 
@@ -137,6 +138,8 @@ def test_modules_in_other_precisions_are_refused(module):
     ):
         with pytest.raises(InputError, match=f'computes in {name} .*give module.float()'):
             evaluate(half, PHOTOS, LABELS, attacks='pgd', **ONE)
+        with pytest.raises(InputError, match=f'computes in {name} '):  # as --model does
+            load_torch_module(half, PHOTOS.shape[1:])
     assert classifier_of(half.float()).function(PHOTOS[:2], None).logits.shape == (2, 4)
     quantised = torch.ao.quantization.quantize_dynamic(copy.deepcopy(module), {torch.nn.Linear})
     with pytest.raises(InputError, match='the module is quantised .*floating module'):

@@ -66,6 +66,11 @@ def test_a_step_without_a_gradient_is_seen_through(monkeypatch):
     assert_allclose(own, plain, atol=1e-6)
 
 
+def test_a_gradient_that_nobody_takes_is_refused():
+    with pytest.raises(InputError, match=r'gradient_of is given, and square, rays take no gradient: .*pgd'):
+        run(staircase, 'square,rays', gradient_of=NET, steps=None)
+
+
 @pytest.mark.parametrize(
     ('other', 'attacks', 'message'),
     [
