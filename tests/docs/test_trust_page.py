@@ -15,7 +15,7 @@ def test_every_line_names_tests_that_exist():
         named = re.findall(r'`(tests/[\w/]+\.py)::(\w+)`', row)
         assert named, f'no test is named: {row[:80]}'
         for file, test in named:
-            assert f'\ndef {test}(' in (ROOT / file).read_text(), f'{file} has no {test}'
+            assert f'def {test}(' in (ROOT / file).read_text(), f'{file} has no {test}'
 
 
 def test_the_place_of_the_selfcheck_is_there():

@@ -11,7 +11,7 @@ from numpy.testing import assert_array_equal
 
 from si_jax import BlackBox, InputError, evaluate
 from si_jax.evaluation.classifier import classifier_of
-from si_jax.interop import load_torch_module
+from si_jax.interop.loading import load_torch_module
 from tests.helpers.problems import images_and_labels, net
 from tests.helpers.searches import quicken
 
