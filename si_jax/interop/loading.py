@@ -50,7 +50,8 @@ def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 
     Raises:
         InputError: As `torch_graph.TorchClassifier`; or the module computes in half precision or is quantised.
     """
-    check_precision(module)
+    if is_torch_module(module):
+        check_precision(module)
     from si_jax.interop.torch_graph import TorchClassifier
 
     return TorchClassifier(module, image_shape)

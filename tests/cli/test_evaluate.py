@@ -79,7 +79,7 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
     result = json.loads((tmp_path / 'out/result.json').read_text())
     assert ' '.join(result) == (
         'schema dataset model threat_model seed precision clean attacks worst_case '
-        'warnings environment timing'
+        'si warnings environment timing'
     )
     assert result['schema'] == 1 and result['seed'] == 3 and result['warnings'] == []
     digest = result['dataset'].pop('digest')

@@ -55,10 +55,10 @@ def test_arrays_of_another_name_are_not_called_truncated(tmp_path):
     with pytest.raises(
         InputError, match=r'`images` and `labels`.*np\.savez\(path, images=x, labels=y\)'
     ) as e:
-        npz.read(tmp_path, 'mine', 'test', (8, 8, 1), 10)
+        npz.read([tmp_path / 'mine_test.npz'], (8, 8, 1), 10, 255)
     assert 'truncated' not in str(e.value) and 'x_test' in str(e.value)
     np.savez(tmp_path / 'mine_test.npz', images=x, labels=y)
-    assert len(npz.read(tmp_path, 'mine', 'test', (8, 8, 1), 10)[0]) == 2
+    assert len(npz.read([tmp_path / 'mine_test.npz'], (8, 8, 1), 10, 255)[0]) == 2
 
 
 def parse(monkeypatch, *argv):
