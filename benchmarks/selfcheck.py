@@ -139,11 +139,6 @@ def in_dtype(dtype: Any) -> Callable[[Problem], Any]:
     return lambda p: lambda x: p.logits(x.astype(dtype))
 
 
-def through(squash: Callable[[jax.Array], jax.Array]) -> Callable[[Problem], Any]:
-    """The linear network with its logits, times 20, put through a function that keeps their order."""
-    return lambda p: lambda x: squash(20 * p.logits(x))
-
-
 def one_class(p: Problem) -> Any:
     """Answers class 0 whatever the image."""
     return lambda x: p.logits(x) + 1e3 * jax.nn.one_hot(0, p.kernel.shape[1])
@@ -223,14 +218,29 @@ def from_channels(axis: int) -> Callable[[Problem], Any]:
 
 
 GRADIENT = 'gradient'
+NO_LAYER = 'needs the features and the kernel'  # of SI attacks: the logits are no linear layer's
+
+
+def squashed(about: str, squash: Callable[[jax.Array], jax.Array]) -> Case:
+    """The linear network with its logits, times 20, put through a function that keeps their order."""
+    return Case(
+        about,
+        lambda p: lambda x: squash(20 * p.logits(x)),
+        warning='outputs look like',
+        refusal=NO_LAYER,
+        always=True,
+    )
+
+
 CASES = {
-    'linear-2': Case('linear, 2 classes', scaled(1.0), 2),
+    'linear-2': Case('linear, 2 classes', scaled(1.0), 2, refusal='needs at least 3 classes'),
     'linear-3': Case('linear, 3 classes', scaled(1.0)),
     'linear-10': Case('linear, 10 classes', scaled(1.0), 10),
     'constant': Case(
         'the same logits for every image',
         lambda p: lambda x: jnp.zeros((len(x), 3)).at[:, 0].set(1.0) + 0 * x.mean((1, 2, 3))[:, None],
         warning='same logits for every image|every image gets class',
+        refusal=NO_LAYER,
         always=True,
         exact=first_class,
     ),
@@ -249,24 +259,19 @@ CASES = {
     'times-1e-10': Case('logits times 1e-10', scaled(1e-10)),
     'times-1e10': Case('logits times 1e10', scaled(1e10), warning=GRADIENT),
     'times-1e30': Case('logits times 1e30', scaled(1e30), warning=GRADIENT, refusal='NaN or infinite'),
-    'nan-in-the-ball': Case('NaN at points of the ball', undefined, refusal='NaN or infinite'),
+    'nan-in-the-ball': Case('NaN at points of the ball', undefined, refusal=f'NaN or infinite|{NO_LAYER}'),
     'zero-gradient': Case('8-bit inputs: gradient zero', rounded, warning=GRADIENT, norms=('linf',)),
     'blocked-gradient': Case(
         'gradient blocked', lambda p: lambda x: p.logits(jax.lax.stop_gradient(x)), warning=GRADIENT
     ),
-    'nan-gradient': Case('gradient NaN', trapped(jnp.sqrt), warning='not finite'),
-    'infinite-gradient': Case('gradient infinite', trapped(lambda q: q**0.4), warning='not finite'),
-    'softmax': Case('softmax', through(jax.nn.softmax), warning='logits', always=True),
-    'sigmoid': Case('a sigmoid a class', through(jax.nn.sigmoid), warning='logits', always=True),
-    'softmax-100': Case(
-        '100 times softmax', through(lambda z: 100 * jax.nn.softmax(z)), warning='logits', always=True
+    'nan-gradient': Case('gradient NaN', trapped(jnp.sqrt), warning='not finite', refusal=NO_LAYER),
+    'infinite-gradient': Case(
+        'gradient infinite', trapped(lambda q: q**0.4), warning='not finite', refusal=NO_LAYER
     ),
-    'softmax-half': Case(
-        'softmax in float16',
-        through(lambda z: jax.nn.softmax(z).astype(jnp.float16)),
-        warning='logits',
-        always=True,
-    ),
+    'softmax': squashed('softmax', jax.nn.softmax),
+    'sigmoid': squashed('a sigmoid a class', jax.nn.sigmoid),
+    'softmax-100': squashed('100 times softmax', lambda z: 100 * jax.nn.softmax(z)),
+    'softmax-half': squashed('softmax in float16', lambda z: jax.nn.softmax(z).astype(jnp.float16)),
     'batch': Case(
         'depends on its batch',
         lambda p: lambda x: p.logits(x - 0.9 * (x.mean(0, keepdims=True) - 0.5)),
