@@ -1,6 +1,7 @@
 # make quickstart   train, evaluate and draw on the handwritten digits (a few minutes, no download of data)
 # make test         the whole test suite
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
+# make selfcheck    every attack against classifiers whose robust accuracy is known exactly (two hours or so)
 # make docs         the pages of docs/ as a site, in build/docs
 # make chaos        100 kills of training and evaluation at random points, and thousands of malformed inputs
 # make lint         formatting, lint and types
@@ -19,7 +20,7 @@ DEV_STAMP := $(VENV)/.requirements-dev-installed
 WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
   "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
 
-.PHONY: quickstart test conformance chaos docs lint format clean
+.PHONY: quickstart test conformance selfcheck chaos docs lint format clean
 
 quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
@@ -29,6 +30,11 @@ test: $(DEV_STAMP)
 
 conformance: $(USER_STAMP)
 	$(RUN) -m benchmarks.conformance
+
+# Its programs run for milliseconds, so most of its time is compiling them: unoptimised code is there sooner.
+selfcheck: export XLA_FLAGS = --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
+selfcheck: $(USER_STAMP)
+	$(RUN) -m benchmarks.selfcheck --page=docs/trust.md
 
 docs: $(DEV_STAMP)
 	$(RUN) -m sphinx -q -E -W --keep-going -b html docs build/docs

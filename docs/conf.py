@@ -38,6 +38,7 @@ PAGES = {
     'Use': [
         'training',
         'evaluation',
+        'trust',
         'attacks',
         'defenses',
         'audit',

@@ -12,7 +12,7 @@ Images are [N, H, W, C] in [0, 1], and eps is a fraction of that range.
 from si_jax.attacks import ATTACKS
 from si_jax.auditing import Audit, audit
 from si_jax.errors import InputError
-from si_jax.evaluation import Randomised, Result, evaluate
+from si_jax.evaluation import BlackBox, Randomised, Result, evaluate
 from si_jax.evaluation.compare import Comparison, compare
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
@@ -24,6 +24,7 @@ __version__ = '0.1.0'
 __all__ = [
     'ATTACKS',
     'Audit',
+    'BlackBox',
     'Comparison',
     'InputError',
     'LoadedModel',

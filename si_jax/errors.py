@@ -2,10 +2,17 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class InputError(ValueError):
-    """A wrong input, found before any compute was spent."""
+    """A wrong input, found before any compute was spent where it can be.
+
+    Attributes:
+        image: [H, W, C], the point of the ball at which a classifier was found unfit; None for all else.
+    """
+
+    image: Any = None
 
 
 def unknown(kind: str, name: object, known: Iterable[str]) -> InputError:

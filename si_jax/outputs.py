@@ -40,10 +40,9 @@ def as_outputs(value: Any) -> Outputs:
     """
     outputs = Outputs(*value) if isinstance(value, tuple) and len(value) == 3 else Outputs(value)
     shape = getattr(outputs.logits, 'shape', None)
-    if shape is None or len(shape) != 2:
+    if shape is None or len(shape) != 2 or shape[1] == 1:
         raise InputError(
-            f'a classifier must return logits [B, K], or (logits, features, kernel), '
-            f'not {type(value).__name__} of shape {shape}'
+            f'a classifier must return logits [B, K], or (logits, features, kernel), not {_described(value)}'
         )
     if (outputs.features is None) != (outputs.kernel is None):
         raise InputError('features and kernel belong together: give both, or None for both')
@@ -57,6 +56,42 @@ def as_outputs(value: Any) -> Outputs:
     return outputs
 
 
+def _kind(value: Any) -> str:
+    return 'array' if isinstance(value, jax.Array) else type(value).__name__
+
+
+def _described(value: Any) -> str:
+    """What a classifier returned in place of logits, and what it should return."""
+    shape = getattr(value, 'shape', None)
+    if isinstance(value, dict):
+        keys = ', '.join(map(repr, value))
+        advice = next((repr(key) for key in ('logits', 'output') if key in value), 'the key of the logits')
+        return f'dict with {keys}: return the one that holds them, outputs[{advice}]'
+    if isinstance(value, list | tuple):
+        parts = ', '.join(f'{_kind(one)} {getattr(one, "shape", "")}'.strip() for one in value)
+        return f'{type(value).__name__} of {len(value)} ({parts}): return the first, if it holds the logits'
+    if shape is None:
+        return f'{type(value).__name__}: return the array of the logits'
+    came = f'{_kind(value)} of shape {tuple(shape)}'
+    if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
+        return (
+            f'{came}, one number for each image: for two classes with score z of the second return '
+            'jnp.stack([-z / 2, z / 2], axis=-1)' + (' with z = z[:, 0]' if len(shape) == 2 else '')
+        )
+    if len(shape) > 2 and 1 in shape[2:]:
+        return f'{came}: drop the axes of size 1, outputs.reshape(len(outputs), -1)'
+    return f'{came}: return one row of K numbers for each image'
+
+
+def misclassified(logits: Array, labels: Array) -> Array:
+    """Whether another class than the label has the highest logit, [B] bool.
+
+    Logits [B, K] that are NaN or infinite count as misclassified: they are no decision for the label, and who
+    looks at what an attack found meets them.
+    """
+    return (jnp.argmax(logits, axis=1) != labels) | ~jnp.isfinite(logits).all(axis=1)
+
+
 def logits(outputs: Outputs) -> Array:
     """The score that decides the predicted class: g = W^T z + b, [B, K]."""
     return outputs.logits
@@ -68,9 +103,10 @@ def cosine(outputs: Outputs) -> Array:
     The weights of class k are column k of the kernel [F, K] of the last layer. Blind to the scale of the
     logits, of the features and of each weight vector, and to the bias; gradients flow through both norms.
 
-    A norm counts as 1e-12 if it is smaller. So a zero vector has cosine 0, and no gradient is NaN: the
-    gradient at zero features is 1e12 W_k / |W_k|, which is finite (zero where W_k is zero too). Where ReLU
-    made the features zero, the layers before it receive no gradient.
+    A norm counts as 1e-12 if it is smaller. So a zero vector has cosine 0, and no gradient is NaN. The
+    gradient at zero features is 1e12 W_k / |W_k| (zero where W_k is zero too): finite, but not of moderate
+    size. A step along its sign or its direction is like any other; in a sum with other gradients it drowns
+    them. Where ReLU made the features zero, the layers before it receive no gradient.
 
     Source: eq. 17 of the paper.
 

@@ -158,7 +158,12 @@ def test_as_outputs_accepts_the_three_forms(random_outputs):
         (np.zeros(3), r'ndarray of shape \(3,\)'),
         (np.zeros((2, 3, 4)), r'shape \(2, 3, 4\)'),
         ((np.zeros((2, 3)), np.zeros((2, 4))), 'must return logits'),
-        ({'logits': np.zeros((2, 3))}, 'not dict'),
+        ({'logits': np.zeros((2, 3))}, r"not dict with 'logits': return the one .*outputs\['logits'\]"),
+        ([np.zeros((2, 3))], r'not list of 1 \(ndarray \(2, 3\)\): return the first'),
+        (jnp.zeros((2, 3, 1)), r'not array of shape \(2, 3, 1\): drop the axes of size 1'),
+        (jnp.zeros(2), r'one number for each image.*jnp.stack\(\[-z / 2, z / 2\], axis=-1\)$'),
+        (jnp.zeros((2, 1)), r'one number for each image.*axis=-1\) with z = z\[:, 0\]'),
+        (None, 'not NoneType'),
         ((np.zeros((2, 3)), np.zeros((2, 4)), None), 'give both'),
         ((np.zeros((2, 3)), None, np.zeros((4, 3))), 'give both'),
         # A kernel as torch stores it, [K, F].

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks import rows
+from si_jax.threat import IMAGE
 
 Array = jax.Array
 # (step i, images [B, H, W, C]) -> (loss [B], gradient [B, H, W, C], fooled [B])
@@ -32,6 +33,31 @@ class Rule(NamedTuple):
     update: Callable[[Array, Array, Array, Array, Any, Project], tuple[Array, Any]]
 
 
+class Gradients(NamedTuple):
+    """What was wrong with the gradients of an image.
+
+    Attributes:
+        zero: [B] bool, whether the first one was zero in every entry, so that it showed no way.
+        not_finite: [B] bool, whether an entry of any of them was NaN or infinite.
+    """
+
+    zero: Array
+    not_finite: Array
+
+
+def none_seen(batch: int) -> Gradients:
+    """Before the first gradient of so many images."""
+    return Gradients(jnp.zeros(batch, bool), jnp.zeros(batch, bool))
+
+
+def usable(gradient: Array, seen: Gradients, i: Array) -> tuple[Array, Gradients]:
+    """The gradient [B, H, W, C] of step `i`, with 0 for entries that are not finite, and what was seen."""
+    finite = jnp.isfinite(gradient)
+    gradient = jnp.where(finite, gradient, 0)
+    flat = (gradient == 0).all(axis=IMAGE)
+    return gradient, Gradients(jnp.where(i == 0, flat, seen.zero), seen.not_finite | ~finite.all(axis=IMAGE))
+
+
 class Ascent(NamedTuple):
     """What an ascent saw.
 
@@ -42,6 +68,7 @@ class Ascent(NamedTuple):
         best_loss: [B], its loss.
         fooled_image: [B, H, W, C], the latest evaluated point that was misclassified, else the start.
         fooled: [B] bool, whether any evaluated point was misclassified.
+        gradients: What was wrong with the gradients.
     """
 
     last: Array
@@ -49,6 +76,7 @@ class Ascent(NamedTuple):
     best_loss: Array
     fooled_image: Array
     fooled: Array
+    gradients: Gradients
 
 
 class UnderWay(NamedTuple):
@@ -62,18 +90,25 @@ def begin(start: Array, rule: Rule) -> UnderWay:
     """An ascent of which no step was made, from `start` [B, H, W, C]."""
     batch = start.shape[:1]
     lowest = jnp.full(batch, -jnp.inf, start.dtype)
-    return UnderWay(Ascent(start, start, lowest, start, jnp.zeros(batch, bool)), rule.init(start))
+    return UnderWay(
+        Ascent(start, start, lowest, start, jnp.zeros(batch, bool), none_seen(len(start))), rule.init(start)
+    )
 
 
 def step(value: Value, under_way: UnderWay, i: Array | int, *, rule: Rule, project: Project) -> UnderWay:
-    """Step `i`: evaluates the last point, then moves on from it. The arguments are those of `advance`."""
-    x = under_way.seen.last
-    loss, gradient, fooled = value(jnp.asarray(i), x)
+    """Step `i`: evaluates the last point, then moves on from it. The arguments are those of `advance`.
+
+    An image whose loss is NaN stays where it is, so that the point is there to be seen.
+    """
+    x, i = under_way.seen.last, jnp.asarray(i)
+    loss, gradient, fooled = value(i, x)
     chex.assert_shape([loss, fooled], x.shape[:1])
     chex.assert_equal_shape([x, gradient])
+    gradient, gradients = usable(gradient, under_way.seen.gradients, i)
     seen = _track(under_way.seen, x, loss, fooled)
-    x, rule_state = rule.update(jnp.asarray(i), x, loss, gradient, under_way.rule_state, project)
-    return UnderWay(seen._replace(last=x), rule_state)
+    moved, rule_state = rule.update(i, x, loss, gradient, under_way.rule_state, project)
+    last = rows.where(jnp.isnan(loss), x, moved)
+    return UnderWay(seen._replace(last=last, gradients=gradients), rule_state)
 
 
 def advance(

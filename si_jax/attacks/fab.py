@@ -13,9 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks import rows
+from si_jax.attacks.ascent import none_seen, usable
 from si_jax.attacks.hyperplane import displacement
 from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
+from si_jax.outputs import misclassified
 from si_jax.threat import Ball, Threat
 
 Array = jax.Array
@@ -71,7 +73,8 @@ def fab(
         start = images = problem.images
         if random_start:
             start = _half_way(threat, rows.split(problem.keys)[0], images)
-        return nothing_found(problem, FabState(start, images, jnp.full(len(images), jnp.inf, images.dtype)))
+        inner = FabState(start, images, jnp.full(len(images), jnp.inf, images.dtype))
+        return nothing_found(problem, inner, none_seen(len(images)))
 
     def advance(
         classifier: KeyedClassifier,
@@ -91,9 +94,12 @@ def fab(
             gap, normal = linearise(
                 lambda x: classifier(x, keyed).logits.astype(x.dtype), x, problem, threat.ball
             )
-            x = step(x, images, gap, normal, threat)
+            assert state.gradients is not None
+            normal, gradients = usable(normal, state.gradients, i)
+            # Where a logit is NaN there is no boundary to go to: the point stays, to be seen.
+            x = rows.where(jnp.isfinite(gap), step(x, images, gap, normal, threat), x)
 
-            fooled = jnp.argmax(classifier(x, rows.fold_in(keys, 2 * i + 1)).logits, axis=1) != labels
+            fooled = misclassified(classifier(x, rows.fold_in(keys, 2 * i + 1)).logits, labels)
             distance = threat.distance(x, images)
             nearer = fooled & (distance < inner.distance)
             new = fooled & (distance <= threat.eps) & ~state.fooled
@@ -103,7 +109,7 @@ def fab(
                 jnp.where(nearer, distance, inner.distance),
             )
             queries = state.queries + 2 * (~state.fooled).astype(jnp.int32)
-            return SearchState(rows.where(new, x, state.found), state.fooled | new, queries, inner)
+            return SearchState(rows.where(new, x, state.found), state.fooled | new, queries, inner, gradients)
 
         return jax.lax.fori_loop(0, count, body, state)
 

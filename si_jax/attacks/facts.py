@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import SearchAttack
+from si_jax.attacks.registry import ATTACKS, SEARCHES, SearchAttack
 from si_jax.errors import InputError
-from si_jax.objectives import Objective, adversarial_ce
-from si_jax.outputs import Outputs, Score, logits
+from si_jax.objectives import Objective
+from si_jax.outputs import Outputs, Score
 
 Array = jax.Array
 MOST_CLASSES = 10  # no loss needs more
@@ -38,6 +38,19 @@ class Facts:
         """Whether it differentiates the classifier."""
         return isinstance(self.row, Attack) or not self.row.black_box
 
+    @property
+    def takes(self) -> frozenset[str]:
+        """Which of the caller's steps, step_size, restarts and eot_samples it takes; others mean nothing."""
+        if isinstance(self.row, SearchAttack):
+            return frozenset({'eot_samples'} if self.row.averages else ())
+        own = {'steps': self.row.steps, 'restarts': self.row.steps, 'step_size': self.row.step_size}
+        return frozenset({'eot_samples', *(name for name, value in own.items() if value is None)})
+
+    @property
+    def counts_any_point(self) -> bool:
+        """Whether one misclassified point on its way is enough, be it the last one or not."""
+        return isinstance(self.row, SearchAttack) or self.row.any_iterate
+
     @functools.cached_property
     def reads_features(self) -> bool:
         """Whether it cannot be computed from logits alone."""
@@ -53,11 +66,6 @@ class Facts:
     def loss_classes(self) -> int:
         """With fewer classes the loss that it is named after is not defined; a search then takes another."""
         return self._least(lambda classes: self._maximised(MOST_CLASSES)[0])
-
-    @property
-    def maximises_cross_entropy(self) -> bool:
-        """Whether it maximises the cross-entropy of the logits as they are."""
-        return self._maximised(MOST_CLASSES) == (adversarial_ce, logits) and not self.row.calibrated
 
     @functools.cached_property
     def blind_to_scale(self) -> bool:
@@ -88,6 +96,13 @@ class Facts:
 
 
 facts = functools.lru_cache(maxsize=256)(Facts)
+
+
+def taken_by(name: str) -> frozenset[str]:
+    """`Facts.takes` of a named attack; a preset sets all of that itself, but can run its stages alone."""
+    row = ATTACKS.get(name) or SEARCHES.get(name)
+    return frozenset({'individual'}) if row is None else facts(row).takes
+
 
 _LABELS = np.arange(3)
 

@@ -22,7 +22,7 @@ from si_jax.attacks import rows
 from si_jax.attacks.ascent import Ascent, Rule, Value, advance, begin
 from si_jax.attacks.steps import steepest_step
 from si_jax.objectives import Objective, adversarial_ce
-from si_jax.outputs import Outputs, Score, logits
+from si_jax.outputs import Outputs, Score, logits, misclassified
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -197,7 +197,8 @@ def value_function(
     """The value function (i, images) -> (loss, gradient, fooled) of an objective on a classifier.
 
     The gradient is taken with respect to the images alone (the weights' would add half to the cost), and the
-    losses are summed first, so that each image's gradient is its own whatever the batch.
+    losses are summed first, so that each image's gradient is its own whatever the batch. Where a logit is
+    NaN or infinite the loss is NaN.
     """
 
     def evaluate(i: Array, images: Array, sample: Array) -> tuple[Array, Array, Array]:
@@ -207,7 +208,9 @@ def value_function(
             outputs = classifier(x, sample_keys)
             loss = objective(score(outputs), natural, labels, i)
             chex.assert_shape(loss, labels.shape)  # one number per image: a mean would mix the gradients
-            return jnp.sum(loss), (loss, jnp.argmax(outputs.logits, axis=1) != labels)
+            # The loss need not read what is not finite, and must not hide it.
+            seen = jnp.where(jnp.isfinite(outputs.logits).all(axis=1), loss, jnp.nan)
+            return jnp.sum(loss), (seen, misclassified(outputs.logits, labels))
 
         gradient, (loss, fooled) = jax.grad(total, has_aux=True)(images)
         return loss, gradient, fooled

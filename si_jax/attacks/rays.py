@@ -16,6 +16,7 @@ import numpy as np
 from si_jax.attacks import rows
 from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
+from si_jax.outputs import misclassified
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -95,7 +96,7 @@ def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3) -> Search:
             along = jnp.where(s.searching, (s.low + s.high) / 2, s.radius)
             candidate = _point(images, _attempt(s), along)
             keys = rows.fold_in(problem.keys, first + offset)
-            hit = jnp.argmax(classifier(candidate, keys).logits, axis=1) != problem.labels
+            hit = misclassified(classifier(candidate, keys).logits, problem.labels)
             inner = _answer(s, hit, along, images.shape[1:], tolerance)
 
             improved = hit & (s.searching | jnp.isinf(s.radius))

@@ -82,6 +82,7 @@ class SearchAttack(NamedTuple):
         queries: Forward passes of an iteration, roughly.
         measures_distance: Whether its state's `distance` is a result in itself.
         calibrated: As in `Attack`.
+        averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
     """
 
     make: Callable[[int, int, int], Search]
@@ -90,6 +91,7 @@ class SearchAttack(NamedTuple):
     queries: int = 1
     measures_distance: bool = False
     calibrated: bool = False
+    averages: bool = False
 
     @property
     def black_box(self) -> bool:
@@ -110,7 +112,7 @@ def _apgd(
     def make(number: int, restart: int, eot_samples: int) -> Search:
         return apgd(objective if number >= classes else fewer, score, eot_samples=eot_samples)
 
-    return SearchAttack(make, 10, lambda number: 1.0, calibrated=calibrated)
+    return SearchAttack(make, 10, lambda number: 1.0, calibrated=calibrated, averages=True)
 
 
 def _spsa(evaluations: int) -> SearchAttack:
@@ -133,7 +135,10 @@ SEARCHES: dict[str, SearchAttack] = {
     'apgd-t': _apgd(objectives.targeted_dlr, classes=4, fewer=objectives.targeted_margin),
     # As a stage of `fast`, where images that fall leave.
     'pgd-hybrid-20': SearchAttack(
-        lambda classes, r, eot: of_attack(ATTACKS['pgd-hybrid'], 20, eot), 7, lambda classes: 1.0
+        lambda classes, r, eot: of_attack(ATTACKS['pgd-hybrid'], 20, eot),
+        7,
+        lambda classes: 1.0,
+        averages=True,
     ),
     # APGD compares the losses of iterates, so they need one scale: that of `pgd-cal`.
     'apgd-cal': _apgd(adversarial_ce, calibrated=True),
@@ -199,8 +204,10 @@ SCREENS = {
 
 
 def stages(name: str, eot_samples: int) -> tuple[Stage, ...]:
-    """The stages of a preset, or a search as its only stage, with the caller's number of EoT samples."""
-    return PRESETS.get(name) or (Stage(name, eot_samples=eot_samples),)
+    """The stages of a preset, or a search as its only stage: with the caller's EoT samples if it averages."""
+    if name in PRESETS:
+        return PRESETS[name]
+    return (Stage(name, eot_samples=eot_samples if SEARCHES[name].averages else 1),)
 
 
 def parse(attacks: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

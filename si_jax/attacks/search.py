@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Ascent, Rule, UnderWay, step
+from si_jax.attacks.ascent import Ascent, Gradients, Rule, UnderWay, none_seen, step
 from si_jax.attacks.pgd import (
     Attack,
     KeyedClassifier,
@@ -58,18 +58,20 @@ class SearchState(NamedTuple):
         fooled: [B] bool.
         queries: [B] int32, forward passes spent so far (a gradient counts as one forward and one backward).
         inner: What the search itself remembers.
+        gradients: What was wrong with its gradients; None for a search that takes none.
     """
 
     found: Array
     fooled: Array
     queries: Array
     inner: Any
+    gradients: Gradients | None = None
 
 
-def nothing_found(problem: Problem, inner: Any) -> SearchState:
+def nothing_found(problem: Problem, inner: Any, gradients: Gradients | None = None) -> SearchState:
     """A search that has spent no query."""
     batch = problem.images.shape[:1]
-    return SearchState(problem.images, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), inner)
+    return SearchState(problem.images, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), inner, gradients)
 
 
 class Search(NamedTuple):
@@ -124,7 +126,7 @@ def gradient_search(
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
         del classifier
         first = starting_points(start, threat, problem.images, problem.keys)
-        return nothing_found(problem, (first, rule(threat).init(first)))
+        return nothing_found(problem, (first, rule(threat).init(first)), none_seen(len(first)))
 
     def advance(
         classifier: KeyedClassifier,
@@ -154,11 +156,13 @@ def gradient_search(
         last, rule_state = state.inner
         # The engine's best point is not read (APGD's rule keeps it with its gradient), so it costs nothing.
         lowest = jnp.full(last.shape[:1], -jnp.inf, last.dtype)
-        seen = Ascent(last, last, lowest, state.found, state.fooled)
+        assert state.gradients is not None
+        seen = Ascent(last, last, lowest, state.found, state.fooled, state.gradients)
         (seen, rule_state), queries = jax.lax.fori_loop(
             0, count, body, (UnderWay(seen, rule_state), state.queries)
         )
-        return SearchState(seen.fooled_image, seen.fooled, queries, (seen.last, rule_state))
+        inner = seen.last, rule_state
+        return SearchState(seen.fooled_image, seen.fooled, queries, inner, seen.gradients)
 
     targeted = not isinstance(objective, Objective)
     return Search(init, advance, steps + 1, targeted, objective, score)

@@ -17,6 +17,7 @@ from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.errors import InputError
 from si_jax.losses import margin
+from si_jax.outputs import misclassified
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -144,6 +145,7 @@ def estimate_gradient(
         above, below = values.reshape(width, 2, batch).swapaxes(0, 1)
         for j in range(width):
             slope = (above[j] - below[j]) / (2 * radius)
+            slope = jnp.where(jnp.isfinite(slope), slope, 0)
             total = total + slope.reshape(-1, 1, 1, 1) * signs[j]
         return total
 
@@ -159,4 +161,4 @@ def _signs(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
 
 
 def _fooled(classifier: KeyedClassifier, keys: Array, images: Array, labels: Array) -> Array:
-    return jnp.argmax(classifier(images, keys).logits, axis=1) != labels
+    return misclassified(classifier(images, keys).logits, labels)

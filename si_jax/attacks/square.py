@@ -21,6 +21,7 @@ from si_jax.attacks import rows
 from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.errors import InputError, unknown
+from si_jax.outputs import misclassified
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -85,7 +86,7 @@ def square(queries: int = 5000, p_init: float = 0.8) -> Search:
 
     def evaluate(classifier: KeyedClassifier, problem: Problem, keys: Array, x: Array) -> tuple[Array, Array]:
         logits = classifier(x, keys).logits
-        return -losses.margin(logits, problem.labels), jnp.argmax(logits, axis=1) != problem.labels
+        return -losses.margin(logits, problem.labels), misclassified(logits, problem.labels)
 
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
         start_keys, _, classifier_keys = rows.split(problem.keys, 3)
@@ -115,11 +116,12 @@ def square(queries: int = 5000, p_init: float = 0.8) -> Search:
             best, margin, fooled, spent = carry
             i, words = drawn
             x = how.propose(words, i, problem.images, best)
-            new_margin, misclassified = evaluate(classifier, problem, rows.fold_in(classifier_keys, 1 + i), x)
-            accept = ~fooled & ((new_margin < margin) | (new_margin <= 0))
+            new_margin, wrong = evaluate(classifier, problem, rows.fold_in(classifier_keys, 1 + i), x)
+            # A NaN margin is no decision for the label, and its point is there to be seen.
+            accept = ~fooled & ((new_margin < margin) | (new_margin <= 0) | wrong)
             best = rows.where(accept, x, best)
             margin = jnp.where(accept, new_margin, margin)
-            return (best, margin, fooled | misclassified, spent + ~fooled), None
+            return (best, margin, fooled | wrong, spent + ~fooled), None
 
         carry = (*state.inner, state.fooled, state.queries)
         (best, margin, fooled, spent), _ = jax.lax.scan(body, carry, (numbers, jax.vmap(draw)(numbers)))

@@ -3,7 +3,19 @@
 import itertools
 from collections.abc import Sequence
 
-from si_jax.auditing.verdicts import FAIL, MISSED, PASS, POINTS, SKIP, WARN, Check, over, percent, points
+from si_jax.auditing.verdicts import (
+    FAIL,
+    MISSED,
+    PASS,
+    POINTS,
+    SKIP,
+    WARN,
+    Check,
+    judged,
+    over,
+    percent,
+    points,
+)
 
 LEFT = 0.02  # the accuracy that may be left at the largest radius
 
@@ -16,9 +28,10 @@ def iterates(
     missed = last[place] - any_iterate[place]
     evidence = {'steps': list(steps), 'last': list(last), 'any': list(any_iterate), 'missed': missed}
     words = f'{percent(missed)} of the images were misclassified on the way, but not by iterate {at}'
+    outcome = PASS
     if over(missed, MISSED, count):
-        return Check('iterates', WARN, f'{words}: count any iterate (apgd-ce, autoattack)', evidence)
-    return Check('iterates', PASS, words, evidence)
+        outcome, words = WARN, f'{words}: count any iterate (apgd-ce, autoattack)'
+    return judged('iterates', outcome, words, evidence, limit=MISSED, count=count, share=max(missed, 0.0))
 
 
 def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: int) -> Check:
@@ -36,7 +49,7 @@ def eps(radii: Sequence[float], accuracy: Sequence[float], classes: int, count: 
         worse = radii[rises.index(max(rises)) + 1]
         outcome, words = WARN, f'the accuracy rises by {points(max(rises))} up to eps = {worse:.4g}, though '
         words += 'the ball holds the smaller one: the attack searches badly there'
-    return Check('eps', outcome, words, evidence)
+    return judged('eps', outcome, words, evidence, limit=LEFT, count=count, share=left)
 
 
 def steps(numbers: Sequence[int], accuracy: Sequence[float], at: int, count: int) -> Check:
@@ -47,7 +60,7 @@ def steps(numbers: Sequence[int], accuracy: Sequence[float], at: int, count: int
     if over(abs(change), POINTS, count):
         remedy = 'use more steps' if change < 0 else 'the last iterate is no good one; use apgd-ce'
         return Check('steps', WARN, f'{words}: {remedy}', evidence)
-    return Check('steps', PASS, words, evidence)
+    return judged('steps', PASS, words, evidence, limit=POINTS, count=count)
 
 
 def restarts(accuracy: Sequence[float], count: int) -> Check:
@@ -57,6 +70,7 @@ def restarts(accuracy: Sequence[float], count: int) -> Check:
         return Check('restarts', SKIP, 'one run only', evidence)
     gain = accuracy[0] - accuracy[-1]
     words = f'{len(accuracy)} runs instead of one take off {points(gain)}'
+    outcome = PASS
     if over(gain, POINTS, count):
-        return Check('restarts', WARN, f'{words}: one run is not enough here', evidence)
-    return Check('restarts', PASS, words, evidence)
+        outcome, words = WARN, f'{words}: one run is not enough here'
+    return judged('restarts', outcome, words, evidence, limit=POINTS, count=count, share=max(gain, 0.0))

@@ -42,7 +42,9 @@ def sources(network: Network, classifiers: Mapping[str, Any]) -> dict[str, Netwo
         InputError: One cannot take these images, or has another number of classes.
     """
     request = dataclasses.replace(network.request, eot_samples=1)
-    return {name: traced(name, classifier_of(one), request) for name, one in classifiers.items()}
+    return {
+        name: traced(name, classifier_of(one, request.layout), request) for name, one in classifiers.items()
+    }
 
 
 def transferred(

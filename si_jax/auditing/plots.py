@@ -25,6 +25,7 @@ def draw(audit: About, path: Path) -> None:
         axis.title.set_fontsize(10)
     threat = audit['threat_model']
     word = {'pass': 'no check failed', 'warn': 'read the warnings', 'fail': 'do not trust the number'}
+    word |= {'few': 'too few images to say'}
     figure.suptitle(
         f'Audit of {audit["attack"]["name"]}, {threat["norm"]} eps = {threat["eps"]:.4g}, '
         f'{audit["dataset"]["examples"]} images: {word[audit["verdict"]]}',
@@ -89,11 +90,12 @@ def _gradients(audit: About, evidence: About, axis: Any) -> None:
 def _others(audit: About, evidence: About, axis: Any) -> None:
     """Attacks on the classifier's own gradient, and what needs none of it."""
     box, moved = evidence['black-box'], evidence['transfer']
-    heights = {audit['attack']['name']: box['white_box']}
+    heights = {audit['attack']['name']: audit['accuracy']}
     if 'pgd-gap' in (scale := evidence['scale']):
         heights['pgd-gap, one run'] = scale['pgd-gap']
     white = len(heights)
-    heights[f'square-{box["budget"]}'] = box['black_box']
+    if box:  # not where the classifier is random
+        heights[f'square-{box["budget"]}'] = box['black_box']
     heights |= {f'from {name}': value for name, value in moved.get('accuracy', {}).items()}
     x, percent = np.arange(len(heights)), [100 * value for value in heights.values()]
     bars = axis.bar(x, percent, color=[COLOUR] * white + [OTHER] * (len(heights) - white))

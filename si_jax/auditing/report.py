@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from si_jax.auditing import plots
-from si_jax.auditing.verdicts import FAIL, PASS, SKIP, WARN, Check, overall
+from si_jax.auditing.verdicts import FAIL, FEW, PASS, SKIP, WARN, Check, overall
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.result import check_output
 from si_jax.runtime.terminal import WIDTH, wrapped
@@ -18,6 +18,8 @@ MEANING = {
     PASS: 'nothing speaks against the accuracy that {attack} measures. That is no proof: use the worst of '
     'several attacks for the number',
     WARN: 'the accuracy that {attack} measures is too high, or has not settled: read the warnings',
+    FEW: 'too few images to say whether the accuracy that {attack} measures may be trusted: audit more '
+    '(--num_examples)',
     FAIL: 'do not trust the accuracy that {attack} measures on this classifier',
 }
 
@@ -56,7 +58,7 @@ class Audit:
 
     @property
     def verdict(self) -> str:
-        """'fail' if any check failed, else 'warn' if any warns, else 'pass'."""
+        """The worst outcome: 'fail', else 'warn', else 'few' (too few images to say), else 'pass'."""
         return overall(self.checks)
 
     @property

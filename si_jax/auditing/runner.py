@@ -16,18 +16,19 @@ from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
 from si_jax.auditing.work import Work
 from si_jax.errors import InputError
-from si_jax.evaluation import gates
+from si_jax.evaluation import gates, sanity
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import kind_of
-from si_jax.evaluation.network import Network
-from si_jax.evaluation.request import Request, check_count
-from si_jax.evaluation.state import Saved
+from si_jax.evaluation.network import Network, programs
+from si_jax.evaluation.request import Request, check_count, layout_of
+from si_jax.evaluation.state import Saved, alone
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import passing, showing, silent
 from si_jax.runtime.progress import progress as progress_of
 from si_jax.threat import Threat
 
 STEPS = (10, 20, 50, 100, 500)
+RESTARTS = 5
 MULTIPLES = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of eps; for 8/255 up to 64/255
 
 
@@ -39,9 +40,9 @@ def audit(
     attack: str = 'pgd',
     eps: float = 8 / 255,
     norm: str = 'linf',
-    steps: int = 20,
+    steps: int | None = None,
     step_size: float | None = None,
-    restarts: int = 5,
+    restarts: int | None = None,
     eps_grid: Sequence[float] | None = None,
     steps_grid: Sequence[int] = STEPS,
     queries: int = 1000,
@@ -51,10 +52,11 @@ def audit(
     seed: int = 0,
     batch_size: int | None = None,
     indices: Any = None,
-    eot_samples: int = 1,
+    eot_samples: int | None = None,
     state_path: str | os.PathLike | None = None,
     progress: bool = False,
     devices: Sequence[jax.Device] | None = None,
+    layout: str | None = None,
 ) -> Audit:
     """Checks whether the robust accuracy that an attack measures on a classifier may be trusted.
 
@@ -65,8 +67,9 @@ def audit(
     Args:
         classifier: As in `evaluate`, and so are all arguments that are not listed here.
         attack: A row of the PGD family whose number of steps is the caller's.
-        steps: The standard number of steps, by which the accuracy is claimed.
+        steps: The standard number of steps, by which the accuracy is claimed; 20 if None.
         step_size: At `eps`, as a fraction of the pixel range; eps / 4 if None. It grows with eps.
+        restarts: 5 if None; 1 for a random classifier, which is refused more.
         eps_grid: Radii; if None a quarter to eight times eps, as far as there are such.
         steps_grid: Numbers of steps; one run of the largest holds all.
         queries: Of Square.
@@ -81,6 +84,9 @@ def audit(
     """
     began = time.perf_counter()
     traces.check_attack(attack)
+    judged = classifier_of(classifier)
+    if restarts is None:
+        restarts = 1 if judged.randomised else RESTARTS
     request = Request.of(
         images,
         labels,
@@ -95,6 +101,7 @@ def audit(
         indices=indices,
         eot_samples=eot_samples,
         devices=devices,
+        layout=layout_of(layout, classifier, images),
     )
     threat = request.threat
     about = {
@@ -108,15 +115,19 @@ def audit(
         'transfer_from': list(transfer_from or {}),
     }
 
-    with jax.default_matmul_precision('highest'):
+    with alone(state_path), jax.default_matmul_precision('highest'):
         kind = kind_of(attack, request)
+        if judged.randomised:
+            gates.check_draws([kind], request.restarts)
         needs_features = facts(ATTACKS[attack]).reads_features
         # The audit is computed in the precision of the images. Features are looked for in any case: the
         # binarization test replaces the layer behind them.
         request = dataclasses.replace(request, precision=None)
-        network = Network.of(classifier_of(classifier), request, needs_features=True)
+        network = Network.of(judged, request, needs_features=True)
         gates.check_labels_of(network.request.classes, request.labels)
-        gates.check_fits(kind, network.outputs, network.why_no_features)
+        gates.check_fits(
+            kind, network.outputs, network.why_no_features, differentiable=network.differentiable
+        )
 
         def report(found: list[Check], clean: float | None, accuracy: float | None) -> Audit:
             return Audit(
@@ -146,8 +157,17 @@ def audit(
                 'no image is classified correctly, so there is nothing to attack: are the labels those of '
                 'these images, and do the pixels have the range and order that the network was trained on?'
             )
+        found.append(verdicts.outputs(sanity.outputs(network.clean_logits, network.traced.coarse)))
+        found += (
+            clean := verdicts.clean(sanity.decisions(network.clean_logits, request.labels, request.images))
+        )
+        if verdicts.overall(clean) == verdicts.FAIL:
+            words = 'not run: the network has collapsed, and no attack could say anything of it'
+            found += [Check(name, verdicts.SKIP, words) for name in verdicts.OF_ATTACKS]
+            return report(found, float(np.mean(network.clean)), None)
         identity = {
             **network.identity(),
+            **({} if state_path is None else programs(network, sources)),
             'audit': about,
             'transfer sources': {name: source.identity()['weights'] for name, source in sources.items()},
             'seed': request.seed,
@@ -155,22 +175,22 @@ def audit(
         }
         work = Work(network, about, sources)
         bar = progress_of(work.cost(), 'audit') if progress else silent()
-        with Saved(state_path, identity, network.clean_logits), showing(bar):
+        saved = Saved(state_path, identity, network.clean_logits, network.traced.coarse)
+        with saved, showing(bar):
             checks, accuracy = work.checks()
-        found += [verdicts.outputs(gates.outputs(network.clean_logits)), *checks]
-        return report(found, float(np.mean(network.clean)), accuracy)
+        return report(found + checks, float(np.mean(network.clean)), accuracy)
 
 
 def behaviour(network: Network, eot_samples: int) -> list[Check]:
     """Whether the classifier is a function of the image: called as given, not compiled."""
-    rows = np.arange(gates.PROBE) % len(network.images)
+    rows, coarse = np.arange(gates.PROBE) % len(network.images), network.traced.coarse
     images, keys = network.images[rows], network.verification_keys(network.keys(0)[rows])
-    outputs, difference = gates.repeated(network.classifier, images, keys)
+    outputs, difference = gates.repeated(network.classifier, images, keys, coarse)
     found = [verdicts.randomness(difference, network.classifier.randomised, eot_samples)]
     if difference:
         words = 'not run: two calls on the same images disagree already'
         return [*found, Check('batch', verdicts.SKIP, words)]
-    return [*found, verdicts.batch(gates.mixed(network.classifier, images, keys, outputs))]
+    return [*found, verdicts.batch(gates.mixed(network.classifier, images, keys, outputs, coarse))]
 
 
 def _radii(grid: Sequence[float] | None, threat: Threat, image_shape: tuple[int, ...]) -> list[float]:

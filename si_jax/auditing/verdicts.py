@@ -5,24 +5,28 @@ difference of one image is never a finding.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from si_jax.evaluation import sanity
 from si_jax.evaluation.gates import MASKED, NO_GRADIENT
+from si_jax.evaluation.result import wilson
 
-PASS, WARN, FAIL, SKIP = 'pass', 'warn', 'fail', 'skip'
+PASS, WARN, FAIL, SKIP, FEW = 'pass', 'warn', 'fail', 'skip', 'few'
 
 POINTS = 0.02  # an accuracy that moves by more has not settled
 MISSED = 0.01  # images that the last iterate, or the white-box attack, may miss although another point exists
 RISING = 0.95  # of the images whose loss must rise
 FOUND = 0.95  # of the planted adversarial examples: the paper's limit
 CHANCE = 0.5  # of them that random points may find, if the test is to say anything
-FEW = 10  # images with a planted example below which the test says nothing
+PLANTED = 10  # images with a planted example below which the test says nothing
 # The checks in order that are made if the classifier is found to be a function of the image.
 CURVES = ('loss', 'scale', 'iterates', 'eps', 'steps', 'restarts')
-OF_A_FUNCTION = ('outputs', 'gradients', *CURVES, 'black-box', 'transfer', 'binarization')
+OF_ATTACKS = ('gradients', *CURVES, 'black-box', 'transfer', 'binarization')
+OF_A_FUNCTION = ('outputs', *OF_ATTACKS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Check:
     Attributes:
         name: What was checked.
         outcome: 'pass', 'warn' (the number is too high, or not settled), 'fail' (the attack or the classifier
-            is unfit: the number means nothing) or 'skip' (not checked).
+            is unfit: the number means nothing), 'few' (nothing was found, on too few images to say so) or
+            'skip' (not checked).
         words: The verdict, with the numbers it rests on.
         evidence: The measurements, in JSON's types.
     """
@@ -45,7 +50,35 @@ class Check:
 
 def overall(checks: Sequence[Check]) -> str:
     """The worst outcome of all that were made."""
-    return next((worst for worst in (FAIL, WARN) if any(check.outcome == worst for check in checks)), PASS)
+    return next(
+        (worst for worst in (FAIL, WARN, FEW) if any(check.outcome == worst for check in checks)), PASS
+    )
+
+
+def judged(
+    name: str,
+    outcome: str,
+    words: str,
+    evidence: dict[str, Any],
+    *,
+    limit: float,
+    count: int,
+    share: float | None = None,
+) -> Check:
+    """A check that holds a share of `count` images against a limit.
+
+    It passes only if one image is no more than the limit: else noise could hide what it looks for. A `share`
+    that is one, not a difference of accuracies, gets Wilson's 95 % interval, in words and evidence.
+    """
+    if share is not None:
+        low, high = wilson(round(share * count), count)
+        evidence = {**evidence, 'ci95': [low, high]}
+        words += f' ({percent(share)} of {count} images, 95 % interval {100 * low:.1f} to {percent(high)})'
+    if outcome == PASS and count * limit < 1 - 1e-9:
+        needed = math.ceil(1 / limit - 1e-9)
+        words = f'too few images to say: {count}, and a limit of {percent(limit)} needs {needed}; {words}'
+        outcome = FEW
+    return Check(name, outcome, words, evidence)
 
 
 def randomness(difference: str, randomised: bool, eot_samples: int) -> Check:
@@ -74,10 +107,17 @@ def batch(difference: str) -> Check:
 
 
 def outputs(findings: Sequence[str]) -> Check:
-    """From what `gates.outputs` says of the logits of the originals."""
+    """From what `sanity.outputs` says of the logits of the originals."""
     if findings:
         return Check('outputs', FAIL, '; '.join(findings))
-    return Check('outputs', PASS, 'they look like logits, and differ from image to image')
+    return Check('outputs', PASS, 'they look like logits')
+
+
+def clean(findings: Sequence[str]) -> list[Check]:
+    """From what `sanity.decisions` says of the originals; nothing if all is well."""
+    if not findings:
+        return []
+    return [Check('clean', WARN if findings[0].startswith(sanity.CHANCE) else FAIL, '; '.join(findings))]
 
 
 def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: int) -> Check:
@@ -93,7 +133,9 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
         if over(lost('cross-entropy'), NO_GRADIENT, count):
             share = percent(lost('cross-entropy'))
             words += f'; plain cross-entropy has lost it on {share}, where this attack has not'
-        return Check('gradients', PASS, words, evidence)
+        return judged(
+            'gradients', PASS, words, evidence, limit=NO_GRADIENT, count=count, share=lost('attack')
+        )
     kinds = [f'{word} on {percent(attack[key])}' for key, word in _KINDS if attack[key] > 0]
     words = f'the gradient of the loss is {" and ".join(kinds)} of the images. '
     if not over(lost('logits'), NO_GRADIENT, count):
@@ -112,7 +154,8 @@ def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: in
             'around it (BPDA, gradient_of) or attacks without gradients (square, spsa, rays)'
         )
     # Sign steps still follow a gradient that is nearly lost, but badly.
-    return Check('gradients', FAIL if over(attack['zero'], NO_GRADIENT, count) else WARN, words, evidence)
+    outcome = FAIL if over(attack['zero'], NO_GRADIENT, count) else WARN
+    return judged('gradients', outcome, words, evidence, limit=NO_GRADIENT, count=count, share=lost('attack'))
 
 
 _KINDS = (('zero', 'exactly zero'), ('tiny', 'vanishing'))
@@ -141,10 +184,11 @@ def loss(losses: np.ndarray, margins: tuple[np.ndarray, np.ndarray], moved: np.n
         f'the attack raises the margin of {percent(rises)} of the images; '
         f'{percent(evidence["steps_up"])} of its steps raise the loss'
     )
-    if over(1 - rises, 1 - RISING, len(before)):
+    outcome, missed, limit = PASS, 1 - rises, 1 - RISING
+    if over(missed, limit, len(before)):
         words += f'; {percent(evidence["stuck"])} of the images never leave the start'
-        return Check('loss', FAIL, words, evidence)
-    return Check('loss', PASS, words, evidence)
+        outcome = FAIL
+    return judged('loss', outcome, f'{words}', evidence, limit=limit, count=len(before), share=missed)
 
 
 def scale(name: str, accuracy: float, free: float | None, count: int) -> Check:
@@ -157,7 +201,7 @@ def scale(name: str, accuracy: float, free: float | None, count: int) -> Check:
     words += f'higher by {points(-gap)}' if gap < 0 else f'lower by {points(gap)} at equal steps'
     if over(gap, POINTS, count):
         return Check('scale', WARN, f'{words}: the number is too high by at least that', evidence)
-    return Check('scale', PASS, words, evidence)
+    return judged('scale', PASS, words, evidence, limit=POINTS, count=count)
 
 
 def black_box(white: np.ndarray, black: np.ndarray, budget: int, mean_queries: float) -> Check:
@@ -197,13 +241,20 @@ def _weaker(name: str, words: str, white: np.ndarray, black: np.ndarray, evidenc
         outcome, words = FAIL, f'{words}: gradients are masked'
     elif only > max(MISSED * len(white), 1.5):
         outcome, words = WARN, f'{words}: the attack misses what is there; use autoattack for the number'
-    return Check(name, outcome, words, evidence)
+    share = only / len(white)
+    return judged(name, outcome, words, evidence, limit=MISSED, count=len(white), share=share)
 
 
 def binarization(found: np.ndarray, random: np.ndarray, tried: int, points: int) -> Check:
     """From whether the attack found each planted example [M], and the share of random points that did."""
     evidence: dict[str, Any] = {'images': tried, 'usable': len(found), 'points': points}
-    if len(found) < FEW:
+    if tried < PLANTED:
+        words = (
+            f'too few images to say: {tried} correctly classified ones were tried, and {PLANTED} are needed'
+        )
+        words += ' (--audit_planted, --num_examples)'
+        return Check('binarization', FEW, words, evidence)
+    if len(found) < PLANTED:
         words = f'only {len(found)} of {tried} images allow for a planted adversarial example '
         words += f'(too few features for {points} points, or equal logits)'
         return Check('binarization', SKIP, words, evidence)
@@ -215,11 +266,12 @@ def binarization(found: np.ndarray, random: np.ndarray, tried: int, points: int)
         f'the attack finds {percent(success)} of {len(found)} planted adversarial examples, a random point '
         f'{percent(evidence["random_point"])}'
     )
-    if over(1 - success, 1 - FOUND, len(found)):
-        return Check('binarization', FAIL, f'{words}: it would miss real ones too', evidence)
-    if evidence['random_point'] > CHANCE:
-        return Check('binarization', WARN, f'{words}, too many for the test to tell', evidence)
-    return Check('binarization', PASS, words, evidence)
+    outcome, missed, limit = PASS, 1 - success, 1 - FOUND
+    if over(missed, limit, len(found)):
+        outcome, words = FAIL, f'{words}: it would miss real ones too'
+    elif evidence['random_point'] > CHANCE:
+        outcome, words = WARN, f'{words}, too many for the test to tell'
+    return judged('binarization', outcome, words, evidence, limit=limit, count=len(found), share=missed)
 
 
 def over(share: float, limit: float, count: int) -> bool:

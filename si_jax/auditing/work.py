@@ -1,5 +1,6 @@
 """The checks of an audit that attack the classifier, one unit of work after another."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from si_jax.losses import margin
 from si_jax.runtime import progress
 from si_jax.runtime.progress import GRADIENT
 
+MANY_DRAWS = 'the classifier is random: of many draws one is misclassified by noise alone'
+
 
 class Work:
     """The checks on the correctly classified images, one at least, of a function of the image.
@@ -31,6 +34,7 @@ class Work:
         self._rows = np.flatnonzero(network.clean)
         self._planted = self._rows[: about['planted']]
         self._share = len(self._rows) / len(network.clean)
+        self._random = network.classifier.randomised
         self._blind_to_scale = facts(ATTACKS[about['name']]).blind_to_scale
 
     def settings(self, steps: int, eps: float | None = None) -> Settings:
@@ -44,7 +48,7 @@ class Work:
         about, each = self._about, GRADIENT * self._about['eot_samples']
         runs = len(set(about['eps_grid']) - {self._eps}) + about['restarts'] - 1
         steps = about['steps_grid'][-1] + runs * about['steps']
-        passes = each * steps + 2 * GRADIENT + about['queries']
+        passes = each * steps + 2 * GRADIENT + about['queries'] * (not self._random)
         passes += GRADIENT * about['steps'] * len(self._sources)
         passes += each * about['steps'] * (not self._blind_to_scale)
         return len(self._rows) * passes + len(self._planted) * self._cost_of_planted()
@@ -64,6 +68,8 @@ class Work:
         fooled = np.logical_or.accumulate(long['fooled'], axis=1)
         survived = [self._accuracy(~fooled[:, number]) for number in numbers]
         found.append(curves.iterates(numbers, list(last.values()), survived, standard, count))
+        if self._random:
+            found[-1] = dataclasses.replace(found[-1], outcome=verdicts.SKIP, words=MANY_DRAWS)
 
         curve = []
         for eps in about['eps_grid']:
@@ -111,6 +117,8 @@ class Work:
         return verdicts.loss(losses, (before, long['margin']), long['moved'])
 
     def _black_box(self, white: np.ndarray) -> Check:
+        if self._random:
+            return Check('black-box', verdicts.SKIP, MANY_DRAWS)
         queries = self._about['queries']
         box = self._unit('square', functools.partial(others.black_box, self._network, queries), queries)
         black = self._everywhere(~box['broken'])

@@ -1,17 +1,20 @@
 """The audit behind `evaluate.py --audit`: from names and paths to a table, a JSON file and a picture."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from si_jax.auditing.report import Audit
 from si_jax.auditing.runner import audit
 from si_jax.auditing.traces import check_attack
 from si_jax.auditing.verdicts import WARN, Check
+from si_jax.cli import outputs
 from si_jax.cli.subject import Subject, load, sources
 from si_jax.errors import InputError
-from si_jax.evaluation import gates
+from si_jax.evaluation import gates, sanity
+from si_jax.evaluation.request import DEFAULTS, check_settings, takes_of
 from si_jax.evaluation.result import check_output, wilson
-from si_jax.evaluation.state import remove
+from si_jax.evaluation.state import alone, remove
 from si_jax.runtime.terminal import resumable, show
 
 EXAMPLES = 200  # unless told otherwise
@@ -41,36 +44,52 @@ def run_audit(
     if ',' in name:
         raise InputError(f'--audit judges one attack at a time, not --attacks={name}: give one of them')
     check_attack(name)
+    of_call = ('steps', 'step_size', 'restarts', 'eot_samples', 'seed', 'batch_size')
+    check_settings(
+        takes_of([name], {}, []), **{key: settings[key] for key in of_call if settings[key] is not None}
+    )
+    reads = [*subject.reads(), *outputs.of_model(transfer_from)]
+
+    def check_outputs(path: Path) -> None:
+        files = [path.with_suffix(suffix) for suffix in ('.json', '.png', '.partial')]
+        files.append(path.with_name(f'{path.stem}{outputs.POINT}'))
+        outputs.check('--output=FILE.json', files, reads)
+
     if output is not None:
-        check_output(output)
+        check_outputs(check_output(output))
     loaded = load(subject)
     count = len(loaded.labels) if subject.num_examples is not None else min(EXAMPLES, len(loaded.labels))
-    settings = {key: value for key, value in settings.items() if value is not None}
+    usual = {name: DEFAULTS[name] for name in ('steps', 'eot_samples')}
+    settings = usual | {key: value for key, value in settings.items() if value is not None}
     settings |= {'attack': name, 'eps': loaded.threat.eps, 'norm': loaded.threat.norm}
     others = None if transfer_from is None else sources(transfer_from, loaded.images.shape[1:])
     choice = {'count': count, **settings} | ({'transfer_from': transfer_from} if others else {})
     path = loaded.path(output, f'audit-{name}', choice)
+    if output is None:
+        check_outputs(path)
 
     state = path.with_suffix('.partial')
-    with resumable(f'what was finished is kept in {state}'):
-        report = audit(
-            loaded.classifier,
-            loaded.images[:count],
-            loaded.labels[:count],
-            progress=True,
-            state_path=state,
-            transfer_from=others,
-            **settings,
-        )
-    report = loaded.named(report)
-    if loaded.hint and report.clean is not None:
-        highest = wilson(round(report.clean * count), count)[1]
-        classes, stated = report.dataset['classes'], subject.stated_clean
-        found = gates.clean(report.clean, highest, classes, stated, loaded.hint)
-        lines = tuple(Check('clean', WARN, words) for words in found)
-        report = dataclasses.replace(report, checks=lines + report.checks)
-    report.save(path)
-    remove(state)
+    with alone(state):
+        with resumable(f'what was finished is kept in {state}'), outputs.point_beside(path):
+            report = audit(
+                loaded.classifier,
+                loaded.images[:count],
+                loaded.labels[:count],
+                progress=True,
+                state_path=state,
+                transfer_from=others,
+                **settings,
+            )
+        report = loaded.named(report)
+        if loaded.hint and report.clean is not None:
+            highest = wilson(round(report.clean * count), count)[1]
+            classes, stated = report.dataset['classes'], subject.stated_clean
+            found = gates.clean(report.clean, highest, classes, stated, loaded.hint)
+            lines = tuple(Check('clean', WARN, words) for words in found)
+            rest = tuple(one for one in report.checks if not (lines and one.words.startswith(sanity.CHANCE)))
+            report = dataclasses.replace(report, checks=lines + rest)
+        report.save(path)
+        remove(state)
     show(report.table())
     print(f'written to {path}')
     if (picture := report.picture(path)) is not None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from si_jax.errors import InputError
+from si_jax.cli import outputs
 from si_jax.evaluation.compare import RESAMPLES, Comparison, compare
 from si_jax.evaluation.result import check_output
 from si_jax.runtime import terminal
@@ -50,8 +50,10 @@ def run(*, a: str, b: str, output: str | None, resamples: int, seed: int) -> Com
         InputError: A value is wrong, or the results cannot be compared.
     """
     path = None if output is None else check_output(output)
-    if path is not None and path.resolve() in {Path(name).resolve() for name in f'{a},{b}'.split(',')}:
-        raise InputError(f'--output={output} is one of the results compared: give another file')
+    if path is not None:
+        results = [Path(name.strip()) for name in f'{a},{b}'.split(',')]
+        reads = [*results, *(result.with_suffix('.npz') for result in results)]
+        outputs.check('--output=FILE.json', [path], reads, 'one of the results compared')
     comparison = compare(a, b, resamples=resamples, seed=seed)
     show(comparison.table())
     if path is not None:

@@ -4,23 +4,24 @@ import argparse
 import dataclasses
 import functools
 import sys
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
-from si_jax.cli import compare
+from si_jax.cli import compare, outputs
 from si_jax.cli.audit import run_audit
 from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, load_classifier, sources
 from si_jax.cost import flops
 from si_jax.cost.mfu import Meter
 from si_jax.errors import InputError
-from si_jax.evaluation import gates
+from si_jax.evaluation import gates, sanity
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.request import parse_attacks
+from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
@@ -61,6 +62,7 @@ examples:
   which of two networks is better, and whether the difference is luck
     python evaluate.py compare a.json b.json
 """
+WENT_WRONG = 'the verdict of --audit is FAIL (0 if it only warns); or an attack left its ball, a fault here'
 EPILOG = f"""
 attacks (docs/attacks.md says what they do):
 {terminal.listed('PGD family', ATTACKS)}
@@ -71,7 +73,7 @@ The same command, run again after an interruption, goes on where it was.
 Compiled programs are kept for the next command (SI_JAX_COMPILATION_CACHE=FOLDER
 moves them, off keeps none).
 
-{terminal.exit_status('a check of --audit failed; or an attack left its ball, a fault here', several=True)}
+{terminal.exit_status(WENT_WRONG, several=True)}
 """
 
 
@@ -81,10 +83,10 @@ ATTACKING = {
         'names from the list below, and FILE.py:FUNCTION for attacks of your own '
         f'(default: {DEFAULT_ATTACKS}; with --audit one of the PGD family: pgd)',
     ),
-    'steps': Flag('N', 'of the PGD family', int, 20),
+    'steps': Flag('N', 'of the PGD family (default: 20)', int),
     'step_size': Flag('SIZE', 'of the PGD family (default: eps / 4)', fraction),
     'restarts': Flag('N', 'of the PGD family (default: 1, with --audit 5)', int),
-    'eot_samples': Flag('N', 'gradients averaged in each step, for random defenses', int, 1),
+    'eot_samples': Flag('N', 'gradients averaged in each step, for random defenses (default: 1)', int),
     'gradient_of': Flag(
         'FILE.py:FUNCTION', 'a function that returns the classifier whose derivative attacks take (BPDA)'
     ),
@@ -156,13 +158,8 @@ def start(argv: list[str]) -> int:
         if value is not None:
             raise InputError(f'--{name} belongs to --audit: leave it out, or give that one')
     compilation_cache.enable()
-    attacks, restarts = arguments.pop('attacks'), arguments.pop('restarts')
-    run(
-        subject,
-        attacks=DEFAULT_ATTACKS if attacks is None else attacks,
-        restarts=1 if restarts is None else restarts,
-        **arguments,
-    )
+    attacks = arguments.pop('attacks')
+    run(subject, attacks=DEFAULT_ATTACKS if attacks is None else attacks, **arguments)
     return terminal.OK
 
 
@@ -211,9 +208,18 @@ def run(
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
     given = [load_attribute(one.strip(), 'attacks') if '.py:' in one else one for one in attacks.split(',')]
-    names, _ = parse_attacks(given)
+    names, custom = parse_attacks(given)
+    reads = [*subject.reads(), *outputs.of_model(attacks, gradient_of, transfer_from)]
+
+    def check_outputs(path: Path) -> None:
+        files = [path, path.with_suffix('.npz'), path.with_suffix('.partial')]
+        files.append(path.with_name(f'{path.stem}{outputs.POINT}'))
+        files += [path.with_name(f'{path.stem}_images.npz')] * save_images
+        processes.from_first(lambda: outputs.check('--output=FILE.json', files, reads))
+
     if output is not None:
-        check_output(output)
+        check_outputs(check_output(output))
+    check_settings(takes_of(names, custom, ['transfer'] if transfer_from else []), **settings)
     loaded = processes.agree_on_errors(lambda: load(subject))
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
@@ -221,36 +227,43 @@ def run(
         others['gradient_of'] = load_classifier(gradient_of, shape, 'gradient_of')
     if transfer_from is not None:
         others['transfer_from'] = sources(transfer_from, shape)
-    choice = {'count': len(loaded.labels), **settings}
+    filled = {name: DEFAULTS[name] for name in DEFAULTS if settings.get(name) is None}
+    choice = {'count': len(loaded.labels), **settings, **filled}
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
     path = loaded.path(output, '-'.join(names), choice)
+    if output is None:
+        check_outputs(path)
 
     state = path.with_suffix('.partial')
     resumed = state.exists()
-    with resumable(f'what was finished is kept in {state}'), profiling.wanted(profile) as profiled:
-        result = evaluate(
-            loaded.classifier,
-            loaded.images,
-            loaded.labels,
-            attacks=given,
-            eps=loaded.threat.eps,
-            norm=loaded.threat.norm,
-            return_images=save_images,
-            progress=True,
-            state_path=state,
-            **others,
-            **settings,
-        )
-    if result.gradient_of is not None:
-        result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
-    if loaded.hint:
-        clean = result.accuracy['clean'], result.ci95['clean'][1]
-        found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
-        result = dataclasses.replace(result, warnings=found + result.warnings)
-    result = loaded.named(result)
+    with saved.alone(state):
+        kept = resumable(f'what was finished is kept in {state}')
+        with kept, outputs.point_beside(path), profiling.wanted(profile) as profiled:
+            result = evaluate(
+                loaded.classifier,
+                loaded.images,
+                loaded.labels,
+                attacks=given,
+                eps=loaded.threat.eps,
+                norm=loaded.threat.norm,
+                return_images=save_images,
+                progress=True,
+                state_path=state,
+                **others,
+                **settings,
+            )
+        if result.gradient_of is not None:
+            result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
+        if loaded.hint:
+            clean = result.accuracy['clean'], result.ci95['clean'][1]
+            found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
+            rest = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
+            result = dataclasses.replace(result, warnings=found + rest)
+        result = loaded.named(result)
+        if processes.is_first():
+            result.save(path)
+            saved.remove(state)
     if processes.is_first():
-        result.save(path)
-        saved.remove(state)
         show(result.table())
         if not resumed and (speed := attained_speed(result, loaded.classifier, shape)):
             print(speed)
@@ -273,7 +286,7 @@ def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]
         if record.stages:
             passes += sum(stage['forward_passes'] + stage['backward_passes'] for stage in record.stages)
         elif record.steps is not None:
-            passes += 2.0 * record.steps * record.eot_samples * record.runs.size
+            passes += 2.0 * record.steps * (record.eot_samples or 1) * record.runs.size
         else:
             continue
         seconds += result.timing['parts'][name]

@@ -4,6 +4,7 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
+from si_jax.cli import outputs
 from si_jax.interop.export import export
 from si_jax.interop.torch_files import FORMATS
 from si_jax.runtime import terminal
@@ -43,12 +44,15 @@ examples:
     flags = parser.parse_args(arguments)
 
     def command() -> None:
+        folder = pathlib.Path(flags.output or pathlib.Path(flags.workdir) / 'export')
+        files = [folder / 'model.py', folder / f'weights{FORMATS[flags.format]}']
+        outputs.check('--output=FOLDER', files, [flags.workdir])
         checkpoint = int(flags.checkpoint) if flags.checkpoint.isdigit() else flags.checkpoint
         loaded = load_model(flags.workdir, checkpoint)
         model = loaded.config.model
         path = export(
             loaded.variables,
-            flags.output or pathlib.Path(flags.workdir) / 'export',
+            folder,
             arch=model.arch,
             variant=model.variant or None,
             normalise=model.normalise,

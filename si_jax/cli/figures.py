@@ -3,8 +3,10 @@
 import argparse
 from typing import Any
 
+from si_jax.cli import outputs
 from si_jax.errors import InputError
-from si_jax.paper.figures.table import FIGURES, make, redraw
+from si_jax.paper.figures.table import FIGURES, make, output_of, redraw
+from si_jax.reports.labels import split_workdirs
 from si_jax.runtime import compilation_cache, terminal
 from si_jax.runtime.terminal import Flag
 
@@ -68,6 +70,11 @@ examples:
 def run(*, figure: str, redraw_file: str | None = None, **options: Any) -> None:
     """Makes a figure with options of `make`, or draws the numbers of a file again, and says where it lies."""
     if redraw_file is None:
+        if figure in FIGURES:
+            path = output_of(figure, options.get('output'))
+            files = [path.with_suffix(suffix) for suffix in ('.json', '.png', '.pdf')]
+            folders = split_workdirs(options['workdirs']) if options.get('workdirs') else []
+            outputs.check('--output=FILE.json', files, [*folders, options.get('data_dir')])
         compilation_cache.enable()
         path = make(figure, **options)
     else:

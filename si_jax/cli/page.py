@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from pathlib import Path
 
+from si_jax.cli import outputs
 from si_jax.reports.labels import split_workdirs
 from si_jax.reports.render import GALLERY, write
 from si_jax.runtime import compilation_cache, terminal
@@ -56,8 +58,10 @@ def run(*, workdirs: str, out: str, gallery: int, data_dir: str | None, figures:
     Raises:
         InputError: See `write`.
     """
+    sources = split_workdirs(workdirs)
+    outputs.check('--out=FOLDER', [Path(out) / 'index.html'], [*sources, data_dir, figures])
     compilation_cache.enable()
-    path, problems = write(split_workdirs(workdirs), out, gallery=gallery, data_dir=data_dir, figures=figures)
+    path, problems = write(sources, out, gallery=gallery, data_dir=data_dir, figures=figures)
     for problem in problems:
         print(f'report.py: not shown: {problem}', file=sys.stderr)
     print(f'written to {path}')

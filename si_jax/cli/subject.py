@@ -1,11 +1,13 @@
 """What evaluate.py is about: its network and images, as flags name them and as they are read."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib.util
 import inspect
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -15,13 +17,14 @@ import numpy as np
 from si_jax import data, models
 from si_jax.attacks.pgd import Attack
 from si_jax.auditing.report import Audit
+from si_jax.cli import outputs
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import Result
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
-from si_jax.runtime import processes
+from si_jax.runtime import terminal
 from si_jax.runtime.terminal import Flag, fraction
 from si_jax.threat import Threat
 from si_jax.zoo.entries import PREFIX
@@ -89,6 +92,10 @@ class Subject:
         """Takes its fields out of parsed flags, and leaves the others."""
         return cls(**{name: arguments.pop(name) for name in (*NETWORK, *IMAGES)})
 
+    def reads(self) -> list[str | None]:
+        """The files and folders that it names."""
+        return [self.workdir, self.torch_checkpoint, self.data_dir, *outputs.of_model(self.model)]
+
 
 class Loaded(NamedTuple):
     """A subject that was read: its network, with images and their labels."""
@@ -104,14 +111,11 @@ class Loaded(NamedTuple):
     hint: str  # what to try if it classifies clean images badly; '' if nothing can be said
 
     def path(self, output: str | None, name: str, settings: dict[str, Any]) -> Path:
-        """The file of a result, whose folder is made; unless one is given, other settings have another."""
+        """The file of a result; unless one is given, other settings have another."""
         choice = {'dataset': self.dataset, 'eps': self.threat.eps, 'norm': self.threat.norm, **settings}
         choice |= {key: self.about[key] for key in ('logit_scale',) if key in self.about}
         digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
-        path = Path(output) if output else self.folder / f'{self.stem}-{name}-{digest}.json'
-        if processes.is_first():
-            path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
-        return path
+        return Path(output) if output else self.folder / f'{self.stem}-{name}-{digest}.json'
 
     def named(self, result: Measured) -> Measured:
         """The result with the names of its data set and network."""
@@ -168,8 +172,11 @@ def load(subject: Subject) -> Loaded:
             raise unknown('data set', dataset, data.SOURCES)
         source = data.SOURCES[dataset]
         eps, norm = 8 / 255 if eps is None else eps, norm or 'linf'
+        Threat(norm, eps).check(source.shape)
         if model is not None:
-            classifier = load_classifier(model, source.shape)
+            make = load_attribute(model, 'model')
+            _count(subject, data.load(dataset, 'test', data_dir), dataset)  # before its network is traced
+            classifier = made_by(make, source.shape)
             about, stem = {'model': model}, _name_of(model)
         else:
             assert torch_checkpoint is not None
@@ -199,20 +206,30 @@ def load(subject: Subject) -> Loaded:
     test = data.load(dataset, 'test', data_dir)
     threat = Threat(norm, eps)
     threat.check(test.images.shape[1:])
-    count = len(test.labels)
-    if subject.num_examples is not None:
-        count = check_count('num_examples', subject.num_examples)
-    if count > len(test.labels):
-        raise InputError(f'num_examples={count} is more than the {len(test.labels)} images of {dataset}')
+    count = _count(subject, test, dataset)
     images = np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale))
     return Loaded(classifier, images, test.labels[:count], dataset, threat, about, stem, folder, hint)
+
+
+def _count(subject: Subject, test: Any, dataset: str) -> int:
+    """How many of the test images are wanted."""
+    count, there = subject.num_examples, len(test.labels)
+    if count is not None and check_count('num_examples', count) > there:
+        raise InputError(f'num_examples={count} is more than the {there} images of {dataset}')
+    return there if count is None else count
 
 
 def load_classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model') -> Any:
     """The classifier that `path/to/file.py:function` returns, whatever it was written in, or a saved one."""
     if _is_saved(model):
         return load_model(model)
-    classifier = load_attribute(model, flag)()
+    return made_by(load_attribute(model, flag), image_shape)
+
+
+def made_by(make: Any, image_shape: tuple[int, ...]) -> Any:
+    """The classifier that a function of the user's returns, of JAX or of PyTorch."""
+    with unended(getattr(make, '__name__', 'the function')):
+        classifier = make()
     return load_torch_module(classifier, image_shape) if is_torch_module(classifier) else classifier
 
 
@@ -242,6 +259,20 @@ def _name_of(model: str) -> str:
     return '-'.join(Path(model).parts[-2:])
 
 
+@contextlib.contextmanager
+def unended(what: str) -> Iterator[None]:
+    """Code of the user's cannot end the command from within it: that would look as if all were done."""
+    try:
+        yield
+    except SystemExit as stop:
+        if isinstance(stop, terminal.Stopped):
+            raise
+        raise InputError(
+            f'{what} called sys.exit({"" if stop.code is None else repr(stop.code)}), and there is no '
+            "network: put what a script does of its own under `if __name__ == '__main__':`"
+        ) from stop
+
+
 def load_attribute(model: str, flag: str) -> Any:
     """The attribute of a file, `path/to/file.py:attribute`."""
     file, separator, name = model.rpartition(':')
@@ -254,7 +285,8 @@ def load_attribute(model: str, flag: str) -> Any:
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours, as a script can
-    spec.loader.exec_module(module)
+    with unended(f'--{flag}={model}'):
+        spec.loader.exec_module(module)
     found = getattr(module, name, None)
     if not callable(found) and not isinstance(found, Attack):
         functions = (key for key, value in vars(module).items() if inspect.isfunction(value))

@@ -12,7 +12,7 @@ about pixels. Nothing here knows of networks or of training.
 """
 
 from si_jax.data.augment import augment, to_unit
-from si_jax.data.batches import epoch_batches, epoch_order, split_validation
+from si_jax.data.batches import balanced_order, epoch_batches, epoch_order, split_validation
 from si_jax.data.sources import SOURCES, Dataset, Source, load
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     'Dataset',
     'Source',
     'augment',
+    'balanced_order',
     'epoch_batches',
     'epoch_order',
     'load',

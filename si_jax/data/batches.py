@@ -13,7 +13,7 @@ from si_jax.data.sources import Dataset
 from si_jax.errors import InputError
 
 # Streams of one seed that must not meet.
-_ORDER, _SPLIT = 0, 1
+_ORDER, _SPLIT, _MIX = 0, 1, 2
 
 
 def _integer(name: str, value: object) -> int:
@@ -78,6 +78,27 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     if epoch < 0:
         raise InputError(f'epoch={epoch} is negative: epochs count from 0')
     return _permutation('seed', seed, (_ORDER, epoch), n).astype(np.int32)
+
+
+def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
+    """An order [N] int32 for an epoch in which the classes of the labels [N] are equally frequent.
+
+    Counts of classes differ by one at most. Of a class with too few images some come several times, of one
+    with too many some are left out: others in each epoch.
+
+    Raises:
+        InputError: The seed or the epoch is negative.
+    """
+    n = len(labels)
+    order = epoch_order(seed, epoch, n)
+    classes = np.unique(labels)
+    first = epoch % len(classes)  # the classes that get one more take turns
+    more = (np.arange(len(classes)) - first) % len(classes) < n % len(classes)
+    counts = n // len(classes) + more
+    taken = [
+        np.resize(order[labels[order] == label], count) for label, count in zip(classes, counts, strict=True)
+    ]
+    return np.concatenate(taken)[_permutation('seed', seed, (_MIX, epoch), n)]
 
 
 def epoch_batches(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

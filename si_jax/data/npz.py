@@ -1,7 +1,12 @@
-"""Folders of npz files: `<name>_test.npz` and `<name>_train*.npz`, with `images` uint8 NHWC and `labels`."""
+"""Folders of npz files, with `images` uint8 NHWC and `labels`.
+
+A training set is one file `<name>_train.npz`, or parts `<name>_train_1.npz` to `<name>_train_K.npz`. A test
+set is `<name>_test.npz`.
+"""
 
 import pathlib
 import re
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,48 +15,79 @@ from si_jax.errors import InputError
 from si_jax.storage import npz
 
 
-def _files(folder: pathlib.Path, name: str, split: str) -> list[pathlib.Path]:
-    if split == 'test':
-        return list(folder.glob(f'{name}_test.npz'))
-
-    def natural(path: pathlib.Path) -> list[str | int]:  # part 2 before part 10
-        return [int(part) if part.isdecimal() else part for part in re.split(r'(\d+)', path.name)]
-
-    return sorted(folder.glob(f'{name}_train*.npz'), key=natural)
-
-
 def holds(folder: str | pathlib.Path, name: str) -> bool:
-    """Whether a folder has npz files of the data set: its test set, or any part of its training set."""
+    """Whether a folder has npz files of the data set: its test set, or what may be its training set."""
     folder = pathlib.Path(folder).expanduser()
-    return bool(_files(folder, name, 'test') or _files(folder, name, 'train'))
+    return (folder / f'{name}_test.npz').exists() or any(folder.glob(f'{name}_train*.npz'))
+
+
+def files(folder: str | pathlib.Path, name: str, split: str) -> list[pathlib.Path]:
+    """The files of a split, those of a training set in the order of their parts.
+
+    Raises:
+        InputError: There is none; or beside the training set lies a file that could be meant as a part of it:
+            the whole beside its parts, a part behind a gap, or any other name that begins like it.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    whole, paths = f'{name}_{split}.npz', sorted(folder.glob(f'{name}_{split}*.npz'))
+    names = [path.name for path in paths]
+    if split == 'test' or not names:
+        if whole not in names:
+            wanted = whole if split == 'test' else f'{whole}, nor {name}_train_1.npz'
+            raise tfds.missing_data(name, f'{folder} has no {wanted}', None)
+        return [folder / whole]
+    parts = {
+        int(found[1]): path
+        for path in paths
+        if (found := re.fullmatch(rf'{re.escape(name)}_train_([1-9]\d*)\.npz', path.name))
+    }
+    if whole in names and parts:
+        raise InputError(
+            f'{folder} has both {whole} and {parts[min(parts)].name}: images in both would be trained on and '
+            'held out. Leave the whole file there, or its parts'
+        )
+    if strange := [one for one in names if one != whole and folder / one not in parts.values()]:
+        remedy = f'{name}_train_{max(parts) + 1}.npz' if parts else whole
+        if whole in names:
+            remedy = f'{name}_train_2.npz, and {whole} {name}_train_1.npz'
+        raise InputError(
+            f'{folder} has {strange[0]}, which is neither {whole} nor a numbered part of it. If it is '
+            f'not to be trained on, move it to another folder; if it is, call it {remedy}'
+        )
+    for number, part in enumerate(sorted(parts), 1):
+        if number != part:
+            raise InputError(
+                f'{folder} has {parts[part].name} but no {name}_train_{number}.npz: copy the missing '
+                'part, or number the parts that are there from 1 without gaps'
+            )
+    return [parts[number] for number in sorted(parts)] or [folder / whole]
 
 
 def read(
-    folder: str | pathlib.Path, name: str, split: str, shape: tuple[int, int, int], num_classes: int
+    paths: Sequence[pathlib.Path], shape: tuple[int, int, int], num_classes: int, scale: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reads one split: images uint8 [N, H, W, C] of this `shape` (H, W, C), and labels int32 [N].
+    """Reads one split from its `files`: images uint8 [N, H, W, C] up to `scale`, and labels int32 [N].
 
-    The parts of a training set are joined in natural order (part 2 before part 10). The files of the other
-    split are not needed.
+    Parts are joined in their order. `shape` is (H, W, C).
 
     Raises:
-        InputError: No file of this split, or one that cannot be read or holds the wrong arrays.
+        InputError: A file cannot be read or holds the wrong arrays.
     """
-    folder = pathlib.Path(folder).expanduser()
-    paths = _files(folder, name, split)
-    if not paths:
-        pattern = f'{name}_test.npz' if split == 'test' else f'{name}_train*.npz'
-        raise tfds.missing_data(name, f'{folder} has no {pattern}', None)
-    parts = [_read_file(path, shape, num_classes) for path in paths]
+    parts = [_read_file(path, shape, num_classes, scale) for path in paths]
     return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
 
 
 def _read_file(
-    path: pathlib.Path, shape: tuple[int, int, int], num_classes: int
+    path: pathlib.Path, shape: tuple[int, int, int], num_classes: int, scale: int
 ) -> tuple[np.ndarray, np.ndarray]:
     try:
         arrays = npz.read(path, ('images', 'labels'))
     except (OSError, ValueError) as error:
+        if 'has no array' in str(error):
+            raise InputError(
+                f'{path} {error}: it needs `images` and `labels`; if it calls them x and y, save them with '
+                'np.savez(path, images=x, labels=y)'
+            ) from error
         raise InputError(
             f'{path} {error}: it is truncated or no npz; copy it again, or save it with '
             'np.savez(path, images=..., labels=...)'
@@ -64,7 +100,11 @@ def _read_file(
             f'{path}: images have shape {images.shape}, not (N, {", ".join(map(str, shape))}): '
             'store them as [N, height, width, channels]'
         )
-    if not np.issubdtype(labels.dtype, np.integer):
+    if images.max(initial=0) > scale:
+        raise InputError(
+            f'{path}: images go up to {images.max()}, where white is {scale}: store them up to {scale}'
+        )
+    if labels.dtype.kind not in 'iu':
         raise InputError(f'{path}: labels are {labels.dtype}, not integers: store class indices')
     if labels.shape != images.shape[:1] or not len(labels):
         raise InputError(

@@ -36,9 +36,11 @@ class Source(NamedTuple):
     flip: bool = True
     tfds_name: str | None = None
 
-    def dataset(self, name: str, images: np.ndarray, labels: np.ndarray) -> 'Dataset':
+    def dataset(
+        self, name: str, images: np.ndarray, labels: np.ndarray, files: tuple[str, ...] = ()
+    ) -> 'Dataset':
         """These images as the data set `name`."""
-        return Dataset(name, images, labels, self.num_classes, self.scale, self.crop, self.flip)
+        return Dataset(name, images, labels, self.num_classes, self.scale, self.crop, self.flip, files)
 
 
 SOURCES = {
@@ -61,6 +63,7 @@ class Dataset(NamedTuple):
         images: uint8 [N, H, W, C], from 0 to `scale`.
         labels: int32 [N], from 0 to `num_classes` - 1.
         num_classes, scale, crop, flip: As in `Source`.
+        files: Where they were read: the npz files in their order, or a folder or package that has them.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Dataset(NamedTuple):
     scale: int
     crop: int
     flip: bool
+    files: tuple[str, ...] = ()
 
 
 def load(name: str, split: str, data_dir: str | pathlib.Path | None = None) -> Dataset:
@@ -78,25 +82,30 @@ def load(name: str, split: str, data_dir: str | pathlib.Path | None = None) -> D
     Args:
         name: cifar10, cifar100, svhn or digits.
         split: 'train' or 'test'.
-        data_dir: A folder with `<name>_test.npz` or `<name>_train*.npz` is read as npz files; any other is a
-            data_dir of TensorFlow Datasets, whose default is used without one. The digits need none.
+        data_dir: A folder with `<name>_test.npz`, `<name>_train.npz` or `<name>_train_1.npz` is read as npz
+            files (see `si_jax.data.npz`); any other is a data_dir of TensorFlow Datasets, whose default is
+            used without one. The digits need none.
 
     Raises:
         InputError: An unknown name or split; a folder that is missing, or has no such data and cannot get it
-            (with the command that makes it); a file that is truncated or holds the wrong arrays.
+            (with the command that makes it); a training file too many; a file that is truncated or holds the
+            wrong arrays.
     """
     if name not in SOURCES:
         raise unknown('data set', name, SOURCES)
     if split not in SPLITS:
         raise unknown('split', split, SPLITS)
     source = SOURCES[name]
-    if source.tfds_name is None:
-        images, labels = _digits(split)
-    elif data_dir and npz.holds(data_dir, name):
-        images, labels = npz.read(data_dir, name, split, source.shape, source.num_classes)
+    if data_dir and npz.holds(data_dir, name):
+        paths = npz.files(data_dir, name, split)
+        files = tuple(map(str, paths))
+        images, labels = npz.read(paths, source.shape, source.num_classes, source.scale)
+    elif source.tfds_name is None:
+        files, (images, labels) = ('scikit-learn',), _digits(split)
     else:
+        files = (str(data_dir or f'TensorFlow Datasets, {source.tfds_name}'),)
         images, labels = tfds.read(name, source.tfds_name, split, data_dir or None)
-    return source.dataset(name, images, labels)
+    return source.dataset(name, images, labels, files)
 
 
 def _digits(split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,7 @@ def missing_data(name: str, problem: str, command: str | None) -> InputError:
     """
     remedy = f'Make it, on a machine with a network, with:\n    {command}\nor give' if command else 'Give'
     return InputError(
-        f'{problem}. {remedy} a folder that holds {name}_test.npz and {name}_train*.npz (arrays images, '
+        f'{problem}. {remedy} a folder that holds {name}_test.npz and {name}_train.npz (arrays images, '
         'uint8 [N, H, W, C], and labels), with --config.data.dir=FOLDER (train.py) or --data_dir=FOLDER '
         '(evaluate.py).'
     )

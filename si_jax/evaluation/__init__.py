@@ -7,8 +7,8 @@ function of the caller, `transfer` for images made on another model. `result` wr
 back, and `compare` sets two of them against each other, image by image.
 """
 
-from si_jax.evaluation.classifier import Randomised
+from si_jax.evaluation.classifier import BlackBox, Randomised
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.result import Result
 
-__all__ = ['Randomised', 'Result', 'evaluate']
+__all__ = ['BlackBox', 'Randomised', 'Result', 'evaluate']

@@ -18,9 +18,9 @@ from si_jax.attacks.registry import SCREENS, SEARCHES, Stage
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
-from si_jax.evaluation.pgd import Outcome
+from si_jax.evaluation.pgd import Outcome, count_gradients
 from si_jax.evaluation.request import Request
-from si_jax.evaluation.result import AttackRecord
+from si_jax.evaluation.result import AttackRecord, GradientCounts
 from si_jax.evaluation.state import Arrays, Work, remember_all
 from si_jax.runtime import progress
 from si_jax.runtime.progress import GRADIENT
@@ -63,7 +63,7 @@ class Cascade:
         correct, broken_by = clean.copy(), np.full(len(clean), -1, np.int8)
         queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
         kept = network.images.copy() if request.keep else np.zeros((0, *network.images.shape[1:]))
-        tables, largest, seconds = [], 0.0, {}
+        tables, gradients, largest, seconds = [], [], 0.0, {}
         for number, stage in enumerate(self.stages):
             began = time.perf_counter()
             if len(self.stages) > 1:
@@ -78,19 +78,21 @@ class Cascade:
                 kept[new] = done.images[new]
             after = clean & ~done.broken if request.individual else correct
             tables.append(_table(stage, done, after, classes))
+            gradients.append(done.gradients)
             seconds[stage.attack] = time.perf_counter() - began
         single = SEARCHES.get(self.name)
         record = AttackRecord(
             runs=correct[None],
             steps=tables[0]['iterations'] if single else None,
             step_size=None,
-            eot_samples=self.stages[0].eot_samples,
+            eot_samples=self.stages[0].eot_samples if SEARCHES[self.stages[0].attack].averages else None,
             max_perturbation=largest,
             stages=tuple(tables),
             protocol=_protocol(self.name, self.stages, classes, request.individual),
             broken_by=broken_by,
             queries=queries,
             distances=distances if single and single.measures_distance else None,
+            gradients=tuple(gradients),
         )
         return Outcome(record, kept, seconds if len(self.stages) > 1 else {})
 
@@ -118,6 +120,7 @@ class _Done(NamedTuple):
     forward_passes: int
     refused: int
     largest: float
+    gradients: GradientCounts | None
 
 
 def _run_stage(network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
@@ -130,6 +133,7 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
 
     alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
     images = np.zeros_like(network.images) if request.keep else np.zeros((0,))
+    zero, not_finite = attacked.copy(), np.zeros(count, bool)
     forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, classes)
     apply, shared = network.surrogate(row.calibrated)
 
@@ -164,6 +168,7 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
             'distances': np.zeros(len(rows)) if final is None else final.distance.astype(np.float64),
             'refused': np.int64(outcome.refused),
             'largest': np.float64(largest),
+            **({} if outcome.gradients is None else outcome.gradients._asdict()),
         }
 
     for run in range(runs(stage, classes)):
@@ -185,10 +190,16 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
             forward_passes += int(arrays['forward_passes'])
             refused += int(arrays['refused'])
             largest = max(largest, float(arrays['largest']))
+            if not row.black_box:
+                zero[rows] &= arrays['zero']
+                not_finite[rows] |= arrays['not_finite']
             if request.keep:
                 images[broken] = arrays['images']
     broken = attacked & ~alive
-    return _Done(int(attacked.sum()), broken, images, queries, distances, forward_passes, refused, largest)
+    counts = None if row.black_box else count_gradients(attacked, zero, not_finite)
+    return _Done(
+        int(attacked.sum()), broken, images, queries, distances, forward_passes, refused, largest, counts
+    )
 
 
 def _targeted(stage: Stage, classes: int) -> bool:
@@ -211,6 +222,8 @@ def _table(stage: Stage, done: _Done, correct: np.ndarray, classes: int) -> dict
         'forward_passes': forward,
         'backward_passes': round(forward * row.gradients(classes)),
     }
+    if done.gradients is not None:
+        table['gradients'] = done.gradients.shares()
     if row.black_box and done.broken.any():
         spent = done.queries[done.broken]
         table |= {'mean_queries': float(np.mean(spent)), 'median_queries': float(np.median(spent))}

@@ -15,6 +15,8 @@ import numpy as np
 from jax.extend import core
 
 from si_jax.errors import InputError
+from si_jax.evaluation.tolerances import equations, resolution
+from si_jax.interop.loading import check_precision, is_torch_module, load_torch_module
 from si_jax.models.convolution import convolve
 from si_jax.outputs import Outputs, as_outputs
 
@@ -38,6 +40,63 @@ class Randomised:
     function: Callable[[Array, Array], Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class BlackBox:
+    """A classifier that JAX cannot look into: a predict function of TensorFlow, scikit-learn or NumPy.
+
+    It has no gradient, so only attacks that need none run on it: square, rays, spsa. The others are refused,
+    unless `gradient_of` says whose gradient they shall take.
+
+    Attributes:
+        function: images, a NumPy array [B, H, W, C] in [0, 1] -> logits [B, K], or whatever grows with them.
+            It is called with different B.
+        num_classes: K.
+    """
+
+    function: Callable[[np.ndarray], Any]
+    num_classes: int
+
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise InputError(f'a BlackBox holds a function of images, not {type(self.function).__name__}')
+        if (
+            isinstance(self.num_classes, bool)
+            or not isinstance(self.num_classes, int)
+            or self.num_classes < 2
+        ):
+            raise InputError(f'num_classes={self.num_classes!r} must be an integer of at least 2')
+
+    def logits(self, images: Any) -> np.ndarray:
+        """The logits of images, checked.
+
+        Raises:
+            InputError: They are not [B, K].
+        """
+        images = np.asarray(images)
+        logits = as_array(self.function(images))
+        if logits.shape != (len(images), self.num_classes):
+            raise InputError(
+                f'the function of a BlackBox returned shape {logits.shape} for {len(images)} images: it must '
+                f'return logits [B, num_classes] = {(len(images), self.num_classes)}'
+            )
+        return logits.astype(images.dtype)
+
+    def __call__(self, images: Array) -> Array:
+        """The logits of images, called from a compiled program."""
+        if not isinstance(images, jax.core.Tracer):
+            return jnp.asarray(self.logits(images))
+        shape = jax.ShapeDtypeStruct((len(images), self.num_classes), images.dtype)
+        return jax.pure_callback(self.logits, shape, images, vmap_method='sequential')
+
+
+def as_array(value: Any) -> np.ndarray:
+    """An array on the host, of PyTorch's tensors too."""
+    if hasattr(value, 'detach'):
+        value = value.detach().cpu()
+        value = value.float() if 'bfloat16' in str(value.dtype) else value
+    return np.asarray(value)
+
+
 class Classifier(NamedTuple):
     """A classifier as evaluation works with it: (images [B, H, W, C] in [0, 1], keys [B]) -> `Outputs`.
 
@@ -48,21 +107,72 @@ class Classifier(NamedTuple):
     randomised: bool
 
 
-def classifier_of(value: Any) -> Classifier:
-    """The `Classifier` of a callable (images -> `Outputs`, a 3-tuple or logits) or of a `Randomised` one.
+def classifier_of(value: Any, layout: str = 'nhwc') -> Classifier:
+    """The `Classifier` of whatever stands for one.
+
+    Args:
+        value: A callable (images -> `Outputs`, a 3-tuple or logits), a `Randomised` or `BlackBox` one, or a
+            torch.nn.Module, which is translated for the images that it is first called with.
+        layout: Of the images that a callable takes: 'nhwc' or 'nchw'. A module always takes [B, C, H, W].
 
     Raises:
-        InputError: It cannot be called.
+        InputError: It is none of these.
     """
-    if isinstance(value, Randomised):
-        function = value.function
-        return Classifier(lambda images, keys: _outputs(function(images, keys), images), randomised=True)
-    if not callable(value):
+    randomised = isinstance(value, Randomised)
+    call: Any = value.function if isinstance(value, Randomised) else value
+    if isinstance(value, type) or not callable(call):
         raise InputError(
-            f'a classifier is a callable from images [B, H, W, C] to si_jax.Outputs or logits, not '
-            f'{type(value).__name__}'
+            'a classifier is a callable from images [B, H, W, C] to si_jax.Outputs or logits, or a '
+            f'torch.nn.Module, not {value.__name__ if isinstance(value, type) else type(value).__name__}'
         )
-    return Classifier(lambda images, keys: _outputs(value(images), images), randomised=False)
+    if is_torch_module(value):
+        call, layout = _translated(value), 'nhwc'
+
+    def function(images: Array, keys: Array) -> Outputs:
+        given = images if layout == 'nhwc' else jnp.transpose(images, (0, 3, 1, 2))
+        try:
+            returned = call(given, keys) if randomised else call(given)
+        except (InputError, jax.errors.JAXTypeError, jax.errors.JAXIndexError):
+            raise
+        except Exception as error:  # It raises whatever the user's code raises.
+            raise InputError(_failed(given.shape, error)) from error
+        # Whatever the network computes in, losses are computed in what the images are given in.
+        return jax.tree.map(lambda array: jnp.asarray(array, images.dtype), as_outputs(returned))
+
+    return Classifier(function, randomised)
+
+
+def _failed(shape: tuple[int, ...], error: Exception) -> str:
+    """What to say of a classifier that raised an error on images of this shape."""
+    words = f'{type(error).__name__}: {(str(error).splitlines() or [""])[0]}'
+    if type(error).__name__ in (
+        'TraceContextError',
+        'ModifyScopeVariableError',
+    ):  # of flax.nnx and flax.linen
+        return (
+            f'the classifier changes its own state when it is called ({words}): put it into evaluation '
+            'mode first, model.eval() in flax.nnx, use_running_average=True in flax.linen'
+        )
+    return (
+        f'the classifier cannot take images of shape {list(shape)} ({words}). It must take any number of '
+        f'images {list(shape[1:])}: one that is written for a single image is jax.vmap(function). A function '
+        'that is not of JAX can be given as si_jax.BlackBox(function, num_classes)'
+    )
+
+
+def _translated(module: Any) -> Callable[[Array], Outputs]:
+    """A torch.nn.Module as a function of images [B, H, W, C], translated once for each size of image."""
+    check_precision(module)
+    made: dict[tuple[int, ...], Callable[[Array], Outputs]] = {}
+
+    def classifier(images: Array) -> Outputs:
+        if images.shape[1:] not in made:
+            # JAX may be tracing: the arrays of the module are no part of that.
+            with jax.ensure_compile_time_eval():
+                made[images.shape[1:]] = load_torch_module(module, images.shape[1:])
+        return made[images.shape[1:]](images)
+
+    return classifier
 
 
 def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable[[Array], Outputs]:
@@ -76,6 +186,7 @@ def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable
         InputError: It cannot be called.
     """
     classifier_of(value)
+    value = _translated(value) if is_torch_module(value) else value
 
     def scaled(outputs: Any) -> Outputs:
         outputs = as_outputs(outputs)
@@ -86,11 +197,6 @@ def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable
     return lambda images: scaled(value(images))
 
 
-def _outputs(value: Any, images: Array) -> Outputs:
-    # Whatever the network computes in, losses are computed in what the images are given in.
-    return jax.tree.map(lambda array: jnp.asarray(array, images.dtype), as_outputs(value))
-
-
 class Lifted(NamedTuple):
     """A function whose captured arrays have become an argument.
 
@@ -99,11 +205,15 @@ class Lifted(NamedTuple):
         apply: (weights, *arguments, precision=None) -> what the function returns; `precision`, one of
             `PRECISIONS`, is that of its convolutions and matrix products, where it is not to be as traced.
         shape: What it returns, with `jax.ShapeDtypeStruct` leaves.
+        coarse: The resolution of the coarsest type that it computes in.
+        calls_back: Whether it calls functions of Python when it runs, which JAX cannot differentiate.
     """
 
     weights: list[Array]
     apply: Callable[..., Any]
     shape: Any
+    coarse: float
+    calls_back: bool
 
 
 def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
@@ -153,7 +263,8 @@ def lift(function: Callable[..., Any], *arguments: Any) -> Lifted:
         return jax.tree.unflatten(structure, _inline(closed, captured, jax.tree.leaves(arguments), replaced))
 
     known = _captured(closed)
-    return Lifted(weights, apply, shape)
+    calls_back = any('callback' in one.primitive.name for one in equations(closed.jaxpr))
+    return Lifted(weights, apply, shape, resolution(closed.jaxpr), calls_back)
 
 
 def flattened(function: Callable[..., Any], arguments: tuple[Any, ...]) -> core.ClosedJaxpr:
@@ -178,7 +289,8 @@ def _trace(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[co
         raise InputError(
             'the classifier cannot be compiled by JAX: it must compute on jax arrays without looking at '
             'their values (no numpy, no Python branches on the data). JAX says: '
-            f'{str(error).splitlines()[0]}'
+            f'{str(error).splitlines()[0]}. For attacks that need no gradient (square, rays, spsa) give it '
+            'as si_jax.BlackBox(function, num_classes)'
         ) from error
 
 

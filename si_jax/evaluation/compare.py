@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.loading import SCHEMA, SavedResult
+from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult, settings_of
 from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import Result
 from si_jax.runtime.terminal import named, wrapped
 
 RESAMPLES = 10_000
 # What attacks must have in common to be compared: fields of their entries in the JSON.
-PROTOCOL = ('steps', 'step_size', 'restarts', 'eot_samples', 'protocol')
+PROTOCOL = (*SETTINGS, 'protocol')
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
@@ -200,8 +200,9 @@ def check_alike(first: SavedResult, other: SavedResult) -> None:
 
     def check(what: str, x: Any, y: Any, remedy: str, shown: Callable[[Any], Any] = str) -> None:
         if x != y:
+            x, y = (text if text.isprintable() else repr(text) for text in (shown(x), shown(y)))
             raise InputError(
-                f'{first.path} and {other.path} cannot be compared, {what}: {shown(x)} and {shown(y)}; '
+                f'{first.path} and {other.path} cannot be compared, {what}: {x} and {y}; '
                 f'evaluate both {remedy}'
             )
 
@@ -234,9 +235,14 @@ def check_alike(first: SavedResult, other: SavedResult) -> None:
         shown=','.join,
     )
     for name in mine['attacks']:
+        one, two = (protocol_of(about['attacks'][name]) for about in (mine, others))
         for key in PROTOCOL:
-            x, y = (about['attacks'][name].get(key) for about in (mine, others))
-            check(f'the protocols of {name} differ in {key}', x, y, 'with the same flags')
+            check(f'the protocols of {name} differ in {key}', one[key], two[key], 'with the same flags')
+
+
+def protocol_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """How an attack was run, from its entry in a result's JSON: what `PROTOCOL` names."""
+    return {**settings_of(entry), 'protocol': entry.get('protocol')}
 
 
 def mcnemar(only_a: int, only_b: int) -> float:

@@ -69,11 +69,13 @@ class CustomAttack(OnAllImages):
         def call(rows: np.ndarray, restart: int) -> np.ndarray:
             found = self.function(
                 classifier,
-                jnp.asarray(network.images[rows]),
+                jnp.asarray(request.as_given(network.images[rows])),
                 jnp.asarray(network.labels[rows]),
                 threat,
                 network.batch_key(int(rows[0]), restart, name),
             )
+            if request.layout == 'nchw' and getattr(found, 'ndim', 0) == 4:
+                found = jnp.moveaxis(found, 1, 3)
             return _checked(name, found, network.images[rows], threat, network.request.indices[rows])
 
         def attack(rows: np.ndarray, restart: int) -> Arrays:
@@ -86,7 +88,8 @@ class CustomAttack(OnAllImages):
                     _check_again(name, found, call(padded, 0))
                 parts.append(found[: len(some)])
                 progress.done((first + len(some)) / len(rows))
-            return self.judged(network, request, rows, restart, np.concatenate(parts))
+            made = {'images': np.concatenate(parts)}
+            return self.judged(network, request, rows, restart, made)
 
         return attack
 

@@ -10,15 +10,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax.evaluation import custom, gates, transfer
+from si_jax.evaluation import cosines, custom, gates, sanity, transfer
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import Kind, kind_of
-from si_jax.evaluation.network import Network
-from si_jax.evaluation.pgd import Outcome
-from si_jax.evaluation.request import Request
+from si_jax.evaluation.network import Network, programs
+from si_jax.evaluation.pgd import Outcome, with_gradient
+from si_jax.evaluation.request import Request, layout_of
 from si_jax.evaluation.result import Result
-from si_jax.evaluation.state import Saved, unsaved
+from si_jax.evaluation.state import Saved, alone, remember, unsaved
 from si_jax.evaluation.surrogate import calibrate
 from si_jax.evaluation.transfer import Transfer
 from si_jax.runtime import processes, profiling
@@ -40,13 +40,13 @@ def evaluate(
     attacks: Any,
     eps: float = 8 / 255,
     norm: str = 'linf',
-    steps: int = 20,
+    steps: int | None = None,
     step_size: float | None = None,
-    restarts: int = 1,
+    restarts: int | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     indices: Any = None,
-    eot_samples: int = 1,
+    eot_samples: int | None = None,
     individual: bool = False,
     gradient_of: Any = None,
     transfer_from: Any = None,
@@ -55,6 +55,7 @@ def evaluate(
     return_images: bool = False,
     progress: bool = False,
     devices: Sequence[jax.Device] | None = None,
+    layout: str | None = None,
 ) -> Result:
     """Measures the accuracy of a classifier on clean images and under attacks.
 
@@ -70,9 +71,12 @@ def evaluate(
     Args:
         classifier: images [B, H, W, C] in [0, 1] -> `Outputs`, (logits, features, kernel) or logits [B, K];
             or a `Randomised` function of images and keys. JAX must be able to trace it. If it returns logits
-            alone and an attack needs features and kernel, they are read from its last linear layer.
-        images: [N, H, W, C], floating, in [0, 1]. Evaluated in float32, or in float64 if they are and JAX has
-            it enabled.
+            alone and an attack needs features and kernel, they are read from its last linear layer. Or a
+            torch.nn.Module, [B, C, H, W] in [0, 1] -> logits, which is translated in evaluation mode; or a
+            `BlackBox`, for attacks without gradients.
+        images: [N, H, W, C], floating, in [0, 1], of NumPy, JAX or PyTorch. Evaluated in float32, or in
+            float64 if they are and JAX has it enabled. What is outside of [0, 1] by at most 1e-6 is clipped,
+            and the result says so.
         labels: [N], integer, in [0, K).
         attacks: Names in the tables of `si_jax.attacks.registry`, as a sequence or a comma string. A
             sequence may also hold attacks of your own: `Attack` records and callables (classifier, images,
@@ -80,15 +84,17 @@ def evaluate(
             all images in `restarts` runs, and their final images count, audited and verified like all others.
         eps: Radius of the ball, as a fraction of the pixel range.
         norm: 'linf' or 'l2'; 'l1' is not implemented.
-        steps: Steps of the PGD family.
+        steps: Steps of the PGD family; 20 if None. This and the next two, and `eot_samples`, are refused if
+            they are given and no attack of the call takes them. The JSON has null where an attack does not.
         step_size: Of the PGD family, as a fraction of the pixel range; eps / 4 if None.
-        restarts: Runs of the PGD family from new random points; an image must withstand all.
+        restarts: Runs of the PGD family from new random points, 1 if None; an image must withstand all.
         seed: Of everything random.
         batch_size: Images at once on all devices together, rounded up to a multiple of their number; chosen
             for the device if None.
         indices: [N], the number of each image; its position if None. It makes the evaluation of a part of a
             data set equal to that part of the whole's.
-        eot_samples: Gradients averaged in each step, for randomised classifiers; cascades set it themselves.
+        eot_samples: Gradients averaged in each step, for randomised classifiers; 1 if None. Cascades set it
+            themselves.
         individual: Run each stage of a cascade on all correctly classified images: the same accuracy, and
             that of each stage alone.
         gradient_of: Another classifier, of the same shapes, whose derivative the attacks take in place of the
@@ -102,20 +108,24 @@ def evaluate(
             convolutions, and 'float32' elsewhere. For float64 images leave it out. The reported accuracy is
             the verified one whatever it is.
         state_path: A folder that finished parts are kept in: the same call after an interruption goes on
-            where it was, with the same result but for `timing`. It stays until it is removed.
+            where it was, with the same result but for `timing`. It stays until it is removed. Two calls at
+            once cannot have the same.
         return_images: Keep the adversarial images.
         progress: Show progress on stderr.
         devices: Devices of this process to use, all if None.
+        layout: 'nhwc' or 'nchw': of `images`, of the images that are returned, and of those that callables of
+            yours are given, classifiers and attacks. If None it is 'nhwc'; for a torch.nn.Module, images
+            [N, C, H, W] are recognised.
 
     Returns:
         The `Result`.
 
     Raises:
-        InputError: An argument is wrong, the state belongs to another evaluation, or the classifier is unfit:
-            random, dependent on the other images of a batch, not finite, or (for SI attacks) with features
-            and kernel that do not explain its logits. So is an attack of your own that leaves the ball,
-            changes shape or dtype, returns NaN or is not deterministic for its key, and a `gradient_of` or a
-            source of transfer that does not fit.
+        InputError: An argument is wrong, the state belongs to another evaluation or is in use, or the
+            classifier is unfit: random, dependent on the other images of a batch, not finite, or (for SI
+            attacks) with features and kernel that do not explain its logits. So is an attack of your own that
+            leaves the ball, changes shape or dtype, returns NaN or is not deterministic for its key, and a
+            `gradient_of` or a source of transfer that does not fit.
         AssertionError: An attack of this library left its threat model.
     """
     began = time.perf_counter()
@@ -138,19 +148,23 @@ def evaluate(
         state_path=state_path,
         return_images=return_images,
         devices=devices,
+        layout=layout_of(layout, classifier, images),
     )
     shown = progress and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
-    with jax.default_matmul_precision('highest'):
+    with alone(state_path), jax.default_matmul_precision('highest'):
         network, kinds = _prepared(classifier, gradient_of, request, shown)
-        zero = _zero_gradients(network, kinds, shown)
-        identity = _identity(network, kinds)
+        identity = _identity(network, kinds, program=state_path is not None)
         check_identical(identity)
-        with Saved(state_path, identity, network.clean_logits):
+        with Saved(state_path, identity, network.clean_logits, network.traced.coarse):
             calibration = None
             if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
                 calibration = calibrate(network.clean_logits)
                 network = dataclasses.replace(network, scale=calibration['scale'])
+            if (si := network.si) is not None:
+                # Kept, so that an evaluation that goes on says the same to the last digit.
+                kept = remember('si', lambda: dict(si))
+                network = dataclasses.replace(network, si={name: float(kept[name]) for name in si})
             seconds = {'checks and clean images': time.perf_counter() - began}
             profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
             total, outcomes = sum(kind.cost(network.request) for kind in kinds) * len(network.images), {}
@@ -158,26 +172,28 @@ def evaluate(
                 for kind in kinds:
                     began_attack = time.perf_counter()
                     bar.set_postfix(attack=kind.name)
-                    outcomes[kind.name] = outcome = kind.run(network, network.request)
+                    outcome = kind.run(network, network.request)
+                    record = dataclasses.replace(outcome.record, takes=request.takes[kind.name])
+                    outcomes[kind.name] = dataclasses.replace(outcome, record=record)
                     seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
                     seconds[kind.name] = time.perf_counter() - began_attack
 
     timing = {'seconds': time.perf_counter() - began, 'parts': seconds}
-    return _result(network, kinds, outcomes, zero, calibration, timing)
+    return _result(network, kinds, outcomes, calibration, timing)
 
 
 def _result(
     network: Network,
     kinds: list[Kind],
     outcomes: dict[str, Outcome],
-    zero: float,
     calibration: dict[str, float] | None,
     timing: dict[str, Any],
 ) -> Result:
-    """What was found, with the warnings of the gates; `zero` is what `_zero_gradients` returned."""
+    """What was found, with the warnings of the gates."""
     request, clean, dtype = network.request, network.clean, str(network.images.dtype)
     records = {name: outcome.record for name, outcome in outcomes.items()}
-    randomised = network.classifier.randomised
+    readers = [kind.name for kind in kinds if _reads_features(kind)]
+    randomised, there = network.classifier.randomised, functools.partial(with_gradient, network)
     return Result(
         clean=clean,
         attacks=records,
@@ -187,28 +203,44 @@ def _result(
         seed=request.seed,
         precision={'search': request.precision or dtype, 'verification': dtype, 'matmul': 'highest'},
         dataset=network.about_data(),
-        warnings=gates.after(network.clean_logits, clean, kinds, records, randomised=randomised, zero=zero),
+        warnings=[
+            *request.notes,
+            *sanity.decisions(network.clean_logits, request.labels, request.images),
+            *sanity.outputs(network.clean_logits, network.traced.coarse),
+            *gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
+            *cosines.warnings(network.si, len(clean), readers),
+        ],
         environment=environment(),
         timing=timing,
         calibration=calibration,
+        si=network.si,
         gradient_of=network.gradient_digest(),
-        images={name: outcome.images for name, outcome in outcomes.items()} if request.keep else None,
+        images={name: request.as_given(outcome.images) for name, outcome in outcomes.items()}
+        if request.keep
+        else None,
     )
 
 
 def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) -> tuple[Network, list[Kind]]:
     """The network with its clean logits, and the attacks in order: all of them fit for each other."""
     kinds = [kind_of(name, request) for name in request.names]
-    needs_features = any(part.facts and part.facts.reads_features for kind in kinds for part in kind.parts)
+    needs_features = any(map(_reads_features, kinds))
+    if gradient_of is not None:
+        gates.check_stand_in_is_taken(kinds)
+    given = classifier_of(classifier, request.layout)
+    if given.randomised:
+        gates.check_draws(kinds, request.restarts)
     network = Network.of(
-        classifier_of(classifier),
+        given,
         request,
         needs_features=needs_features,
-        gradient_of=None if gradient_of is None else classifier_of(gradient_of),
+        gradient_of=None if gradient_of is None else classifier_of(gradient_of, request.layout),
     )
     gates.check_labels_of(network.request.classes, request.labels)
-    for kind in kinds:
-        gates.check_fits(kind, network.outputs, network.why_no_features)
+    for kind in (*kinds, *(Transfer(name, network) for name in request.sources)):
+        gates.check_fits(
+            kind, network.outputs, network.why_no_features, differentiable=network.differentiable
+        )
     with passing(len(request.images), 'clean images', shown):
         network = network.check_and_classify(explain=needs_features)
     for name, source in request.sources.items():
@@ -216,12 +248,8 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     return network, kinds
 
 
-def _zero_gradients(network: Network, kinds: list[Kind], shown: bool) -> float:
-    """The share of correctly classified images without a gradient, if an attack needs that one."""
-    if not gates.maximise_cross_entropy(kinds):
-        return 0.0
-    with passing(int(network.clean.sum()), 'gradients of clean images', shown):
-        return network.without_gradient(np.flatnonzero(network.clean))
+def _reads_features(kind: Kind) -> bool:
+    return any(part.facts is not None and part.facts.reads_features for part in kind.parts)
 
 
 def _dry_run(kind: Kind, network: Network) -> None:
@@ -235,7 +263,7 @@ def _dry_run(kind: Kind, network: Network) -> None:
             kind.run(few, dataclasses.replace(few.request, restarts=1, keep=False))
 
 
-def _identity(network: Network, kinds: list[Kind]) -> dict[str, Any]:
+def _identity(network: Network, kinds: list[Kind], *, program: bool) -> dict[str, Any]:
     """What the evaluation is made of: one with another identity cannot go on from its state."""
     request = network.request
     identity = {
@@ -254,4 +282,6 @@ def _identity(network: Network, kinds: list[Kind]) -> dict[str, Any]:
     sources = {kind.name: kind.source for kind in kinds if isinstance(kind, Transfer)}
     if sources:
         identity['transfer from'] = {name: one.identity()['weights'] for name, one in sources.items()}
+    if program:
+        identity |= programs(network, sources)
     return identity

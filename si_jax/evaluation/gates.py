@@ -5,7 +5,7 @@ gates raise `InputError` with the value, the limit and the remedy. After them: w
 doubtful. These give warnings. Every gate asks all attacks in the same way, by what is known of their parts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -13,21 +13,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.facts import Facts
-from si_jax.attacks.registry import PRESETS
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
-from si_jax.evaluation.result import AttackRecord
+from si_jax.evaluation.result import AttackRecord, GradientCounts, wilson
+from si_jax.evaluation.tolerances import FLOAT32, disagreement
 from si_jax.outputs import Outputs
+from si_jax.runtime import compilation_cache
 
 Array = jax.Array
 
-# Two forward passes of the same images agree to this fraction of the logits' range. Another batch size or
-# algorithm moves float32 logits by about 1e-6 of it; batch statistics or dropout move them by 1e-2 and more.
-AGREEMENT = 1e-3
 PROBE = 8  # images in a probe
 NO_GRADIENT = 0.01  # the share of images without a gradient that is worth a warning
 SHORT = 0.01  # how far a clean accuracy may be below the stated one
-MASKED = 0.002  # the accuracy that black-box attacks may take off after the others
+# The share of images that attacks without gradients may break after the others: on honest networks they break
+# some too. It is the lower end of the interval that counts.
+MASKED = 0.002
 
 
 class Part(NamedTuple):
@@ -72,7 +72,7 @@ def check_labels_of(classes: int, labels: np.ndarray) -> None:
         )
 
 
-def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
+def check_fits(attack: Gated, outputs: Outputs, why_no_features: str, *, differentiable: bool = True) -> None:
     """Whether an attack can run on a classifier with outputs of these shapes.
 
     `why_no_features` says why features and kernel were not found, if they were looked for.
@@ -81,6 +81,12 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
     for part in attack.parts:
         if part.facts is None:
             continue
+        if part.facts.uses_gradient and not differentiable:
+            raise InputError(
+                f'attack {attack.name!r} follows the gradient of the classifier, which has none, as it calls '
+                'a function outside of JAX (BlackBox, pure_callback): use square, rays or spsa, or say with '
+                'gradient_of whose gradient to take'
+            )
         if classes < part.facts.least_classes:
             raise InputError(
                 f'attack {attack.name!r} needs at least {part.facts.least_classes} classes, the classifier '
@@ -94,17 +100,45 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str) -> None:
             )
 
 
-def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
+def check_stand_in_is_taken(attacks: Sequence[Gated]) -> None:
+    """Refuses `gradient_of` if no attack takes a gradient."""
+    if all(part.without_gradient for attack in attacks for part in attack.parts):
+        raise InputError(
+            f'gradient_of is given, and {", ".join(attack.name for attack in attacks)} '
+            f'{"take" if len(attacks) > 1 else "takes"} no gradient: leave gradient_of out, or add an attack '
+            "that takes one, such as 'pgd'"
+        )
+
+
+def check_draws(attacks: Sequence[Gated], restarts: int) -> None:
+    """Refuses, for a random classifier, what counts an image as broken if one of many draws is wrong."""
+    parts = [(one.name, part.facts) for one in attacks for part in one.parts]
+    joining = dict.fromkeys(name for name, known in parts if known and known.counts_any_point)
+    if restarts > 1:
+        what = f'restarts={restarts} breaks an image if the draw after any of the runs is misclassified'
+    elif joining:
+        what = f'{", ".join(joining)} breaks an image if one of many points, each with its own draw, is'
+        what += ' misclassified'
+    else:
+        return
+    raise InputError(
+        f'the classifier is Randomised, and {what}: with enough draws noise alone does. Use attacks of the '
+        "PGD family that count their last point, in one run, and average their gradients: attacks='pgd', "
+        'eot_samples=20, restarts=1'
+    )
+
+
+def probe(classifier: Classifier, images: np.ndarray, keys: Array, coarse: float = FLOAT32) -> Outputs:
     """The outputs for images [P, H, W, C] with keys [P], followed by those for the inverted images.
 
     The classifier is called as given, in different batches. It is not compiled: randomness of the host would
-    be frozen in a compiled program.
+    be frozen in a compiled program. Its program has the resolution `coarse`.
 
     Raises:
         InputError: Two calls on the same images disagree, or the logits of an image depend on the other
             images of its batch.
     """
-    outputs, difference = repeated(classifier, images, keys)
+    outputs, difference = repeated(classifier, images, keys, coarse)
     if difference:
         given, remedy = 'on the same images', 'switch dropout and other randomness off, or, if it belongs to '
         remedy += 'the defense, draw it from keys and wrap the function as si_jax.Randomised(function)'
@@ -112,7 +146,7 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
             given = 'with the same images and keys'
             remedy = 'a Randomised classifier must draw everything from its keys'
         raise InputError(f'two calls {given} disagree by {difference}: {remedy}')
-    if difference := mixed(classifier, images, keys, outputs):
+    if difference := mixed(classifier, images, keys, outputs, coarse):
         raise InputError(
             f'the logits of an image change by {difference} with the other images of its batch: put batch '
             'normalisation into evaluation mode (train=False, running averages), and let each row of a '
@@ -121,15 +155,19 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array) -> Outputs:
     return outputs
 
 
-def repeated(classifier: Classifier, images: np.ndarray, keys: Array) -> tuple[Outputs, str]:
+def repeated(
+    classifier: Classifier, images: np.ndarray, keys: Array, coarse: float = FLOAT32
+) -> tuple[Outputs, str]:
     """The outputs for images and inverted ones, and how far a second call's are from them, in words or ''."""
     both = jnp.asarray(np.concatenate([images, 1 - images]))
     outputs = classifier.function(both, jnp.concatenate([keys, keys]))
     again = classifier.function(both, jnp.concatenate([keys, keys]))
-    return outputs, disagreement(outputs.logits, again.logits)
+    return outputs, disagreement(outputs.logits, again.logits, coarse)
 
 
-def mixed(classifier: Classifier, images: np.ndarray, keys: Array, outputs: Outputs) -> str:
+def mixed(
+    classifier: Classifier, images: np.ndarray, keys: Array, outputs: Outputs, coarse: float = FLOAT32
+) -> str:
     """How far the logits move if other images are in the batch than in that of `repeated`, in words or ''.
 
     The same images come last and in reverse, among copies of one image instead of the inverted ones.
@@ -137,63 +175,38 @@ def mixed(classifier: Classifier, images: np.ndarray, keys: Array, outputs: Outp
     count = len(images)
     batch = jnp.asarray(np.concatenate([np.repeat(images[:1], count, axis=0), images[::-1]]))
     elsewhere = classifier.function(batch, jnp.concatenate([keys, keys[::-1]]))
-    return disagreement(outputs.logits[:count], elsewhere.logits[count:][::-1])
+    moved = elsewhere.logits[count:][::-1]
+    return disagreement(outputs.logits[:count], moved, coarse, scale_of=outputs.logits)
 
 
-def disagreement(logits: Any, others: Any) -> str:
-    """How far two passes over the same images [B, K] are apart, in words; '' if they agree to rounding."""
-    # NaN as 0: that there are none is checked apart from this.
-    logits, others = (np.nan_to_num(np.asarray(array, np.float64)) for array in (logits, others))
-    spread = float(np.ptp(logits))
-    largest = float(np.abs(logits - others).max())
-    return '' if largest <= AGREEMENT * spread else f'{largest:.3g} (the range of the logits is {spread:.3g})'
+def check_compiled(compiled: Any, eager: Any, coarse: float = FLOAT32) -> None:
+    """Whether the compiled classifier is the one that was given.
 
-
-def check_compiled(compiled: Any, eager: Any) -> None:
-    """Whether the compiled classifier is the one that was given, by logits [B, K] for the same images."""
-    if difference := disagreement(compiled, eager):
+    `compiled` are its logits [B, K] for the first of the images with the logits `eager` [M, K].
+    """
+    if difference := disagreement(compiled, eager[: len(compiled)], coarse, scale_of=eager):
         raise InputError(
             f'compiled by JAX the classifier disagrees with itself by {difference}: it must depend on its '
             'arguments and on constant arrays only, not on the state of Python objects, files or the clock'
+            f'{compilation_cache.suspected()}'
         )
 
 
-def check_finite(logits: Any, indices: np.ndarray, what: str) -> None:
-    """Raises InputError with the first of the images, by its index, whose logits [B, K] are not finite."""
+def check_finite(logits: Any, images: np.ndarray, indices: np.ndarray, what: str) -> None:
+    """Raises InputError with the first of the images, by its index, whose logits [B, K] are not finite.
+
+    The error has the image itself as its `image`.
+    """
     finite = np.isfinite(np.asarray(logits)).all(axis=1)
     if not finite.all():
-        raise InputError(
-            f'the classifier returns NaN or infinite logits for {what} {indices[np.argmin(finite)]}: no '
-            'accuracy can be told; look for a division by zero, an overflow (half precision) or weights that '
-            'have diverged'
+        first = int(np.argmin(finite))
+        error = InputError(
+            f'the classifier returns NaN or infinite logits for {what} {indices[first]}: no accuracy can be '
+            'told; look for a division by zero, an overflow (half precision) or weights that have diverged. '
+            "The image is this error's `image`"
         )
-
-
-def check_explained(logits: Any, products: Any) -> None:
-    """Whether features and kernel explain the logits up to one positive scale and one bias a class.
-
-    SI attacks maximise the angle between features and kernel. If these are not what the logits are made of,
-    the attack is blind, and the classifier would pass as robust.
-
-    Raises:
-        InputError: logits = alpha products + b with alpha > 0, where logits and products (features @ kernel)
-            are [N, K], does not hold to 1e-3 of the logits' spread over images.
-    """
-    logits, products = np.asarray(logits, np.float64), np.asarray(products, np.float64)
-    g, p = logits - logits.mean(axis=0), products - products.mean(axis=0)
-    scale = float(np.sum(g * p) / max(np.sum(p * p), np.finfo(float).tiny))
-    residual = float(np.abs(g - scale * p).max())
-    spread = float(np.abs(g).max())
-    # Float32 logits carry errors of about 1e-6 of their size, whatever their spread.
-    allowed = AGREEMENT * spread + 1e-5 * float(np.abs(logits).max())
-    if not (residual <= allowed and (scale > 0 or spread <= allowed)):
-        raise InputError(
-            f'features and kernel do not explain the logits: the best fit, logits = {scale:.4g} features @ '
-            f'kernel + b, leaves a residual of {residual:.3g}, which is {residual / max(spread, 1e-300):.2g} '
-            f'of their spread over images (limit {AGREEMENT:g}, and the scale must be positive). SI attacks '
-            'would be blind: return the input of the last linear layer as features and its weights [F, K] as '
-            'kernel'
-        )
+        error.image = images[first]
+        raise error
 
 
 def after(
@@ -201,59 +214,29 @@ def after(
     clean: np.ndarray,
     attacks: Sequence[Gated],
     records: Mapping[str, AttackRecord],
+    there: Callable[[], list[str]],
     *,
     randomised: bool,
-    zero: float,
 ) -> list[str]:
     """What makes the numbers of an evaluation doubtful.
 
-    `logits` [N, K] and the flags `clean` [N] are those of the clean images; `zero` is the share of correctly
-    classified images where the gradient of the cross-entropy is exactly zero.
+    `logits` [N, K] and the flags `clean` [N] are those of the clean images; `there` returns attacks whose
+    gradient is there on these images, for the advice.
     """
-    found = outputs(logits) + losses_left_out(logits.shape[1], attacks)
+    found = losses_left_out(logits.shape[1], attacks)
     found += single_draws(attacks) if randomised else []
-    return found + zero_gradients(zero, attacks) + masking(clean, attacks, records)
-
-
-def maximise_cross_entropy(attacks: Sequence[Gated]) -> list[str]:
-    """The names of the attacks that maximise the cross-entropy of the logits, alone or as a stage."""
-    return [
-        attack.name
-        for attack in attacks
-        if any(part.facts is not None and part.facts.maximises_cross_entropy for part in attack.parts)
-    ]
+    return found + gradients(attacks, records, there) + masking(clean, attacks, records)
 
 
 def single_draws(attacks: Sequence[Gated]) -> list[str]:
     """For a randomised classifier: the attacks must average over its draws."""
     single = [attack.name for attack in attacks if any(part.eot_samples == 1 for part in attack.parts)]
-    found = []
-    if not set(single) <= set(PRESETS):
-        found.append(
-            'the classifier is randomised and the attacks follow single draws of it, so these accuracies are '
-            'too high: set eot_samples (20 is usual)'
-        )
-    return found + [
-        f'the classifier is randomised and {name} follows single draws of it, so its accuracy is too '
-        'high: use autoattack-rand'
-        for name in PRESETS
-        if name in single
+    if not single:
+        return []
+    return [
+        f'the classifier is randomised and {", ".join(single)} follows single draws of it, so the accuracy '
+        'is too high: set eot_samples (20 is usual)'
     ]
-
-
-def outputs(logits: np.ndarray) -> list[str]:
-    """For the logits of the clean images [N, K]: whether they look like logits."""
-    if len(logits) > 1 and np.ptp(logits, axis=0).max() == 0:
-        return [
-            'the classifier returns the same logits for every image: no attack can change its mind, and its '
-            'robust accuracy says nothing'
-        ]
-    if logits.min() >= 0 and logits.max() <= 1 and np.allclose(logits.sum(axis=1), 1, rtol=0, atol=1e-4):
-        return [
-            'the outputs look like probabilities (all in [0, 1], and each row sums to 1), and gradients of '
-            'the losses vanish through them: return the logits before the softmax'
-        ]
-    return []
 
 
 def clean(accuracy: float, highest: float, classes: int, stated: float | None, hint: str) -> list[str]:
@@ -271,16 +254,60 @@ def clean(accuracy: float, highest: float, classes: int, stated: float | None, h
     return []
 
 
-def zero_gradients(share: float, attacks: Sequence[Gated]) -> list[str]:
-    """For the share of images where the gradient of the cross-entropy is exactly zero."""
-    blind = maximise_cross_entropy(attacks)
-    if share <= NO_GRADIENT or not blind:
-        return []
-    return [
-        f'the gradient of the cross-entropy is exactly zero on {100 * share:.1f} % of the correctly '
-        f'classified images, where {", ".join(blind)} cannot see a way (logits too large for softmax, '
-        'or a masked gradient): trust sipgd, dlr or apgd-t, which do not depend on the scale of the logits'
-    ]
+def gradients(
+    attacks: Sequence[Gated], records: Mapping[str, AttackRecord], there: Callable[[], list[str]]
+) -> list[str]:
+    """Whether the attacks that follow gradients had gradients to follow.
+
+    Args:
+        attacks: All of them, in order.
+        records: What each did.
+        there: Returns the attacks whose gradient is there on these images, to name in the advice.
+    """
+    without: dict[str, GradientCounts] = {}
+    broken: dict[str, GradientCounts] = {}
+    for attack in attacks:
+        for part, counts in zip(attack.parts, records[attack.name].gradients, strict=False):
+            if counts is not None and counts.zero > NO_GRADIENT * counts.attacked:
+                without.setdefault(part.attack, counts)
+            if counts is not None and counts.not_finite:
+                broken.setdefault(part.attack, counts)
+    found = []
+    if without:
+        cases = ', '.join(f'{name} on {one.zero} of {one.attacked}' for name, one in without.items())
+        low, high = _interval(without, lambda one: one.zero)
+        names = there()
+        remedy = (
+            f'the gradient of {", ".join(names)} is there: trust these'
+            if names
+            else 'no attack has one there: give the same network without the step that has no gradient as '
+            'gradient_of (BPDA), or trust square and rays, which need none'
+        )
+        found.append(
+            f'the gradient is exactly zero where attacks start, so that they see no way: {cases} images '
+            f'({low:.1f} to {high:.1f} % of others like them). What these attacks leave standing says '
+            f'little; {remedy}; an audit says more'
+        )
+    if broken:
+        cases = ', '.join(f'{name} on {one.not_finite} of {one.attacked}' for name, one in broken.items())
+        low, high = _interval(broken, lambda one: one.not_finite)
+        found.append(
+            f"the classifier's gradient is not finite (NaN or infinite) at points of the ball: {cases} "
+            f'images ({low:.1f} to {high:.1f} % of others like them). Such entries counted as 0, so these '
+            'attacks may be weaker than on a sound gradient: put a `where` inside the root, the logarithm '
+            'or the division that has no derivative there (around it NaN comes through), or give a network '
+            'without it as gradient_of'
+        )
+    return found
+
+
+def _interval(
+    cases: Mapping[str, GradientCounts], count: Callable[[GradientCounts], int]
+) -> tuple[float, float]:
+    """Wilson's interval in percent of the attack with most images that count."""
+    worst = max(cases.values(), key=lambda one: count(one) / one.attacked)
+    low, high = wilson(count(worst), worst.attacked)
+    return 100 * low, 100 * high
 
 
 def losses_left_out(count: int, attacks: Sequence[Gated]) -> list[str]:
@@ -313,10 +340,14 @@ def masking(clean: np.ndarray, attacks: Sequence[Gated], records: Mapping[str, A
             else:
                 left = left & ~fell
                 white = white or part.without_gradient is False
-    share = float(np.mean(left & breaking))
-    if not white or share <= MASKED:
+    count = int(np.sum(left & breaking))
+    if not white or not count:
+        return []
+    low, high = wilson(count, len(clean))
+    if low <= MASKED:
         return []
     return [
-        f'{", ".join(culprits)} broke {100 * share:.2f} % of the images after the attacks with gradients had '
-        'failed on them: gradients are masked, and the true robust accuracy may be lower still'
+        f'{", ".join(culprits)} broke {count} of {len(clean)} images ({100 * low:.2f} to {100 * high:.2f} % '
+        'of others like them) after the attacks with gradients had failed on them: gradients may be masked, '
+        'and the true robust accuracy lower still: an audit says more, and more images narrow the interval'
     ]

@@ -12,9 +12,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.evaluation import cosines
 from si_jax.storage import files, npz
+from si_jax.threat import ball_of
 
 SCHEMA = 1
+LARGEST_EPS = 1e6  # no image has so many pixels
+# What an attack's entry may have, and of which kind it is where it is there and not null.
+OF_ATTACK: dict[str, type] = {
+    **dict.fromkeys(('single_run', 'step_size', 'max_perturbation'), float),
+    **dict.fromkeys(('restarts', 'steps', 'eot_samples', 'only'), int),
+    'protocol': dict,
+    'stages': list,
+}
+TEXTS = ('name', 'split', 'digest')  # of the data set
+SECTIONS = ('model', 'environment', 'timing', 'calibration', 'gradient_of', 'robustbench')
 # What every result has, and of which kind it is.
 FIELDS: dict[tuple[str, ...], type] = {
     ('dataset', 'examples'): int,
@@ -27,6 +39,7 @@ FIELDS: dict[tuple[str, ...], type] = {
     ('clean', 'accuracy'): float,
     ('worst_case', 'accuracy'): float,
 }
+SETTINGS = ('restarts', 'steps', 'step_size', 'eot_samples')  # of the caller's, that an attack may take
 
 
 class SavedResult(NamedTuple):
@@ -70,14 +83,53 @@ def check_json(path: Path, about: Any) -> dict[str, Any]:
         )
     try:
         files.check_fields(about, FIELDS)
-        for name in about['attacks']:
-            files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
-    except ValueError as error:
+        _check_kinds(about)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(
             f'{path} is JSON, but no result of evaluate.py ({error}): give the file of an evaluation, not '
             'that of a comparison or an audit'
         ) from None
     return about
+
+
+def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """The `SETTINGS` that an attack ran with, from its entry in a result: the caller's and its own."""
+    own = entry.get('fixed')
+    found = {key: entry.get(key) for key in SETTINGS} | (own if isinstance(own, dict) else {})
+    return found | {'eot_samples': found['eot_samples'] or 1}
+
+
+def _check_kinds(about: dict[str, Any]) -> None:
+    """Raises ValueError unless all that is read of a result is of its kind, where it is there."""
+    optional: dict[tuple[str, ...], type] = {('dataset', 'classes'): int, ('overestimation_gap',): float}
+    optional.update({('dataset', name): str for name in TEXTS})
+    optional.update({(name,): dict for name in SECTIONS} | {('model', 'logit_scale'): float})
+    if 'si' in about:
+        files.check_fields(about, {('si', name): float for name in cosines.FIELDS})
+    for name in about['attacks']:
+        files.check_fields(about, {('attacks', name): dict, ('attacks', name, 'accuracy'): float})
+        optional.update({('attacks', name, key): kind for key, kind in OF_ATTACK.items()})
+        for stage in about['attacks'][name].get('stages') or []:
+            files.check_fields(stage, {('attack',): str, ('accuracy',): float})
+    there = {path: kind for path, kind in optional.items() if _value(about, path) is not None}
+    files.check_fields(about, there)
+    shares = [about['clean'], about['worst_case'], *about['attacks'].values()]
+    checks: dict[str, bool] = {
+        'dataset.examples is below 1': about['dataset']['examples'] >= 1,
+        'threat_model.eps is no radius': 0 < about['threat_model']['eps'] < LARGEST_EPS,
+        'an accuracy is not in [0, 1]': all(0 <= one['accuracy'] <= 1 for one in shares),
+        'a warning is no text': all(isinstance(one, str) for one in about['warnings']),
+        'a precision is no text': all(isinstance(one, str) for one in about['precision'].values()),
+    }
+    ball_of(about['threat_model']['norm'])
+    if wrong := next((words for words, right in checks.items() if not right), ''):
+        raise ValueError(wrong)
+
+
+def _value(content: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        content = content.get(name) if isinstance(content, dict) else None
+    return content
 
 
 def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
@@ -89,7 +141,7 @@ def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray],
     labels, indices = arrays.pop('labels'), arrays.pop('indices')
     shape = (about['dataset']['examples'],)
     for name, array in {'labels': labels, 'indices': indices}.items():
-        if array.shape != shape or not np.issubdtype(array.dtype, np.integer):
+        if array.shape != shape or array.dtype.kind not in 'iu':
             raise InputError(
                 f'{name!r} in {flags} is {array.dtype} {array.shape}, where {path} speaks of {shape[0]} '
                 'images: the two files come from different evaluations; evaluate again'

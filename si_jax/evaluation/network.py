@@ -7,22 +7,24 @@ counts a success that is none.
 
 import dataclasses
 import functools
+import hashlib
+import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import losses
 from si_jax.errors import InputError
-from si_jax.evaluation import gates, packing
+from si_jax.evaluation import cosines, gates, packing
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.surrogate import Surrogate, backward_of, check_stand_in
+from si_jax.evaluation.tolerances import check_explained
 from si_jax.outputs import Outputs
 from si_jax.runtime import processes, progress
 from si_jax.runtime.devices import compile_rows, map_rows, replicate
@@ -33,6 +35,8 @@ Array = jax.Array
 
 # Folded into an image's key for the forward pass that decides; its split has taken the numbers 0 and 1.
 _VERIFICATION = 2
+# In an identity: the name of the program whose gradient is followed.
+PROGRAM = "the program of the classifier's gradient"
 # Images in a unit of work that is saved, in whole chunks.
 GROUP = {'cpu': 512}
 GROUP_ACCELERATOR = 4096
@@ -54,6 +58,7 @@ class Network:
         why_no_features: Why features and kernel were not found, if they were looked for.
         clean_logits: [N, K], of the clean images, once they were classified.
         scale: The factor on the logits of calibrated attacks, once it was measured.
+        si: What `cosines.measure` found on the clean images, once it was asked for.
         programs: Compiled programs by what they depend on.
     """
 
@@ -67,6 +72,7 @@ class Network:
     why_no_features: str
     clean_logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     scale: float | None = None
+    si: dict[str, float] | None = None
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -98,8 +104,6 @@ class Network:
                 stand_in, _ = _lifted(gradient_of, example, needs_features)
             except InputError as error:
                 raise InputError(f'gradient_of: {error}') from error
-            except (TypeError, ValueError) as error:
-                raise cannot_take('gradient_of', images.shape, error) from error
             check_stand_in(stand_in.shape, traced.shape, needs_features)
         classes = traced.shape.logits.shape[1]
         return cls(
@@ -116,6 +120,23 @@ class Network:
     @property
     def images(self) -> np.ndarray:
         return self.request.images
+
+    @functools.cached_property
+    def differentiable(self) -> bool:
+        """Whether attacks can take a gradient; not if Python is called that JAX cannot look into."""
+        taken = self.stand_in or self.traced
+        if not taken.calls_back:
+            return True
+        keys = self.typed(self.keys(0)[:1])
+
+        def total(images: Array) -> Array:
+            return jnp.sum(taken.apply(taken.weights, images, keys).logits)
+
+        try:
+            jax.eval_shape(jax.grad(total), self.images[:1])
+        except ValueError:
+            return False
+        return True
 
     @functools.cached_property
     def labels(self) -> np.ndarray:
@@ -188,14 +209,19 @@ class Network:
         keys: np.ndarray,
         on_share: Callable[[float], None] = lambda share: None,
     ) -> dict[str, np.ndarray]:
-        """Logits, and features @ kernel, by the program that decides."""
+        """Logits, features @ kernel and the norms of both, by the program that decides."""
 
         def classify(weights: Any, images: Array, keys: Array) -> dict[str, Array]:
             outputs = self.traced.apply(weights, images, self.verification_keys(keys))
-            products = jnp.zeros_like(outputs.logits)
-            if outputs.features is not None:
-                products = outputs.features @ outputs.kernel
-            return {'logits': outputs.logits, 'products': products}
+            logits, features, kernel = outputs
+            if features is None:
+                return {'logits': logits, 'products': jnp.zeros_like(logits)}
+            return {
+                'logits': logits,
+                'products': features @ kernel,
+                'feature_norms': cosines.norms(features, axis=1),
+                'weight_norms': jnp.broadcast_to(cosines.norms(kernel, axis=0), logits.shape),
+            }
 
         compiled = self.program('classify', lambda: compile_rows(classify, self.devices))
         return self.map(compiled, self.weights, (images, keys), on_share, smaller=True)
@@ -208,26 +234,27 @@ class Network:
         Raises:
             InputError: The classifier is unfit.
         """
-        keys = self.keys(0)
+        keys, rows = self.keys(0), np.arange(gates.PROBE) % len(self.images)
+        few = self.images[rows], self.verification_keys(keys[rows])
+        probed = gates.probe(self.classifier, *few, self.traced.coarse)
         clean = self._classify(self.images, keys, progress.done)
-        gates.check_finite(clean['logits'], self.request.indices, 'image')
-        rows = np.arange(gates.PROBE) % len(self.images)
-        probed = gates.probe(self.classifier, self.images[rows], self.verification_keys(keys[rows]))
-        if self.gradient_of is not None:
+        gates.check_finite(clean['logits'], self.images, self.request.indices, 'image')
+        if self.gradient_of is not None and self.stand_in is not None:
             try:
-                gates.probe(self.gradient_of, self.images[rows], self.verification_keys(keys[rows]))
+                gates.probe(self.gradient_of, *few, self.stand_in.coarse)
             except InputError as error:
                 raise InputError(f'gradient_of: {error}') from error
-        gates.check_compiled(clean['logits'][rows], probed.logits[: gates.PROBE])
+        gates.check_compiled(clean['logits'][rows], probed.logits, self.traced.coarse)
+        si = None
         if explain:
             # Inverted images make the fit a test however few images there are.
             inverted = self._classify(1 - self.images[rows], keys[rows])
-            gates.check_explained(
-                *(np.concatenate([clean[name], inverted[name]]) for name in ('logits', 'products'))
-            )
+            both = {name: np.concatenate([clean[name], inverted[name]]) for name in clean}
+            check_explained(both['logits'], both['products'], self.traced.coarse)
+            si = cosines.measure(**both, labels=self.labels)
         # Another machine's may be off by a rounding; all go by those of the first process.
         mine = {'logits': clean['logits']} if processes.is_first() else {}
-        return dataclasses.replace(self, clean_logits=processes.gather_arrays(mine)[0]['logits'])
+        return dataclasses.replace(self, clean_logits=processes.gather_arrays(mine)[0]['logits'], si=si)
 
     def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""
@@ -264,7 +291,7 @@ class Network:
             return np.zeros(0, bool), 0.0
         largest = threat.audit(found, self.images[rows], source=source, indices=self.request.indices[rows])
         logits = self.logits(found, keys)
-        gates.check_finite(logits, self.request.indices[rows], f'what {source} made of image')
+        gates.check_finite(logits, found, self.request.indices[rows], f'what {source} made of image')
         return np.argmax(logits, axis=1) == self.labels[rows], largest
 
     def surrogate(self, calibrated: bool = False) -> Surrogate:
@@ -285,9 +312,14 @@ class Network:
     def eager(self) -> Callable[..., Outputs]:
         """The classifier for callables: images -> `Outputs`, or (images, keys) if it is randomised."""
         function, key = self._function(self.traced.weights, self._stand_in_weights), self._key
+        nchw = self.request.layout == 'nchw'
+
+        def outputs(images: Array, keys: Array) -> Outputs:
+            return function(jnp.moveaxis(images, 1, 3) if nchw else images, keys)
+
         if self.classifier.randomised:
-            return jax.jit(function)
-        return jax.jit(lambda images: function(images, jnp.broadcast_to(key, len(images))))
+            return jax.jit(outputs)
+        return jax.jit(lambda images: outputs(images, jnp.broadcast_to(key, len(images))))
 
     def _function(
         self, weights: list[Array], stand_in_weights: list[Array]
@@ -308,24 +340,6 @@ class Network:
         key = jax.random.fold_in(self._key, np.uint32(zlib.crc32(name.encode())))
         return jax.random.fold_in(jax.random.fold_in(key, restart), self.request.indices[first])
 
-    def without_gradient(self, rows: np.ndarray) -> float:
-        """The share of these images where the gradient of the cross-entropy is exactly zero."""
-        target = self.surrogate()
-
-        def zero(shared: Any, images: Array, labels: Array, keys: Array) -> Array:
-            keys = self.verification_keys(keys)
-
-            def loss(x: Array) -> Array:
-                return jnp.sum(losses.cross_entropy(target.apply(shared, x, keys).logits, labels))
-
-            return jnp.all(jax.grad(loss)(images) == 0, axis=(1, 2, 3))
-
-        if not len(rows):
-            return 0.0
-        arrays = self.images[rows], self.labels[rows], self.keys(0)[rows]
-        function = compile_rows(zero, self.devices)
-        return float(np.mean(self.map(function, target.shared, arrays, progress.done, smaller=True)))
-
     def identity(self) -> dict[str, Any]:
         """What tells this classifier and this data from others."""
         return {
@@ -333,6 +347,31 @@ class Network:
             'data': digest(self.images, self.labels, self.request.indices),
             'images at once': self.request.chunk,
             **({'processes': self.shares} if self.shares > 1 else {}),
+        }
+
+    def gradient_program(self) -> dict[str, str]:
+        """A digest of the program that attacks follow: it may change where no weight and no logit does.
+
+        It is that of one platform and one version of JAX, which are named beside it.
+        """
+
+        def pulled_back(weights: Any, other: Any, images: Array, keys: Array) -> Any:
+            outputs, pull = jax.vjp(lambda images: self._function(weights, other)(images, keys)[:2], images)
+            return outputs, pull(outputs)
+
+        def forward(weights: Any, other: Any, images: Array, keys: Array) -> Any:
+            return self.apply(weights, images, keys)
+
+        follow = pulled_back if self.differentiable else forward
+        rows = np.zeros(2, int)
+        weights = self.traced.weights, self._stand_in_weights
+        lowered = jax.jit(follow).lower(*weights, self.images[rows], self.typed(self.keys(0)[rows]))
+        # A function of Python that is called back stands in the text by its address.
+        text = re.sub(r'backend_config = "\d+"', '', lowered.as_text())
+        return {
+            'digest': hashlib.sha256(text.encode()).hexdigest()[:16],
+            'jax': jax.__version__,
+            'platform': jax.default_backend(),
         }
 
     def about_data(self) -> dict[str, Any]:
@@ -352,12 +391,10 @@ class Network:
         return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(self.typed(keys))
 
 
-def cannot_take(name: str, shape: tuple[int, ...], error: Exception) -> InputError:
-    """The error for another classifier that cannot be traced with these images [N, H, W, C]."""
-    return InputError(
-        f'{name} cannot take the images [B, {", ".join(map(str, shape[1:]))}] of the classifier: '
-        f'{str(error).splitlines()[0]}'
-    )
+def programs(network: Network, sources: Mapping[str, Network]) -> dict[str, Any]:
+    """The programs of an evaluation and of its sources of transfer, for its identity."""
+    others = {f'{PROGRAM}, {name}': source.gradient_program() for name, source in sources.items()}
+    return {PROGRAM: network.gradient_program(), **others}
 
 
 def _lifted(

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from si_jax.attacks.ascent import Gradients
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.runtime import progress
 from si_jax.runtime.devices import compile_rows, place_rows, ready, side_by_side
@@ -105,6 +106,7 @@ class Outcome(NamedTuple):
         broken: [M] bool, whether a misclassified image was found and confirmed.
         images: [number of broken, H, W, C], in the order of the rows.
         queries: [M] int64, forward passes spent.
+        gradients: What was wrong with the gradients of each image; None for a search that takes none.
         refused: How many claimed successes were not confirmed.
         final: The `inner` state of the search after its last iteration as host arrays [M, ...] for the rows
             that were not broken before it, or None if that is not asked for.
@@ -113,6 +115,7 @@ class Outcome(NamedTuple):
     broken: np.ndarray
     images: np.ndarray
     queries: np.ndarray
+    gradients: Gradients | None
     refused: int
     final: Any
 
@@ -158,6 +161,7 @@ def run_search(
     broken, queries, refused = np.zeros(count, bool), np.zeros(count, np.int64), 0
     images = np.zeros_like(problem[0])
     inner: Any = None
+    gradients: Any = None
 
     def pack(rows: np.ndarray, states: Any) -> list[_Pack]:
         packs, first = [], 0
@@ -187,8 +191,12 @@ def run_search(
             one.state = state
         claims = []
         for one in packs:
-            fooled, spent = one.host((one.state.fooled, one.state.queries))
+            fooled, spent, seen = one.host((one.state.fooled, one.state.queries, one.state.gradients))
             queries[one.rows[one.active]] = spent[one.active]
+            if seen is not None:
+                gradients = gradients or Gradients(*np.zeros((2, count), bool))
+                for whole, some in zip(gradients, seen, strict=True):
+                    whole[one.rows[one.active]] = some[one.active]
             claims.append(np.flatnonzero(fooled & one.active))
         if final and first + made == iterations:
             inner = _put_together(count, [(one.rows, one.active, one.state.inner) for one in packs])
@@ -211,7 +219,7 @@ def run_search(
             numbers = np.concatenate([one.rows[one.active] for one in packs])
             states = [one.host(one.state, one.active) for one in packs]
             packs = pack(numbers, jax.tree.map(lambda *leaves: np.concatenate(leaves), *states))
-    return Outcome(broken, images[broken], queries, refused, inner)
+    return Outcome(broken, images[broken], queries, gradients, refused, inner)
 
 
 def _without_claims(state: SearchState, rows: np.ndarray) -> SearchState:

@@ -7,23 +7,33 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from si_jax import attacks
 from si_jax.attacks import rows as rows_of
 from si_jax.attacks.facts import facts
-from si_jax.attacks.pgd import Attack, Start, starting_points
-from si_jax.evaluation.gates import Part
+from si_jax.attacks.pgd import Attack, Start, starting_points, value_function
+from si_jax.attacks.registry import ATTACKS
+from si_jax.evaluation.gates import NO_GRADIENT, Part
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.request import Request
-from si_jax.evaluation.result import AttackRecord
+from si_jax.evaluation.result import AttackRecord, GradientCounts
 from si_jax.evaluation.state import Arrays, Work, remember_all
 from si_jax.runtime import progress
 from si_jax.runtime.devices import compile_rows, map_rows
 from si_jax.runtime.progress import GRADIENT
-from si_jax.threat import Threat
+from si_jax.threat import IMAGE, Threat
 
 Array = jax.Array
+
+
+ADVISED = (
+    'dlr',
+    'cw',
+    'sipgd',
+)  # in place of attacks without a gradient: no scale of the logits hides theirs
+MOST_LOOKED_AT = 512  # images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +77,16 @@ class OnAllImages(abc.ABC):
         return self.restarts(request) * self.cost_of_run(request)
 
     def judged(
-        self, network: Network, request: Request, rows: np.ndarray, restart: int, found: np.ndarray
+        self, network: Network, request: Request, rows: np.ndarray, restart: int, found: Arrays
     ) -> Arrays:
-        """What the images [M, H, W, C] do that the attack made of these rows; with them if they are kept."""
-        keys = network.keys(restart)[rows]
-        correct, largest = network.confirm(rows, found, keys, request.threat, self.name)
-        images = found[: len(found) * request.keep]
-        return {'correct': correct, 'largest': np.float64(largest), 'images': images}
+        """What the images do that the attack made of these rows; with them if they are kept.
+
+        `found` has `images` [M, H, W, C], and the flags [M] of `Gradients` where they are known.
+        """
+        images, keys = found['images'], network.keys(restart)[rows]
+        correct, largest = network.confirm(rows, images, keys, request.threat, self.name)
+        kept = images[: len(images) * request.keep]
+        return found | {'correct': correct, 'largest': np.float64(largest), 'images': kept}
 
     def run(self, network: Network, request: Request) -> Outcome:
         """Attacks all images in each restart; what the final images do is the record.
@@ -82,6 +95,7 @@ class OnAllImages(abc.ABC):
         """
         attack, cost = self.attacker(network, request), self.cost_of_run(request)
         runs: list[np.ndarray] = []
+        zero, not_finite, known = network.clean, np.zeros(len(network.clean), bool), False
         largest, kept = 0.0, np.zeros((0, *network.images.shape[1:]), network.images.dtype)
         groups = network.groups(np.arange(len(network.images)))
         for restart in range(self.restarts(request)):
@@ -95,15 +109,19 @@ class OnAllImages(abc.ABC):
                     for number, rows in enumerate(groups)
                 ]
             )
-            correct, images = (np.concatenate([one[key] for one in parts]) for key in ('correct', 'images'))
-            largest = max(largest, *(float(one['largest']) for one in parts))
+            arrays = {key: np.concatenate([np.atleast_1d(one[key]) for one in parts]) for key in parts[0]}
+            correct, images = arrays['correct'], arrays['images']
+            largest = max(largest, float(arrays['largest'].max()))
+            if known := 'zero' in arrays:
+                zero, not_finite = zero & arrays['zero'], not_finite | arrays['not_finite']
             if request.keep and not runs:
                 kept = images
             elif request.keep:
                 new = np.logical_and.reduce(runs) & ~correct
                 kept[new] = images[new]
             runs.append(correct)
-        record = AttackRecord(np.stack(runs), None, None, 1, largest)
+        counts = (count_gradients(network.clean, zero, not_finite),) if known else ()
+        record = AttackRecord(np.stack(runs), None, None, None, largest, gradients=counts)
         return Outcome(dataclasses.replace(record, **self.settings(request)), kept)
 
 
@@ -150,8 +168,8 @@ class Pgd(OnAllImages):
         row, threat = self.row, request.threat
         apply, shared = network.surrogate(row.calibrated)
 
-        def compiled(row: Attack) -> Callable[..., Array]:
-            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Array:
+        def compiled(row: Attack) -> Callable[..., Arrays]:
+            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Arrays:
                 ascent = attacks.run(
                     row,
                     lambda x, keys: apply(weights, x, keys),
@@ -164,9 +182,10 @@ class Pgd(OnAllImages):
                     eot_samples=self.eot_samples,
                     start=start,
                 )
+                final = ascent.last
                 if row.any_iterate:
-                    return rows_of.where(ascent.fooled, ascent.fooled_image, ascent.last)
-                return ascent.last
+                    final = rows_of.where(ascent.fooled, ascent.fooled_image, final)
+                return {'images': final, **ascent.gradients._asdict()}
 
             return compile_rows(search, network.devices)
 
@@ -186,6 +205,33 @@ class Pgd(OnAllImages):
 
         begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
         return attack
+
+
+def count_gradients(attacked: np.ndarray, zero: np.ndarray, not_finite: np.ndarray) -> GradientCounts:
+    """The counts over the attacked images, from flags [N] of all."""
+    return GradientCounts(int(attacked.sum()), int(zero[attacked].sum()), int(not_finite[attacked].sum()))
+
+
+def with_gradient(network: Network) -> list[str]:
+    """The attacks of `ADVISED` whose gradient is not zero at the correctly classified images."""
+    rows, (apply, shared) = np.flatnonzero(network.clean)[:MOST_LOOKED_AT], network.surrogate()
+    arrays = network.images[rows], network.labels[rows], network.keys(0)[rows]
+
+    def share_of_zero(row: Attack) -> float:
+        def zero(weights: Any, images: Array, labels: Array, keys: Array) -> Array:
+            classifier = functools.partial(apply, weights)
+            value = value_function(row.objective, row.score, classifier, labels, None, network.typed(keys))
+            return (value(jnp.asarray(0), images)[1] == 0).all(axis=IMAGE)
+
+        return float(np.mean(network.map(compile_rows(zero, network.devices), shared, arrays)))
+
+    return [
+        name
+        for name, known in ((name, facts(ATTACKS[name])) for name in ADVISED)
+        if known.least_classes <= network.request.classes
+        and (network.outputs.features is not None or not known.reads_features)
+        and share_of_zero(ATTACKS[name]) <= NO_GRADIENT
+    ]
 
 
 @functools.lru_cache(maxsize=16)

@@ -6,21 +6,24 @@ Each check raises `InputError` with the value, the limit and the remedy.
 import dataclasses
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from si_jax.attacks.facts import facts, taken_by
 from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation.classifier import PRECISIONS, Classifier, classifier_of
+from si_jax.evaluation.classifier import PRECISIONS, Classifier, as_array, classifier_of
 from si_jax.evaluation.state import begun
+from si_jax.interop.loading import is_torch_module
 from si_jax.threat import Threat, ball_of
 
+Takes = Mapping[str, frozenset[str]]  # for each row of a result the settings that it takes
 # (classifier, images, labels, threat, key) -> images
 AttackFunction = Callable[[Any, jax.Array, jax.Array, Threat, jax.Array], Any]
 # Images at once on each device. On the CPU small batches are fastest: they stay in a core's cache, each core
@@ -33,6 +36,12 @@ TAKEN = ('clean', 'worst_case', 'labels', 'indices')
 TRANSFER = 'transfer-'  # before the name of a source, in that of its row
 TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_')
 UNNAMED = 'own'
+# What attacks may take, with what stands for None; step_size stands for eps / 4 then.
+DEFAULTS = {'steps': 20, 'restarts': 1, 'eot_samples': 1}
+TRANSFERRED = frozenset({'steps', 'step_size', 'eot_samples'})  # of an attack by way of another network
+LAYOUTS = ('nhwc', 'nchw')
+CHANNELS = (1, 3)  # of gray and of colour images
+SLACK = 1e-6  # by which rounding may put a pixel outside of [0, 1]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -51,8 +60,11 @@ class Request:
         keep: Whether the adversarial images are wanted.
         precision: Of the classifier's products during the search; None for that of the images.
         chunk: Images at once on all devices together.
+        layout: 'nhwc' or 'nchw', of images that were given, that are returned, and that callables see.
+        notes: What was done to the arguments, for the warnings of the result.
         classes: Of the classifier; 0 until it is traced.
         processes: Of how many processes began the evaluation that goes on; None if it begins.
+        takes: For each row of the result which of steps, step_size, restarts and eot_samples it takes.
     """
 
     names: tuple[str, ...]
@@ -73,6 +85,9 @@ class Request:
     chunk: int
     devices: list[jax.Device]
     processes: int | None
+    takes: Takes
+    layout: str = 'nhwc'
+    notes: tuple[str, ...] = ()
     classes: int = 0
 
     @classmethod
@@ -84,19 +99,20 @@ class Request:
         attacks: Any = ('pgd',),
         eps: float = 8 / 255,
         norm: str = 'linf',
-        steps: int = 20,
+        steps: int | None = None,
         step_size: float | None = None,
-        restarts: int = 1,
+        restarts: int | None = None,
         seed: int = 0,
         batch_size: int | None = None,
         indices: Any = None,
-        eot_samples: int = 1,
+        eot_samples: int | None = None,
         individual: bool = False,
         transfer_from: Any = None,
         search_precision: str | None = None,
         state_path: str | os.PathLike | None = None,
         return_images: bool = False,
         devices: Sequence[jax.Device] | None = None,
+        layout: str = 'nhwc',
     ) -> 'Request':
         """Checks the arguments of `evaluate` that have these names.
 
@@ -104,13 +120,33 @@ class Request:
             InputError: One of them is wrong.
         """
         names, custom = parse_attacks(attacks)
-        sources = parse_sources(transfer_from)
-        images = check_images(images)
+        sources = parse_sources(transfer_from, layout)
+        images, notes = check_images(images, layout)
         labels = check_labels(labels, len(images))
         indices = check_indices(indices, len(images))
-        threat = Threat(norm, float(eps))
+        eps = check_number('eps', eps)
+        if eps == 0:
+            raise InputError(
+                'eps=0 is not in (0, 1]: the accuracy without an attack is '
+                "accuracy['clean'] of any evaluation"
+            )
+        threat = Threat(norm, eps)
         threat.check(images.shape[1:])
-        step_size = threat.eps / 4 if step_size is None else step_size
+        takes, counts = takes_of(names, custom, sources), {'steps': steps, 'restarts': restarts}
+        counts |= {'eot_samples': eot_samples}
+        check_settings(
+            takes,
+            **counts,
+            step_size=step_size,
+            seed=seed,
+            batch_size=batch_size,
+            search_precision=search_precision,
+            individual=individual,
+        )
+        chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
+        step_size = threat.eps / 4 if step_size is None else check_number('step_size', step_size)
+        if devices is not None and not len(devices):
+            raise InputError('devices=[] holds no device: leave it out for all of them')
         devices = list(devices or jax.local_devices())
         before = begun(state_path)
         shares = before.get('processes', 1)
@@ -122,10 +158,9 @@ class Request:
             labels=labels,
             indices=indices,
             threat=threat,
-            steps=check_count('steps', steps),
-            restarts=check_count('restarts', restarts),
-            eot_samples=check_count('eot_samples', eot_samples),
-            seed=check_count('seed', seed, least=0),
+            takes=takes,
+            **chosen,
+            seed=seed,
             step_size=check_step_size(step_size, norm, images.shape[1:]),
             individual=individual,
             keep=return_images,
@@ -133,61 +168,181 @@ class Request:
             precision=check_precision(search_precision, images.dtype, devices[0].platform),
             devices=devices,
             processes=shares if before and type(shares) is int and shares > 0 else None,
+            layout=layout,
+            notes=notes,
         )
 
+    def as_given(self, images: np.ndarray) -> np.ndarray:
+        """Images [M, H, W, C] in the layout that the caller's have."""
+        return images if self.layout == 'nhwc' else np.moveaxis(images, 3, 1)
 
-def check_images(images: Any) -> np.ndarray:
-    """The images [N, H, W, C] on the host, as float32, or as float64 if they are and JAX has it enabled."""
-    images = np.asarray(images)
+
+def layout_of(layout: str | None, classifier: Any, images: Any) -> str:
+    """The layout of images: as told, or else 'nhwc', unless a torch.nn.Module gets [N, C, H, W]."""
+    if layout not in (None, *LAYOUTS):
+        raise unknown('layout', layout, LAYOUTS)
+    shape = tuple(getattr(images, 'shape', ()))
+    if layout is None and is_torch_module(classifier) and len(shape) == 4:
+        return 'nchw' if shape[1] < min(shape[2:]) and shape[3] not in CHANNELS else 'nhwc'
+    return layout or 'nhwc'
+
+
+def check_images(images: Any, layout: str = 'nhwc') -> tuple[np.ndarray, tuple[str, ...]]:
+    """The images [N, H, W, C] on the host, and what was done to them, in words.
+
+    They are float32, or float64 if they are and JAX has it enabled.
+    """
+    images = as_array(images)
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(
             f'images have shape {images.shape}: they must be [N, H, W, C], with at least one image'
+            f'{_advice_on_shape(images)}'
+        )
+    if layout == 'nchw':
+        images = np.moveaxis(images, 1, 3)
+    elif images.shape[1] in CHANNELS and images.shape[2] == images.shape[3] > images.shape[1]:
+        raise InputError(
+            f'images have shape {images.shape}, which looks like [N, C, H, W]: they must be [N, H, W, C]. '
+            "Give images.transpose(0, 2, 3, 1) (in PyTorch images.permute(0, 2, 3, 1)), or layout='nchw' if "
+            'the classifier takes [B, C, H, W] too'
         )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(
             f'images are {images.dtype}: they must be floating and in [0, 1]; divide 8-bit images by 255'
         )
-    lowest, highest = images.min(), images.max()
+    lowest, highest = float(images.min()), float(images.max())
     if not np.isfinite(lowest) or not np.isfinite(highest):
         i = int(np.argmin(np.isfinite(images).all(axis=(1, 2, 3))))
         raise InputError(f'images[{i}] holds NaN or infinite values: remove or repair it')
-    if lowest < 0 or highest > 1:
-        if lowest >= 0 and highest <= 255:
+    notes: tuple[str, ...] = ()
+    if lowest < -SLACK or highest > 1 + SLACK:
+        if lowest >= -SLACK and 2 <= highest <= 255 + SLACK:
             advice = 'divide 8-bit pixel values by 255'
+        elif lowest > -1e-3 and highest < 1 + 1e-3:
+            advice = 'this is more than rounding (1e-6): clip them to [0, 1]'
         else:
             advice = 'give them unnormalised and let the classifier subtract mean and divide by std itself'
-        raise InputError(f'images lie in [{lowest:g}, {highest:g}], not in [0, 1]: {advice}')
+        raise InputError(f'images lie in [{lowest:.9g}, {highest:.9g}], not in [0, 1]: {advice}')
+    if lowest < 0 or highest > 1:
+        outside = int(((images < 0) | (images > 1)).any(axis=(1, 2, 3)).sum())
+        notes = (
+            f'{outside} of {len(images)} images were outside of [0, 1] by rounding, in [{lowest:.9g}, '
+            f'{highest:.9g}]: they were clipped',
+        )
+        images = np.clip(images, 0, 1)
     wide = jax.dtypes.canonicalize_dtype(images.dtype) == np.float64
-    return np.ascontiguousarray(images, np.float64 if wide else np.float32)
+    return np.ascontiguousarray(images, np.float64 if wide else np.float32), notes
+
+
+def _advice_on_shape(images: np.ndarray) -> str:
+    if images.ndim == 2:
+        return (
+            '. For vectors give images.reshape(len(images), 1, -1, 1), and let the classifier take '
+            'images.reshape(len(images), -1)'
+        )
+    if images.ndim == 3:
+        return '. Give images[..., None] if they have no channels, images[None] if this is one image'
+    return ''
 
 
 def check_labels(labels: Any, count: int) -> np.ndarray:
-    """The labels [N] on the host, int32; `check_classes` holds them against the number of classes."""
-    labels = np.asarray(labels)
+    """The labels [N] on the host, int64; `gates.check_labels_of` holds them against the number of classes."""
+    labels = as_array(labels)
     if labels.shape != (count,):
+        advice = '; give labels.argmax(axis=1) if each row marks a class' if labels.ndim == 2 else ''
         raise InputError(
-            f'labels have shape {labels.shape}: they must be [{count}], one class for each image'
+            f'labels have shape {labels.shape}: they must be [{count}], one class for each image{advice}'
         )
-    if not np.issubdtype(labels.dtype, np.integer):
+    if labels.dtype.kind not in 'iu':
         raise InputError(f'labels are {labels.dtype}: they must be integers from 0 to K - 1')
     return labels.astype(np.int64)
 
 
 def check_indices(indices: Any, count: int) -> np.ndarray:
     """The number of each image [N], which its random numbers come from: its position unless given."""
-    indices = np.arange(count) if indices is None else np.asarray(indices)
-    if indices.shape != (count,) or not np.issubdtype(indices.dtype, np.integer):
+    indices = np.arange(count) if indices is None else as_array(indices)
+    if indices.shape != (count,) or indices.dtype.kind not in 'iu':
         raise InputError(f'indices are {indices.dtype} {indices.shape}: they must be integers [{count}]')
     if indices.min() < 0 or indices.max() >= 2**32:
         raise InputError(f'indices lie in [{indices.min()}, {indices.max()}]: they must be in [0, 2**32)')
+    values, counts = np.unique(indices, return_counts=True)
+    if (counts > 1).any():
+        twice = np.argmax(counts > 1)
+        where = np.flatnonzero(indices == values[twice])[:2]
+        raise InputError(
+            f'indices[{where[0]}] and indices[{where[1]}] are both {values[twice]}: give each image a number '
+            'of its own, from which its random numbers come'
+        )
     return indices.astype(np.uint32)
 
 
-def check_count(name: str, value: Any, *, least: int = 1) -> int:
-    """An integer setting of at least `least`."""
+def check_number(name: str, value: Any) -> float:
+    """A setting that is one number."""
+    if isinstance(value, str):
+        raise InputError(f'{name}={value!r} must be a number: write it without quotes, as 8 / 255')
+    array = np.asarray(value)
+    if array.ndim or array.dtype.kind not in 'iuf':
+        raise InputError(
+            f'{name}={value!r} must be one number: for several, call evaluate once for each of them'
+        )
+    return float(array)
+
+
+def check_count(name: str, value: Any, *, least: int = 1, below: int | None = None) -> int:
+    """An integer setting of at least `least`, and below `below`."""
+    if below is not None and isinstance(value, int | np.integer) and value >= below:
+        raise InputError(f'{name}={value!r} is too large: it must be below 2**{below.bit_length() - 1}')
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise InputError(f'{name}={value!r} must be an integer of at least {least}')
     return int(value)
+
+
+def takes_of(names: Iterable[str], custom: Mapping[str, Any], sources: Iterable[str]) -> Takes:
+    """What the rows of a result take: of attacks by name, some of them the user's, and of transfers."""
+    return {name: _taken(name, custom.get(name)) for name in names} | dict.fromkeys(sources, TRANSFERRED)
+
+
+def _taken(name: str, given: Attack | AttackFunction | None) -> frozenset[str]:
+    """Which of the settings that have a default an attack takes; a callable of the user's is run again."""
+    if isinstance(given, Attack):
+        return facts(given).takes
+    return taken_by(name) if given is None else frozenset({'restarts'})
+
+
+def check_settings(
+    takes: Takes,
+    *,
+    steps: int | None = None,
+    step_size: float | None = None,
+    restarts: int | None = None,
+    eot_samples: int | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    search_precision: str | None = None,
+    individual: bool = False,
+    **others: Any,
+) -> None:
+    """Checks what can be told before there are images; None is for what was not given.
+
+    Raises:
+        InputError: A value is no count, or no attack of the call takes it; or an unknown precision.
+    """
+    if search_precision is not None and search_precision not in PRECISIONS:
+        raise unknown('search_precision', search_precision, PRECISIONS)
+    check_count('seed', seed, least=0, below=2**63)
+    counts = {'steps': steps, 'restarts': restarts, 'eot_samples': eot_samples, 'batch_size': batch_size}
+    for name, value in counts.items():
+        if value is not None:
+            check_count(name, value)
+    given = {**counts, 'step_size': step_size, 'individual': individual or None}
+    for name in ('steps', 'step_size', 'restarts', 'eot_samples', 'individual'):
+        setting = given[name]
+        if setting is not None and not any(name in taken for taken in takes.values()):
+            raise InputError(
+                f'{name}={setting!r} is given, and {", ".join(takes)} '
+                f'{"do not take" if len(takes) > 1 else "does not take"} it: leave {name} out, or add an '
+                f"attack that takes it, such as '{'autoattack' if name == 'individual' else 'pgd'}'"
+            )
 
 
 def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -> float:
@@ -207,7 +362,7 @@ def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | Att
     Raises:
         InputError: An unknown name, one given twice, one that is taken, or something that is no attack.
     """
-    if isinstance(attacks, str | Attack) or callable(attacks):
+    if isinstance(attacks, str | Attack) or callable(attacks) or not isinstance(attacks, Iterable):
         attacks = [attacks]
     names: list[str] = []
     custom: dict[str, Attack | AttackFunction] = {}
@@ -252,7 +407,7 @@ def check_name(name: Any) -> None:
         raise InputError(f'{name!r} cannot be a name: use letters, digits and . - _')
 
 
-def parse_sources(sources: Any) -> dict[str, Classifier]:
+def parse_sources(sources: Any, layout: str = 'nhwc') -> dict[str, Classifier]:
     """The sources by the names of their rows, `transfer-NAME`; those without a name are numbered.
 
     Raises:
@@ -265,13 +420,11 @@ def parse_sources(sources: Any) -> dict[str, Classifier]:
         sources = {str(number): source for number, source in enumerate(listed)}
     for name in sources:
         check_name(name)
-    return {f'{TRANSFER}{name}': classifier_of(source) for name, source in sources.items()}
+    return {f'{TRANSFER}{name}': classifier_of(source, layout) for name, source in sources.items()}
 
 
 def check_precision(wanted: str | None, dtype: np.dtype, platform: str) -> str | None:
     """The precision of products during the search; None for that of the images."""
-    if wanted is not None and wanted not in PRECISIONS:
-        raise unknown('search_precision', wanted, PRECISIONS)
     if dtype == np.float64:
         if wanted is not None:
             raise InputError(

@@ -9,16 +9,36 @@ import hashlib
 import io
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation import loading
-from si_jax.evaluation.loading import SCHEMA, SavedResult
+from si_jax.evaluation import cosines, loading
+from si_jax.evaluation.intervals import wilson
+from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult
 from si_jax.runtime.terminal import named, wrapped
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.threat import Threat
+
+
+class GradientCounts(NamedTuple):
+    """What was wrong with the gradients that an attack, or a stage of it, took.
+
+    Attributes:
+        attacked: The number of images: the correctly classified ones that it attacked.
+        zero: On how many of them the first gradient was zero in every entry, in each run.
+        not_finite: On how many an entry of some gradient was NaN or infinite.
+    """
+
+    attacked: int
+    zero: int
+    not_finite: int
+
+    def shares(self) -> dict[str, float]:
+        """The two numbers as fractions of the attacked images, as a result's JSON has them."""
+        attacked = max(self.attacked, 1)
+        return {'zero': self.zero / attacked, 'not_finite': self.not_finite / attacked}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +49,7 @@ class AttackRecord:
         runs: [R, N] bool, whether the image was classified correctly after each of R restarts.
         steps: Steps of a run; None for an attack of several stages.
         step_size: As a fraction of the pixel range; None where the attack chooses it.
-        eot_samples: Gradients averaged in each step.
+        eot_samples: Gradients averaged in each step; None where it averages none.
         max_perturbation: The largest distance of a final image from its original, in the threat model's norm.
         stages: The parts of an attack that has parts, in order, each as a dictionary.
         protocol: The settings of all parts, as a stamp.
@@ -38,18 +58,31 @@ class AttackRecord:
         queries: [N] int64, forward passes spent on the image; for attacks that measure distances those until
             an image within eps was found.
         distances: [N], the distance to the decision boundary, of attacks that measure it.
+        gradients: For each part of the attack what was wrong with its gradients; None for a part that takes
+            none, or of which nothing is known.
+        takes: Which of the caller's `SETTINGS` it took. The JSON has null for the others, and under `fixed`
+            what the attack does of its own.
     """
 
     runs: np.ndarray
     steps: int | None
     step_size: float | None
-    eot_samples: int
+    eot_samples: int | None
     max_perturbation: float
     stages: tuple[dict[str, Any], ...] = ()
     protocol: dict[str, Any] | None = None
     broken_by: np.ndarray | None = None
     queries: np.ndarray | None = None
     distances: np.ndarray | None = None
+    gradients: tuple[GradientCounts | None, ...] = ()
+    takes: frozenset[str] = frozenset(SETTINGS)
+
+    def settings(self) -> dict[str, Any]:
+        """Of the JSON: the settings of the caller's that it took, and `fixed` if there are others."""
+        own = dict(zip(SETTINGS, (len(self.runs), self.steps, self.step_size, self.eot_samples), strict=True))
+        fixed = {key: own[key] for key in SETTINGS if key not in self.takes and own[key] is not None}
+        taken = {key: own[key] if key in self.takes else None for key in SETTINGS}
+        return taken | ({'fixed': fixed} if fixed else {})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +104,13 @@ class Result:
         model: Where the classifier came from, if known.
         calibration: `scale`, the factor on the logits of calibrated attacks, and `median_gap`, which it comes
             from; None if there were none.
+        si: What is known of cosines and logits on the clean images, where an attack read features; None where
+            none did. `agreement` is the share of images on which the largest cosine is of the same class as
+            the largest logit; `scaled_gap` 15 times the median gap between the two largest cosines;
+            `weight_norm_spread` the standard deviation of |W_k| over the classes, divided by their mean;
+            `bias_spread` that of b = logits - alpha z W, in logits; `logit_gap` the median gap between the
+            two largest logits, to compare it with; `mean_feature_norm` the mean of |z|; `mean_true_cosine`
+            that of the cosine of the true class.
         gradient_of: What is known of the classifier whose gradient the attacks took; None for its own.
         images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
             classifier, else of the first. None unless asked for.
@@ -89,6 +129,7 @@ class Result:
     timing: dict[str, Any]
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
     calibration: dict[str, float] | None = None
+    si: dict[str, float] | None = None
     gradient_of: dict[str, Any] | None = None
     images: dict[str, np.ndarray] | None = None
 
@@ -134,18 +175,18 @@ class Result:
         ci95 = {name: list(interval) for name, interval in self.ci95.items()}
 
         def attack(name: str, record: AttackRecord) -> dict[str, Any]:
+            settings = record.settings()
             return {
                 'accuracy': accuracy[name],
                 'single_run': self.single_run[name],
                 'ci95': ci95[name],
-                'restarts': len(record.runs),
+                'restarts': settings.pop('restarts'),
                 'runs': [float(np.mean(run)) for run in record.runs],
-                'steps': record.steps,
-                'step_size': record.step_size,
-                'eot_samples': record.eot_samples,
+                **settings,
                 'max_perturbation': record.max_perturbation,
                 'only': only[name],
                 'stages': list(record.stages),
+                **_gradients(record),
                 **({} if record.protocol is None else {'protocol': record.protocol}),
             }
 
@@ -161,6 +202,7 @@ class Result:
             'worst_case': {'accuracy': accuracy['worst_case'], 'ci95': ci95['worst_case']},
             **({} if gap is None else {'overestimation_gap': gap}),
             **({} if self.calibration is None else {'calibration': self.calibration}),
+            **({} if self.si is None else {'si': self.si}),
             **({} if self.gradient_of is None else {'gradient_of': self.gradient_of}),
             **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
@@ -249,9 +291,19 @@ class Result:
         if gap is not None:
             lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
         lines += wrapped('', ' '.join(screens))
+        if self.si is not None:
+            lines += wrapped('note: ', cosines.note(self.si, len(self.labels)))
         for warning in self.warnings:
             lines += wrapped('warning: ', warning)
         return '\n'.join(lines)
+
+
+def _gradients(record: AttackRecord) -> dict[str, Any]:
+    """The shares of images with a gradient of zero, or not finite; of several parts the largest."""
+    known = [counts.shares() for counts in record.gradients if counts is not None]
+    if not known:
+        return {}
+    return {'gradients': {key: max(shares[key] for shares in known) for key in known[0]}}
 
 
 def data_digest(images: np.ndarray, labels: np.ndarray) -> str:
@@ -271,14 +323,6 @@ def check_output(path: str | os.PathLike) -> Path:
     if path.suffix != '.json':
         raise InputError(f'output {str(path)!r} does not end in .json: the flags go beside it as .npz')
     return path
-
-
-def wilson(count: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of the share count / total."""
-    from scipy import stats  # takes a second, which a resumed evaluation need not wait for
-
-    interval = stats.binomtest(count, total).proportion_ci(0.95, method='wilson')
-    return float(interval.low), float(interval.high)
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -1,8 +1,9 @@
 """An evaluation on disk, so that one that was interrupted goes on where it was.
 
 The folder holds one file for each finished unit of work (a run of an attack, or a part of the images in it)
-and says which evaluation they belong to. The evaluation is the same program after a restart: it asks for its
-units in the same order and gets the finished ones from the folder, so the result is identical.
+with its digest, and says which evaluation they belong to. The evaluation is the same program after a restart:
+it asks for its units in the same order and gets the finished ones from the folder, so the result is
+identical.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,13 +19,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.gates import disagreement
+from si_jax.evaluation.tolerances import FLOAT32, disagreement
 from si_jax.runtime import processes
 from si_jax.runtime.progress import part
-from si_jax.storage import npz
+from si_jax.storage import lock, npz
 from si_jax.storage.files import read_json, write_atomic, write_json
+from si_jax.storage.lock import locked
+from si_jax.storage.trees import digest
 
 Arrays = dict[str, Any]  # NumPy arrays and numbers
+DIGEST = 'digest'  # of a unit, among its arrays
+CLEAN = 'clean'  # the unit by which the model is known again
 
 
 class Work(NamedTuple):
@@ -53,6 +58,29 @@ def begun(folder: str | os.PathLike | None) -> dict[str, Any]:
     return processes.from_first(read) if folder is not None else {}
 
 
+# The states that this command, or this thread of it, has locked.
+_locked: ContextVar[frozenset[Path]] = ContextVar('si_jax_locked', default=frozenset())
+
+
+@contextlib.contextmanager
+def alone(folder: str | os.PathLike | None) -> Iterator[None]:
+    """Within it no other command can work on the state in this folder; the first process holds the lock.
+
+    Raises:
+        InputError: One does; the message says who, and since when.
+    """
+    place = None if folder is None else Path(folder).resolve()
+    if place is None or place in _locked.get():
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        remedy = 'wait for it, stop it, or give another place for the state (--output=FILE.json)'
+        processes.from_first(lambda: stack.enter_context(locked(place, remedy)))
+        token = _locked.set(_locked.get() | {place})
+        stack.callback(_locked.reset, token)
+        yield
+
+
 class Saved:
     """The finished units of an evaluation; without a folder it remembers nothing.
 
@@ -65,13 +93,25 @@ class Saved:
         folder: Where they lie. Made when the first one is written.
         identity: What the evaluation is made of, in JSON's types: it must be the same to go on.
         logits: [N, K], of the clean images: the same model gives them again, to rounding.
+        coarse: The resolution of the model's program.
 
     Raises:
         InputError: The folder holds the units of another evaluation; the message names the differences.
+            Later, as one is asked for: a unit is whole, but not what this evaluation wrote.
     """
 
-    def __init__(self, folder: str | os.PathLike | None, identity: dict[str, Any], logits: np.ndarray):
+    def __init__(
+        self,
+        folder: str | os.PathLike | None,
+        identity: dict[str, Any],
+        logits: np.ndarray,
+        coarse: float = FLOAT32,
+    ):
+        self._coarse = coarse
         self._folder = place = None if folder is None else Path(folder)
+        # Without the digests of programs, which are others in another version of JAX.
+        lasting = {name: value for name, value in identity.items() if _version(value) is None}
+        self._identity = json.dumps(lasting, sort_keys=True)
         self._tokens: list[Any] = []
         if place is not None:
             processes.from_first(lambda: self._open(place, identity, logits))
@@ -83,28 +123,26 @@ class Saved:
             if not isinstance(before, dict):
                 raise ValueError('it is no table of settings')
         except FileNotFoundError:
-            if folder.exists() and any(folder.iterdir()):
+            if folder.exists() and any(path.name != lock.NAME for path in folder.iterdir()):
                 raise InputError(
                     f'{str(folder)!r} is no state of an evaluation: give another place'
                 ) from None
             folder.mkdir(parents=True, exist_ok=True)
-            self._write('clean', {'logits': logits})
+            self._write(CLEAN, {'logits': logits})
             write_json(path, identity)
             return
         except ValueError as error:
             raise InputError(f'{path} is damaged ({error}): remove {str(folder)!r} to begin anew') from None
         identity = json.loads(json.dumps(identity))
-        differences = [
-            f'{name} was {before.get(name)!r} and is {identity.get(name)!r}'
-            for name in sorted(before.keys() | identity.keys())
-            if before.get(name) != identity.get(name)
-        ]
-        if not differences:
-            there = self._read('clean')
+        names = [name for name in sorted(before.keys() | identity.keys()) if _differ(before, identity, name)]
+        differences = [f'{name} was {before.get(name)!r} and is {identity.get(name)!r}' for name in names]
+        # The logits tell more than the digest of a program does.
+        if not any(_version(identity.get(name)) is None for name in names):
+            there = self._read(CLEAN)
             if there is None or there['logits'].shape != logits.shape:
-                differences = ['the logits of the clean images cannot be compared']
-            elif difference := disagreement(logits, there['logits']):
-                differences = [f'the model differs, by {difference} on the clean images']
+                differences.append('the logits of the clean images cannot be compared')
+            elif difference := disagreement(logits, there['logits'], self._coarse):
+                differences.append(f'the model differs, by {difference} on the clean images')
         if differences:
             raise InputError(
                 f'{str(folder)!r} holds the state of another evaluation: {"; ".join(differences)}. Go on '
@@ -121,15 +159,32 @@ class Saved:
     def _read(self, unit: str) -> Arrays | None:
         if self._folder is None:
             return None
+        path = self._folder / f'{unit}.npz'
         try:
-            return npz.read(self._folder / f'{unit}.npz')
+            arrays = npz.read(path)
         except (FileNotFoundError, npz.ArchiveError):
             return None  # not there yet, or damaged: it is computed again
+        if str(arrays.pop(DIGEST, '')) != self._digest(unit, arrays):
+            remedy = f'Remove {str(self._folder)!r} to begin anew'
+            if unit != CLEAN:
+                remedy = 'Remove that file to have this part computed again'
+            raise InputError(
+                f'{path} is not what this evaluation wrote there: its digest is missing, as in older '
+                f'versions, or is that of other arrays, another part or another evaluation. {remedy}'
+            )
+        return arrays
+
+    def _digest(self, unit: str, arrays: Arrays) -> str:
+        """Of what a unit holds, and of the evaluation and the unit that it is of. It tells no intention."""
+        names = sorted(arrays)
+        return digest(*(arrays[name] for name in names), np.array(json.dumps([self._identity, unit, names])))
 
     def _write(self, unit: str, arrays: Arrays) -> None:
         if self._folder is not None:
             content = io.BytesIO()
-            np.savez(content, **arrays)
+            # As NumPy reads them back: 0-dimensional numbers become arrays.
+            arrays = {name: np.asarray(array) for name, array in arrays.items()}
+            np.savez(content, **arrays | {DIGEST: np.array(self._digest(unit, arrays))})
             try:
                 write_atomic(self._folder / f'{unit}.npz', content.getvalue())
             except OSError as error:
@@ -138,6 +193,25 @@ class Saved:
                     f'could not keep {unit} in {self._folder}: {error.strerror}. What was finished before '
                     'it is there: free some space and run the same command again',
                 ) from error
+
+
+def _differ(before: dict[str, Any], identity: dict[str, Any], name: str) -> bool:
+    """Whether two evaluations are not the same in one respect.
+
+    What has a digest beside the versions that it holds for can be compared within one version only; a state
+    from before there were such digests says nothing of them.
+    """
+    old, new = before.get(name), identity.get(name)
+    if _version(new) is not None and (old is None or _version(old) != _version(new)):
+        return False
+    return old != new
+
+
+def _version(value: Any) -> dict[str, Any] | None:
+    """What a digest holds for; None for what is no digest of that kind."""
+    if not isinstance(value, dict) or 'digest' not in value:
+        return None
+    return {key: one for key, one in value.items() if key != 'digest'}
 
 
 # Where the evaluation that is under way keeps what is finished, so that no attack takes it as an argument.
@@ -165,11 +239,14 @@ def remember_all(work: Sequence[Work]) -> list[Arrays]:
     saved, found = _current.get(), []
     for first in range(0, len(work), processes.count()):
         some = work[first : first + processes.count()]
-        kept = {unit.name: saved._read(unit.name) for unit in some} if processes.is_first() else {}
-        missing = processes.from_first(
-            lambda kept=kept: [name for name, arrays in kept.items() if arrays is None]  # type: ignore[misc]
-        )
-        given = {name: arrays for name, arrays in kept.items() if arrays is not None}
+        given: dict[str, Arrays] = {}
+
+        def look(some: Sequence[Work] = some, given: dict[str, Arrays] = given) -> list[str]:
+            found = {unit.name: saved._read(unit.name) for unit in some}
+            given |= {name: arrays for name, arrays in found.items() if arrays is not None}
+            return [name for name, arrays in found.items() if arrays is None]
+
+        missing = processes.from_first(look)
         # The units of a round take about as long as each other: this process's stands for all.
         costs = [unit.cost for unit in some if unit.cost is not None]
         with part(sum(costs)) if costs else contextlib.nullcontext(), processes.all_or_none():

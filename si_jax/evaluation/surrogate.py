@@ -11,8 +11,8 @@ import jax
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation.gates import AGREEMENT
 from si_jax.evaluation.state import remember
+from si_jax.evaluation.tolerances import AGREEMENT
 from si_jax.outputs import Outputs
 
 Array = jax.Array

@@ -15,7 +15,7 @@ from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
 from si_jax.evaluation.gates import Part
-from si_jax.evaluation.network import Network, cannot_take
+from si_jax.evaluation.network import Network
 from si_jax.evaluation.pgd import Outcome, Pgd
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord
@@ -36,7 +36,9 @@ class Transfer:
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the gates ask about it: images made elsewhere, and then an attack from there."""
-        return Part(self.name, None, None, elsewhere=True), Part(self.name, facts(ATTACKS[ATTACK]), None)
+        return Part(self.name, None, None, elsewhere=True), Part(
+            self.name, facts(ATTACKS[ATTACK]), self.source.request.eot_samples
+        )
 
     def cost(self, request: Request) -> int:
         """The forward passes that it makes of an image."""
@@ -76,6 +78,7 @@ class Transfer:
             stages=tuple(tables),
             protocol={'name': 'transfer', 'attack': ATTACK},
             broken_by=broken_by,
+            gradients=(None, *started.gradients),
         )
         return Outcome(record, final)
 
@@ -98,8 +101,13 @@ def traced(name: str, source: Classifier, request: Request) -> Network:
     """
     try:
         prepared = Network.of(source, request)
-    except (TypeError, ValueError) as error:
-        raise cannot_take(name, request.images.shape, error) from error
+    except InputError as error:
+        raise InputError(f'{name}: {error}') from error
+    if not prepared.differentiable:
+        raise InputError(
+            f'{name}: images are made on a source with its gradient, and it has none, as it calls a function '
+            'outside of JAX: leave it out'
+        )
     if (classes := prepared.request.classes) != request.classes:
         raise InputError(
             f'{name}: the source has {classes} classes, the classifier {request.classes}: '

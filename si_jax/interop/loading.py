@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from si_jax.errors import InputError
 from si_jax.interop import torch_weights
 from si_jax.outputs import Outputs
 
@@ -21,6 +22,24 @@ def is_torch_module(value: Any) -> bool:
     )
 
 
+def check_precision(module: Any) -> None:
+    """Raises InputError for a torch.nn.Module in half precision or quantised: it is another."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        dtype = str(tensor.dtype).removeprefix('torch.')
+        if dtype in ('float16', 'bfloat16'):
+            raise InputError(
+                f'the module computes in {dtype} ({name}), and its translation in float32, which is another '
+                'network: give module.float(), and compare its clean accuracy with that of the original'
+            )
+    quantised = next((m for m in module.modules() if '.quantized.' in f'{type(m).__module__}.'), None)
+    if quantised is not None:
+        raise InputError(
+            f'the module is quantised ({type(quantised).__name__}), which cannot be translated: give the '
+            'floating module that it was made from, or si_jax.BlackBox(function, num_classes) for attacks '
+            'without gradients'
+        )
+
+
 def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> Classifier:
     """A classifier, images [B, H, W, C] in [0, 1] -> `Outputs`, that computes what a torch.nn.Module does.
 
@@ -29,8 +48,10 @@ def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 
         image_shape: (H, W, C) of the images that it will be given.
 
     Raises:
-        InputError: As `torch_graph.TorchClassifier`.
+        InputError: As `torch_graph.TorchClassifier`; or the module computes in half precision or is quantised.
     """
+    if is_torch_module(module):
+        check_precision(module)
     from si_jax.interop.torch_graph import TorchClassifier
 
     return TorchClassifier(module, image_shape)

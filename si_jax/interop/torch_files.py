@@ -4,15 +4,19 @@ A file of torch.save is a pickle, which could run any code as it is read. It is 
 it may hold tensors, numbers, strings and containers of them, and is refused if it asks for anything else.
 """
 
+import contextlib
 import importlib
 import pathlib
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.storage import npz
 
 FORMATS = {'torch': '.pt', 'safetensors': '.safetensors'}
 # How torch words what it has refused.
@@ -42,6 +46,11 @@ def read(path: str | pathlib.Path) -> Any:
     path = pathlib.Path(path)
     if not path.is_file():
         raise InputError(f'{path} is not a file')
+    if path.suffix == '.npz':
+        raise InputError(
+            f'{path} is an npz file, not one of PyTorch: give weights of this library as --model={path}, and '
+            'other arrays as a dict of tensors that torch.save wrote'
+        )
     return _read_safetensors(path) if path.suffix == '.safetensors' else _read_torch(path)
 
 
@@ -55,6 +64,10 @@ def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 def _read_torch(path: pathlib.Path) -> Any:
     torch = import_torch()
+    if zipfile.is_zipfile(path):
+        with contextlib.suppress(zipfile.BadZipFile), zipfile.ZipFile(path) as archive:
+            if words := npz.too_large(archive.infolist()):
+                raise InputError(f'{path} is refused: {words}; get the file from its author again')
     try:
         return torch.load(path, map_location='cpu', weights_only=True)
     except Exception as error:  # A damaged file can fail in torch, zipfile, pickle or struct.
@@ -73,6 +86,70 @@ def _read_torch(path: pathlib.Path) -> Any:
         raise InputError(
             f'{path} is truncated or damaged, or not a file of torch.save ({type(error).__name__}: '
             f'{message.splitlines()[0] if message else "no message"})'
+        ) from error
+
+
+def as_arrays(state: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors or arrays of a state dict as float arrays: float64 stays, all else becomes float32.
+
+    Raises:
+        InputError: One is complex, quantised, sparse, nested or without values; or they would take far more
+            memory than the file holds values for, as a tensor does that repeats one value.
+    """
+    for name, value in state.items():
+        if words := _unfit(value):
+            raise InputError(f'{name!r} {words}')
+    claimed = {name: _bytes_of(value) for name, value in state.items()}
+    held = sum({key: size for key, size in map(_memory, state.values())}.values())
+    if sum(claimed.values()) > held + max(npz.SUSPECT, held):
+        name = max(claimed, key=claimed.__getitem__)
+        raise InputError(
+            f'its tensors would take {sum(claimed.values())} bytes, and it holds {held}: values are '
+            f'repeated, as in {name!r}, {list(state[name].shape)}. Save contiguous tensors, none expanded'
+        )
+    return {name: _as_array(name, value) for name, value in state.items()}
+
+
+def _unfit(value: Any) -> str:
+    """Why a tensor or an array cannot be a network's weights, with the remedy; '' if it can."""
+    if not hasattr(value, 'detach'):
+        kind = np.asarray(value).dtype
+        fit = kind.kind in 'fiub' or jnp.issubdtype(kind, jnp.floating)
+        return '' if fit else f'is of {kind}, and weights are real numbers: save them as float32'
+    if value.is_quantized:
+        return f'is quantised ({value.dtype}): save its dequantize(), or better the network before'
+    if value.is_nested or str(value.layout) != 'torch.strided':
+        return f'is no dense tensor ({value.layout}{", nested" * value.is_nested}): save its to_dense()'
+    if value.is_meta:
+        return 'is on the device meta, which holds no values: save it from the device it was trained on'
+    if value.is_complex():
+        return f'is complex ({value.dtype}), and networks here are real: save its real part if that is meant'
+    return ''
+
+
+def _bytes_of(value: Any) -> int:
+    return value.numel() * value.element_size() if hasattr(value, 'detach') else np.asarray(value).nbytes
+
+
+def _memory(value: Any) -> tuple[Any, int]:
+    """What tells the memory of a tensor from that of others, and its bytes."""
+    if not hasattr(value, 'detach'):
+        return id(value), np.asarray(value).nbytes
+    storage = value.untyped_storage()
+    return storage.data_ptr(), storage.nbytes()
+
+
+def _as_array(name: str, value: Any) -> np.ndarray:
+    try:
+        if hasattr(value, 'detach'):
+            value = value.detach().cpu()
+            value = (value.double() if str(value.dtype) == 'torch.float64' else value.float()).numpy()
+        value = np.asarray(value)
+        return value if value.dtype == np.float64 else value.astype(np.float32)
+    except (RuntimeError, TypeError, ValueError) as error:  # dtypes that PyTorch can store and not convert
+        raise InputError(
+            f'{name!r} is of {value.dtype}, which cannot be read as numbers ({str(error).splitlines()[0]}): '
+            'save it as float32'
         ) from error
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from si_jax import models
 from si_jax.errors import InputError
-from si_jax.interop.torch_files import check_finite, listed, read
+from si_jax.interop.torch_files import as_arrays, check_finite, listed, read
 
 # (collection, leaf) of ours -> PyTorch's name of it.
 _LEAVES = {
@@ -156,10 +156,16 @@ def state_arrays(state: Any) -> dict[str, np.ndarray]:
     """NumPy arrays by name, without prefixes, from a state dict or a checkpoint that holds one.
 
     Raises:
-        InputError: If there is none.
+        InputError: If there is none, or as `torch_files.as_arrays`.
     """
+    seen: set[int] = set()
     while isinstance(state, Mapping) and not _is_state(state):
         entry = next((key for key in _ENTRIES if isinstance(state.get(key), Mapping)), None)
+        if id(state) in seen:
+            raise InputError(
+                f'no weights found: its entry {entry!r} leads back to itself; save the state_dict() alone'
+            )
+        seen.add(id(state))
         if entry is None:
             raise InputError(
                 f'no weights found: none of its entries ({listed(map(str, state))}) is one of '
@@ -168,7 +174,7 @@ def state_arrays(state: Any) -> dict[str, np.ndarray]:
         state = state[entry]
     if not isinstance(state, Mapping):
         raise InputError(f'a checkpoint must hold a state_dict, not {type(state).__name__}')
-    arrays = {name: _as_array(value) for name, value in state.items()}
+    arrays = as_arrays(state)
     while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in arrays)), ''):
         arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
     return {name: a for name, a in arrays.items() if not name.endswith('num_batches_tracked')}
@@ -176,15 +182,6 @@ def state_arrays(state: Any) -> dict[str, np.ndarray]:
 
 def _is_state(state: Mapping[Any, Any]) -> bool:
     return bool(state) and all(isinstance(k, str) and hasattr(v, 'shape') for k, v in state.items())
-
-
-def _as_array(value: Any) -> np.ndarray:
-    if hasattr(value, 'detach'):
-        value = value.detach().cpu()
-        value = value.double() if str(value.dtype) == 'torch.float64' else value.float()
-        return value.numpy()
-    value = np.asarray(value)
-    return value if value.dtype == np.float64 else value.astype(np.float32)
 
 
 def _fitting(arch: str, arrays: Mapping[str, np.ndarray]) -> tuple[str | None, ...]:
@@ -208,12 +205,15 @@ def accuracy_hint(arch: str, variant: str | None, normalise: str) -> str:
     )
 
 
+NAMED = 5  # names of each kind, of those that an error lists
+
+
 def _check_names(arch: str, expected: set[str], arrays: Mapping[str, np.ndarray]) -> None:
     missing, strange = sorted(expected - set(arrays)), sorted(set(arrays) - expected)
     if not missing and not strange:
         return
-    parts = [f'{len(missing)} missing: {listed(missing)}'] if missing else []
-    parts += [f'{len(strange)} unknown: {listed(strange)}'] if strange else []
+    parts = [f'{len(missing)} missing: {listed(missing, NAMED)}'] if missing else []
+    parts += [f'{len(strange)} unknown: {listed(strange, NAMED)}'] if strange else []
     guess = guess_architecture(arrays)
     hint = f'. They look like those of {guess}' if guess not in (None, arch) else ''
     raise InputError(f'the names are not those of {arch}, {"; ".join(parts)}{hint}')

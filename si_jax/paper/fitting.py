@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError
+from si_jax.evaluation.loading import settings_of
 from si_jax.paper.cells import Column, Evaluation, Table
 from si_jax.reports.results import FoundResult, Run, stale
 
@@ -129,16 +130,17 @@ def _candidates(column: Column, wanted: Evaluation, usable: list[FoundResult]) -
             elif column.statistic == 'single_run' or wanted.restarts == 1:
                 # The first of several restarts is what a single run would have been.
                 yield Value(attack['single_run'], images, (result.path,))
-            elif attack['restarts'] == wanted.restarts:
+            elif settings_of(attack)['restarts'] == wanted.restarts:
                 yield Value(attack['accuracy'], images, (result.path,))
 
 
 def _protocol_fits(about: dict[str, Any], name: str, attack: dict[str, Any]) -> bool:
-    if attack['eot_samples'] != 1:
+    settings = settings_of(attack)
+    if settings['eot_samples'] != 1:
         return False
     if name in ATTACKS and ATTACKS[name].steps is None:
         step = about['threat_model']['eps'] / 4
-        return attack['steps'] == STEPS and math.isclose(attack['step_size'], step, rel_tol=1e-5)
+        return settings['steps'] == STEPS and math.isclose(settings['step_size'], step, rel_tol=1e-5)
     return True
 
 

@@ -4,7 +4,8 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from si_jax.evaluation.compare import PROTOCOL
+from si_jax.evaluation.compare import protocol_of
+from si_jax.evaluation.loading import settings_of
 from si_jax.reports.collect import Evaluated, Network
 from si_jax.threat import ball_of
 
@@ -116,7 +117,7 @@ def _cells(about: dict[str, Any]) -> list[tuple[str, tuple[str, str], Cell]]:
     found = [('natural', ('natural', ''), cell_of(about['clean']))]
     protocols = []
     for name, entry in about['attacks'].items():
-        protocol = json.dumps([name, about['seed'], *(entry.get(field) for field in PROTOCOL)], default=str)
+        protocol = json.dumps([name, about['seed'], protocol_of(entry)], default=str, sort_keys=True)
         protocols.append(protocol)
         found.append((protocol, (name, settings(entry, about)), cell_of(entry)))
     if len(protocols) > 1:
@@ -133,15 +134,15 @@ def cell_of(entry: dict[str, Any]) -> Cell:
 
 def settings(entry: dict[str, Any], about: dict[str, Any]) -> str:
     """The settings of an attack that its name does not say."""
-    parts = []
-    if entry.get('steps') is not None:
-        parts.append(f'{entry["steps"]} steps')
-        size, usual = entry.get('step_size'), about['threat_model']['eps'] / 4
+    parts, found = [], settings_of(entry)
+    if found['steps'] is not None:
+        parts.append(f'{found["steps"]} steps')
+        size, usual = found['step_size'], about['threat_model']['eps'] / 4
         if size is not None and not math.isclose(size, usual, rel_tol=1e-5):
             parts.append(f'{size:.4g} long')
-    if (restarts := entry.get('restarts') or 1) > 1:
+    if (restarts := found['restarts'] or 1) > 1:
         parts.append(f'{restarts} restarts')
-    if (samples := entry.get('eot_samples') or 1) > 1:
+    if (samples := found['eot_samples']) > 1:
         parts.append(f'{samples} gradients a step')
     if about['seed']:
         parts.append(f'seed {about["seed"]}')

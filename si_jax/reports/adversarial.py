@@ -11,6 +11,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.loading import settings_of
 from si_jax.evaluation.result import data_digest
 from si_jax.reports.collect import Evaluated, Network
 from si_jax.storage import npz
@@ -69,7 +70,7 @@ def _read(result: Evaluated, path: Path, shown: Shown) -> Images:
         )
     if not np.issubdtype(found.dtype, np.floating) or not np.isfinite(found[chosen]).all():
         raise InputError(f'its images of {name} are no finite numbers: evaluate again with --save_images')
-    steps = attacks[name].get('steps')
+    steps = settings_of(attacks[name])['steps']
     held = result.flags.correct[name][chosen] if result.flags else None
     return Images(
         np.asarray(found[chosen], np.float32),

@@ -1,6 +1,7 @@
 """The networks of a page: runs with their results, and results of networks that no run is known of."""
 
 import json
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,7 +180,7 @@ def _check(path: Path, about: dict[str, Any]) -> None:
             value = float(part['accuracy'])
             right = 0 <= low <= value + 1e-9 and value - 1e-9 <= high <= 1
             # What may be absent, but not something else than a number.
-            numbers = [part.get(key) for key in NUMBERS]
+            numbers = [part.get(key) for key in NUMBERS] + list(part.get('fixed', {}).values())
             stages = part.get('stages', [])
             numbers += [stage.get('accuracy') for stage in stages] if isinstance(stages, list) else ['']
             right = right and all(one is None or isinstance(one, int | float) for one in numbers)
@@ -205,10 +206,10 @@ def _usable(run: Run, problems: list[str]) -> Run | None:
         {name: value for name, value in line.items() if isinstance(value, kinds.get(name, int | float))}
         for line in run.lines
     ]
-    run = run._replace(config=completed(run.config), lines=lines)
     try:
+        run = run._replace(config=completed(run.config), lines=lines)
         _ = run.unfinished, run.collapsed  # what is asked of the config beside its fields
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         problems.append(f'{run.path / "config.json"} is damaged ({error}): train again to have its run shown')
         return None
     return run
@@ -230,13 +231,17 @@ def _nothing(place: Path) -> str:
         return f'There is no folder {place}: give the one that train.py printed, or a result of evaluate.py.'
     return (
         f'{place} holds neither a run of train.py (config.json) nor a result of evaluate.py: train one with '
-        f'python train.py --config=configs/quickstart.py --workdir={place}, or give another folder.'
+        f'python train.py --config=configs/quickstart.py {shlex.quote(f"--workdir={place}")}, or '
+        'give another folder.'
     )
 
 
 def _environment(folder: Path) -> dict[str, Any]:
     """What the last start of a run was made with; {} if that is not known."""
     try:
-        return results.read_json(folder / 'environment.json')
+        found = results.read_json(folder / 'environment.json')
     except InputError:
         return {}
+    if not isinstance(found.get('command'), list):
+        found.pop('command', None)
+    return found

@@ -92,6 +92,8 @@ def remarks(network: Network) -> list[str]:
         found.append(f'{run.path} has not come to its end, {run.unfinished}: go on with {command}')
     if run.guarded:
         found.append(f'{run.path} was ended by the guard against catastrophic overfitting')
+    elif run.lines and run.lines[-1].get('ended'):
+        found.append(f'{run.path} was ended before its last epoch by --config.{run.lines[-1]["ended"]}')
     elif run.collapsed:
         found.append(f'{run.path}: the accuracy under PGD collapsed between two epochs')
     bad = [line for line in run.lines if isinstance(line.get('non_finite'), dict)]

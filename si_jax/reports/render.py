@@ -10,6 +10,7 @@ import jinja2
 from markupsafe import Markup
 
 from si_jax.errors import InputError
+from si_jax.evaluation import cosines
 from si_jax.evaluation.request import check_count
 from si_jax.reports import accuracy, charts, classes, curves, gallery, pictures, runs
 from si_jax.reports.collect import Network, collect
@@ -195,6 +196,7 @@ def _environment() -> jinja2.Environment:
         'settings': accuracy.settings,
         'headlines': accuracy.headlines,
         'cell_of': accuracy.cell_of,
+        'si_note': cosines.note,
         'most_classes': MOST_CLASSES,
         'few': FEW,
         'most_drawn': MOST_DRAWN,

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from si_jax.errors import InputError
 from si_jax.evaluation.loading import SCHEMA, check_json
 from si_jax.storage import files
+from si_jax.training import overfitting
 from si_jax.training.metrics import read_metrics
 from si_jax.training.workdir import MAY_CHANGE
 
@@ -32,7 +33,12 @@ class Run(NamedTuple):
 
     @property
     def guarded(self) -> bool:
-        """Whether the guard against catastrophic overfitting ended it."""
+        """Whether the guard against catastrophic overfitting ended it.
+
+        Since the guard takes many images, its verdict needs more than a fall, and stands in the last line.
+        """
+        if any('pgd5_images' in line for line in self.lines[-1:]):
+            return self.lines[-1].get('ended') == overfitting.COLLAPSE
         falls = _largest_fall([line.get('pgd5_accuracy') for line in self.lines[-2:]])
         drop = self.config.get('overfitting', {}).get('drop', 0.0)
         return bool(drop) and falls is not None and falls > drop
@@ -41,7 +47,8 @@ class Run(NamedTuple):
     def unfinished(self) -> str | None:
         """How far it is, None if it came to its end."""
         done = self.lines[-1].get('epoch') or 0 if self.lines else 0
-        if done >= self.config['epochs'] or self.guarded:
+        ended = self.lines[-1].get('ended') if self.lines else None
+        if done >= self.config['epochs'] or ended or self.guarded:
             return None
         missing = '' if self.lines else ' (metrics.jsonl is missing or empty)'
         return f'epoch {done:g} of {self.config["epochs"]}{missing}'

@@ -75,7 +75,7 @@ def _try(say: Callable[[dict[str, Any]], str], network: Network) -> str:
     assert network.run is not None
     try:
         return say(network.run.config)
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return 'not known'
 
 

@@ -38,3 +38,22 @@ def enable() -> Path | None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
     jax.config.update('jax_persistent_cache_min_entry_size_bytes', -1)
     return folder
+
+
+def suspected() -> str:
+    """Words for an error that programs of the cache explain too; '' where there is no cache.
+
+    A program is found by its name alone, so a cache whose files were exchanged or damaged gives another.
+    """
+    folder = jax.config.values['jax_compilation_cache_dir']
+    if not folder or not jax.config.values['jax_enable_compilation_cache']:
+        return ''
+    return (
+        f'; or the compiled programs that are kept in {folder} are not the ones that were put there: remove '
+        f'that folder, or set {VARIABLE}=off, and try again'
+    )
+
+
+def is_of_another_program(error: Exception) -> bool:
+    """Whether an error says that a compiled program was called with what another one takes."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and 'InputMismatch' in str(error)

@@ -11,6 +11,7 @@ import contextlib
 import io
 import itertools
 import json
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -255,7 +256,11 @@ def run(name: str, command: Callable[[], int | None]) -> int:
             raise
 
     try:
-        status = terminal.run(name, command, alone())
+        try:
+            status = terminal.run(name, command, alone())
+        finally:
+            if count() > 1:  # it is over: one that a signal still kills leaves the others waiting for it
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
     except Exception as error:
         fail(error)
     except terminal.Stopped as stop:

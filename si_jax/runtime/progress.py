@@ -23,7 +23,10 @@ class Progress(Protocol):
         """So many units need not be done: they leave the total, and say nothing about the speed."""
 
     def set_postfix(self, **values: Any) -> None:
-        """What is shown behind the time left."""
+        """What is shown behind the time left. Another text tells of new work, as `pause` does."""
+
+    def pause(self) -> None:
+        """The time until the next update says nothing about the speed: a program compiles, for example."""
 
     def close(self) -> None: ...
     def __enter__(self) -> 'Progress': ...
@@ -64,6 +67,41 @@ def progress(
 def silent() -> Progress:
     """A progress that shows nothing."""
     return _Bar(disable=True)
+
+
+class Pace:
+    """Units a second, of the time that was spent on units.
+
+    The time until the first update does not count, nor that after a `pause`: most of it goes into compiling.
+    """
+
+    def __init__(self) -> None:
+        self.units, self.seconds = 0, 0.0
+        self._last: float | None = None
+        self._texts: list[str] = []
+
+    def update(self, n: int) -> None:
+        """So many units were done since the last call."""
+        now = time.monotonic()
+        if self._last is not None:
+            self.units, self.seconds = self.units + n, self.seconds + now - self._last
+        self._last = now
+
+    def pause(self) -> None:
+        """What comes next does not count."""
+        self._last = None
+
+    def about(self, values: dict[str, Any]) -> None:
+        """What is being done, as in `Progress.set_postfix`."""
+        texts = [value for value in values.values() if isinstance(value, str)]
+        if texts != self._texts:
+            self.pause()
+        self._texts = texts
+
+    @property
+    def rate(self) -> float:
+        """Units a second; 0 while it is not known."""
+        return self.units / self.seconds if self.seconds > 0 else 0.0
 
 
 class Part:
@@ -141,10 +179,36 @@ def passing(units: int, description: str, shown: bool = True) -> Iterator[Callab
 
 
 class _Bar(tqdm):
+    def __init__(self, **options: Any):
+        self._pace, self._closing = Pace(), False
+        super().__init__(**options)
+
+    def update(self, n: int = 1) -> Any:
+        self._pace.update(n)
+        return super().update(n)
+
     def skip(self, n: int) -> None:
         if self.total is not None and n:
             self.total -= n
             self.refresh()
+
+    def set_postfix(self, **values: Any) -> None:
+        self._pace.about(values)
+        super().set_postfix(**values)
+
+    def pause(self) -> None:
+        self._pace.pause()
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        """What is shown: `?` for the time left while it is not known, and once all units are done."""
+        shown = super().format_dict
+        all_done = self.total is not None and self.n >= self.total
+        return shown | ({} if self._closing else {'rate': 0 if all_done else self._pace.rate})
+
+    def close(self) -> None:
+        self._closing = True
+        super().close()
 
 
 class _PlainLines:
@@ -161,7 +225,7 @@ class _PlainLines:
         passing: bool,
     ):
         self._total, self._description, self._unit = total, description, unit
-        self._done = self._initial = initial
+        self._done, self._pace = initial, Pace()
         self._seconds, self._file = seconds, file
         self._start = self._printed = time.monotonic()
         self._values: dict[str, Any] = {}
@@ -169,6 +233,7 @@ class _PlainLines:
 
     def update(self, n: int = 1) -> None:
         self._done += n
+        self._pace.update(n)
         if time.monotonic() - self._printed >= self._seconds:
             self._print()
 
@@ -178,6 +243,10 @@ class _PlainLines:
 
     def set_postfix(self, **values: Any) -> None:
         self._values = values
+        self._pace.about(values)
+
+    def pause(self) -> None:
+        self._pace.pause()
 
     def close(self) -> None:
         if not self._closed:
@@ -193,19 +262,21 @@ class _PlainLines:
 
     def _print(self) -> None:
         self._printed = time.monotonic()
-        elapsed = self._printed - self._start
-        rate = (self._done - self._initial) / elapsed if elapsed > 0 else 0.0
-        parts = []
+        left = None if self._total is None else self._total - self._done
+        rate, parts = self._pace.rate, []
         if self._unit:
             parts.append(f'{self._done}{"" if self._total is None else f"/{self._total}"} {self._unit}')
             if rate:
                 parts.append(f'{rate:.2f} {self._unit}/s')
         elif self._total is not None:
-            parts.append(f'{100 * self._done / self._total if self._total else 100:.0f} %')
+            share = int(100 * self._done / self._total) if self._total else 100
+            parts.append(f'{share if self._closed else min(share, 99)} %')
         if self._closed:
-            parts.append(f'{tqdm.format_interval(elapsed)} in all')
-        elif rate and self._total is not None:
-            parts.append(f'{tqdm.format_interval((self._total - self._done) / rate)} left')
+            parts.append(f'{tqdm.format_interval(self._printed - self._start)} in all')
+        elif left is not None and left <= 0:
+            parts.append('finishing')
+        elif rate and left is not None:
+            parts.append(f'{tqdm.format_interval(max(left / rate, 1))} left')
         for name, value in self._values.items():
             parts.append(f'{name}={value:.4g}' if isinstance(value, float) else f'{name}={value}')
         print(f'{self._description}: {", ".join(parts)}', file=self._file, flush=True)

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import difflib
 import fractions
 import os
 import re
@@ -16,7 +17,8 @@ from typing import Any, NamedTuple, TextIO
 
 from absl import flags as absl_flags
 
-from si_jax.errors import InputError, unknown
+from si_jax.errors import InputError
+from si_jax.storage.files import no_room
 
 OK, FAILED, BAD_INPUT, LOST = 0, 1, 2, 3
 WIDTH = 80  # of tables and of what --help prints
@@ -24,7 +26,7 @@ _BOLD, _RED, _YELLOW = '1', '31', '33'
 # What stands out in a table: the accuracy that counts, and what a reader must not miss.
 _COLOURS = (
     (r'^(worst case|verdict: PASS)\b.*', _BOLD),
-    (r'^(warning: |warn |verdict: WARN\b).*(\n {2,}.*)*', _YELLOW),
+    (r'^(warning: |warn |few |verdict: (WARN|FEW)\b).*(\n {2,}.*)*', _YELLOW),
     (r'^(FAIL |verdict: FAIL\b).*(\n {2,}.*)*', _RED),
 )
 
@@ -102,10 +104,26 @@ def run(
         return BAD_INPUT
     except OSError as error:  # disk full, for example: what was written before is whole
         reason = error if error.filename or not error.strerror else error.strerror
+        if no_room(error) and 'same command' not in str(error):
+            reason = f'{reason}. Make room, or raise the limit on the size of files (ulimit -f), and run the '
+            reason += 'same command again'
         print(f'{name}: {reason}', file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         raise stopped('SIGINT', 'stopped at once') from None
+    except Exception as error:
+        from si_jax.runtime import compilation_cache  # with JAX, which a command may not need
+
+        if not compilation_cache.is_of_another_program(error):
+            raise
+        words = str(error).splitlines()[0]
+        print(
+            f'{name}: JAX ran another program than it was asked for ({words.strip(":")})',
+            end='',
+            file=sys.stderr,
+        )
+        print(compilation_cache.suspected(), file=sys.stderr)
+        return FAILED
 
 
 def wrapped(start: str, text: str) -> list[str]:
@@ -160,12 +178,20 @@ def parse_config(values: absl_flags.FlagValues, argv: list[str]) -> None:
     """
     for file in (one.split('=', 1)[1].partition(':')[0] for one in argv if one.startswith('--config=')):
         if not Path(file).is_file():
-            raise unknown('config', file, map(str, Path('configs').glob('[a-z]*.py')))
+            known = sorted(map(str, Path('configs').glob('[a-z]*.py')))
+            near = difflib.get_close_matches(file, known, n=3, cutoff=0.5)
+            hint = f'did you mean {" or ".join(near)}? ' if near else ''
+            raise InputError(
+                f'--config={file} is no file: {hint}`ls configs` lists the {len(known)} there are'
+            )
     try:
         rest = values(argv)
     except (AttributeError, KeyError) as error:  # a field that the config does not have
-        words = str(error.args[0]).replace('\\n', ' ').strip('\'"').split()
-        raise InputError(f'no such config field: {" ".join(words)}') from error
+        # Some come as a repr, in which quotes and new lines are escaped.
+        words = re.sub(r'\\(n|[\'"])', lambda found: {'n': ' '}.get(found[1], found[1]), str(error.args[0]))
+        quoted = words[:1] in ('"', "'") and words[:1] == words[-1:]
+        words = ' '.join((words[1:-1] if quoted else words).split())
+        raise InputError(f'no such config field: {words}') from error
     except (absl_flags.Error, ValueError) as error:
         # What a config refuses comes as text, with a traceback before it.
         *_, reason = str(error).split('InputError: ')

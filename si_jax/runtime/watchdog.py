@@ -40,6 +40,12 @@ def at_step(step: int) -> None:
         _current.step = step
 
 
+def at_checkpoint(step: int) -> None:
+    """Notes that a checkpoint is whole, for the message of a process that ends for another."""
+    if _current:
+        _current.checkpoint = step
+
+
 def wait_for_verdict() -> None:
     """Waits as long as it takes to find a lost process; then this one has ended."""
     if _current:
@@ -71,6 +77,7 @@ class _Watchdog:
         self.every = min(timeout / 8, 5.0)
         self.client: Any = distributed.global_state.client
         self.leaving = False
+        self.checkpoint: int | None = None
         now = time.monotonic()
         # By rank: the last beat, and when it was new. That the store answers is the first process's beat too.
         self.beats: dict[int, tuple[str, float]] = {rank: ('', now) for rank in range(count)}
@@ -165,9 +172,10 @@ class _Watchdog:
 
     def _message(self, rank: int, why: str) -> str:
         _, step, host = json.loads(self.beats[rank][0] or '[0, 0, "?"]')
+        kept = '' if self.checkpoint is None else f'The checkpoint of step {self.checkpoint} is whole: '
         return (
             f'si_jax: process {rank} of {self.count} (on {host}, last at step {step}) {why}. Process '
-            f'{self.me} stops. The last checkpoint is whole: start all again with the same command\n'
+            f'{self.me} stops. {kept}{"start" if kept else "Start"} all again with the same command\n'
         )
 
     def _explain_abort(self) -> None:

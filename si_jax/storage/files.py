@@ -2,7 +2,9 @@
 
 import errno
 import json
+import math
 import os
+import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +18,8 @@ LARGEST_JSON = 2**28  # bytes; those that commands write have some thousand
 def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
     """Replaces a file in one step, and returns once the content is on the disk.
 
+    It is written under a name beside it that cannot be guessed.
+
     Args:
         path: The file. Its folder must exist.
         content: Text (written as UTF-8) or bytes.
@@ -24,15 +28,37 @@ def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
         OSError: The content could not be written. The old file is then still there, whole.
     """
     path = Path(path)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
+    # Made here or not at all: a file or a link that somebody put there is not written to.
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
     try:
-        with open(temporary, 'wb') as file:
+        with open(descriptor, 'wb') as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is None:  # of a write, which knows no names
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_regular(path: str | os.PathLike) -> Path:
+    """The path of a file that may be opened: a pipe or a device might never end.
+
+    Raises:
+        OSError: It cannot be found, or is a folder.
+        ValueError: It is a pipe or a device.
+    """
+    path = Path(path)
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise ValueError('it is a pipe or a device, and no file')
+    return path
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -40,19 +66,39 @@ def read_json(path: str | os.PathLike) -> Any:
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is no JSON, nested too deep, too large, or no file but a pipe or a device, which might
-            never end.
+        ValueError: It is no JSON that `parse_json` takes, too large, or no file but a pipe or a device.
     """
-    path = Path(path)
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
-        raise ValueError('it is a pipe or a device')
-    if status.st_size > LARGEST_JSON:
-        raise ValueError(f'it has {status.st_size} bytes, more than {LARGEST_JSON}')
+    path = check_regular(path)
+    if (size := path.stat().st_size) > LARGEST_JSON:
+        raise ValueError(f'it has {size} bytes, more than {LARGEST_JSON}')
+    return parse_json(path.read_bytes())
+
+
+def parse_json(content: bytes) -> Any:
+    """What JSON says, with numbers that can be computed with and text that can be written.
+
+    Raises:
+        ValueError: It is no JSON, nested too deep, or holds NaN, an infinite number, a whole number of more
+            than 64 bits, or half of a surrogate pair.
+    """
     try:
-        return json.loads(path.read_bytes())
+        value = json.loads(content, parse_constant=_number, parse_float=_number, parse_int=_number)
+        json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError('it is nested too deep') from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f'it holds text that cannot be written, {error.object[error.start]!r}') from None
+    return value
+
+
+def _number(text: str) -> int | float:
+    """The number that JSON writes so."""
+    if text.lstrip('-').isdecimal():
+        if len(text) <= 20 and -(2**63) <= int(text) < 2**64:
+            return int(text)
+    elif math.isfinite(value := float(text)):
+        return value
+    raise ValueError(f'it holds {text[:30]}, which is no number of 64 bits')
 
 
 def check_fields(content: Any, kinds: Mapping[tuple[str, ...], type]) -> None:

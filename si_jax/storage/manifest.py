@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from si_jax.storage.files import write_atomic
+from si_jax.storage.files import check_regular, parse_json, write_atomic
 
 NAME = 'manifest.json'
 FORMAT = 1
@@ -41,10 +41,10 @@ def write(folder: Path, content: dict[str, Any]) -> None:
 def read(folder: Path) -> dict[str, Any] | None:
     """The manifest of a folder, None when there is none, or not byte for byte what was written."""
     try:
-        written = (folder / NAME).read_bytes()
-        content = json.loads(written)['manifest']
+        written = check_regular(folder / NAME).read_bytes()
+        content = parse_json(written)['manifest']
         return content if _serialise(content) == written and _is_one(content) else None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -89,16 +89,25 @@ def damage(folder: Path) -> str | None:
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a checkpoint, None where there is none or it cannot be one."""
+    """The manifest of a checkpoint, None where there is none, or it cannot be one or is of another step."""
     content = read(folder)
-    return content if content and _describes_checkpoint(content) else None
+    return content if content and _describes_checkpoint(content) and not _renamed(folder, content) else None
 
 
 def checkpoint_damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint, None if nothing."""
     if found := damage(folder):
         return found
-    return None if read_checkpoint(folder) else f'its {NAME} does not describe a checkpoint'
+    if not (content := read(folder)) or not _describes_checkpoint(content):
+        return f'its {NAME} does not describe a checkpoint'
+    return _renamed(folder, content)
+
+
+def _renamed(folder: Path, content: dict[str, Any]) -> str | None:
+    """What is wrong with the name of the folder of a checkpoint, None if nothing."""
+    if folder.name.removesuffix('.replaced') == (step := str(content['step'])):
+        return None
+    return f'its {NAME} is of step {step}, so the folder was renamed or copied: call it {step} to use it'
 
 
 def _describes_checkpoint(content: dict[str, Any]) -> bool:

@@ -1,26 +1,44 @@
 """Reading npz files that may come from anywhere.
 
-No pickle is read, as it could run any code, and no array that its bytes cannot honestly hold.
+No pickle is read, as it could run any code, and no array that its bytes cannot honestly hold. Names, sizes
+and headers are read before any array is unpacked.
 """
 
 import io
 import math
 import os
-import stat
 import zipfile
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-# Bytes of one array, and how far one above `SUSPECT` may be compressed: pictures reach a few to one, zeros a
-# thousand.
+from si_jax.storage.files import check_regular
+
+# Bytes of all arrays that are read, and how far those above `SUSPECT` may be compressed: pictures reach a few
+# to one, zeros a thousand.
 LARGEST, SUSPECT, COMPRESSION = 2**33, 2**26, 200
+SHOWN = 8  # names in a message
 
 
 class ArchiveError(ValueError):
     """A file is no npz file that can be trusted; the message says why."""
+
+
+class Header(NamedTuple):
+    """What an array says of itself."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+
+def headers(source: str | os.PathLike | bytes) -> dict[str, Header]:
+    """What the arrays of an npz file are, by name; none is unpacked.
+
+    Raises:
+        FileNotFoundError, ArchiveError: As in `read`.
+    """
+    return _opened(source, None, lambda archive, found: {name: head for name, (_, head) in found.items()})
 
 
 def read(source: str | os.PathLike | bytes, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -33,51 +51,78 @@ def read(source: str | os.PathLike | bytes, names: Sequence[str] | None = None) 
     Raises:
         FileNotFoundError: There is no such file.
         ArchiveError: It is something else, damaged, or lacks an array; or an array holds Python objects, or
-            claims a size that its bytes do not have.
+            claims a size that its bytes do not have; or the arrays would take more memory than the file can
+            honestly hold.
     """
+    return _opened(
+        source,
+        names,
+        lambda archive, found: {name: _array(archive, info, name) for name, (info, _) in found.items()},
+    )
+
+
+def _opened(
+    source: str | os.PathLike | bytes, names: Sequence[str] | None, take: Callable[[Any, Any], Any]
+) -> Any:
+    """What `take` makes of an archive and of its members by name, each with its header, all checked."""
     try:
-        with zipfile.ZipFile(
-            io.BytesIO(source) if isinstance(source, bytes) else _regular(source)
-        ) as archive:
+        file: Any = io.BytesIO(source) if isinstance(source, bytes) else check_regular(source)
+        with zipfile.ZipFile(file) as archive:
             found = {info.filename.removesuffix('.npy'): info for info in archive.infolist()}
-            if missing := sorted(set(found if names is None else names) - found.keys()):
-                raise ArchiveError(f'has no array {missing[0]!r}, only {sorted(found)}')
-            return {name: _array(archive, found[name], name) for name in (found if names is None else names)}
+            wanted = list(found if names is None else names)
+            if missing := sorted(set(wanted) - found.keys()):
+                known = sorted(found)
+                more = f' and {len(known) - SHOWN} more' if len(known) > SHOWN else ''
+                raise ArchiveError(f'has no array {missing[0]!r}, only {known[:SHOWN]}{more}')
+            if words := too_large(found[name] for name in wanted):
+                raise ArchiveError(f'cannot be read as an npz file: {words}')
+            return take(
+                archive, {name: (found[name], _header(archive, found[name], name)) for name in wanted}
+            )
     except (ArchiveError, FileNotFoundError):
         raise
     except Exception as error:  # zipfile, zlib, numpy and its parser of headers raise a dozen kinds
         raise ArchiveError(f'cannot be read as an npz file ({error or type(error).__name__})') from error
 
 
-def _regular(source: str | os.PathLike) -> Path:
-    path = Path(source)
-    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may never end
-        raise ArchiveError('cannot be read as an npz file: it is a folder, a pipe or a device')
-    return path
+def too_large(members: Iterable[zipfile.ZipInfo]) -> str:
+    """Why members of an archive are not unpacked, together or one by one; '' if they may be."""
+    members = list(members)
+    return next(filter(None, map(_bomb, [members, *([one] for one in members)])), '')
 
 
-def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
-    size = info.file_size
-    if size > LARGEST or (size > SUSPECT and size > COMPRESSION * info.compress_size):
-        raise ArchiveError(
-            f'cannot be read as an npz file: array {name!r} would take {size} bytes, compressed to '
-            f'{info.compress_size}, where {LARGEST} and {COMPRESSION} to 1 are the limits'
-        )
+def _bomb(members: list[zipfile.ZipInfo]) -> str:
+    size, packed = (sum(getattr(one, name) for one in members) for name in ('file_size', 'compress_size'))
+    if size <= LARGEST and (size <= SUSPECT or size <= COMPRESSION * packed):
+        return ''
+    what = f'{len(members)} arrays' if len(members) > 1 else f'array {members[0].filename!r}'
+    return (
+        f'{what} would take {size} bytes, compressed to {packed}, where {LARGEST} and {COMPRESSION} to 1 are '
+        'the limits'
+    )
+
+
+def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Header:
+    """What an array says of itself, if it is of numbers and of this size."""
     with archive.open(info) as stream:
         version: Any = np.lib.format.read_magic(stream)
-        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in headers:
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in readers:
             raise ArchiveError(f'cannot be read as an npz file: array {name!r} has format {version}')
-        shape, _, dtype = headers[version](stream)
+        shape, _, dtype = readers[version](stream)
         if dtype.hasobject:
             raise ArchiveError(
                 f'holds Python objects as {name!r}, which could run any code: they are not read'
             )
-        held = size - stream.tell()
+        held = info.file_size - stream.tell()
         if any(side < 0 for side in shape) or math.prod(shape) * dtype.itemsize != held:
             raise ArchiveError(
                 f'cannot be read as an npz file: array {name!r} says {dtype} {shape} and has {held} bytes'
             )
+    return Header(shape, dtype)
+
+
+def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:
     with archive.open(info) as stream:
         array = np.lib.format.read_array(stream, allow_pickle=False)
         if stream.read(1):

@@ -7,6 +7,7 @@
     loop                      takes a step, calls the hooks
     hooks, run                what happens between steps, and the run that the hooks read and write
     validation, overfitting   what is measured after an epoch
+    log, symptoms             what a run prints, and training that goes wrong without an error
     checkpoints, workdir, metrics    what a run leaves on the disk
     timing                    how fast this machine makes a step
 

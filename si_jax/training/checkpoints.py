@@ -87,6 +87,21 @@ class Checkpoints:
         ]
         return max(scored)[1] if scored else None
 
+    def metadata(self) -> dict[int, dict[str, Any]]:
+        """By step of each complete checkpoint, ascending, what was saved beside its arrays."""
+        found = {step: self._manifest(step) for step in self.steps()}
+        return {step: content['metadata'] for step, content in found.items() if content}
+
+    def any_was_whole(self) -> bool:
+        """Whether any checkpoint was ever finished, be it damaged since."""
+        return any((self._folder(step) / manifest.NAME).exists() for step in self._folders())
+
+    def remove(self, first: int) -> None:
+        """Removes the checkpoints of this step and of all after it."""
+        for step in self._folders():
+            if step >= first:
+                self._remove(step, keep=set())
+
     def save(
         self, step: int, state: Any, *, metadata: dict, metric: float | None = None, force: bool = False
     ) -> bool:
@@ -203,9 +218,13 @@ class Checkpoints:
                 if not (damage := manifest.checkpoint_damage(self._folder(step))):
                     return step
                 self._pass_over(step, damage)
-            found = f' ({len(steps)} incomplete or damaged)' if steps else ''
+            if steps:
+                raise InputError(
+                    f'no checkpoint in {self.directory} is usable ({len(steps)} incomplete or damaged): '
+                    'restore one as the warnings say, or remove that folder to train anew'
+                )
             raise InputError(
-                f'no checkpoint in {self.directory}{found}: '
+                f'no checkpoint in {self.directory}: '
                 'train first (python train.py --config=... --workdir=...), or name the workdir of another run'
             )
         if which == 'best':
@@ -270,11 +289,14 @@ class Checkpoints:
         kept = {saved, self.best_step, *self.steps()[-self._keep_last :]}
         kept_folders = {self._folder(step) for step in kept if step is not None}
         for step in self._folders():
-            for folder in (self.directory / str(step), self.directory / f'{step}.replaced'):
-                if folder not in kept_folders:
-                    # Without a manifest it is no checkpoint, should the removal be cut short.
-                    (folder / manifest.NAME).unlink(missing_ok=True)
-                    shutil.rmtree(folder, ignore_errors=True)
+            self._remove(step, kept_folders)
+
+    def _remove(self, step: int, keep: set[Path]) -> None:
+        for folder in (self.directory / str(step), self.directory / f'{step}.replaced'):
+            if folder not in keep:
+                # Without a manifest it is no checkpoint, should the removal be cut short.
+                (folder / manifest.NAME).unlink(missing_ok=True)
+                shutil.rmtree(folder, ignore_errors=True)
 
     def _failure(self, step: int, arrays: dict[str, Any], error: Exception) -> OSError:
         """The error of a save that failed, saying what is still there."""

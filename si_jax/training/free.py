@@ -46,7 +46,7 @@ def make_free_step(parts: Ingredients) -> Step:
 
         def loss(params: Any, images: Array) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             stats, outputs = parts.train_pass(params, state.batch_stats, images, batch.mask)
-            value, metrics = evaluate_terms(defense, {'adv': outputs}, None, batch, rows, None)
+            value, metrics = evaluate_terms(parts, {'adv': outputs}, None, batch, rows, None)
             return value, (stats, metrics)
 
         (value, (stats, metrics)), (gradients, slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(

@@ -16,11 +16,13 @@ from tqdm import tqdm
 from si_jax.cost import mfu
 from si_jax.runtime import devices, processes, profiling
 from si_jax.runtime.preemption import PreemptionBarrier
-from si_jax.runtime.progress import Progress, progress, silent
+from si_jax.runtime.progress import Pace, Progress, progress, silent
 from si_jax.runtime.signals import InterruptGuard
-from si_jax.training.metrics import MetricsWriter
-from si_jax.training.overfitting import OverfittingGuard
+from si_jax.training import log, symptoms
+from si_jax.training.metrics import MetricsWriter, read_metrics
+from si_jax.training.overfitting import OverfittingGuard, collapse
 from si_jax.training.run import Run, weights
+from si_jax.training.setup import rows_of_step
 from si_jax.training.update import metric_names
 from si_jax.training.validation import HeldOut
 
@@ -76,18 +78,37 @@ class Preemption(Hook):
         run.stopping |= self.barrier.final_stop(self.guard.stop_requested)
 
 
+class Record(Hook):
+    """Writes config and history once the first step is taken; looks before each line whose the workdir is."""
+
+    def __init__(self) -> None:
+        self.done = False
+
+    def after_step(self, run: Run) -> None:
+        if not self.done:
+            jax.block_until_ready(run.metrics)
+            run.record()
+            self.done = True
+
+    def after_epoch(self, run: Run) -> None:
+        run.place.check()
+
+
 class Metrics(Hook):
     """Fetches the metrics of the steps now and then, adds them up, and ends the run if one was not finite."""
 
+    ENOUGH = 1.0  # seconds of steps from which the time of a run is told
     SLOW = 10  # seconds after which a single process looks at its steps, however few, to tell the time left
 
     def __init__(self, run: Run):
-        self.names = metric_names(run.ready.defense)
+        self.names, self.pace, self.told = metric_names(run.ready.defense), Pace(), False
+        self.measured = False  # whether an epoch has ended
         self.pending: list[jax.Array] = []  # on the devices: to fetch one would wait for its step
         self.fetched_at = time.monotonic()
-        total = run.ready.config.epochs * run.ready.steps_per_epoch
-        first = processes.is_first()
-        self.bar: Progress = progress(total, 'training', 'step', initial=run.step) if first else silent()
+        self.total = run.ready.config.epochs * run.ready.steps_per_epoch
+        self.bar: Progress = silent()
+        if processes.is_first():
+            self.bar = progress(self.total, 'training', 'step', initial=run.step)
 
     def after_step(self, run: Run) -> None:
         self.pending.append(run.metrics)
@@ -105,20 +126,41 @@ class Metrics(Hook):
         self.pending.clear()
         bad_step = int(run.state.bad_step)
         for number, metrics in enumerate(fetched, run.step - len(fetched)):
+            if number == 0:
+                run.sums['start_loss'] = metrics['loss']
             if not 0 <= bad_step <= number:
+                # A step counts as the share of a whole batch that it saw, so that images weigh the same.
+                share = rows_of_step(run.ready, number) / run.ready.config.batch_size
                 for name, value in metrics.items():
-                    run.sums[name] = run.sums.get(name, 0.0) + value
+                    run.sums[name] = run.sums.get(name, 0.0) + share * value
         if bad_step >= 0:
             raise _diverged(run, bad_step)
         self.fetched_at = time.monotonic()
         self.bar.update(len(fetched))
         self.bar.set_postfix(loss=round(fetched[-1]['loss'], 4))
+        self._expect(run, len(fetched))
+
+    def _expect(self, run: Run, steps: int) -> None:
+        """Says once how long the run will take, as soon as steps were made that did not compile."""
+        self.pace.update(steps)
+        left = self.total - run.step
+        if self.pace.seconds > self.ENOUGH and left and not self.told and processes.is_first():
+            tqdm.write(log.expected(left / self.pace.rate, left), file=sys.stdout)
+            self.told = True
 
     def after_epoch(self, run: Run) -> None:
-        steps = run.ready.steps_per_epoch
-        run.figures = {f'train/{name}': value / steps for name, value in run.sums.items()}
+        start = run.sums.pop('start_loss', None)
+        steps = range(run.step - run.ready.steps_per_epoch, run.step)
+        batches = sum(rows_of_step(run.ready, step) for step in steps) / run.ready.config.batch_size
+        run.figures = {f'train/{name}': value / batches for name, value in run.sums.items()}
+        if start is not None:  # of the first step of the run
+            run.figures['train/start_loss'] = start
         run.figures['learning_rate'] = float(run.ready.schedule(run.step - 1))
         run.sums = {}
+        if not self.measured:  # the first held-out figures are compiled next
+            self.measured = True
+            self.bar.pause()
+            self.pace.pause()
 
     def close(self) -> None:
         self.bar.close()
@@ -130,13 +172,21 @@ def _diverged(run: Run, bad_step: int) -> DivergedError:
     terms = {name: float(value) for name, value in jax.device_get(run.state.bad_terms).items()}
     run.state = run.state._replace(bad_step=devices.replicate(jnp.int32(-1)))
     run.save(run.epoch)
+    run.record_divergence(bad_step, terms)
+    config = run.ready.config
+    remedies = [f'a lower --config.schedule.peak than {config.schedule.peak:g}']
+    clip = config.optimiser.clip_norm
+    remedies.append(f'--config.optimiser.clip_norm={min(1.0, clip / 2) if clip else 1.0:g}')
+    if config.model.dtype != 'float32':
+        remedies.append('--config.model.dtype=float32')
     finite = np.isfinite([terms['loss'], terms['gradient_norm']]).all()
     what = 'the update of' if finite else ''
     return DivergedError(
         f'{what} step {bad_step} (epoch {run.epoch + 1}) is not finite: '.lstrip()
         + ', '.join(f'{name}={value:g}' for name, value in terms.items())
-        + '. The state before it is saved. Try a lower --config.schedule.peak, '
-        '--config.optimiser.clip_norm=1.0 or --config.model.dtype=float32, and look at the data.'
+        + '. The state before it is saved. Look at the data, or give the same command with '
+        f'--workdir={run.place.path} and {" or ".join(remedies)}: it goes on from the checkpoint before that '
+        'state, or from the beginning where there is none, and history.json holds the change.'
     )
 
 
@@ -161,19 +211,26 @@ class Speed(Hook):
 
 
 class Overfitting(Hook):
-    """The guard against catastrophic overfitting: after too far a fall the last epoch's weights are back."""
+    """The guard against catastrophic overfitting: after a collapse the last epoch's weights are back.
 
-    def __init__(self, guard: OverfittingGuard):
-        self.guard = guard
+    The held-out figures of the weights that collapsed are reported too, as `collapsed/*`.
+    """
+
+    def __init__(self, guard: OverfittingGuard, held_out: HeldOut):
+        self.guard, self.held_out = guard, held_out
 
     def after_epoch(self, run: Run) -> None:
-        params, stats = run.state.params, run.state.batch_stats
-        run.watched = self.guard(params, stats, run.first_batch, run.watched, epoch=run.epoch + 1)
+        before, params, stats = run.watched, run.state.params, run.state.batch_stats
+        trained = run.figures.get('train/adv_accuracy')
+        run.watched = self.guard(params, stats, before, epoch=run.epoch + 1, trained=trained)
+        run.figures |= {'pgd5_accuracy': run.watched.accuracy, 'pgd5_images': run.watched.images}
         if run.watched.stopped_at:
+            figures = self.held_out(params, stats)
+            run.figures |= {f'collapsed/{name}': value for name, value in figures.items()}
+            processes.say(collapse(before, run.watched))
             run.state = run.state._replace(**devices.replicate(run.kept))
         else:
             run.kept = jax.device_get(weights(run.state))
-        run.figures['pgd5_accuracy'] = run.watched.accuracy
 
 
 class Validation(Hook):
@@ -188,38 +245,56 @@ class Validation(Hook):
             figures = self.held_out(run.state.params, run.state.batch_stats)
             run.figures |= {f'validation/{name}': value for name, value in figures.items()}
             run.accuracy = figures['calibrated_pgd_accuracy']
+            if (patience := run.ready.config.patience) and not run.last_epoch:
+                run.watched = run.watched.measured(run.accuracy, run.epoch + 1, patience)
+            if run.last_epoch:
+                run.figures |= {f'validation/{name}': value for name, value in self.held_out.by_class.items()}
 
 
 class Log(Hook):
     """The line of an epoch, in metrics.jsonl and on the terminal."""
 
     def __init__(self, run: Run):
-        self.writer = MetricsWriter(run.place.path, tensorboard=run.ready.config.logging.tensorboard)
+        ready = run.ready
+        self.writer = MetricsWriter(run.place.path, tensorboard=ready.config.logging.tensorboard)
         self.writer.cut(run.step or -1)
-        self.meter, self.speed = mfu.of_training(run.ready), ''
+        self.lines = list(read_metrics(self.writer.path)) if self.writer.path.exists() else []
+        self.meter, self.speed = mfu.of_training(ready), ''
+        self.about = symptoms.About(
+            epochs=ready.config.epochs,
+            held_out=len(ready.validation.labels),
+            classes=len(set(ready.validation.labels.tolist())),
+            peak=ready.config.schedule.peak,
+            fixed_loss=not ready.defense.scheduled,
+            patience=ready.config.patience,
+        )
+        self._print(log.header(ready, run.state.params))
 
     def after_epoch(self, run: Run) -> None:
+        if run.watched.stopped_at:
+            run.figures['ended'] = run.watched.reason
+        line = {'step': run.step, 'epoch': run.epoch + 1, **run.figures}
+        found = symptoms.new_symptoms([*self.lines, line], self.about)
+        if found:
+            run.figures['symptoms'] = line['symptoms'] = ', '.join(found)
+        self.lines.append(line)
         self.writer.write(run.step, run.epoch + 1, run.figures)
-        tqdm.write(_epoch_line(run.epoch + 1, run.ready.config.epochs, run.figures), file=sys.stdout)
+        self._print(log.epoch_line(run.epoch + 1, run.ready.config.epochs, run.figures))
+        for name, text in found.items():
+            self._print(f'warning: {name}: {text}')
+        if weakest := log.weakest_class(run.figures):
+            self._print(weakest)
         rate = run.figures.get('images_per_second')
         if rate is not None and (speed := self.meter.describe(rate)):
             if run.last_epoch or not self.speed:
-                tqdm.write(f'speed: {speed}', file=sys.stdout)
+                self._print(f'speed: {speed}')
             self.speed = speed
+
+    def _print(self, text: str) -> None:
+        tqdm.write(text, file=sys.stdout)  # beside a progress bar on the same terminal
 
     def close(self) -> None:
         self.writer.close()
-
-
-def _epoch_line(epoch: int, epochs: int, figures: dict[str, float]) -> str:
-    parts = [f'epoch {epoch}/{epochs}', f'loss {figures["train/loss"]:.3f}']
-    for name, title in (('natural', 'clean'), ('pgd', 'PGD'), ('calibrated_pgd', 'calibrated')):
-        value = figures.get(f'validation/{name}_accuracy')
-        if value is not None:
-            parts.append(f'{title} {100 * value:.1f}%')
-    if 'images_per_second' in figures:
-        parts.append(f'{figures["images_per_second"]:.0f} img/s')
-    return '  '.join(parts)
 
 
 class Checkpoint(Hook):
@@ -237,19 +312,20 @@ class Checkpoint(Hook):
         self.preemption.at_end_of_epoch(run)
 
 
-def hooks_of(run: Run, guard: InterruptGuard, profile: profiling.Profile | None) -> list[Hook]:
+def hooks_of(run: Run, signals: InterruptGuard, profile: profiling.Profile | None) -> list[Hook]:
     """The hooks of a run that has just begun or been resumed, in the order in which they are called."""
     ready, config = run.ready, run.ready.config
-    preemption = Preemption(guard)
+    preemption = Preemption(signals)
     hooks: list[Hook] = [Profile(profile)] if profile else []
-    hooks += [preemption, Metrics(run), Speed()]
+    hooks += [Record(), preemption, Metrics(run), Speed()]
     common = {'threat': ready.threat, 'seed': config.seed}
-    if config.overfitting.drop:
-        fall = OverfittingGuard(ready.model, ready.train, drop=config.overfitting.drop, **common)
-        hooks.append(Overfitting(fall))
     if len(ready.validation.labels):
         settings = {name: config.evaluation[name] for name in ('steps', 'step_size', 'batch_size')}
-        hooks.append(Validation(HeldOut(ready.model, ready.validation, **common, **settings)))
+        held_out = HeldOut(ready.model, ready.validation, **common, **settings)
+        if drop := config.overfitting.drop:
+            guard = OverfittingGuard(ready.model, ready.validation, drop=drop, **common)
+            hooks.append(Overfitting(guard, held_out))
+        hooks.append(Validation(held_out))
     if processes.is_first():
         hooks.append(Log(run))
     return [*hooks, Checkpoint(preemption)]

@@ -2,10 +2,12 @@
 
 The order of a resume, as it matters:
 
-1. The lock on the workdir is taken and its config compared with the given one.
+1. The lock on the workdir is taken and its config compared with the given one. So are config and data of all
+   its checkpoints (`resume`).
 2. The last undamaged checkpoint is restored; epoch and position within it follow from its step.
 3. metrics.jsonl is cut to that step, so that no step is reported twice.
-4. The rest of the epoch is trained on the batches that it would have had.
+4. The rest of the epoch is trained on the batches that it would have had. After the first step config.json is
+   written.
 
 Several processes (`runtime.processes`) run this side by side. They agree on whatever one of them alone sees:
 the lock, the checkpoint, the clock, a signal. The first one writes what is written once.
@@ -22,11 +24,18 @@ from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.profiling import Profile
 from si_jax.runtime.signals import InterruptGuard
 from si_jax.runtime.terminal import stopped
-from si_jax.storage.trees import digest
 from si_jax.training.hooks import DivergedError as DivergedError
 from si_jax.training.hooks import Hook, hooks_of
+from si_jax.training.log import next_command
 from si_jax.training.run import Run, begin
-from si_jax.training.setup import Setup, batch_of_step, batches_of_pass, compile_train_step, setup
+from si_jax.training.setup import (
+    Setup,
+    batch_of_step,
+    batches_of_pass,
+    compile_train_step,
+    data_facts,
+    setup,
+)
 from si_jax.training.state import TrainState
 from si_jax.training.workdir import open_everywhere
 
@@ -39,8 +48,7 @@ def setup_everywhere(config: ConfigDict) -> Setup:
     """
     ready = processes.agree_on_errors(lambda: setup(config))
     if processes.count() > 1:
-        sets = {'training data': ready.train, 'validation data': ready.validation}
-        digests = {name: digest(part.images, part.labels) for name, part in sets.items()}
+        digests = {name: facts['digest'] for name, facts in data_facts(ready).items()}
         check_identical({'config': ready.config.to_dict(), **digests})
     return ready
 
@@ -70,8 +78,11 @@ def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainSt
             for hook in hooks:
                 stack.callback(hook.close)
             finished = _train(under_way, hooks)
+        if processes.is_first() and not (place.path / 'config.json').exists():
+            under_way.record()  # of a finished run, whose config was lost
         if not finished:
             raise stopped(guard.name or 'SIGTERM', f'saved at step {under_way.step}')
+        processes.say(next_command(workdir))
         return under_way.state
 
 
@@ -83,15 +94,11 @@ def _train(run: Run, hooks: list[Hook]) -> bool:
     key = devices.replicate(jax.random.key(ready.config.seed))
     while (epoch := run.step // ready.steps_per_epoch) < ready.config.epochs:
         if run.watched.stopped_at:
-            processes.say(
-                f'catastrophic overfitting in epoch {run.watched.stopped_at}: the run ends with the '
-                'weights of the epoch before'
-            )
+            processes.say(run.watched.why())
             break
         run.epoch = epoch
-        pass_, first = batch_of_step(ready, epoch * ready.steps_per_epoch)
-        rows, indices, mask = batches_of_pass(ready, pass_)
-        run.first_batch = indices[first][mask[first]]
+        pass_, _ = batch_of_step(ready, epoch * ready.steps_per_epoch)
+        rows, _, mask = batches_of_pass(ready, pass_)
         real = mask.sum(axis=1)
         for step in range(run.step, (epoch + 1) * ready.steps_per_epoch):
             run.images = int(real[batch_of_step(ready, step)[1]])

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from si_jax.storage.files import write_atomic
+from si_jax.errors import InputError
+from si_jax.storage.files import check_regular, parse_json, write_atomic
 
 
 class MetricsWriter:
@@ -92,11 +93,16 @@ def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:
 
     Raises:
         OSError: The file cannot be read.
+        InputError: It is a folder, a pipe or a device.
     """
-    for text in Path(path).read_bytes().splitlines():
+    try:
+        content = check_regular(path).read_bytes()
+    except (IsADirectoryError, ValueError) as error:
+        raise InputError(f'{path} cannot be read ({error}): restore it, or remove it') from error
+    for text in content.splitlines():
         try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
+            line = parse_json(text)
+        except ValueError:
             continue  # the run was killed while it wrote this line
-        if isinstance(line, dict) and isinstance(line.get('step'), int):
+        if isinstance(line, dict) and type(line.get('step')) is int:
             yield line

@@ -90,6 +90,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.seed = 0
     config.epochs = 90 if wide else 120
     config.batch_size = 128
+    # Ends the run if the best held-out robust accuracy has not risen for so many epochs; 0: never.
+    config.patience = 0
     for section in SECTIONS:
         config[section] = ConfigDict()
 
@@ -98,6 +100,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.data.validation = 1000  # held-out training images, on which the best checkpoint is chosen
     config.data.split_seed = 0
     config.data.limit = 0  # N: only the first N images that the validation split leaves; 0: all
+    config.data.balanced = False  # True: an epoch draws every class equally often, as many images as before
+    config.data.class_weights = ()  # one positive weight for each class, of its images in the loss; (): equal
 
     config.model.arch = arch
     config.model.width = 0  # 0: the architecture's own
@@ -128,7 +132,7 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.schedule.boundaries = (74 / 90,) if wide else (74 / 120, 89 / 120, 99 / 120)
     config.schedule.peak_at = 0.5
 
-    # Ends the run if the accuracy under PGD-5 falls by more than this from one epoch to the next; 0: never.
+    # Ends the run if PGD-5 accuracy on held-out images falls by more than this in an epoch, surely; 0: never.
     config.overfitting.drop = 0.0
 
     config.evaluation.every_epochs = 1

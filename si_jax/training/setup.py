@@ -1,7 +1,8 @@
 """What a run is made of: a config checked field by field, its data, and the programs that it compiles."""
 
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,6 +18,7 @@ from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
 from si_jax.runtime import processes
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, place_rows
+from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 from si_jax.training import free as free  # registers its step
 from si_jax.training import schedules
@@ -69,6 +71,14 @@ def setup(config: ConfigDict) -> Setup:
     check_divisible(config.batch_size)
     if not 0 <= config.overfitting.drop < 1:
         raise InputError(f'overfitting.drop={config.overfitting.drop:g} is not in [0, 1): 0 is no guard')
+    if config.patience < 0:
+        raise InputError(f'patience={config.patience} is negative: give a number of epochs, or 0 for no end')
+    for name, asked in (('patience', config.patience), ('overfitting.drop', config.overfitting.drop)):
+        if asked and not config.data.validation:
+            raise InputError(
+                f'{name}={asked:g} looks at held-out images, and data.validation=0: give '
+                f'--config.data.validation=1000, or --config.{name}=0'
+            )
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
     whole = data.load(config.data.name, 'train', config.data.dir)
@@ -77,7 +87,41 @@ def setup(config: ConfigDict) -> Setup:
         train = train._replace(
             images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
         )
-    return assembled(config, defense, train, validation)
+    _check_class_weights(config.data.class_weights, train.num_classes)
+    ready = assembled(config, defense, train, validation)
+    for doubt in filter(None, (_copies(train, validation), _not_seen(ready))):
+        if processes.is_first():
+            warnings.warn(doubt, stacklevel=2)
+    return ready
+
+
+def _copies(train: Dataset, validation: Dataset) -> str:
+    """A warning where held-out images are trained on, pixel for pixel; '' where none is."""
+    held_out = {image.tobytes() for image in validation.images}
+    known = held_out.intersection(image.tobytes() for image in train.images)
+    count = sum(image.tobytes() in known for image in validation.images)
+    if not count:
+        return ''
+    return (
+        f'{count} of {len(validation.labels)} held-out images are also trained on, pixel for pixel, so '
+        f'held-out accuracies are too high. Remove the copies from the training data ({_listed(train.files)})'
+    )
+
+
+def _not_seen(ready: Setup) -> str:
+    """A warning where the last pass over the data is cut short, as replays count as epochs; else ''."""
+    config, replays, count = ready.config, ready.defense.replays, len(ready.train.labels)
+    passes, rest = divmod(config.epochs, replays)
+    _, last = batch_of_step(ready, config.epochs * ready.steps_per_epoch - 1)
+    left = count - (last + 1) * config.batch_size
+    if not rest or left <= 0:
+        return ''
+    missed = 'are never seen' if not passes else f'are seen {passes} times, the others {passes + 1}'
+    whole = ' or '.join(f'--config.epochs={replays * number}' for number in (passes, passes + 1) if number)
+    return (
+        f'epochs={config.epochs} is no multiple of the {replays} replays of each batch, which count as '
+        f'epochs: {left} of {count} training images {missed}. Give {whole}'
+    )
 
 
 def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: Dataset) -> Setup:
@@ -103,14 +147,31 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
 
 
 def plan(ready: Setup) -> str:
-    """What a run is spread over, in a line."""
+    """What a run reads, and what it is spread over, in a line each."""
     size, devices = ready.config.batch_size, jax.device_count()
-    return (
+    return f'data: {_listed(ready.train.files)}\n' + (
         f'processes: {processes.count()}, devices of each: {jax.local_device_count()} '
         f'({jax.devices()[0].device_kind}), batch: {size}, images a device: {size // devices}, '
         f'steps an epoch: {ready.steps_per_epoch}, epochs: {ready.config.epochs}, '
         f'images: {len(ready.train.labels)}, held out: {len(ready.validation.labels)}'
     )
+
+
+def data_facts(ready: Setup) -> dict[str, dict[str, Any]]:
+    """What a run depends on beside its config: of each set its count, digest and files, in JSON's types."""
+    sets = {'training data': ready.train, 'held-out data': ready.validation}
+    return {
+        name: {
+            'images': len(part.labels),
+            'digest': digest(part.images, part.labels),
+            'files': list(part.files),
+        }
+        for name, part in sets.items()
+    }
+
+
+def _listed(files: Sequence[str]) -> str:
+    return ', '.join(files) or 'of no file'
 
 
 def compile_train_step(ready: Setup) -> Any:
@@ -129,6 +190,7 @@ def compile_train_step(ready: Setup) -> Any:
         axis_name=AXIS,
         sync_bn=config.model.sync_bn,
         calendar=Calendar(ready.steps_per_epoch, config.epochs),
+        class_weights=tuple(config.data.class_weights),
     )
     step = step_of(ready.defense).make(parts)
     whole = with_resident_data(step, ready.train, ready.defense.replays)
@@ -155,9 +217,19 @@ def batch_of_step(ready: Setup, step: int) -> tuple[int, int]:
     return divmod(step // ready.defense.replays, ready.steps_per_epoch)
 
 
+def rows_of_step(ready: Setup, step: int) -> int:
+    """How many real images the batch of a step has: fewer in the last one of a pass."""
+    _, position = batch_of_step(ready, step)
+    size = ready.config.batch_size
+    return min(size, len(ready.train.labels) - position * size)
+
+
 def batches_of_pass(ready: Setup, number: int) -> tuple[Any, np.ndarray, np.ndarray]:
     """The batches of a pass over the data: on the devices, and there as indices [S, B] and mask [S, B]."""
-    order = data.epoch_order(ready.config.seed, number, len(ready.train.labels))
+    if ready.config.data.balanced:
+        order = data.balanced_order(ready.config.seed, number, ready.train.labels)
+    else:
+        order = data.epoch_order(ready.config.seed, number, len(ready.train.labels))
     indices, mask = data.epoch_batches(order, ready.config.batch_size)
     return place_rows((indices.T, mask.T)), indices, mask
 
@@ -185,6 +257,15 @@ def _check_numbers(fields: Mapping[str, Any], prefix: str = '') -> None:
                 raise InputError(
                     f'{prefix}{name}={str(value)[:40]} is beyond {LARGEST}: give a smaller number'
                 )
+
+
+def _check_class_weights(weights: Any, classes: int) -> None:
+    positive = all(isinstance(weight, int | float) and weight > 0 for weight in weights)
+    if weights and (len(weights) != classes or not positive):
+        raise InputError(
+            f'data.class_weights={tuple(weights)} must be {classes} positive numbers, one for each class, '
+            f'for example ({"1.0," * classes}), or () for equal weights'
+        )
 
 
 def _check_positive(name: str, value: float) -> None:

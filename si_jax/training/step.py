@@ -121,7 +121,7 @@ def make_train_step(parts: Ingredients) -> Step:
         def loss(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             stats, outputs = _passes(parts, params, before, defense.passes, images, batch.mask)
             pair = None if natural_gradient is None else (gradient_at('random', params), natural_gradient)
-            value, metrics = evaluate_terms(defense, outputs, pair, batch, rows, position)
+            value, metrics = evaluate_terms(parts, outputs, pair, batch, rows, position)
             return value, (stats, metrics)
 
         (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)

@@ -43,9 +43,13 @@ class Rows(NamedTuple):
         """[B, ...] of every device, one after another."""
         return jax.lax.all_gather(x, self.axis_name, tiled=True) if self.axis_name else x
 
-    def mean(self, per_image: Array) -> Array:
-        """The shard's part of the mean over the real rows of the whole batch."""
-        return jnp.sum(jnp.where(self.mask, per_image, 0)) / self.real
+    def mean(self, per_image: Array, weights: Array | None = None) -> Array:
+        """The shard's part of the mean over the real rows of the whole batch; `weights` [B] weigh it."""
+        if weights is None:
+            return jnp.sum(jnp.where(self.mask, per_image, 0)) / self.real
+        weights = jnp.where(self.mask, weights, 0)
+        whole = jnp.maximum(self.total(jnp.sum(weights)), jnp.finfo(weights.dtype).tiny)
+        return jnp.sum(jnp.where(self.mask, weights * per_image, 0)) / whole
 
 
 def rows_of(mask: Array, axis_name: str | None) -> Rows:
@@ -80,6 +84,7 @@ class Ingredients:
         sync_bn: Whether the model's batch normalisation reduces over that axis. If not, the devices' running
             statistics are averaged after each step, so that all copies of the state stay equal.
         calendar: The length of the run; None where no weight of the defense changes over it.
+        class_weights: One for each class: every term is then a mean weighted by them. () for equal ones.
     """
 
     defense: Defense
@@ -91,6 +96,7 @@ class Ingredients:
     axis_name: str | None = None
     sync_bn: bool = True
     calendar: Calendar | None = None
+    class_weights: tuple[float, ...] = ()
 
     def train_pass(self, params: Any, stats: Any, images: Array, mask: Array) -> tuple[Any, Outputs]:
         """A forward pass in train mode: the running statistics after it, and the outputs."""
@@ -107,7 +113,7 @@ def metric_names(defense: Defense) -> tuple[str, ...]:
 
 
 def evaluate_terms(
-    defense: Defense,
+    parts: Ingredients,
     outputs: dict[str, Outputs],
     gradients: tuple[Array, Array] | None,
     batch: Batch,
@@ -120,17 +126,20 @@ def evaluate_terms(
     at the random points and at the natural images, where a term compares them. The position may be None where
     no term has a schedule.
     """
-    metrics = {}
+    defense, metrics, weights = parts.defense, {}, None
+    if parts.class_weights:
+        weights = jnp.asarray(parts.class_weights, batch.images.dtype)[batch.labels]
     for name, term in defense.outer.items():
         if term.of_gradients:
             assert gradients is not None
             defined = [jnp.any(gradient != 0, axis=(1, 2, 3)) for gradient in gradients]
             defined_rows = rows_of(rows.mask & defined[0] & defined[1], rows.axis_name)
             defined_rows = defined_rows._replace(real=jnp.maximum(defined_rows.real, 1))
-            metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels))
+            metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels), weights)
         else:
             scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-            metrics[name] = rows.mean(term.objective(scores.get('adv'), scores.get('nat'), batch.labels))
+            per_image = term.objective(scores.get('adv'), scores.get('nat'), batch.labels)
+            metrics[name] = rows.mean(per_image, weights)
     for name in outputs:
         if name != 'random':
             correct = jnp.argmax(outputs[name].logits, axis=1) == batch.labels

@@ -80,6 +80,7 @@ class HeldOut:
     same noise. The network computes in the precision it is trained in. Several processes share the images, of
     which there must be some. `batch_size` counts images at once on all devices of a process; 0 stands for 64
     a device on the CPU, 256 elsewhere. `steps` and `step_size` (a fraction of the pixel range) are PGD's.
+    `by_class` has the three accuracies of the last call for each class, as `class_3/natural_accuracy`.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class HeldOut:
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(base, i), 0))(np.arange(len(images)))
         self._rows = images, np.asarray(dataset.labels), keys
 
+        self.by_class: dict[str, float] = {}
         forward = _forward(model)
 
         def clean(variables: Any, images: Array, labels: Array, keys: Array) -> dict[str, Array]:
@@ -111,6 +113,7 @@ class HeldOut:
             prediction = jnp.argmax(outputs.logits, axis=1)
             assert outputs.features is not None
             return {
+                'prediction': prediction,
                 'natural_accuracy': prediction == labels,
                 'decision_agreement': prediction == jnp.argmax(cosines, axis=1),
                 'feature_norm': jnp.linalg.norm(outputs.features, axis=1),
@@ -130,21 +133,29 @@ class HeldOut:
             natural gap between the two highest), which does not favour weights with inflated or deflated
             logits as plain PGD does; median_gap; decision_agreement, the share of images on which the largest
             cosine and the largest logit agree; feature_norm, mean |z|; true_cosine, mean cosine of the true
-            class; weight_norm and weight_norm_spread, mean and standard deviation of |W_k| over the classes.
+            class; predicted_classes, how many classes the images get, and most_predicted_class, the one that
+            most of them get; weight_norm and weight_norm_spread, mean and standard deviation of |W_k| over
+            the classes.
         """
         variables = local({'params': params, 'batch_stats': batch_stats})
         clean = self._map(self._clean, variables, 'held-out images')
         gap = float(np.median(clean.pop('gap')))
+        counts = np.bincount(clean.pop('prediction'))
         figures = {name: float(np.mean(rows)) for name, rows in clean.items()}
+        correct = {'natural_accuracy': clean['natural_accuracy']}
         factors = {'pgd_accuracy': 1.0, 'calibrated_pgd_accuracy': 2.0 / max(gap, 1e-12)}
         for name, factor in factors.items():
             shared = variables, replicate(np.float32(factor), jax.local_devices())
             what = f'held-out images, {name.removesuffix("_accuracy")}'
-            figures[name] = float(np.mean(self._map(self._attacked, shared, what)))
+            correct[name] = self._map(self._attacked, shared, what)
+            figures[name] = float(np.mean(correct[name]))
+        self.by_class = _by_class(correct, self._rows[1])
         norms = np.linalg.norm(np.asarray(self._kernel(variables), np.float64), axis=0)
         return {
             **figures,
             'median_gap': gap,
+            'predicted_classes': int(np.count_nonzero(counts)),
+            'most_predicted_class': int(np.argmax(counts)),
             'weight_norm': float(norms.mean()),
             'weight_norm_spread': float(norms.std()),
         }
@@ -154,3 +165,12 @@ class HeldOut:
         count = len(self._rows[1])
         with passing(count, what, processes.is_first()) as on_share:
             return map_over_processes(function, shared, self._rows, self._chunk, on_share)
+
+
+def _by_class(correct: dict[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """The mean of flags [N] over the images of each class that there is."""
+    return {
+        f'class_{label}/{name}': float(np.mean(flags[labels == label]))
+        for label in np.unique(labels)
+        for name, flags in correct.items()
+    }

@@ -14,6 +14,7 @@ Paths are relative to the folder of the manifest, and never lead out of it.
 import dataclasses
 import os
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def folders() -> list[Path]:
     if not (Path(added) / MANIFEST).is_file():
         raise InputError(
             f'{VARIABLE}={added} has no {MANIFEST}: unset it, name the folder of a zoo, or make one with '
-            f'python -m si_jax.zoo add --zoo={added}'
+            f'python -m si_jax.zoo add {shlex.quote(f"--zoo={added}")}'
         )
     return [Path(added), PACKAGED]
 

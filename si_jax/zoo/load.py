@@ -161,7 +161,7 @@ def _from_file(path: Path) -> LoadedModel:
         module, like = network(config)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f'{path} is of a network that this version cannot build: {error}') from error
-    if differing := difference(found.arrays, dict(leaves(like))):
+    if differing := difference(found.headers, dict(leaves(like))):
         raise InputError(f'{path} is not of the network that it names: {differing}')
     tree = traverse_util.unflatten_dict(found.arrays, sep='/')
     return LoadedModel(module, {'params': {}, 'batch_stats': {}} | tree, config, found.step)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax import data
+from si_jax.attacks.facts import taken_by
 from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.evaluate import evaluate
@@ -151,15 +152,17 @@ def measure(
         InputError: As `verify`; or an attack that the manifest does not have, or other images.
     """
     one = verify(name)
-    settings = dict(one.protocol)
-    stated = settings.pop('attacks')
+    stated = one.protocol['attacks']
     chosen = [attack for attack in stated if attack in ATTACKS] if attacks is None else list(attacks)
     for attack in chosen:
         if attack not in stated:
             raise unknown(f'attack of {one.name}', attack, stated)
+    chosen = chosen or stated[:1]
+    wanted = {'seed'}.union(*map(taken_by, chosen))
+    settings = {key: value for key, value in one.protocol.items() if key in wanted}
     images, labels = images_of(one.dataset, data_dir)
     model: LoadedModel = load_model(one.weights_path)
-    result = evaluate(model, images, labels, attacks=chosen or stated[:1], **one.threat_model, **settings)
+    result = evaluate(model, images, labels, attacks=chosen, **one.threat_model, **settings)
     flags = read_result(one).correct
     return [
         Verified(

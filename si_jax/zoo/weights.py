@@ -9,8 +9,9 @@ NumPy reads them without pickle, so that a file can hold no code.
 import hashlib
 import io
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.storage import npz
-from si_jax.storage.files import check_fields, write_atomic
+from si_jax.storage.files import LARGEST_JSON, check_fields, parse_json, write_atomic
 from si_jax.storage.trees import leaves
 
 FORMAT = 1
@@ -27,11 +28,24 @@ SUFFIX = '.npz'
 
 
 class Weights(NamedTuple):
-    """What a file holds: the config of the run, the training step of the checkpoint, and arrays by path."""
+    """What a file holds.
 
+    Attributes:
+        path: The file.
+        config: That of the run.
+        step: The training step of the checkpoint.
+        headers: Shapes and dtypes of the arrays by path, which nothing was unpacked for.
+    """
+
+    path: Path
     config: dict[str, Any]
     step: int
-    arrays: dict[str, np.ndarray]
+    headers: dict[str, npz.Header]
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays by path, unpacked now; InputError as in `read`."""
+        return _reading(self.path, lambda: npz.read(self.path, list(self.headers)))
 
 
 def write(path: str | os.PathLike, config: Mapping[str, Any], step: int, variables: Any) -> None:
@@ -51,26 +65,33 @@ def read(path: str | os.PathLike) -> Weights:
             something else.
     """
     path = Path(path)
+    headers = _reading(path, lambda: npz.headers(path))
+    shape, dtype = headers.pop(ABOUT, npz.Header((0,), np.dtype(np.uint8)))
+    small = dtype == np.uint8 and 0 < math.prod(shape) < LARGEST_JSON
+    content = _reading(path, lambda: npz.read(path, [ABOUT])[ABOUT].tobytes()) if small else b''
     try:
-        arrays = npz.read(path)
-    except FileNotFoundError:
-        raise InputError(
-            f'there is no file of weights {path}: python -m si_jax.zoo lists those that there are'
-        ) from None
-    except (OSError, npz.ArchiveError) as error:
-        raise InputError(f'{path} {error}: get it again') from error
-    try:
-        about = json.loads(arrays.pop(ABOUT).tobytes())
+        about = parse_json(content)
         check_fields(about, {('format',): int, ('config',): dict, ('step',): int})
         found, config, step = about['format'], about['config'], about['step']
-    except (KeyError, ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(
             f'{path} does not say what network it is of ({error}): only files of python -m si_jax.zoo add '
             'can be read'
         ) from error
     if found != FORMAT:
         raise InputError(f'{path} has format {found}, this version of si_jax reads format {FORMAT}')
-    return Weights(config, step, arrays)
+    return Weights(path, config, step, headers)
+
+
+def _reading(path: Path, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except FileNotFoundError:
+        raise InputError(
+            f'there is no file of weights {path}: python -m si_jax.zoo lists those that there are'
+        ) from None
+    except (OSError, npz.ArchiveError) as error:
+        raise InputError(f'{path} {error}: get it again') from error
 
 
 def sha256(path: Path) -> str:

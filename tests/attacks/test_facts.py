@@ -23,7 +23,6 @@ def known(one: Facts) -> tuple:
         one.least_classes,
         one.loss_classes,
         one.uses_gradient,
-        one.maximises_cross_entropy,
     )
 
 
@@ -35,15 +34,14 @@ def test_every_row(name):
         3 if name == 'dlr' else 2,  # searches take the margin instead
         LOSS_CLASSES.get(name, 2),
         name not in WITHOUT_GRADIENT,
-        name in {'fgsm', 'pgd', 'apgd-ce'},
     )
     assert known(facts(ROWS[name])) == expected
 
 
 def test_a_new_row_needs_no_other_edit():
     new = Attack(objectives.dlr, then=objectives.adversarial_ce)
-    assert known(facts(new)) == (False, False, 3, 3, True, False)
+    assert known(facts(new)) == (False, False, 3, 3, True)
     cosine = SearchAttack(
         lambda classes, r, eot: apgd(objectives.targeted_dlr, scaled_cosine(3.0)), 10, lambda classes: 1.0
     )
-    assert known(facts(cosine)) == (True, True, 4, 4, True, False)
+    assert known(facts(cosine)) == (True, True, 4, 4, True)

@@ -49,7 +49,8 @@ def test_the_published_protocols():
     assert TARGETS == 9
     assert [stage.attack for stage in PRESETS['autoattack']] == ['apgd-ce', 'apgd-t', 'fab-t', 'square']
     assert {stage.restarts for stage in PRESETS['autoattack']} == {1}
-    assert stages('square', 20) == (Stage('square', eot_samples=20),)
+    assert stages('apgd-ce', 20) == (Stage('apgd-ce', eot_samples=20),)
+    assert stages('square', 20) == (Stage('square'),)  # it averages nothing
 
 
 def test_what_a_query_costs():

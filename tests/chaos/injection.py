@@ -1,4 +1,9 @@
-"""Runs of a scenario that are killed at random points and started again, until they end by themselves."""
+"""Runs of a scenario that are killed at random points and started again, until they end by themselves.
+
+In place of a signal the folder of a run may be replaced under it, which it has to notice. After a fault
+something may be done to what it left: a file damaged, a checkpoint renamed, or other data put in place of
+those that it reads.
+"""
 
 import json
 import random
@@ -6,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,10 +27,10 @@ class Fault(NamedTuple):
     """One kill.
 
     Attributes:
-        signal: SIGKILL or SIGTERM.
+        signal: SIGKILL or SIGTERM; REPLACED where the folder was replaced.
         target: 'all' processes, or the rank of the one that got it; the others have to end by themselves.
         progress: How far the run was, see `Scenario.progress`.
-        damage: What was done to a file afterwards, '' for nothing.
+        damage: What was done to what it left, '' for nothing.
     """
 
     signal: str
@@ -110,6 +115,7 @@ def chain(
     rng: random.Random,
     *,
     fork: bool = False,
+    first: Sequence[tuple[str, str]] = (),
     enough: Callable[[], bool] = lambda: False,
 ) -> Chain:
     """Kills a run so many times (or less, if it ends before), then lets it end and compares.
@@ -120,6 +126,8 @@ def chain(
         expected: Of `uninterrupted`.
         kills: How often.
         rng: Chooses the points.
+        first: Faults to begin with, of kind (SIGKILL, SIGTERM, REPLACED) and what follows ('damaged',
+            'renamed', 'other data', ''), before those that are chosen.
         fork: Whether to start the commands as `forks` does.
         enough: Asked before each kill whether to leave it at those that were made.
     """
@@ -132,7 +140,8 @@ def chain(
         run = Started(scenario, folder, fork)
         fault = None
         if len(faults) < kills and not enough():
-            fault = _kill(scenario, folder, run, rng)
+            kind, then = first[len(faults)] if len(faults) < len(first) else _kind(rng)
+            fault = _kill(scenario, folder, run, rng, kind)
         ended = run.wait(HANGS if fault is None else _patience(fault))
         output, codes = run.output(), run.codes()
         said = scenario.said(output)
@@ -147,12 +156,18 @@ def chain(
             if len(failed) == ATTEMPTS:
                 lost.append(f'did not end well: {codes}\n{output[-1500:]}')
         else:
-            faults.append(fault)
+            if fault.signal == 'REPLACED' and (reason := _put_back(folder, output, codes)):
+                lost.append(reason)
             kept = scenario.kept(folder)
-            if fault.signal == 'SIGKILL' and rng.random() < 0.25:
-                if files := scenario.damageable(folder):
-                    faults[-1] = fault._replace(damage=damage(rng.choice(files), rng))
-                    kept = None
+            if then == 'damaged' and (files := scenario.damageable(folder)):
+                fault, kept = fault._replace(damage=damage(rng.choice(files), rng)), None
+            if then == 'renamed' and (words := scenario.rename(folder)):
+                fault, kept = fault._replace(damage=words), None
+            if then == 'other data' and (restore := scenario.exchange(folder)):
+                lost += _refused(scenario, folder, fork)
+                restore()
+                fault = fault._replace(damage='other data, refused')
+            faults.append(fault)
     if not lost:
         try:
             lost += [f'{name} differs' for name in differences(scenario.outcome(folder), expected)]
@@ -163,7 +178,36 @@ def chain(
     return Chain(faults, lost, failed)
 
 
-def _kill(scenario: Scenario, folder: Path, run: Started, rng: random.Random) -> Fault | None:
+def _kind(rng: random.Random) -> tuple[str, str]:
+    """A fault, and what is done to what it leaves."""
+    kind = rng.choices(('SIGKILL', 'SIGTERM', 'REPLACED'), (0.75, 0.15, 0.1))[0]
+    after = ('', 'damaged', 'renamed', 'other data')
+    return kind, rng.choices(after, (0.6, 0.2, 0.1, 0.1))[0] if kind == 'SIGKILL' else ''
+
+
+def _put_back(folder: Path, output: str, codes: list[int | None]) -> str:
+    """Puts the folder of a run that was replaced back; what is wrong with its end, '' if nothing."""
+    shutil.rmtree(folder / 'run', ignore_errors=True)
+    (folder / 'away').rename(folder / 'run')
+    said = 'replaced' in output or not any(codes)  # or it had saved for the last time
+    return '' if said else f'did not notice that its folder was replaced: {codes}\n{output[-1500:]}'
+
+
+def _refused(scenario: Scenario, folder: Path, fork: bool) -> list[str]:
+    """Starts a run on other data; what is wrong if it does not refuse them, or touches anything."""
+    before = _contents(folder / 'run')
+    run = Started(scenario, folder, fork)
+    if not run.wait(HANGS) or set(run.codes()) != {2} or 'digest' not in run.output():
+        return [f'other data were not refused: {run.codes()}\n{run.output()[-1500:]}']
+    return [] if _contents(folder / 'run') == before else ['the refusal of other data changed a file']
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob('*') if path.is_file() and path.name != '.lock')
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def _kill(scenario: Scenario, folder: Path, run: Started, rng: random.Random, kind: str) -> Fault | None:
     """Kills a run at a random point; None if it ended before."""
     at_first = scenario.progress(folder)
     if rng.random() < 0.1:  # wherever it is: importing, compiling, restoring
@@ -174,15 +218,20 @@ def _kill(scenario: Scenario, folder: Path, run: Started, rng: random.Random) ->
         while scenario.progress(folder) < wanted and run.running() and time.monotonic() < until:
             time.sleep(0.002)
         time.sleep(rng.uniform(0, 0.2))  # a checkpoint takes about as long to write
-    number = signal.SIGKILL if rng.random() < 0.8 else signal.SIGTERM
     everyone = list(range(scenario.processes))
     ranks = everyone if len(everyone) == 1 or rng.random() < 0.5 else [rng.choice(everyone)]
     progress = scenario.progress(folder)
     if not run.running():
         return None
-    run.send(number, ranks)
     target = 'all' if ranks == everyone else f'rank {ranks[0]}'
-    return Fault(number.name, target, progress, '')
+    if kind == 'REPLACED':
+        if place := scenario.replaceable(folder):
+            place.rename(place.with_name('away'))
+            place.mkdir()
+            return Fault(kind, 'all', progress, '')
+        kind = 'SIGKILL'
+    run.send(signal.Signals[kind], ranks)
+    return Fault(kind, target, progress, '')
 
 
 def _patience(fault: Fault) -> float:
@@ -204,7 +253,14 @@ def as_json(chains: list[Chain]) -> dict[str, Any]:
     for fault in faults:
         kind = f'{fault.signal} to {"all" if fault.target == "all" else "one"}'
         kinds[kind] = kinds.get(kind, 0) + 1
-    kinds['then a file damaged'] = sum(bool(fault.damage) for fault in faults)
+    words = {
+        'then a file damaged': ('flipped', 'truncated', 'missing'),
+        'then a checkpoint renamed': ('renamed',),
+    }
+    words['then other data refused'] = ('other data',)
+    kinds |= {
+        name: sum(fault.damage.startswith(starts) for fault in faults) for name, starts in words.items()
+    }
     points = [[list(fault) for fault in one.faults] for one in chains]
     reasons = [one.lost for one in chains if one.lost]
     failed = [line for one in chains for line in one.failed]

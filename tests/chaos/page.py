@@ -29,8 +29,9 @@ def filled(page: str) -> str:
 
 def _chaos(content: dict[str, Any]) -> str:
     lines = [
-        '| run | kills | survived | lost | runs | SIGTERM | one of two | file damaged |',
-        '|---|' + '---:|' * 7,
+        '| run | kills | survived | lost | runs | SIGTERM | one of two | folder replaced | file damaged | '
+        'checkpoint renamed | other data |',
+        '|---|' + '---:|' * 10,
     ]
     rows = content['scenarios']
     for name, row in rows.items():
@@ -44,12 +45,15 @@ def _chaos(content: dict[str, Any]) -> str:
             row['runs'],
             term,
             one,
+            kinds.get('REPLACED to all', 0),
             kinds['then a file damaged'],
+            kinds.get('then a checkpoint renamed', 0),
+            kinds.get('then other data refused', 0),
         ]
         lines.append(f'| {name} | ' + ' | '.join(map(str, counts)) + ' |')
     together = content['together']
     lines.append(f'| together | {together["faults"]} | {together["survived"]} | {together["lost"]} | '
-                 f'{together["runs"]} | | | |')  # fmt: skip
+                 f'{together["runs"]} | | | | | | |')  # fmt: skip
     commands = ' and\n'.join(f'`{command}`' for command in sorted({row['command'] for row in rows.values()}))
     first = next(iter(rows.values()))
     known, failed = first['environment'], [row['starts that failed by themselves'] for row in rows.values()]

@@ -6,17 +6,20 @@ run came to. It is small but whole: attacks, several epochs and checkpoints, eve
 
 import abc
 import dataclasses
+import functools
 import json
 import os
 import random
 import re
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from si_jax import data
 from si_jax.storage import manifest
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.metrics import read_metrics
@@ -101,6 +104,18 @@ class Scenario(abc.ABC):
         """The step that a start said it goes on from."""
         return None
 
+    def replaceable(self, folder: Path) -> Path | None:
+        """A folder that a run holds, and that it must not write into once another lies in its place."""
+        return None
+
+    def rename(self, folder: Path) -> str:
+        """Renames what the next start would take, where another serves in its place; how, '' for nothing."""
+        return ''
+
+    def exchange(self, folder: Path) -> Callable[[], object] | None:
+        """Changes what the run reads, so that the next start must refuse it; gives what puts it back."""
+        return None
+
     @abc.abstractmethod
     def damageable(self, folder: Path) -> list[Path]:
         """Files that may be damaged without loss: others serve in their place."""
@@ -121,10 +136,15 @@ class Training(Scenario):
 
     def arguments(self, folder: Path) -> list[str]:
         images = 60 if self.processes == 1 else 28
+        if not (folder / 'data').exists():
+            (folder / 'data').mkdir()
+            digits = data.load('digits', 'train')
+            arrays = {'images': digits.images[:100], 'labels': digits.labels[:100]}
+            np.savez(folder / 'data' / 'digits_train.npz', **arrays)
         fields = {
             'epochs': 3, 'batch_size': 8, 'data.limit': images, 'data.validation': 16, 'attack.steps': 2,
             'evaluation.steps': 2, 'model.width': 4, 'checkpoint.every_steps': 2, 'logging.every_steps': 2,
-            'logging.tensorboard': False,
+            'logging.tensorboard': False, 'data.dir': folder / 'data',
         }  # fmt: skip
         flags = [f'--config.{name}={value}' for name, value in fields.items()]
         return ['train.py', '--config=configs/quickstart.py', *flags, f'--workdir={folder / "run"}']
@@ -142,6 +162,26 @@ class Training(Scenario):
     def said(self, output: str) -> int | None:
         found = re.search(r'resuming .* at step (\d+)', output)
         return int(found[1]) if found else None
+
+    def replaceable(self, folder: Path) -> Path | None:
+        return folder / 'run' if (folder / 'run' / '.lock').exists() else None
+
+    def rename(self, folder: Path) -> str:
+        checkpoints = folder / 'run' / 'checkpoints'
+        *before, last = [None, *Checkpoints(checkpoints).steps()]
+        if len(before) < 2:
+            return ''
+        (checkpoints / f'{last}').rename(checkpoints / f'{last + 1}')
+        return f'renamed: {last} to {last + 1}'
+
+    def exchange(self, folder: Path) -> Callable[[], object] | None:
+        if self.kept(folder) is None:
+            return None
+        file = folder / 'data' / 'digits_train.npz'
+        content, arrays = file.read_bytes(), dict(np.load(file))
+        arrays['images'][0, 0, 0, 0] ^= 1
+        np.savez(file, **arrays)
+        return functools.partial(file.write_bytes, content)
 
     def damageable(self, folder: Path) -> list[Path]:
         checkpoints = folder / 'run' / 'checkpoints'

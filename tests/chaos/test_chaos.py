@@ -11,20 +11,28 @@ from tests.chaos.scenarios import Evaluation, Training, damage, differences
 
 
 @pytest.mark.parametrize(
-    ('scenario', 'kills'),
-    [(Training(1), 2), (Evaluation(1), 4), (Training(2), 1)],
+    ('scenario', 'kills', 'first'),
+    [
+        (Training(1), 3, [('SIGKILL', 'renamed'), ('REPLACED', ''), ('SIGTERM', 'other data')]),
+        (Evaluation(1), 4, []),
+        (Training(2), 1, []),
+    ],
     ids=('training', 'evaluation', 'training-in-two-processes'),
 )
-def test_kills_at_random_points_lose_nothing(scenario, kills, tmp_path):
+def test_kills_at_random_points_lose_nothing(scenario, kills, first, tmp_path):
     expected, rng = uninterrupted(scenario, tmp_path / 'whole', fork=True), random.Random(scenario.name)
     assert len(expected) > 20
-    done, attempt = 0, 0
+    done, attempt, made = 0, 0, []
     while done < kills:  # another run, if one ends before it was killed often enough
         attempt += 1
-        one = chain(scenario, tmp_path / str(attempt), expected, kills - done, rng, fork=True)
+        place = tmp_path / str(attempt)
+        one = chain(scenario, place, expected, kills - done, rng, fork=True, first=first[done:])
         assert not one.lost
         done += len(one.faults)
+        made += one.faults
     assert attempt <= 3
+    for words in ('renamed', 'other data, refused', 'REPLACED') if first else ():
+        assert any(words in f'{fault.signal} {fault.damage}' for fault in made), made
 
 
 def test_the_page_shows_the_results():

@@ -24,8 +24,8 @@ def build_in_train_mode():
     classifier = build()
     return lambda images: classifier(images - images.mean(0))
 """
-FLAGS = ['--audit', '--dataset=digits', '--eps=0.1', '--num_examples=48', '--steps=10', '--restarts=2']
-FLAGS += ['--audit_eps=1/20,1/10,1', '--audit_steps=5,20', '--audit_queries=100', '--audit_planted=12']
+FLAGS = ['--audit', '--dataset=digits', '--eps=0.1', '--num_examples=130', '--steps=10', '--restarts=2']
+FLAGS += ['--audit_eps=1/20,1/10,1', '--audit_steps=5,20', '--audit_queries=100', '--audit_planted=20']
 
 
 @pytest.fixture(autouse=True)
@@ -38,14 +38,14 @@ def test_an_audit_of_digits(tmp_path, capsys):
     assert evaluate.main(['--model=net.py:build', *FLAGS, '--output=out/audit.json']) == 0
     out, err = capsys.readouterr()
     assert max(map(len, out.splitlines())) <= 80
-    assert 'verdict: PASS: ' in out and 'audit of pgd, linf eps=0.1, 48 images, seed 0' in out
+    assert 'verdict: PASS: ' in out and 'audit of pgd, linf eps=0.1, 130 images, seed 0' in out
     assert out.endswith('written to out/audit.json\ncurves in out/audit.png\n')
     assert 'audit: 100 %, ' in err
     written = json.loads((tmp_path / 'out/audit.json').read_text())
     assert written['model'] == {'model': 'net.py:build'} and written['dataset']['name'] == 'digits'
     attack = written['attack']
     assert attack['eps_grid'] == [0.05, 0.1, 1.0] and attack['steps_grid'] == [5, 10, 20]
-    assert (attack['queries'], attack['planted'], attack['restarts']) == (100, 12, 2)
+    assert (attack['queries'], attack['planted'], attack['restarts']) == (100, 20, 2)
     assert written['environment']['command'] and written['timing']['seconds'] > 0
     assert written['checks']['eps']['evidence']['accuracy'][0] > written['accuracy']
     assert (tmp_path / 'out/audit.png').is_file() and not (tmp_path / 'out/audit.partial').exists()

@@ -79,7 +79,7 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
     result = json.loads((tmp_path / 'out/result.json').read_text())
     assert ' '.join(result) == (
         'schema dataset model threat_model seed precision clean attacks worst_case '
-        'warnings environment timing'
+        'si warnings environment timing'
     )
     assert result['schema'] == 1 and result['seed'] == 3 and result['warnings'] == []
     digest = result['dataset'].pop('digest')
@@ -104,7 +104,8 @@ def test_digits_from_a_model_file(model, tmp_path, capsys):
     assert list(result['attacks']) == ['pgd', 'cw', 'sipgd']
     for name, attack in result['attacks'].items():
         assert ' '.join(attack) == (
-            'accuracy single_run ci95 restarts runs steps step_size eot_samples max_perturbation only stages'
+            'accuracy single_run ci95 restarts runs steps step_size eot_samples max_perturbation only stages '
+            'gradients'
         )
         assert attack['accuracy'] == flags[name].mean()
         assert attack['ci95'][0] < attack['accuracy'] < attack['ci95'][1]

@@ -95,3 +95,18 @@ def test_bad_count_is_an_error(count, message):
 def test_bad_seeds_and_sizes_are_errors(call, message):
     with pytest.raises(InputError, match=message):
         call()
+
+
+def test_a_balanced_order_has_every_class_equally_often():
+    labels = np.repeat([0, 1, 3], [90, 8, 2]).astype(np.int32)  # class 2 has no image
+    orders = [data.balanced_order(0, epoch, labels) for epoch in range(3)]
+    for order in orders:
+        assert order.shape == (100,) and order.dtype == np.int32
+        counts = np.bincount(labels[order], minlength=4)
+        assert sorted(counts) == [0, 33, 33, 34] and counts[2] == 0
+        assert set(order[labels[order] == 3]) == {98, 99}  # of a rare class all come, again and again
+        assert len(set(order[labels[order] == 0])) >= 33  # of a frequent one each at most once
+        assert len(set(labels[order][:20])) == 3  # mixed
+    assert not np.array_equal(orders[0], orders[1])
+    np.testing.assert_array_equal(orders[1], data.balanced_order(0, 1, labels))
+    assert len({tuple(np.bincount(labels[order])) for order in orders}) == 3  # who gets one more takes turns

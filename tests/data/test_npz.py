@@ -25,17 +25,17 @@ def test_reads_images_and_labels(tmp_path):
     assert (test.num_classes, test.scale, test.crop, test.flip) == (10, 255, 4, True)
 
 
-def test_training_parts_are_joined_in_natural_order(tmp_path):
-    for part in (10, 2, 1):
-        save(tmp_path, f'cifar10_train_{part}.npz', 3, first=10 * part)
+def test_training_parts_are_joined_in_their_order(tmp_path):
+    for part in range(10, 0, -1):
+        save(tmp_path, f'cifar10_train_{part}.npz', 2, first=10 * part)
     train = data.load('cifar10', 'train', str(tmp_path))
-    np.testing.assert_array_equal(train.images[:, 0, 0, 0], [10, 11, 12, 20, 21, 22, 100, 101, 102])
+    np.testing.assert_array_equal(train.images[::2, 0, 0, 0], [10 * part for part in range(1, 11)])
 
 
 def test_each_split_needs_its_own_files_only(tmp_path):
     save(tmp_path, 'svhn_test.npz', 4)
     assert len(data.load('svhn', 'test', tmp_path).labels) == 4
-    with pytest.raises(InputError, match=r'has no svhn_train\*\.npz'):
+    with pytest.raises(InputError, match=r'has no svhn_train\.npz, nor svhn_train_1\.npz'):
         data.load('svhn', 'train', tmp_path)
     (tmp_path / 'svhn_test.npz').rename(tmp_path / 'svhn_train.npz')
     assert len(data.load('svhn', 'train', tmp_path).labels) == 4
@@ -59,6 +59,7 @@ BAD = {
     ),
     'channels first': ({'images': np.zeros((3, 3, 32, 32), np.uint8)}, r'not \(N, 32, 32, 3\)'),
     'flat images': ({'images': np.zeros((3, 3072), np.uint8)}, r'shape \(3, 3072\)'),
+    'time spans': ({'labels': np.zeros(3, 'm8[s]')}, r'labels are timedelta64\[s\], not integers'),
     'float labels': ({'labels': np.zeros(3)}, 'labels are float64, not integers'),
     'one-hot labels': ({'labels': np.eye(10, dtype=np.uint8)[:3]}, r'labels have shape \(3, 10\)'),
     'too few labels': (
@@ -155,3 +156,64 @@ def test_real_svhn(shared, tmp_path):
         part = data.load('svhn', split, tmp_path)
         assert part.images.shape == (1083, 32, 32, 3) and part.num_classes == 10
         assert set(part.labels) == set(range(10)) and not part.flip and part.crop == 4
+
+
+def test_parts_are_the_whole_or_numbered_without_gaps_and_nothing_else(tmp_path):
+    names = [f'cifar10_train_{part}.npz' for part in (1, 2)]
+    for name in names:
+        save(tmp_path, name, 2)
+    save(tmp_path, 'cifar10_test.npz', 2)
+
+    def refused(name, words):
+        save(tmp_path, name, 2)
+        with pytest.raises(InputError) as caught:
+            data.load('cifar10', 'train', tmp_path)
+        assert all(word in str(caught.value) for word in [str(tmp_path), name, *words]), caught.value
+        assert len(data.load('cifar10', 'test', tmp_path).labels) == 2  # which needs no training set
+
+    refused('cifar10_train.npz', ['both', 'cifar10_train_1.npz', 'Leave the whole file there, or its parts'])
+    (tmp_path / 'cifar10_train.npz').unlink()
+    for name in (
+        'cifar10_train_extra.npz',
+        'cifar10_training.npz',
+        'cifar10_train_01.npz',
+        'cifar10_train_0.npz',
+    ):
+        refused(name, ['move it to another folder', 'call it cifar10_train_3.npz'])
+        (tmp_path / name).rename(tmp_path / 'cifar10_train_3.npz')  # as it says
+        assert len(data.load('cifar10', 'train', tmp_path).labels) == 6
+        (tmp_path / 'cifar10_train_3.npz').unlink()
+    refused('cifar10_train_99999999999.npz', ['no cifar10_train_3.npz', 'without gaps'])
+    (tmp_path / 'cifar10_train_99999999999.npz').unlink()
+    train = data.load('cifar10', 'train', tmp_path)
+    assert train.files == tuple(str(tmp_path / name) for name in names)
+    # A whole file and another: both become parts, as it says.
+    for name in names:
+        (tmp_path / name).unlink()
+    save(tmp_path, 'cifar10_train.npz', 2)
+    refused(
+        'cifar10_train_generated.npz',
+        ['call it cifar10_train_2.npz, and cifar10_train.npz cifar10_train_1.npz'],
+    )
+    (tmp_path / 'cifar10_train_generated.npz').rename(tmp_path / 'cifar10_train_2.npz')
+    (tmp_path / 'cifar10_train.npz').rename(tmp_path / 'cifar10_train_1.npz')
+    assert len(data.load('cifar10', 'train', tmp_path).labels) == 4
+
+
+def test_a_single_file_of_another_name_says_how_to_call_it(tmp_path):
+    save(tmp_path, 'svhn_train_head.npz', 3)
+    with pytest.raises(InputError, match=r'svhn_train_head\.npz, .* call it svhn_train\.npz'):
+        data.load('svhn', 'train', tmp_path)
+    (tmp_path / 'svhn_train_head.npz').rename(tmp_path / 'svhn_train.npz')
+    assert len(data.load('svhn', 'train', tmp_path).labels) == 3
+
+
+def test_digits_are_read_from_a_folder_that_has_them(tmp_path):
+    images = np.full((2, 8, 8, 1), 16, np.uint8)
+    np.savez(tmp_path / 'digits_train.npz', images=images, labels=np.array([3, 4]))
+    train = data.load('digits', 'train', tmp_path)
+    assert list(train.labels) == [3, 4] and train.scale == 16 and train.images.max() == 16
+    np.savez(tmp_path / 'digits_train.npz', images=images + 1, labels=np.array([3, 4]))
+    with pytest.raises(InputError, match='images go up to 17, where white is 16'):
+        data.load('digits', 'train', tmp_path)
+    assert data.load('digits', 'train').files == ('scikit-learn',)

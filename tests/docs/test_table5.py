@@ -25,7 +25,7 @@ def test_there_is_a_command_for_each_row():
 def test_the_command_is_that_of_its_row(title, row):
     flags = evaluate.parser().parse_args(shlex.split(COMMANDS[title]))
     assert flags.workdir is None and flags.model is None and flags.torch_checkpoint.endswith('.pt')
-    assert (flags.dataset, flags.eps, flags.steps, flags.restarts) == ('cifar10', 8 / 255, 20, 5)
+    assert (flags.dataset, flags.eps, flags.steps, flags.restarts) == ('cifar10', 8 / 255, None, 5)
     assert attacks.parse(flags.attacks) == ('pgd', 'cw', 'dlr', 'sipgd')
     assert flags.stated_clean == pytest.approx(float(row[2]) / 100)
     assert flags.normalise in models.NORMALISATIONS

@@ -1,5 +1,6 @@
 """Lifting the weights out of a classifier changes nothing but where they are."""
 
+import flax.nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -154,3 +155,40 @@ def test_what_a_classifier_may_return():
 def test_a_function_that_jax_cannot_trace_is_refused(function):
     with pytest.raises(InputError, match='cannot be compiled by JAX'):
         lift(function, jnp.ones((2, 3)))
+
+
+class Flax(flax.nnx.Module):
+    def __init__(self):
+        self.layer = flax.nnx.Linear(3, 4, rngs=flax.nnx.Rngs(0))
+        self.norm = flax.nnx.BatchNorm(4, rngs=flax.nnx.Rngs(0))
+
+    def __call__(self, images):
+        return self.norm(self.layer(images[:, 0, 0]))
+
+
+@pytest.mark.parametrize(
+    ('function', 'match'),
+    [
+        (
+            lambda x: x.reshape(128, -1),
+            r'cannot take images of shape \[2, 1, 1, 3\] \(TypeError: .*any number',
+        ),
+        (lambda x: x[:, 0, 0] @ jnp.ones((5, 4)), r'\(TypeError: .*images \[1, 1, 3\]'),
+        (lambda x: {}['a'], 'KeyError'),
+        (Flax(), 'TraceContextError.*model.eval()'),
+    ],
+)
+def test_what_a_classifier_raises_is_said_with_a_remedy(function, match):
+    keys = jax.random.split(jax.random.key(0), 2)
+    with pytest.raises(InputError, match=match):
+        lift(classifier_of(function).function, jnp.ones((2, 1, 1, 3)), keys)
+
+
+def test_the_remedies_work():
+    x, keys = jnp.asarray(normal(2, 1, 1, 3)), jax.random.split(jax.random.key(0), 2)
+    model = Flax()
+    model.eval()
+    one = jax.vmap(lambda image: image.reshape(3))
+    z = x[:, 0, 0, :1]
+    for function in (model, one, lambda x: jnp.stack([-z[:, 0] / 2, z[:, 0] / 2], axis=-1)):
+        assert lift(classifier_of(function).function, x, keys).shape.logits.shape[0] == 2

@@ -14,6 +14,7 @@ from numpy.testing import assert_array_equal
 from si_jax import ATTACKS, InputError, Randomised, evaluate
 from si_jax.attacks import Attack
 from si_jax.evaluation.custom import fingerprint
+from si_jax.evaluation.request import Request
 from si_jax.objectives import margin
 from si_jax.outputs import scaled_cosine
 from tests.helpers.problems import images_and_labels, net
@@ -25,7 +26,9 @@ ONE = jax.local_devices()[:1]
 
 
 def run(attacks, classifier=NET, **settings):
-    settings = {'eps': 0.04, 'steps': 3, 'devices': ONE, 'batch_size': 16, **settings}
+    takes = Request.of(IMAGES, LABELS, attacks=attacks).takes.values()
+    steps = {'steps': 3} if any('steps' in taken for taken in takes) else {}
+    settings = {'eps': 0.04, 'devices': ONE, 'batch_size': 16, **steps, **settings}
     return evaluate(classifier, IMAGES, LABELS, attacks=attacks, **settings)
 
 

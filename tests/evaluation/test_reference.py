@@ -22,6 +22,11 @@ def test_accuracies_are_those_of_the_reference(name, restarts, shared, tmp_path)
         shared, name, 1000, tmp_path / 'result.json', attacks=','.join(FAMILY), restarts=restarts, seed=1
     )
     assert result['clean']['accuracy'] == pytest.approx(reference['clean'], abs=1e-6)
+    if name == 'cnn_a_adv4':  # why SI-PGD is the weakest there
+        assert result['si']['agreement'] == pytest.approx(0.5, abs=0.05)
+        assert result['si']['scaled_gap'] == pytest.approx(0.2, abs=0.05)
+        assert result['si']['weight_norm_spread'] == pytest.approx(0.025, abs=0.002)
+        assert any('sipgd may be weak' in words for words in result['warnings'])
     for attack in FAMILY:
         ours, theirs = result['attacks'][attack], reference[attack]
         assert np.mean(ours['runs']) == pytest.approx(theirs['mean'], abs=0.003 + 1e-6), attack

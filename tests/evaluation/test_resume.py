@@ -1,5 +1,8 @@
 """Interrupted evaluations go on where they were, and only those."""
 
+import json
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,8 +11,11 @@ from numpy.testing import assert_array_equal
 
 from si_jax import InputError, evaluate
 from si_jax.evaluation import network
-from si_jax.evaluation.request import images_at_once
-from si_jax.evaluation.state import Saved
+from si_jax.evaluation.classifier import classifier_of
+from si_jax.evaluation.network import PROGRAM
+from si_jax.evaluation.request import Request, images_at_once
+from si_jax.evaluation.state import Saved, alone, remember
+from si_jax.storage import lock
 from si_jax.storage.trees import digest
 from tests.helpers.problems import images_and_labels, net
 from tests.helpers.searches import quicken
@@ -87,6 +93,43 @@ def test_a_damaged_unit_is_computed_again(tmp_path):
     same(run(state), whole)
 
 
+UNITS = {'a': {'correct': np.array([True, True]), 'largest': np.float64(0.5)}, 'b': {'correct': np.zeros(2)}}
+
+
+@pytest.mark.parametrize('kind', ['other arrays', 'inverted', 'swapped', 'older', 'of another evaluation'])
+def test_a_whole_unit_that_this_evaluation_did_not_write_is_refused_and_named(kind, tmp_path):
+    state, logits = tmp_path / 'state', np.zeros((2, 2))
+
+    def asked(folder=state, seed=0):
+        with Saved(folder, {'seed': seed}, logits):
+            return {name: remember(name, lambda name=name: UNITS[name]) for name in UNITS}
+
+    asked()
+    held = dict(np.load(state / 'a.npz'))
+    if kind == 'other arrays':
+        np.savez(state / 'a.npz', others=np.zeros(3))
+    elif kind == 'inverted':
+        np.savez(state / 'a.npz', **held | {'correct': ~held['correct']})
+    elif kind == 'swapped':
+        (state / 'b.npz').rename(state / 'a.npz')
+    elif kind == 'older':
+        np.savez(state / 'a.npz', **UNITS['a'])
+    else:
+        asked(tmp_path / 'other', seed=1)
+        (tmp_path / 'other' / 'a.npz').rename(state / 'a.npz')
+    with pytest.raises(InputError, match=r'a\.npz is not what this evaluation wrote.* Remove that file'):
+        asked()
+    (state / 'a.npz').unlink()  # the remedy
+    assert asked()['a']['correct'].tolist() == [True, True]
+
+
+def test_the_clean_logits_of_a_state_have_a_digest_too(tmp_path):
+    Saved(tmp_path / 'state', {'seed': 0}, np.zeros((2, 2)))
+    np.savez(tmp_path / 'state' / 'clean.npz', logits=np.zeros((2, 2)))
+    with pytest.raises(InputError, match=r"clean\.npz is not what .* Remove '.*state' to begin anew"):
+        Saved(tmp_path / 'state', {'seed': 0}, np.zeros((2, 2)))
+
+
 def test_a_full_disk_leaves_what_is_finished_and_says_so(tmp_path, monkeypatch, no_room):
     state, whole = tmp_path / 'state', run(attacks='pgd')
     write, finished = Saved._write, []
@@ -138,6 +181,58 @@ def test_the_state_of_another_evaluation_is_refused(what, state):
         run(state, **settings)
 
 
+def stepped(derivative):
+    """NET behind a step that is exact, and whose derivative is another; weights and logits are the same."""
+
+    @jax.custom_vjp
+    def step(x):
+        return x
+
+    step.defvjp(lambda x: (x, None), lambda _, cotangent: (derivative * cotangent,))
+    return lambda x: NET(step(x))
+
+
+@pytest.mark.parametrize('where', ['classifier', 'gradient_of', 'transfer_from'])
+def test_another_derivative_of_the_same_classifier_is_refused(where, tmp_path):
+    settings = {'attacks': 'pgd', 'restarts': 1, 'images': IMAGES[:8], 'labels': LABELS[:8]}
+
+    def again(derivative):
+        network = stepped(derivative)
+        return run(tmp_path, **settings, **{where: {'a': network} if where == 'transfer_from' else network})
+
+    whole = again(0.0)
+    same(again(0.0), whole)
+    with pytest.raises(InputError, match="the program of the classifier's gradient.* was .* and is "):
+        again(1.0)
+    # A state of before there were such digests, or of another version of JAX, goes on.
+    path = tmp_path / 'identity.json'
+    before = json.loads(path.read_text())
+    for changed in ({**before[PROGRAM], 'digest': 'x', 'jax': '0.0.1'}, None):
+        kept = {name: changed or value for name, value in before.items() if changed or PROGRAM not in name}
+        kept |= {name: value for name, value in before.items() if PROGRAM not in name}
+        path.write_text(json.dumps(kept))
+        assert_array_equal(again(1.0).correct['pgd'], whole.correct['pgd'])
+
+
+def test_the_digest_of_a_program_knows_no_places_and_no_addresses():
+    source = (
+        'def network(x):\n'
+        '    shape = jax.ShapeDtypeStruct((len(x), 4), x.dtype)\n'
+        '    logits = NET(x).logits\n'
+        '    return logits + jax.pure_callback(lambda x: np.zeros((len(x), 4), x.dtype), shape, logits)\n'
+    )
+
+    def digest(moved, **other):
+        names = {'jax': jax, 'np': np, 'NET': NET}
+        exec(compile('\n' * moved + source, f'file{moved}.py', 'exec'), names)
+        request = Request.of(IMAGES, LABELS, devices=jax.local_devices()[:1])
+        made = network.Network.of(classifier_of(names['network']), request, **other)
+        return made.gradient_program()['digest']
+
+    assert digest(0) == digest(7)
+    assert digest(0, gradient_of=classifier_of(NET)) == digest(7, gradient_of=classifier_of(NET)) != digest(0)
+
+
 def test_a_folder_that_is_something_else_is_refused(tmp_path):
     (tmp_path / 'thesis.tex').write_text('precious')
     with pytest.raises(InputError, match='is no state of an evaluation'):
@@ -167,3 +262,19 @@ def test_digests_tell_values_shapes_and_types_apart():
 def test_an_evaluation_goes_on_with_as_many_images_at_once_as_it_began_with(asked, before, chosen):
     devices = jax.devices()[:2]
     assert images_at_once(asked, 64, devices, before) == chosen
+
+
+def test_a_state_has_one_evaluation_at_a_time(tmp_path):
+    def untouched(images):
+        raise AssertionError('the network was run')
+
+    state = tmp_path / 'state'
+    with (
+        lock.locked(state, ''),
+        pytest.raises(InputError, match=f'state is in use by process {os.getpid()} on .* since .*--output='),
+    ):
+        run(state, untouched)
+    with alone(state):  # as a command does, until it has written its result
+        assert run(state, attacks='pgd').attacks
+        assert (state / lock.NAME).exists()
+    assert not (state / lock.NAME).exists() and (state / 'identity.json').exists()

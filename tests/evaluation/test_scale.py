@@ -23,8 +23,9 @@ def scaled(factor):
 
 
 def run(attacks, classifier=NET, **settings):
+    steps = {} if attacks.startswith('fast') else {'steps': 3}
     return evaluate(
-        classifier, IMAGES, LABELS, attacks=attacks, **{'eps': 0.04, 'steps': 3, 'devices': ONE, **settings}
+        classifier, IMAGES, LABELS, attacks=attacks, **{'eps': 0.04, 'devices': ONE, **steps, **settings}
     )
 
 

@@ -18,6 +18,7 @@ import pytest
 from si_jax import InputError, evaluate
 from si_jax.evaluation import network as program
 from si_jax.runtime import agreement, devices, processes, watchdog
+from si_jax.runtime.signals import InterruptGuard
 from si_jax.training import setup
 from si_jax.training.state import TrainState
 from tests.helpers.problems import images_and_labels, net
@@ -111,6 +112,21 @@ def loop(folder: Path) -> None:
         time.sleep(0.02)
 
 
+def finish(folder: Path) -> None:
+    """Ends as a command does, the first process when it is told to."""
+
+    def command() -> int:
+        with InterruptGuard():  # which sets the handlers that were there before it, but for JAX's
+            pass
+        if processes.is_first():
+            while not (folder / 'go').exists():
+                time.sleep(0.05)
+        return 0
+
+    processes.run('finish', command)
+    (folder / f'finished-{processes.index()}').touch()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument('what')
@@ -121,7 +137,7 @@ def main() -> None:
     what, folder = arguments.pop('what'), arguments.pop('folder')
     processes.start(**arguments)
     try:
-        {'together': together, 'loop': loop}[what](folder)
+        {'together': together, 'loop': loop, 'finish': finish}[what](folder)
     except Exception as error:
         processes.fail(error)
 

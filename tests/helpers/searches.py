@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from si_jax.attacks import rows
 from si_jax.attacks.apgd import apgd
+from si_jax.attacks.ascent import none_seen
 from si_jax.attacks.fab import fab
 from si_jax.attacks.rays import rays
 from si_jax.attacks.registry import SEARCHES, SearchAttack
@@ -49,7 +50,7 @@ def told(iterations: int = 12, targeted: bool = False, answer: Any = None) -> Se
 
     def init(classifier: Any, problem: Any, threat: Any) -> SearchState:
         nothing = jnp.zeros(len(problem.images), jnp.int32)
-        return SearchState(problem.images, nothing > 0, nothing, problem.images)
+        return SearchState(problem.images, nothing > 0, nothing, problem.images, none_seen(len(nothing)))
 
     def advance(
         classifier: Any, problem: Any, threat: Any, state: SearchState, first: Any, count: Any
@@ -62,6 +63,7 @@ def told(iterations: int = 12, targeted: bool = False, answer: Any = None) -> Se
                 state.fooled | now,
                 state.queries + ~state.fooled,
                 state.inner,
+                state.gradients,
             )
 
         return jax.lax.fori_loop(0, count, body, state)

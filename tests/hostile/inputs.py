@@ -5,6 +5,7 @@ import json
 import pickle
 import struct
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,31 @@ def changed_bytes(draw: Any, content: bytes) -> bytes:
         else:
             content = content[:place]
     return content
+
+
+# A value of each kind that a field may be and must not: none of them may end in a traceback.
+KINDS = (
+    None, True, -1, 0, 2**63, 10**400, 1e308, float('inf'), float('nan'), '', 'x\ny', '\0', '\ud800', [],
+    [[1]], {}, {'a': [None]},
+)  # fmt: skip
+
+
+def paths(content: Any) -> Iterator[tuple]:
+    """The way to each value in JSON, of lists to the first alone."""
+    yield ()
+    items = content.items() if isinstance(content, dict) else enumerate(content[:1])
+    for key, value in items:
+        for path in paths(value) if isinstance(value, dict | list) else ((),):
+            yield (key, *path)
+
+
+def replaced(content: Any, path: tuple, value: Any) -> Any:
+    """A copy with another value at a path."""
+    if not path:
+        return value
+    copy = content.copy()
+    copy[path[0]] = replaced(content[path[0]], path[1:], value)
+    return copy
 
 
 def changed_json(draw: Any, content: Any) -> Any:

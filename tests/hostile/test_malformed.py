@@ -22,10 +22,11 @@ from ml_collections import config_flags
 
 from configs import quickstart
 from si_jax import InputError, data
+from si_jax.evaluation import cosines
 from si_jax.evaluation.compare import check_alike
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, remember
-from si_jax.reports import results
+from si_jax.reports import render, results
 from si_jax.runtime.environment import environment
 from si_jax.storage import manifest
 from si_jax.storage.files import write_json
@@ -175,6 +176,82 @@ def test_results(result, draws):
         results.scan(folder)
 
 
+SI = dict.fromkeys(cosines.FIELDS, 0.5)
+STAGE = {'attack': 'apgd-ce', 'accuracy': 0.5, 'broken': 3, 'attacked': 9}
+
+
+def test_no_kind_of_value_in_a_result_is_a_traceback(result, tmp_path):
+    """Each field in turn is of each kind: it is shown and compared, or refused in one line."""
+    _, about, arrays, _ = result
+    about = about | {
+        'si': SI,
+        'calibration': {'scale': 2.0, 'median_gap': 1.0},
+        'model': {'workdir': 'w', 'step': 3, 'logit_scale': 2.0},
+    }
+    about['attacks'] = {'pgd': about['attacks']['pgd'] | {'stages': [STAGE, STAGE], 'step_size': 0.1}}
+    np.savez(tmp_path / 'a.npz', **arrays)
+    np.savez(tmp_path / 'b.npz', **arrays)
+    (tmp_path / 'b.json').write_text(json.dumps(about))
+    check_alike(Result.load(tmp_path / 'b.json'), Result.load(tmp_path / 'b.json'))
+    every = [(path, kind) for path in inputs.paths(about) for kind in inputs.KINDS]
+    for path, kind in every[:: max(1, 8 * len(every) // TRIED)]:
+        (tmp_path / 'a.json').write_text(json.dumps(inputs.replaced(about, path, kind)))
+        with one_line('kinds of values in a result', tmp_path, path, kind):
+            check_alike(Result.load(tmp_path / 'a.json'), Result.load(tmp_path / 'b.json'))
+        with one_line('kinds of values on the page', tmp_path, path, kind):
+            render.write([str(tmp_path / 'a.json')], str(tmp_path.parent / 'page'), gallery=0, figures='none')
+
+
+@contextlib.contextmanager
+def one_line(target, folder, *about):
+    """As `refused`, and what refuses it has one line."""
+    with refused(target, folder):
+        try:
+            yield
+        except InputError as error:
+            assert '\n' not in str(error), about
+            raise
+
+
+@pytest.mark.parametrize('name', ['config.json', 'environment.json', 'metrics.jsonl'])
+def test_no_kind_of_value_in_a_run_is_a_traceback(run, tmp_path, name):
+    _, _, config = run
+    whole = {
+        'config.json': config,
+        'environment.json': {'command': ['python', 'train.py'], 'jax': '1'},
+        'metrics.jsonl': {'step': 2, 'epoch': 1, 'train/loss': 0.5, 'validation/pgd_accuracy': 0.4},
+    }
+    for file, content in whole.items():
+        (tmp_path / file).write_text(json.dumps(content))
+    every = [(path, kind) for path in inputs.paths(whole[name]) for kind in inputs.KINDS]
+    for path, kind in every[:: max(1, 40 * len(every) // TRIED)]:
+        (tmp_path / name).write_text(json.dumps(inputs.replaced(whole[name], path, kind)))
+        with one_line('kinds of values in a run', tmp_path, path, kind):
+            render.write([str(tmp_path)], str(tmp_path.parent / 'page'), gallery=0, figures='none')
+    (tmp_path / 'environment.json').write_text('{"command": null}')
+    with one_line('kinds of values in a run', tmp_path):
+        render.write([str(tmp_path)], str(tmp_path.parent / 'page'), gallery=0, figures='none')
+
+
+def test_pipes_in_the_folder_of_a_run(run, tmp_path):
+    _, _, config = run
+    write_json(tmp_path / 'config.json', config)
+    for name in ('metrics.jsonl', 'environment.json', 'r.json', 'r.npz'):
+        os.mkfifo(tmp_path / name)
+        with refused('pipes in the folder of a run', tmp_path):
+            results.scan(tmp_path)
+        with refused('pipes in the folder of a run', tmp_path):
+            render.write([str(tmp_path)], str(tmp_path.parent / 'page'), gallery=0, figures='none')
+        (tmp_path / name).unlink()
+    (tmp_path / 'checkpoints' / '2').mkdir(parents=True)
+    os.mkfifo(tmp_path / 'checkpoints' / '2' / manifest.NAME)
+    with refused('pipes in the folder of a run', tmp_path):
+        load.load_model(tmp_path)
+    os.mkfifo(tmp_path / 'metrics.jsonl')
+    with pytest.raises(InputError, match='metrics.jsonl cannot be read .* a pipe or a device'):
+        list(metrics.read_metrics(tmp_path / 'metrics.jsonl'))
+
+
 @pytest.fixture(scope='module')
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
@@ -236,7 +313,8 @@ def test_configs_and_metrics_of_a_run(run, draws):
         load.load_model(folder)
     with refused('config.json and metrics read by report.py', folder):
         results.scan(folder)
-    with refused('config.json on a resume', folder), workdir.open_workdir(folder, config):
+    with refused('config.json on a resume', folder), workdir.open_workdir(folder, config) as place:
+        place.record(config, [])
         (folder / 'config.json').write_bytes(text)
         (folder / 'environment.json').unlink()
     lines = inputs.changed_bytes(draws.draw, b'{"step": 2, "epoch": 1, "train/loss": 0.5}\n' * 2)

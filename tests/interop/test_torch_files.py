@@ -4,12 +4,14 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
 from si_jax.errors import InputError
-from si_jax.interop import torch_files
+from si_jax.interop import torch_files, torch_weights
+from si_jax.storage import npz
 
 torch = pytest.importorskip('torch', reason='the files are of torch.save')
 ARRAYS = {'a.weight': np.arange(6, dtype=np.float32).reshape(2, 3), 'count': np.zeros((), np.int64)}
@@ -123,3 +125,70 @@ def test_torch_is_imported_only_when_it_is_needed(tmp_path):
         [sys.executable, '-c', program], env=environment, capture_output=True, text=True, check=True
     )
     assert result.stdout.strip() == 'PyTorch is not installed: pip install "si_jax[torch]"'
+
+
+def weights(**more):
+    return {'conv1.weight': torch.ones(2, 3, 3, 3), **more}
+
+
+# Name -> tensors that no network here can have, and what is said of them.
+UNFIT = {
+    'complex': (lambda: torch.ones(2, dtype=torch.complex64), "'w' is complex .* real part"),
+    'sparse': (lambda: torch.eye(3).to_sparse(), r"'w' is no dense tensor .* to_dense\(\)"),
+    'quantised': (
+        lambda: torch.quantize_per_tensor(torch.ones(3), 0.1, 0, torch.qint8),
+        r"'w' is quantised .* dequantize\(\)",
+    ),
+    'meta': (lambda: torch.ones(3, device='meta'), "'w' is on the device meta, which holds no values"),
+    'expanded': (
+        lambda: torch.zeros(1, dtype=torch.half).expand(750_000_000),
+        "would take 1500000.* values are repeated, as in 'w', .*contiguous",
+    ),
+}
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')  # of PyTorch, which gives quantised tensors up
+@pytest.mark.parametrize('kind', UNFIT)
+def test_tensors_that_are_no_weights_are_named(tmp_path, kind):
+    make, words = UNFIT[kind]
+    torch.save(weights(w=make()), tmp_path / 'model.pt')
+    with pytest.raises(InputError, match=rf'model\.pt: .*{words}'):
+        torch_weights.load(tmp_path / 'model.pt', 'resnet18')
+
+
+@pytest.mark.parametrize('dtype', [np.complex64, 'm8[s]', object, 'U3'])
+def test_arrays_that_are_no_weights_are_named(dtype):
+    with pytest.raises(InputError, match="'w' is of .*, and weights are real numbers"):
+        torch_weights.state_arrays({'w': np.zeros(3, dtype)})
+
+
+def test_the_remedies_are_taken():
+    sparse, half = torch.eye(3).to_sparse().to_dense(), torch.zeros(1, dtype=torch.half).expand(9)
+    real = torch.ones(2, dtype=torch.complex64).real
+    arrays = torch_weights.state_arrays({'a': sparse, 'b': real, 'c': half})
+    assert all(array.dtype == np.float32 for array in arrays.values()) and arrays['c'].shape == (9,)
+
+
+def test_many_views_of_one_tensor_are_refused_and_tied_weights_are_not(monkeypatch):
+    monkeypatch.setattr(npz, 'SUSPECT', 1000)
+    one = torch.ones(1000)
+    assert len(torch_weights.state_arrays({'a': one, 'b': one.view(10, 100)})) == 2
+    with pytest.raises(InputError, match='would take 400000 bytes, and it holds 4000'):
+        torch_weights.state_arrays({f'a{i}': one for i in range(100)})
+
+
+def test_a_checkpoint_that_contains_itself_is_refused(tmp_path):
+    loop = {'epoch': 1}
+    loop['model'] = {'net': loop}
+    torch.save(loop, tmp_path / 'model.pt')
+    with pytest.raises(InputError, match=r"model\.pt: no weights found: its entry 'model' leads back"):
+        torch_weights.load(tmp_path / 'model.pt', 'resnet18')
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path, monkeypatch):
+    torch.save(weights(), tmp_path / 'model.pt')
+    with zipfile.ZipFile(tmp_path / 'model.pt', 'a', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('archive/data/1', bytes(10**6))
+    monkeypatch.setattr(npz, 'SUSPECT', 10**5)
+    with pytest.raises(InputError, match=r'model\.pt is refused: .* would take 100\d+ bytes'):
+        torch_files.read(tmp_path / 'model.pt')

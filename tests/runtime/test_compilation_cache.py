@@ -45,3 +45,35 @@ def test_it_can_be_switched_off_and_needs_no_place(tmp_path):
     (tmp_path / 'file').write_text('')
     assert run(SI_JAX_COMPILATION_CACHE=str(tmp_path / 'file')) == ['None', 'False']
     assert os.listdir(tmp_path) == ['file']
+
+
+EXCHANGED = """
+import pathlib
+import sys
+import jax
+import numpy as np
+from si_jax.runtime import compilation_cache, terminal
+
+folder = compilation_cache.enable()
+three, four = np.ones(3, np.float32), np.ones(4, np.float32)
+jax.jit(lambda x: x * 3 + 1)(three).block_until_ready()
+first = {path: path.read_bytes() for path in folder.iterdir() if path.name.endswith('cache')}
+jax.jit(lambda x: x * 5 + 2)(four).block_until_ready()
+second = [path for path in folder.iterdir() if path.name.endswith('cache') and path not in first]
+assert len(first) == len(second) == 1
+second[0].write_bytes(*first.values())
+jax.clear_caches()
+sys.exit(terminal.run('evaluate.py', lambda: jax.jit(lambda x: x * 5 + 2)(four).block_until_ready() is None))
+"""
+
+
+def test_exchanged_programs_are_named_as_the_cause(tmp_path):
+    done = subprocess.run(
+        [sys.executable, '-c', EXCHANGED],
+        env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 1, done.stderr
+    assert f'kept in {tmp_path} are not the ones' in done.stderr and 'Traceback' not in done.stderr

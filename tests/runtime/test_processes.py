@@ -186,3 +186,33 @@ def test_shares_are_contiguous_and_cover_all_rows(monkeypatch):
             monkeypatch.setattr(processes, 'index', lambda rank=rank: rank)
             rows += range(20)[processes.share(20)]
         assert rows == list(range(20))
+
+
+def test_a_signal_to_one_of_two_finished_processes_ends_neither_early_nor_late(tmp_path):
+    started = worker(2, 1, 'finish', tmp_path, '--peer_timeout=20')
+    try:
+        for _ in range(2400):
+            if (tmp_path / 'finished-1').exists():
+                break
+            assert all(process.poll() is None for process in started), started[0].communicate()
+            time.sleep(0.05)
+        time.sleep(0.5)  # it waits for the other one, which still writes
+        started[1].send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        (tmp_path / 'go').touch()
+        ended = multiprocess.finish(started, timeout=60)
+        assert [status for status, *_ in ended] == [0, 0], [err[-2000:] for *_, err in ended]
+        assert time.monotonic() - began < 15
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
+def test_a_checkpoint_is_called_whole_only_where_there_is_one(monkeypatch):
+    one = watchdog._Watchdog.__new__(watchdog._Watchdog)
+    one.me, one.count, one.beats, one.checkpoint = 0, 2, {1: ('', 0.0)}, None
+    assert 'whole' not in one._message(1, 'is gone') and 'Start all again' in one._message(1, 'is gone')
+    monkeypatch.setattr(watchdog, '_current', one)
+    watchdog.at_checkpoint(8)
+    assert 'The checkpoint of step 8 is whole: start all again' in one._message(1, 'is gone')

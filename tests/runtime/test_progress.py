@@ -72,7 +72,7 @@ def test_work_that_need_not_be_done_says_nothing_about_the_time_left(monkeypatch
     assert log.getvalue().splitlines() == [
         'attacks: 20 %, 00:40 left',
         'attacks: 40 %, 00:30 left',
-        'attacks: 100 %, 00:00 left, attack=square',
+        'attacks: 99 %, finishing, attack=square',
         'attacks: 100 %, 00:30 in all, attack=square',
     ]
     last = terminal.getvalue().rstrip('\n').split('\r')[-1]
@@ -89,7 +89,7 @@ def test_a_part_of_something_else_leaves_no_line(monkeypatch):
     with progress(4, 'held-out images', passing=True, file=log) as bar:
         clock[0] += 40
         bar.update()
-    assert log.getvalue() == 'held-out images: 25 %, 02:00 left\n'
+    assert log.getvalue() == 'held-out images: 25 %\n'
     done(0.5)  # nobody asked to see it
     with showing(silent()), part(3):
         done(0.5)
@@ -98,7 +98,7 @@ def test_a_part_of_something_else_leaves_no_line(monkeypatch):
         with passing(200, 'clean images', shown):
             clock[0] += 40
             done(0.5)
-    assert log.getvalue().splitlines()[1:] == ['clean images: 50 %, 00:40 left']
+    assert log.getvalue().splitlines()[1:] == ['clean images: 50 %']
 
 
 def test_threads_started_in_a_copy_of_the_context_see_the_progress():
@@ -107,3 +107,34 @@ def test_threads_started_in_a_copy_of_the_context_see_the_progress():
     with showing(progress(4, 'attacks', 'image', seconds=0, file=log)), part(4):
         side_by_side(lambda number: done(number / 4), range(1, 5), one)
     assert log.getvalue().splitlines()[-2].startswith('attacks: 4/4 image')
+
+
+def test_what_compiles_says_nothing_about_the_time_left(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(progress_module.time, 'monotonic', lambda: clock[0])
+    log, terminal = io.StringIO(), Terminal()
+    for file in (log, terminal):
+        clock[0] = 0.0
+        with progress(1000, 'attacks', seconds=0, file=file) as bar:
+            for attack, compiles in (('pgd', 100), ('cw', 50)):
+                bar.set_postfix(attack=attack)
+                for seconds in (compiles, 1, 1):
+                    clock[0] += seconds
+                    bar.update(100)
+            bar.pause()
+            clock[0] += 500
+            bar.update(400)
+            clock[0] += 10  # what is left to do is no unit
+    assert log.getvalue().splitlines() == [
+        'attacks: 10 %, attack=pgd',
+        'attacks: 20 %, 00:08 left, attack=pgd',
+        'attacks: 30 %, 00:07 left, attack=pgd',
+        'attacks: 40 %, 00:06 left, attack=cw',
+        'attacks: 50 %, 00:05 left, attack=cw',
+        'attacks: 60 %, 00:04 left, attack=cw',
+        'attacks: 99 %, finishing, attack=cw',
+        'attacks: 100 %, 11:04 in all, attack=cw',
+    ]
+    *shown, last = [text for text in terminal.getvalue().rstrip('\n').split('\r') if '%' in text]
+    assert '<?' in shown[0] and not any('100%' in text and '00:00' in text.split('<')[1] for text in shown)
+    assert '100%' in last and '<00:00' in last

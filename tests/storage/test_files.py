@@ -2,6 +2,7 @@
 
 import errno
 import os
+import secrets
 
 import pytest
 
@@ -39,3 +40,30 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch)
         write_atomic(file, 'new')
     assert file.read_text() == 'old'
     assert [path.name for path in tmp_path.iterdir()] == ['file']
+
+
+def test_a_name_that_was_guessed_is_not_followed(tmp_path, monkeypatch):
+    """Whoever may write into the folder puts links there, under the name that will be used."""
+    monkeypatch.setattr(secrets, 'token_hex', lambda count: 'guessed')
+    (tmp_path / 'precious').write_text('mine')
+    for target in ('precious', 'not there'):
+        (tmp_path / '.file.guessed.tmp').symlink_to(target)
+        with pytest.raises(FileExistsError):
+            write_atomic(tmp_path / 'file', 'new')
+        (tmp_path / '.file.guessed.tmp').unlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['precious']
+    assert (tmp_path / 'precious').read_text() == 'mine'
+
+
+def test_temporary_names_cannot_be_guessed(tmp_path, monkeypatch):
+    names, replace = [], os.replace
+    monkeypatch.setattr(os, 'replace', lambda a, b: (names.append(str(a)), replace(a, b)))
+    for _ in range(2):
+        write_atomic(tmp_path / 'file', 'new')
+    assert len(set(names)) == 2 and not any(str(os.getpid()) == name.split('.')[-2] for name in names)
+
+
+def test_no_room_names_the_file(tmp_path, no_room):
+    with no_room(100), pytest.raises(OSError, match='File too large.*result.json') as raised:
+        write_atomic(tmp_path / 'result.json', 1000 * 'x')
+    assert raised.value.errno == errno.EFBIG

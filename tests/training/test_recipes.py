@@ -57,6 +57,7 @@ SHARED_FIELDS = {
     'checkpoint': {'every_steps': 0, 'every_minutes': 10.0, 'keep_last': 2},
     'logging': {'every_steps': 50, 'tensorboard': True},
     'overfitting': {'drop': 0.0},
+    'patience': 0,
 }
 RECIPES = {
     'resnet18': {
@@ -166,7 +167,15 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
     assert rates.keys() == {'kind', 'peak', 'factor', 'boundaries', 'peak_at'} and rates['kind'] == 'steps'
     assert fields == SHARED_FIELDS | {
         'epochs': recipe['epochs'],
-        'data': {'name': dataset, 'dir': None, 'validation': 1000, 'split_seed': 0, 'limit': 0},
+        'data': {
+            'name': dataset,
+            'dir': None,
+            'validation': 1000,
+            'split_seed': 0,
+            'limit': 0,
+            'balanced': False,
+            'class_weights': (),
+        },
         'model': {
             'arch': arch,
             'width': 0,

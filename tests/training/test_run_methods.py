@@ -8,14 +8,18 @@ import pytest
 
 from configs import quickstart
 from si_jax import load_model
-from si_jax.data import epoch_order
+from si_jax.data import epoch_batches, epoch_order
+from si_jax.errors import InputError
 from si_jax.runtime import devices
 from si_jax.training import hooks, recipes
 from si_jax.training.checkpoints import Checkpoints
+from si_jax.training.feed import with_resident_data
 from si_jax.training.loop import run
 from si_jax.training.metrics import read_metrics
-from si_jax.training.overfitting import OverfittingGuard, Watched
+from si_jax.training.overfitting import COLLAPSE, OverfittingGuard, Watched, collapse, least_fall
 from si_jax.training.setup import batch_of_step, initial_state, setup
+from si_jax.training.step import make_train_step
+from si_jax.training.update import Ingredients
 
 
 def digits(config, **changes):
@@ -80,10 +84,10 @@ class Fake:
     def __init__(self, *arguments, drop, **options):
         self.drop = drop
 
-    def __call__(self, params, stats, rows, before, *, epoch):
+    def __call__(self, params, stats, before, *, epoch, trained):
         accuracy = self.seen[epoch - 1]
         fell = before.accuracy is not None and before.accuracy - accuracy > self.drop
-        return Watched(accuracy, epoch if fell else None)
+        return Watched(accuracy, epoch if fell else None, 8, COLLAPSE if fell else None, trained=trained)
 
 
 def test_catastrophic_overfitting_ends_the_run_with_the_weights_before_it(tmp_path, monkeypatch, capsys):
@@ -91,7 +95,7 @@ def test_catastrophic_overfitting_ends_the_run_with_the_weights_before_it(tmp_pa
 
     def config():
         rfgsm = recipes.single_step('rfgsm', si=False, arch='small_cnn')
-        return digits(rfgsm, **{'epochs': 4, 'overfitting.drop': 0.2, 'data.validation': 0})
+        return digits(rfgsm, **{'epochs': 4, 'overfitting.drop': 0.2})
 
     state = run(config(), str(tmp_path))
     assert 'catastrophic overfitting in epoch 3' in capsys.readouterr().out
@@ -102,25 +106,95 @@ def test_catastrophic_overfitting_ends_the_run_with_the_weights_before_it(tmp_pa
         np.testing.assert_array_equal(ours, kept)
     accuracies = [line['pgd5_accuracy'] for line in read_metrics(tmp_path / 'metrics.jsonl')]
     assert accuracies == [0.5, 0.6, 0.35]
+    lines = list(read_metrics(tmp_path / 'metrics.jsonl'))
+    assert [line.get('ended') for line in lines] == [None, None, 'catastrophic overfitting']
+    # Held-out figures of the weights that collapsed, and of those that were kept.
+    assert 'collapsed/pgd_accuracy' in lines[2] and 'collapsed/pgd_accuracy' not in lines[1]
+    for name in ('natural_accuracy', 'median_gap'):
+        assert lines[2][f'validation/{name}'] == lines[1][f'validation/{name}']
+    assert lines[2]['collapsed/median_gap'] != lines[2]['validation/median_gap']
     run(config(), str(tmp_path))  # the same command finds it ended
     assert checkpoints.latest_step == 9
 
 
-def test_the_guard_measures_the_first_batch():
-    config = digits(quickstart.get_config())
-    ready = setup(config)
+def test_the_guard_measures_the_same_held_out_images_each_epoch():
+    ready = setup(digits(quickstart.get_config()))
     state = initial_state(ready)
-    guard = OverfittingGuard(ready.model, ready.train, threat=ready.threat, drop=0.2, seed=0)
-    rows = epoch_order(0, 0, 20)[:5]
+    guard = OverfittingGuard(ready.model, ready.validation, threat=ready.threat, drop=0.2, seed=0)
     replicated = devices.replicate((state.params, state.batch_stats))
-    watched = guard(*replicated, rows, Watched(), epoch=1)
-    assert watched.stopped_at is None and 0 <= watched.accuracy <= 1
-    assert watched.accuracy * 5 == pytest.approx(round(watched.accuracy * 5))
-    assert guard(*replicated, rows, watched, epoch=1) == watched
-    high = Watched(watched.accuracy + 0.21)
-    assert guard(*replicated, rows, high, epoch=1) == Watched(watched.accuracy, 1)
-    near = Watched(watched.accuracy + 0.19)
-    assert guard(*replicated, rows, near, epoch=1).stopped_at is None
+    first = guard(*replicated, Watched(), epoch=1, trained=0.5)
+    assert first.stopped_at is None and first.images == 8 and first.trained == 0.5
+    assert first.accuracy * 8 == pytest.approx(round(first.accuracy * 8))
+    assert guard(*replicated, first, epoch=2, trained=0.5) == first
+
+
+def test_a_fall_counts_beyond_its_interval_and_only_while_training_goes_well():
+    # Newcombe's lower bound, from Wilson's intervals: 40 of 100 [0.3094, 0.4980], 20 of 100 [0.1334, 0.2888].
+    assert least_fall(0.4, 0.2, 100) == pytest.approx(0.2 - np.hypot(0.4 - 0.3094, 0.2888 - 0.2), abs=2e-4)
+    guard = object.__new__(OverfittingGuard)
+    guard._drop = 0.2
+
+    def ends(before, after, images, trained=(0.5, 0.9)):
+        seen = [Watched(a, images=images, trained=t) for a, t in zip((before, after), trained, strict=True)]
+        return guard._collapsed(*seen)
+
+    assert not ends(0.75, 0.375, 8)  # three of eight images: what ended healthy runs
+    assert ends(0.6, 0.02, 200)
+    assert not ends(0.6, 0.37, 200) and ends(0.6, 0.37, 10_000)
+    assert not ends(0.6, 0.3, 1000, trained=(0.8, 0.7))  # training stumbled too
+    assert not ends(0.6, 0.3, 1000, trained=(0.30, 0.35))  # training is not ahead
+    assert ends(0.6, 0.3, 1000, trained=(None, None))
+    assert not guard._collapsed(Watched(0.6), Watched(0.1, images=1000))  # a batch, of an older version
+    # From the start, without a fall: 0 of 200 [0, 0.0188] is below a fifth of the training accuracy.
+    assert ends(0.0, 0.0, 200, trained=(0.4, 0.6)) and not ends(0.0, 0.0, 200, trained=(0.4, 0.45))
+    assert not ends(0.0, 0.0, 8, trained=(0.4, 0.6)) and not ends(0.45, 0.45, 1000, trained=(0.9, 0.95))
+
+
+def test_a_real_collapse_is_caught():
+    """One large step on natural and adversarial images: the network learns to see the step."""
+    config = quickstart.get_config()
+    config.defense = recipes.defense('alp')
+    config.update_from_flattened_dict(
+        {'defense.weights.logit_pairing': 0.0, 'defense.start': 'original', 'threat.eps': 0.4,
+         'schedule.peak': 0.1, 'optimiser.weight_decay': 0.0}
+    )  # fmt: skip
+    ready = setup(config)
+    parts = Ingredients(
+        defense=ready.defense,
+        model=ready.model,
+        optimiser=ready.optimiser,
+        threat=ready.threat,
+        attack_step_size=0.4,
+    )
+    # On one device: what eight of them would have to say to each other takes longer than the training.
+    step = jax.jit(with_resident_data(make_train_step(parts), ready.train, 1))
+    state, resident, key = initial_state(ready), (ready.train.images, ready.train.labels), jax.random.key(0)
+    guard = OverfittingGuard(ready.model, ready.validation, threat=ready.threat, drop=0.2, seed=0)
+    watched, trained = Watched(), {}
+    for epoch in range(1, 25):
+        order = epoch_order(0, epoch, len(ready.train.labels))
+        indices, mask = (array.T for array in epoch_batches(order, config.batch_size))
+        seen = []
+        for _ in range(ready.steps_per_epoch):
+            state, _, metrics = step(state, (), resident, (indices, mask), key)
+            seen.append(metrics)
+        trained = {name: float(np.mean([one[name] for one in seen])) for name in seen[0]}
+        weights = devices.replicate((state.params, state.batch_stats))
+        watched = guard(*weights, watched, epoch=epoch, trained=trained['adv_accuracy'])
+        if watched.stopped_at:
+            break
+    assert watched.stopped_at == epoch > 3 and watched.reason == COLLAPSE
+    assert trained['adv_accuracy'] > 0.5 and trained['nat_accuracy'] > 0.9
+    assert watched.accuracy < 0.05 and 'of 200 held-out images right' in collapse(Watched(), watched)
+
+
+@pytest.mark.parametrize('name', ['patience', 'overfitting.drop'])
+def test_what_looks_at_held_out_images_needs_some(name):
+    value = 1 if name == 'patience' else 0.2
+    wrong = digits(quickstart.get_config(), **{name: value, 'data.validation': 0})
+    with pytest.raises(InputError, match=rf'{name}=.*data.validation=0: give --config.data.validation=1000'):
+        setup(wrong)
+    setup(digits(wrong, **{'data.validation': 1000}))
 
 
 def test_a_network_of_cosines_is_trained_and_read_back(tmp_path):

@@ -45,7 +45,7 @@ def widened(tree):
     return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)
 
 
-def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05):
+def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_weights=()):
     model = TinyNet(CLASSES, axis if sync_bn else None, defense.hypersphere)
     optimiser = sgd(lambda step: rate, momentum=0.9, nesterov=False, weight_decay=5e-4, clip_norm=0.0)
     state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE)
@@ -61,6 +61,7 @@ def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05):
         axis_name=axis,
         sync_bn=sync_bn,
         calendar=Calendar(2, 1),
+        class_weights=class_weights,
     )
     return state, make_free_step(parts) if defense.persistent else make_train_step(parts)
 
@@ -95,9 +96,9 @@ def distance(a, b):
 @pytest.mark.parametrize(('name', 'si'), [('trades', True), ('mart', False)])
 def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
     # 40 rows in 8 shards of 5, of which 32 are real: the last shard is all padding, one is partly.
-    defense = defense_of(name, si)
-    alone_state, alone = make(defense, None)
-    pmap_state, spread = make(defense, devices.AXIS)
+    defense, weights = defense_of(name, si), {'class_weights': tuple(range(1, 1 + CLASSES)) if si else ()}
+    alone_state, alone = make(defense, None, **weights)
+    pmap_state, spread = make(defense, devices.AXIS, **weights)
     shard_state = pmap_state
     alone, over_pmap, over_shards = jax.jit(alone), mapped(spread), shard_mapped(spread)
     for index in range(2):

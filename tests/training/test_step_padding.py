@@ -13,7 +13,7 @@ from si_jax.threat import Threat
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, Ingredients, metric_names
+from si_jax.training.update import Calendar, Ingredients, metric_names, rows_of
 
 SHAPE, CLASSES, REAL, PADDED = (6, 6, 3), 4, 5, 3
 
@@ -27,10 +27,15 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ('name', 'attack_bn'),
-    [('at-si', 'train'), ('trades', 'eval'), ('gradalign-si', 'train'), ('gat', 'eval')],
+    ('name', 'attack_bn', 'class_weights'),
+    [
+        ('at-si', 'train', ()),
+        ('trades', 'eval', (1.0, 2.0, 3.0, 0.5)),
+        ('gradalign-si', 'train', (1.0, 2.0, 3.0, 0.5)),
+        ('gat', 'eval', ()),
+    ],
 )
-def test_padded_rows_change_nothing(name, attack_bn):
+def test_padded_rows_change_nothing(name, attack_bn, class_weights):
     """In train mode their losses could reach the real images through the statistics of the batch."""
     row, _, si = name.partition('-')
     defense = with_si(DEFENSES[row]) if si else DEFENSES[row]
@@ -49,6 +54,7 @@ def test_padded_rows_change_nothing(name, attack_bn):
                 attack_steps=min(4, defense.steps),
                 attack_step_size=0.03,
                 calendar=Calendar(2, 1),
+                class_weights=class_weights,
             )
         )
     )
@@ -72,3 +78,11 @@ def test_padded_rows_change_nothing(name, attack_bn):
         np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12)
     for key, value in metrics.items():
         np.testing.assert_allclose(padded_metrics[key], value, rtol=1e-5, err_msg=key)
+
+
+def test_a_mean_weighted_by_class():
+    rows = rows_of(jnp.array([True, True, True, False]), None)
+    losses, weights = jnp.array([1.0, 2.0, 4.0, jnp.nan]), jnp.array([1.0, 3.0, 0.5, 9.0])
+    assert float(rows.mean(losses)) == pytest.approx(7 / 3)
+    assert float(rows.mean(losses, weights)) == pytest.approx((1 + 6 + 2) / 4.5)
+    assert float(rows.mean(losses, jnp.full(4, 2.0))) == pytest.approx(7 / 3)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -40,6 +41,12 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != '.lock'}
 
 
+def started(path: Path, config: dict = CONFIG) -> None:
+    """A run that has taken its first step."""
+    with open_workdir(path, config) as workdir:
+        workdir.record(config, [])
+
+
 def test_default_workdir_is_found_again_by_the_same_command():
     overrides = {'seed': 1, 'threat.eps': 8 / 255, 'schedule.boundaries': (0.5,)}
     path = default_workdir('configs/tradessi_cifar10.py', 'wrn_34_10', overrides)
@@ -76,6 +83,8 @@ def test_creates_the_folder_and_writes_config_and_environment(tmp_path):
     path = tmp_path / 'runs' / 'x' / '0'
     with open_workdir(path, CONFIG) as workdir:
         assert (workdir.path, workdir.resumed, workdir.changed) == (path, False, {})
+        assert not contents(path)
+        workdir.record(CONFIG, [])
         assert json.loads((path / 'config.json').read_text()) == changed()
         assert json.loads((path / 'environment.json').read_text())['device_count'] == 8
     with open_workdir(path, changed()) as workdir:  # tuples and lists are the same
@@ -83,8 +92,7 @@ def test_creates_the_folder_and_writes_config_and_environment(tmp_path):
 
 
 def test_a_resume_may_change_epochs_logging_paths_and_checkpoints(tmp_path):
-    with open_workdir(tmp_path, CONFIG):
-        pass
+    started(tmp_path)
     new = changed(
         epochs=130,
         data__dir='/data',
@@ -99,12 +107,12 @@ def test_a_resume_may_change_epochs_logging_paths_and_checkpoints(tmp_path):
             'logging.every_steps': (50, 1),
             'logging.tensorboard': (True, False),
         }
+        workdir.record(new, [])
     assert json.loads((tmp_path / 'config.json').read_text()) == new
 
 
 def test_any_other_change_is_named_and_refused(tmp_path):
-    with open_workdir(tmp_path, CONFIG):
-        pass
+    started(tmp_path)
     before = contents(tmp_path)
     new = changed(
         epochs=1, seed=1, data__name='svhn', schedule__boundaries=[0.5], defense__weights={'kl': 6.0}
@@ -121,8 +129,7 @@ def test_any_other_change_is_named_and_refused(tmp_path):
 def test_differences_see_types_and_names_that_only_begin_alike(tmp_path):
     assert differences({'a': 1, 'b': {}}, {'a': 1.0, 'b': {}}) == {'a': (1, 1.0)}
     assert differences({'a': {'b': 1}}, {'a': {}}) == {'a.b': (1, 'absent'), 'a': ('absent', {})}
-    with open_workdir(tmp_path, CONFIG):
-        pass
+    started(tmp_path)
     with (
         pytest.raises(InputError, match="logging_level: 'absent' -> 1"),
         open_workdir(tmp_path, changed(logging_level=1)),
@@ -148,7 +155,8 @@ def test_a_path_that_is_a_file(tmp_path):
 HOLDER = """
 import sys, time
 from si_jax.training.workdir import open_workdir
-with open_workdir(sys.argv[1], {'seed': 0}):
+with open_workdir(sys.argv[1], {'seed': 0}) as workdir:
+    workdir.record({'seed': 0}, [])
     print('open', flush=True)
     time.sleep(60)
 """
@@ -177,9 +185,32 @@ def test_the_lock_is_free_again_after_an_error(tmp_path):
     with pytest.raises(ZeroDivisionError), open_workdir(tmp_path, CONFIG):
         raise ZeroDivisionError
     with open_workdir(tmp_path, CONFIG) as workdir:
-        assert workdir.resumed
+        assert not workdir.resumed  # it took no step, so nothing was written
         with (
             pytest.raises(InputError, match=f'in use by process {os.getpid()}'),
             open_workdir(tmp_path, CONFIG),
         ):
             pass
+
+
+@pytest.mark.parametrize('gone', ['deleted', 'replaced', 'lock deleted', 'lock replaced'])
+def test_a_workdir_that_went_is_not_written_into(tmp_path, gone):
+    path = tmp_path / 'run'
+    with open_workdir(path, CONFIG) as workdir:
+        workdir.check()
+        if gone.startswith('lock'):
+            (path / '.lock').unlink()
+        else:
+            path.rename(tmp_path / 'away')
+        if gone == 'replaced':
+            shutil.copytree(tmp_path / 'away', path)
+        if gone == 'lock replaced':
+            (path / '.lock').touch()
+        for write in (workdir.check, lambda: workdir.record(CONFIG, [])):
+            with pytest.raises(OSError, match=f'workdir {path} was deleted, moved or replaced'):
+                write()
+        assert not (path / 'config.json').exists()
+        if not gone.startswith('lock'):
+            shutil.rmtree(path, ignore_errors=True)
+            (tmp_path / 'away').rename(path)
+            workdir.check()

@@ -63,6 +63,11 @@ FIGURES: dict[str, Figure] = {
 }
 
 
+def output_of(name: str, output: str | None) -> Path:
+    """The JSON file of a figure, unless one is given."""
+    return check_output(output or f'runs/figures/{f"figure{name}" if name.isdigit() else name}.json')
+
+
 def make(name: str, output: str | None = None, **options: Any) -> Path:
     """Measures and draws a figure; writes FILE.json with the numbers, FILE.png and FILE.pdf.
 
@@ -91,7 +96,7 @@ def make(name: str, output: str | None = None, **options: Any) -> Path:
             )
     if figure.options.get('workdirs') is inspect.Parameter.empty and 'workdirs' not in given:
         raise InputError(f'figure {name} is measured on trained networks: give --workdirs=FOLDER,FOLDER')
-    path = check_output(output or f'runs/figures/{f"figure{name}" if name.isdigit() else name}.json')
+    path = output_of(name, output)
     path.parent.mkdir(parents=True, exist_ok=True)  # fails now rather than after the attacks
     began = time.perf_counter()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.

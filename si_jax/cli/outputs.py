@@ -1,0 +1,135 @@
+"""Where commands write: never over what they read, nor over what this program did not write."""
+
+import contextlib
+import io
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from si_jax.errors import InputError
+from si_jax.runtime import processes
+from si_jax.storage import lock, npz
+from si_jax.storage.files import read_json, write_atomic
+
+# What an evaluation, an audit, a comparison and a figure have beside their schema.
+OURS = ('worst_case', 'checks', 'differences', 'figure')
+FLAGS = ('clean', 'worst_case', 'labels', 'indices')  # of each image, in the npz file of an evaluation
+POINT = '_point.npz'
+
+
+def check(
+    flag: str,
+    files: Iterable[Path],
+    reads: Iterable[str | Path | None] = (),
+    what: str = 'which the command reads',
+) -> None:
+    """Whether a command may write these files, and can: before it computes anything.
+
+    A file that exists is replaced only if this program wrote it. Nothing is made yet, folders neither.
+
+    Args:
+        flag: What names another place, for the errors, such as '--output=FILE.json'.
+        files: All that it may write, companions included; `.partial` is a folder.
+        reads: Files and folders that it reads, as its flags name them; None for a flag that is not given.
+        what: What these are, for the errors.
+
+    Raises:
+        InputError: One of the files is read, or is something else, or cannot be written.
+    """
+    files = list(files)
+    read = [Path(one).expanduser() for one in reads if one is not None]
+    for file in files:
+        for one in read:
+            if _same(file, one) or one.resolve().is_relative_to(file.resolve()):
+                raise InputError(
+                    f'{flag.split("=")[0]}: {file} would be written over {one}, {what}: give another {flag}'
+                )
+        if file.is_dir() and file.suffix != '.partial':
+            raise InputError(f'{file} is a folder, where a file is to be written: give another {flag}')
+        if (file.exists() or file.is_symlink()) and not is_ours(file):
+            raise InputError(
+                f'{file} is there, and was not written by this command: give another {flag}, or move it away'
+            )
+    for folder in {file.parent for file in files}:
+        there = next(one for one in (folder, *folder.parents) if one.exists())
+        if not there.is_dir():
+            raise InputError(f'{there} is a file, where a folder is needed: give another {flag}')
+        try:
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise InputError(
+                f'{folder} cannot be written to ({error.strerror}): give another place, {flag}'
+            ) from error
+
+
+@contextlib.contextmanager
+def point_beside(path: Path) -> Iterator[None]:
+    """Within it an error that has a point of the ball leaves it beside the result `path`, and says so."""
+    try:
+        yield
+    except InputError as error:
+        if error.image is None or not processes.is_first():
+            raise
+        content = io.BytesIO()
+        np.savez(content, point=error.image)
+        place = path.with_name(f'{path.stem}{POINT}')
+        write_atomic(place, content.getvalue())
+        told = InputError(f'{error}. It is saved as `point` in {place}')
+        told.image = error.image
+        raise told from error
+
+
+def of_model(*names: str | None) -> list[str]:
+    """The files and folders among the values of flags that name models, with commas between or not."""
+    given = [part.strip() for name in names if name for part in name.split(',')]
+    return [part.rpartition(':')[0] if '.py:' in part else part for part in given]
+
+
+def is_ours(file: Path) -> bool:
+    """Whether a file, or the folder of an unfinished evaluation, was written by a command of this program."""
+    if file.suffix == '.partial':
+        found = {path.name for path in file.iterdir()} if file.is_dir() else {'a file'}
+        return found <= {lock.NAME} or 'identity.json' in found
+    if not file.is_file():
+        return False
+    if file.name == 'index.html':
+        return b'<title>Robustness report: ' in file.read_bytes()
+    if file.name == 'model.py':
+        return 'exported by si_jax' in _first_line(file)
+    if file.stem == 'weights':
+        return (file.parent / 'model.py').is_file() and is_ours(file.parent / 'model.py')
+    if file.name.endswith(POINT):
+        return _holds(file, ('point',))
+    if file.name.endswith('_images.npz'):
+        return is_ours(file.with_name(f'{file.name.removesuffix("_images.npz")}.json'))
+    if file.suffix == '.npz':
+        return _holds(file, FLAGS)
+    if file.suffix in ('.png', '.pdf'):
+        return is_ours(file.with_suffix('.json'))
+    try:
+        about = read_json(file)
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and 'schema' in about and any(field in about for field in OURS)
+
+
+def _first_line(file: Path) -> str:
+    with open(file, encoding='utf-8', errors='replace') as lines:
+        return lines.readline(1000)
+
+
+def _holds(file: Path, names: tuple[str, ...]) -> bool:
+    try:
+        return bool(npz.read(file, names))
+    except (OSError, npz.ArchiveError):
+        return False
+
+
+def _same(file: Path, other: Path) -> bool:
+    try:
+        return file.samefile(other)
+    except OSError:  # one of them is not there
+        return file.resolve() == other.resolve()

@@ -1,0 +1,81 @@
+"""What the clean images tell of a classifier: outputs that are no logits, one answer for all, mere chance.
+
+These are warnings, in the same words wherever a network is looked at: in a result, in an audit, in training.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from si_jax.evaluation.result import wilson
+from si_jax.evaluation.tolerances import FLOAT32
+
+# How many images must be of other classes before one answer for all of them is a finding.
+OTHERS = 5
+VALUES = 20  # outputs in [0, 1] below which nothing is told from it
+CHANCE = 'the clean accuracy is no better than chance'  # how that sentence begins
+
+
+def outputs(logits: np.ndarray, coarse: float = FLOAT32) -> list[str]:
+    """Whether outputs for the clean images [N, K], of a program of this resolution, look like logits.
+
+    Logits are bounded by nothing. Probabilities lie in [0, 1]. Their multiples have one sum over the classes,
+    and no larger range. A sum that is always 0, as of [-z/2, z/2], is one of logits.
+    """
+    rows = np.unique(np.asarray(logits, np.float64), axis=0)
+    lowest, highest = float(rows.min()), float(rows.max())
+    sums = rows.sum(axis=1)
+    total = float(np.median(sums))
+    one_sum = np.ptp(np.append(sums, total)) <= (1e-4 + 2 * coarse) * abs(total)
+    unit = lowest >= -1e-6 and highest <= 1 + 1e-6
+    told = ''
+    if unit and one_sum and abs(total - 1) <= 1e-4 + 2 * coarse:
+        told = 'look like probabilities (all in [0, 1], and each row sums to 1)'
+    elif unit and rows.size >= VALUES and highest - lowest >= 0.5:
+        told = f'look like a sigmoid of the logits (all {rows.size} are in [0, 1])'
+    elif len(rows) > 1 and one_sum and highest - lowest <= 1.1 * abs(total):
+        told = f'look like a multiple of probabilities (each row sums to {total:.4g})'
+    if not told:
+        return []
+    return [
+        f'the outputs {told}, and gradients of the losses vanish through them: return the logits before the '
+        'softmax or sigmoid'
+    ]
+
+
+def collapsed(predicted: Any, labels: Any) -> list[str]:
+    """Whether a classifier gives all images one class, from predictions and labels [N]."""
+    predicted, labels = np.asarray(predicted), np.asarray(labels)
+    count, right = len(labels), int(np.sum(predicted == labels))
+    if count - right < OTHERS or (predicted != predicted[0]).any():
+        return []
+    return [
+        f"every image gets class {predicted[0]} ({count} of {count}); the accuracy is that class's share "
+        f'({right} of {count}, {100 * right / count:.2f} %) and says nothing of robustness: the network has '
+        'collapsed, or its inputs are on another scale than those it was trained on'
+    ]
+
+
+def chance(right: int, count: int, classes: int) -> list[str]:
+    """Whether the clean accuracy, `right` of `count`, is near that of guessing one of the classes."""
+    low, high = wilson(right, count)
+    share = 1 / classes
+    if not (high < share + min(share, 0.1) or (right <= share * count and high <= 0.5)):
+        return []
+    return [
+        f'{CHANCE}: {right} of {count} ({100 * low:.1f} to {100 * high:.1f} % of others like them), where '
+        f'guessing gives {100 * share:.4g} %. Are the inputs on another scale? The classifier gets pixels in '
+        '[0, 1] and must itself normalise them as in its training. If it does, compare the order of the '
+        'classes and of the axes'
+    ]
+
+
+def decisions(logits: np.ndarray, labels: np.ndarray, images: np.ndarray) -> list[str]:
+    """What the decisions tell, from logits [N, K], labels [N] and images [N, H, W, C]."""
+    if (images == images[:1]).all():
+        return []  # copies of one image say nothing of others
+    predicted = np.argmax(logits, axis=1)
+    found = collapsed(predicted, labels)
+    if (logits == logits[:1]).all():
+        found.append('the classifier returns the same logits for every image: no attack can change its mind')
+    return found or chance(int(np.sum(predicted == labels)), len(labels), logits.shape[1])

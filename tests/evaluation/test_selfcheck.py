@@ -1,0 +1,54 @@
+"""Classifiers whose robust accuracy is known exactly: no cell of the self-check may be silently wrong."""
+
+import numpy as np
+import pytest
+
+from benchmarks import selfcheck
+from benchmarks.selfcheck import CASES, EXACT, REFUSED, SHORT, WARNED, WRONG, attacks, cell
+from tests.helpers.searches import quicken
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2'])
+@pytest.mark.parametrize('classes', [2, 3, 10])
+def test_the_closed_form_is_that_of_the_corners_of_the_ball(classes, norm):
+    p = selfcheck.problem(classes, norm)
+    assert 0 < p.withstands.sum() < len(p.labels)
+    clean = np.argmax(np.asarray(p.logits(p.images)), axis=1) == p.labels
+    assert clean[:-1].all() and not clean[-1] and not p.withstands[-1]
+    for image, label, withstands in zip(p.images[:-1], p.labels, p.withstands, strict=False):
+        # The nearest point of each boundary is along the difference of two weight vectors.
+        ways = p.kernel - p.kernel[:, [label]]
+        ways = np.sign(ways) if norm == 'linf' else ways / np.maximum(np.linalg.norm(ways, axis=0), 1e-12)
+        moved = image[None] + p.eps * ways.T.reshape(-1, *image.shape)
+        assert moved.min() >= 0 and moved.max() <= 1
+        fooled = np.argmax(np.asarray(p.logits(moved.astype(np.float32))), axis=1) != label
+        assert fooled.any() == (not withstands)
+
+
+@pytest.mark.parametrize('classifier', CASES)
+def test_no_classifier_is_silently_wrong(classifier):
+    one = cell(CASES[classifier], CASES[classifier].norms[0], 'pgd')
+    assert one.verdict != WRONG, one
+    if CASES[classifier].always:
+        assert one.verdict in (WARNED, REFUSED)
+
+
+@pytest.mark.parametrize('attack', attacks())
+def test_no_attack_is_silently_wrong(attack, monkeypatch):
+    if attack not in ('square', 'spsa'):  # which need their queries
+        quicken(monkeypatch)
+    one = cell(CASES['linear-3'], 'linf', attack)
+    assert one.verdict in (EXACT, SHORT), one
+
+
+def test_a_wrong_number_is_found(tmp_path, capsys, monkeypatch):
+    case = CASES['blocked-gradient']._replace(warning=None)
+    monkeypatch.setitem(CASES, 'blocked-gradient', case)
+    page = tmp_path / 'page.md'
+    page.write_text(f'before\n{selfcheck.BEGIN}\nold\n{selfcheck.END}\nafter\n')
+    flags = ['--classifiers=blocked-gradient', '--attacks=pgd', f'--output={tmp_path / "found.json"}']
+    assert selfcheck.main([*flags, f'--page={page}']) == 1
+    assert '2 cells, 2 silently wrong' in capsys.readouterr().out
+    text = page.read_text()
+    assert text.startswith('before\n') and text.endswith('after\n') and 'old' not in text
+    assert '| gradient blocked | linf | 53.8 |  |  |  |  | 1 |' in text
