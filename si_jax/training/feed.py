@@ -13,12 +13,12 @@ import jax.numpy as jnp
 from si_jax import data
 from si_jax.data import Dataset
 from si_jax.training.state import Batch, TrainState
-from si_jax.training.step import Carry, Step
+from si_jax.training.step import Carry
 
 Array = jax.Array
 
 
-def with_resident_data(step: Step, train: Dataset, replays: int) -> Callable[..., Any]:
+def with_resident_data(step: Callable[..., Any], train: Dataset, replays: int) -> Callable[..., Any]:
     """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
 
     Indices and mask [rows, S] are those of the S batches of a pass; a step takes column

@@ -20,8 +20,9 @@ from si_jax.runtime import processes
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, place_rows
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
+from si_jax.training import average, schedules
 from si_jax.training import free as free  # registers its step
-from si_jax.training import schedules
+from si_jax.training.average import Average
 from si_jax.training.feed import with_resident_data
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import step_of
@@ -48,6 +49,7 @@ class Setup(NamedTuple):
     schedule: optax.Schedule
     optimiser: optax.GradientTransformation
     steps_per_epoch: int
+    average: Average | None = None
 
 
 def setup(config: ConfigDict) -> Setup:
@@ -143,6 +145,12 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
         schedule=schedule,
         optimiser=optimiser,
         steps_per_epoch=steps_per_epoch,
+        average=average.from_config(
+            config.average,
+            epochs=config.epochs,
+            steps_per_epoch=steps_per_epoch,
+            hypersphere=defense.hypersphere,
+        ),
     )
 
 
@@ -179,8 +187,21 @@ def compile_train_step(ready: Setup) -> Any:
 
     The metrics are one array, in the order of `metric_names`: the host fetches and forgets one, not a dozen.
     """
+    step = step_of(ready.defense).make(ingredients(ready))
+    whole = with_resident_data(step, ready.train, ready.defense.replays)
+    names = metric_names(ready.defense)
+
+    def with_one_array(*given: Any) -> tuple[TrainState, Any, jax.Array]:
+        state, carry, metrics = whole(*given)
+        return state, carry, jnp.stack([metrics[name] for name in names])
+
+    return compile_step(with_one_array)
+
+
+def ingredients(ready: Setup) -> Ingredients:
+    """What the training step of a run is made of."""
     config = ready.config
-    parts = Ingredients(
+    return Ingredients(
         defense=ready.defense,
         model=ready.model,
         optimiser=ready.optimiser,
@@ -191,16 +212,8 @@ def compile_train_step(ready: Setup) -> Any:
         sync_bn=config.model.sync_bn,
         calendar=Calendar(ready.steps_per_epoch, config.epochs),
         class_weights=tuple(config.data.class_weights),
+        average=ready.average,
     )
-    step = step_of(ready.defense).make(parts)
-    whole = with_resident_data(step, ready.train, ready.defense.replays)
-    names = metric_names(ready.defense)
-
-    def with_one_array(*given: Any) -> tuple[TrainState, Any, jax.Array]:
-        state, carry, metrics = whole(*given)
-        return state, carry, jnp.stack([metrics[name] for name in names])
-
-    return compile_step(with_one_array)
 
 
 def initial_carry(ready: Setup) -> Any:
@@ -242,6 +255,7 @@ def initial_state(ready: Setup) -> TrainState:
         metric_names(ready.defense),
         seed=ready.config.seed,
         image_shape=ready.train.images.shape[1:],
+        average=ready.average,
     )
 
 

@@ -17,6 +17,7 @@ from si_jax.defenses import Defense, Position
 from si_jax.models.layers import unit_kernels
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
+from si_jax.training.average import Average
 from si_jax.training.state import Batch, TrainState
 
 Array = jax.Array
@@ -85,6 +86,7 @@ class Ingredients:
             statistics are averaged after each step, so that all copies of the state stay equal.
         calendar: The length of the run; None where no weight of the defense changes over it.
         class_weights: One for each class: every term is then a mean weighted by them. () for equal ones.
+        average: How the weights are averaged; None where they are not.
     """
 
     defense: Defense
@@ -97,6 +99,11 @@ class Ingredients:
     sync_bn: bool = True
     calendar: Calendar | None = None
     class_weights: tuple[float, ...] = ()
+    average: Average | None = None
+
+    def with_model(self, model: nn.Module) -> 'Ingredients':
+        """The same with another network."""
+        return dataclasses.replace(self, model=model)
 
     def train_pass(self, params: Any, stats: Any, images: Array, mask: Array) -> tuple[Any, Outputs]:
         """A forward pass in train mode: the running statistics after it, and the outputs."""
@@ -104,6 +111,13 @@ class Ingredients:
             {'params': params, 'batch_stats': stats}, images, train=True, mask=mask, mutable=['batch_stats']
         )
         return updates.get('batch_stats', stats), outputs
+
+    def joined(self, rows: Rows, stats: Any) -> Any:
+        """Running statistics as all devices have them: their mean, where each device has its own."""
+        if self.sync_bn:
+            return stats
+        share = jnp.sum(rows.mask) / rows.real
+        return jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
 
 
 def metric_names(defense: Defense) -> tuple[str, ...]:
@@ -159,9 +173,7 @@ def guarded_update(
     """
     # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
     gradients = jax.tree.map(rows.total, gradients)
-    if not parts.sync_bn:
-        share = jnp.sum(rows.mask) / rows.real
-        stats = jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
+    stats = parts.joined(rows, stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
@@ -174,6 +186,9 @@ def guarded_update(
         batch_stats=stats,
         opt_state=opt_state,
     )
+    if parts.average is not None:
+        average = parts.average.moved(state.average, updated.step, updated.params, stats)
+        updated = updated._replace(average=average)
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
     # An update can overflow though loss and gradient are finite: that state must not be the one that is kept.
     finite &= all_finite((updated.params, updated.batch_stats, updated.opt_state))
