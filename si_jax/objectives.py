@@ -5,7 +5,7 @@ adversarial and of the natural images and returns [B]. Whatever it does not use 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,12 @@ class Objective(NamedTuple):
     Attributes:
         loss: (adversarial score, natural score, labels, step) -> [B].
         uses: Which of 'adv' and 'nat' it reads; what it does not read need not be computed.
+        soft: Whether it takes soft labels [B, K] too, as it reads none or has such a form.
     """
 
     loss: Callable[[Array, Array, Array, Array], Array]
     uses: frozenset[str]
+    soft: bool = False
 
     def __call__(
         self, adversarial: Array | None, natural: Array | None, labels: Array, step: Array | int = 0
@@ -32,23 +34,23 @@ class Objective(NamedTuple):
         return self.loss(adversarial, natural, labels, step)  # type: ignore[arg-type]
 
 
-def on_adversarial(loss: Callable[..., Array], **settings: float | Array) -> Objective:
+def on_adversarial(loss: Callable[..., Array], *, soft: bool = False, **settings: Any) -> Objective:
     """The loss (score, labels) of the adversarial images."""
-    return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}))
+    return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}), soft)
 
 
-def on_natural(loss: Callable[..., Array], **settings: float) -> Objective:
+def on_natural(loss: Callable[..., Array], *, soft: bool = False, **settings: Any) -> Objective:
     """The loss (score, labels) of the natural images."""
-    return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}))
+    return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}), soft)
 
 
 def on_pair(loss: Callable[[Array, Array], Array]) -> Objective:
     """The pair loss of the adversarial and the natural images, for any labels."""
-    return Objective(lambda adv, nat, y, i: loss(adv, nat), frozenset({'adv', 'nat'}))
+    return Objective(lambda adv, nat, y, i: loss(adv, nat), frozenset({'adv', 'nat'}), True)
 
 
-natural_ce = on_natural(losses.cross_entropy)
-adversarial_ce = on_adversarial(losses.cross_entropy)
+natural_ce = on_natural(losses.cross_entropy, soft=True)
+adversarial_ce = on_adversarial(losses.cross_entropy, soft=True)
 margin = on_adversarial(losses.margin)
 highest_other = on_adversarial(losses.highest_other)
 minus_label = on_adversarial(losses.minus_label)
@@ -73,6 +75,17 @@ def in_turn(first: Objective, then: Objective, change: int) -> Objective:
     return Objective(loss, first.uses | then.uses)
 
 
+def smoothed(objective: Objective, smoothing: float, over: str) -> Objective:
+    """`natural_ce` or `adversarial_ce` with label smoothing (`losses.smoothed_cross_entropy`)."""
+    make = on_natural if 'nat' in objective.uses else on_adversarial
+    return make(losses.smoothed_cross_entropy, soft=True, smoothing=smoothing, over=over)
+
+
+def with_labels(objective: Objective, labels: Array) -> Objective:
+    """The objective with these labels, soft ones say, in place of those that it is called with."""
+    return objective._replace(loss=lambda adv, nat, y, i: objective.loss(adv, nat, labels, i))
+
+
 def targeted_dlr(targets: Array) -> Objective:
     """The targeted DLR loss, to be maximised toward the classes `targets` [B]."""
     return on_adversarial(losses.targeted_dlr, targets=targets)
@@ -85,7 +98,7 @@ def targeted_margin(targets: Array) -> Objective:
 
 def si_margin_ce(scale: float, margin: float) -> Objective:
     """The SI regulariser on the adversarial images; its score is the cosine."""
-    return on_adversarial(losses.cosine_margin_cross_entropy, scale=scale, margin=margin)
+    return on_adversarial(losses.cosine_margin_cross_entropy, soft=True, scale=scale, margin=margin)
 
 
 def margin_ce(scale: float, margin: float) -> Objective:

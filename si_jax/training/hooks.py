@@ -216,7 +216,9 @@ class Statistics(Hook):
     """The running statistics of the averaged weights, taken anew from the batches of the epoch."""
 
     def __init__(self, run: Run):
-        self.recompute = Recompute(ingredients(run.ready), run.ready.train, run.ready.defense.replays)
+        ready = run.ready
+        mixtures = ready.config.data.cutmix
+        self.recompute = Recompute(ingredients(ready), ready.train, ready.defense.replays, mixtures)
 
     def after_epoch(self, run: Run) -> None:
         steps = range(run.step - run.ready.steps_per_epoch, run.step)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from si_jax.training import average
+from si_jax.training import average, ramps
 from si_jax.training.setup import Setup, plan
 
 
@@ -18,8 +18,11 @@ def header(ready: Setup, params: Any) -> str:
     size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     shape = ' x '.join(map(str, train.images.shape[1:]))
     terms = ' + '.join(f'{term.weight:g} {name}' for name, term in ready.defense.outer.items())
+    growing = ramps.words(config.ramp)
     attack, steps = config.attack, config.epochs * ready.steps_per_epoch
     inner = f', attack: {attack.steps} x {attack.step_size:.4g}' if ready.defense.inner else ''
+    mixed = config.data.cutmix
+    smoothed = config.defense.smoothing
     return '\n'.join(
         (
             f'network: {config.model.arch}, {size:,} parameters',
@@ -28,6 +31,9 @@ def header(ready: Setup, params: Any) -> str:
             f'threat: {config.threat.norm}, eps {config.threat.eps:.4g} of the pixel range',
             f'defense: {config.defense.name}{" with SI" if config.defense.si else ""}, loss: {terms}{inner}',
             f'schedule: {_schedule(ready)}; {steps:,} steps in all',
+            *([f'CutMix: {mixed} mixtures of each image, {_ours(ready)}'] if mixed else []),
+            *([f'label smoothing: {smoothed:g} over {config.defense.smoothing_over}'] if smoothed else []),
+            *([f'ramps: {growing}'] if growing else []),
             f'evaluated weights: {average.words(config.average)}',
             plan(ready),
             _columns(config, held_out),
@@ -53,6 +59,11 @@ def _schedule(ready: Setup) -> str:
         return f'the rate falls from {schedule.peak:g} to 0 by a cosine, moved every {schedule.every}{rise}'
     drops = ', '.join(f'{boundary * epochs:.4g}' for boundary in schedule.boundaries)
     return f'rate {schedule.peak:g}' + (f', times {schedule.factor:g} after epochs {drops}' if drops else '')
+
+
+def _ours(ready: Setup) -> str:
+    published = {'natural_ce', 'adversarial_ce', 'kl'} >= set(ready.defense.outer)
+    return 'labels mixed' + ('' if published else '; soft labels in this loss are ours, not published')
 
 
 def _momentum(config: Any) -> str:

@@ -24,8 +24,8 @@ from si_jax.errors import unknown
 
 # In the order in which they are shown.
 SECTIONS = (
-    'data', 'model', 'defense', 'threat', 'attack', 'optimiser', 'schedule', 'average', 'overfitting',
-    'evaluation', 'checkpoint', 'logging',
+    'data', 'model', 'defense', 'threat', 'attack', 'ramp', 'optimiser', 'schedule', 'average',
+    'overfitting', 'evaluation', 'checkpoint', 'logging',
 )  # fmt: skip
 
 
@@ -62,6 +62,9 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
             'attack_bn': row.attack_bn,
             'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
             'replays': row.replays,  # FreeAT's m
+            'smoothing': 0.0,  # s of label smoothing, in the cross-entropies of the loss, not of the attack
+            # Label smoothing spreads s over 'all' classes, the label's too (torch), or over the 'others'.
+            'smoothing_over': 'all',
         }
     )
 
@@ -101,6 +104,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.data.split_seed = 0
     config.data.limit = 0  # N: only the first N images that the validation split leaves; 0: all
     config.data.balanced = False  # True: an epoch draws every class equally often, as many images as before
+    # CutMix: N mixtures of each image with others of its batch, and a step sees N times the batch; 0: none.
+    config.data.cutmix = 0
     config.data.class_weights = ()  # one positive weight for each class, of its images in the loss; (): equal
 
     config.model.arch = arch
@@ -121,6 +126,14 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     row = defenses.DEFENSES[name]
     config.attack.steps = row.steps
     config.attack.step_size = config.threat.get_ref('eps') * row.step_size
+
+    # Linear ramps (a, b): from a times the value to all of it over the first share b of the run; (): none.
+    config.ramp.eps = ()  # (a, b): of the radius in training, and of the step size with it; DAJAT (0, 1)
+    config.ramp.step_size = ()  # (a, b): of the step size alone
+    config.ramp.steps = ()  # (a, b): of the number of attack steps, each number equally long
+    config.ramp.weights = ()  # (a, b): of the weights of `ramp.terms`
+    config.ramp.terms = ''  # names of terms of the defense, separated by commas
+    config.ramp.every = 'epoch'  # or 'step': when they move
 
     # torch's SGD: decay is added before the momentum, and the learning rate comes last.
     config.optimiser.momentum = 0.9

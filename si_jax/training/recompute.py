@@ -59,8 +59,8 @@ def make_recount(parts: Ingredients) -> Callable[..., tuple[Recount, Any, dict[s
 class Recompute:
     """The compiled pass over an epoch: takes weights, and returns them with the statistics of its batches."""
 
-    def __init__(self, parts: Ingredients, train: Dataset, replays: int):
-        self._step = devices.compile_step(with_resident_data(make_recount(parts), train, replays))
+    def __init__(self, parts: Ingredients, train: Dataset, replays: int, mixtures: int = 0):
+        self._step = devices.compile_step(with_resident_data(make_recount(parts), train, replays, mixtures))
 
     def __call__(self, average: dict[str, Any], feed: tuple[Any, Any, Any], steps: range) -> dict[str, Any]:
         """The average (replicated, and donated) with new 'batch_stats', from the batches of these steps.

@@ -43,12 +43,14 @@ class Batch(NamedTuple):
         labels: [B] int32.
         mask: [B] bool, False for the rows that only pad.
         keys: [B] typed PRNG keys, one an image and step.
+        soft: [B, K], the labels as distributions over the classes where images are mixtures; else None.
     """
 
     images: Array
     labels: Array
     mask: Array
     keys: Array
+    soft: Array | None = None
 
 
 def create_state(

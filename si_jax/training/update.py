@@ -18,6 +18,7 @@ from si_jax.models.layers import unit_kernels
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
 from si_jax.training.average import Average
+from si_jax.training.ramps import Ramps
 from si_jax.training.state import Batch, TrainState
 
 Array = jax.Array
@@ -87,6 +88,8 @@ class Ingredients:
         calendar: The length of the run; None where no weight of the defense changes over it.
         class_weights: One for each class: every term is then a mean weighted by them. () for equal ones.
         average: How the weights are averaged; None where they are not.
+        ramps: How the attack grows over the run; None where it does not.
+        bn_first_step: Whether the passes of the first step replace the running statistics.
     """
 
     defense: Defense
@@ -100,6 +103,19 @@ class Ingredients:
     calendar: Calendar | None = None
     class_weights: tuple[float, ...] = ()
     average: Average | None = None
+    ramps: Ramps | None = None
+    bn_first_step: bool = False
+
+    def at(self, step: Array, dtype: Any) -> 'Ingredients':
+        """As they are in step number `step`, from 0, on images of this dtype."""
+        changes: dict[str, Any] = {}
+        if self.ramps is not None:
+            attack = self.threat, self.attack_steps, self.attack_step_size
+            changes |= self.ramps.at(step, dtype, *attack)
+        if self.bn_first_step:
+            momentum = jnp.where(step == 0, 1.0, self.model.bn_momentum)
+            changes['model'] = self.model.clone(bn_momentum=momentum)
+        return dataclasses.replace(self, **changes) if changes else self
 
     def with_model(self, model: nn.Module) -> 'Ingredients':
         """The same with another network."""
@@ -143,6 +159,7 @@ def evaluate_terms(
     defense, metrics, weights = parts.defense, {}, None
     if parts.class_weights:
         weights = jnp.asarray(parts.class_weights, batch.images.dtype)[batch.labels]
+    labels = batch.labels if batch.soft is None else batch.soft
     for name, term in defense.outer.items():
         if term.of_gradients:
             assert gradients is not None
@@ -152,7 +169,7 @@ def evaluate_terms(
             metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels), weights)
         else:
             scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-            per_image = term.objective(scores.get('adv'), scores.get('nat'), batch.labels)
+            per_image = term.objective(scores.get('adv'), scores.get('nat'), labels)
             metrics[name] = rows.mean(per_image, weights)
     for name in outputs:
         if name != 'random':
