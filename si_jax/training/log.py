@@ -23,6 +23,7 @@ def header(ready: Setup, params: Any) -> str:
     inner = f', attack: {attack.steps} x {attack.step_size:.4g}' if ready.defense.inner else ''
     mixed = config.data.cutmix
     smoothed = config.defense.smoothing
+    over = {'all': 'all classes', 'others': 'the other classes'}[config.defense.smoothing_over]
     return '\n'.join(
         (
             f'network: {config.model.arch}, {size:,} parameters',
@@ -32,7 +33,7 @@ def header(ready: Setup, params: Any) -> str:
             f'defense: {config.defense.name}{" with SI" if config.defense.si else ""}, loss: {terms}{inner}',
             f'schedule: {_schedule(ready)}; {steps:,} steps in all',
             *([f'CutMix: {mixed} mixtures of each image, {_ours(ready)}'] if mixed else []),
-            *([f'label smoothing: {smoothed:g} over {config.defense.smoothing_over}'] if smoothed else []),
+            *([f'label smoothing: {smoothed:g} over {over}'] if smoothed else []),
             *([f'ramps: {growing}'] if growing else []),
             f'evaluated weights: {average.words(config.average)}',
             plan(ready),
