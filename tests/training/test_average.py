@@ -12,12 +12,14 @@ from si_jax.data import epoch_batches, epoch_order
 from si_jax.errors import InputError
 from si_jax.interop.export import export
 from si_jax.reports import collect, runs
+from si_jax.runtime import devices
 from si_jax.storage.trees import leaves
 from si_jax.training import average, log, recipes
 from si_jax.training.average import Average
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.loop import run
-from si_jax.training.setup import initial_state, setup
+from si_jax.training.recompute import Recompute
+from si_jax.training.setup import batches_of_pass, ingredients, initial_state, setup
 from si_jax.training.validation import HeldOut
 
 R1 = Average('ema', 0.995, start=2.5, ramp=True, batch_stats='live', steps_per_epoch=4)
@@ -170,14 +172,16 @@ def test_an_exported_average_has_the_activation(finished, tmp_path):
     )
 
 
-def test_recomputed_statistics_are_those_of_the_batches_of_the_epoch(tmp_path):
+def test_recomputed_statistics_are_those_of_the_batches_of_the_epoch():
     """Of the layer behind the first convolution, by PyTorch; the digits are neither cropped nor flipped."""
     torch = pytest.importorskip('torch', reason='the convolution is one of PyTorch')
-    swa = {'average.kind': 'swa', 'average.batch_stats': 'recompute', 'average.tau': 0.5}
-    made = config('standard', **swa, **{'data.validation': 0})
-    state = jax.device_get(run(made, str(tmp_path)))
-    train = setup(made).train
-    kernel = torch.tensor(np.asarray(state.average['params']['conv1']['kernel'])).permute(3, 2, 0, 1)
+    ready = setup(config('standard', **{'average.kind': 'swa', 'average.batch_stats': 'recompute'}))
+    train = ready.train
+    resident, key = devices.replicate(((train.images, train.labels), jax.random.key(0)))
+    recompute = Recompute(ingredients(ready), train, 1)
+    feed = resident, batches_of_pass(ready, 1)[0], key
+    kept = recompute(devices.replicate(initial_state(ready).average), feed, range(3, 6))
+    kernel = torch.tensor(np.asarray(kept['params']['conv1']['kernel'])).permute(3, 2, 0, 1)
     rows, mask = epoch_batches(epoch_order(0, 1, 20), 8)
     means, variances = [], []
     for indices, real in zip(rows, mask, strict=True):
@@ -185,7 +189,7 @@ def test_recomputed_statistics_are_those_of_the_batches_of_the_epoch(tmp_path):
         seen = torch.nn.functional.conv2d(images.float(), kernel, padding=1)
         means.append(seen.mean((0, 2, 3)).numpy())
         variances.append(seen.var((0, 2, 3)).numpy())
-    stats = state.average['batch_stats']['block1_layer_0']['bn1']
+    stats = kept['batch_stats']['block1_layer_0']['bn1']
     np.testing.assert_allclose(stats['mean'], np.mean(means, 0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stats['var'], np.mean(variances, 0), rtol=1e-4, atol=1e-6)
     assert len(means) == 3
