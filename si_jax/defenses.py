@@ -126,16 +126,25 @@ class Defense(NamedTuple):
             return attack
         terms = [Term(1.0, inner, self.inner_score), *self.inner_terms.values()]
 
-        def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:
-            values = [
-                term.weight_at(position)
-                * term.objective(term.score(adv), None if nat is None else term.score(nat), labels, i)
-                for term in terms
-            ]
-            return sum(values[1:], values[0])
+        def total(form: Callable[[Objective], Any]) -> Callable[..., Array]:
+            def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:
+                values = [
+                    term.weight_at(position)
+                    * form(term.objective)(
+                        term.score(adv), None if nat is None else term.score(nat), labels, i
+                    )
+                    for term in terms
+                ]
+                return sum(values[1:], values[0])
+
+            return loss
 
         uses = frozenset().union(*(term.objective.uses for term in terms))
-        return attack._replace(objective=Objective(loss, uses), score=_whole)
+        soft = all(term.objective.soft for term in terms)
+        objective = Objective(
+            total(lambda one: one.loss), uses, total(lambda one: one.soft) if soft else None
+        )
+        return attack._replace(objective=objective, score=_whole)
 
     @property
     def scheduled(self) -> bool:
@@ -369,7 +378,7 @@ def check_soft_labels(defense: Defense) -> None:
     """Raises InputError for a defense that has no form for soft labels, as CutMix makes them.
 
     Published are those of cross-entropy and TRADES (Rebuffi et al., 2021). Those of SI are ours: attack
-    CE(s c', q), regulariser CE(s (c' - m q), q); so are those of ALP, GAT and RFGSM.
+    CE(s c', q), regulariser CE(s (c' - m q), q); so are those of ALP, GAT and GradAlign.
     """
     terms = [*defense.outer.items(), *defense.inner_terms.items()]
     hard = [name for name, term in terms if not term.objective.soft]

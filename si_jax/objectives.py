@@ -21,12 +21,12 @@ class Objective(NamedTuple):
     Attributes:
         loss: (adversarial score, natural score, labels, step) -> [B].
         uses: Which of 'adv' and 'nat' it reads; what it does not read need not be computed.
-        soft: Whether it takes soft labels [B, K] too, as it reads none or has such a form.
+        soft: The same for soft labels [B, K], distributions over the classes; None where there is no form.
     """
 
     loss: Callable[[Array, Array, Array, Array], Array]
     uses: frozenset[str]
-    soft: bool = False
+    soft: Callable[[Array, Array, Array, Array], Array] | None = None
 
     def __call__(
         self, adversarial: Array | None, natural: Array | None, labels: Array, step: Array | int = 0
@@ -34,23 +34,32 @@ class Objective(NamedTuple):
         return self.loss(adversarial, natural, labels, step)  # type: ignore[arg-type]
 
 
-def on_adversarial(loss: Callable[..., Array], *, soft: bool = False, **settings: Any) -> Objective:
-    """The loss (score, labels) of the adversarial images."""
-    return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}), soft)
+Loss = Callable[..., Array]
 
 
-def on_natural(loss: Callable[..., Array], *, soft: bool = False, **settings: Any) -> Objective:
-    """The loss (score, labels) of the natural images."""
-    return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}), soft)
+def on_adversarial(loss: Loss, soft: Loss | None = None, **settings: Any) -> Objective:
+    """The loss (score, labels) of the adversarial images; `soft` is the same for soft labels."""
+    with_soft = None if soft is None else lambda adv, nat, q, i: soft(adv, q, **settings)
+    return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}), with_soft)
+
+
+def on_natural(loss: Loss, soft: Loss | None = None, **settings: Any) -> Objective:
+    """The loss (score, labels) of the natural images; `soft` is the same for soft labels."""
+    with_soft = None if soft is None else lambda adv, nat, q, i: soft(nat, q, **settings)
+    return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}), with_soft)
 
 
 def on_pair(loss: Callable[[Array, Array], Array]) -> Objective:
     """The pair loss of the adversarial and the natural images, for any labels."""
-    return Objective(lambda adv, nat, y, i: loss(adv, nat), frozenset({'adv', 'nat'}), True)
+
+    def of_any(adv: Array, nat: Array, labels: Array, i: Array) -> Array:
+        return loss(adv, nat)
+
+    return Objective(of_any, frozenset({'adv', 'nat'}), of_any)
 
 
-natural_ce = on_natural(losses.cross_entropy, soft=True)
-adversarial_ce = on_adversarial(losses.cross_entropy, soft=True)
+natural_ce = on_natural(losses.cross_entropy, losses.soft_cross_entropy)
+adversarial_ce = on_adversarial(losses.cross_entropy, losses.soft_cross_entropy)
 margin = on_adversarial(losses.margin)
 highest_other = on_adversarial(losses.highest_other)
 minus_label = on_adversarial(losses.minus_label)
@@ -78,12 +87,15 @@ def in_turn(first: Objective, then: Objective, change: int) -> Objective:
 def smoothed(objective: Objective, smoothing: float, over: str) -> Objective:
     """`natural_ce` or `adversarial_ce` with label smoothing (`losses.smoothed_cross_entropy`)."""
     make = on_natural if 'nat' in objective.uses else on_adversarial
-    return make(losses.smoothed_cross_entropy, soft=True, smoothing=smoothing, over=over)
+    forms = losses.smoothed_cross_entropy, losses.soft_smoothed_cross_entropy
+    return make(*forms, smoothing=smoothing, over=over)
 
 
-def with_labels(objective: Objective, labels: Array) -> Objective:
-    """The objective with these labels, soft ones say, in place of those that it is called with."""
-    return objective._replace(loss=lambda adv, nat, y, i: objective.loss(adv, nat, labels, i))
+def with_soft_labels(objective: Objective, soft: Array) -> Objective:
+    """The objective with soft labels [B, K] in place of the labels that it is called with."""
+    form = objective.soft
+    assert form is not None, 'check_soft_labels refuses a defense without such a form'
+    return objective._replace(loss=lambda adv, nat, y, i: form(adv, nat, soft, i))
 
 
 def targeted_dlr(targets: Array) -> Objective:
@@ -98,7 +110,8 @@ def targeted_margin(targets: Array) -> Objective:
 
 def si_margin_ce(scale: float, margin: float) -> Objective:
     """The SI regulariser on the adversarial images; its score is the cosine."""
-    return on_adversarial(losses.cosine_margin_cross_entropy, soft=True, scale=scale, margin=margin)
+    forms = losses.cosine_margin_cross_entropy, losses.soft_cosine_margin_cross_entropy
+    return on_adversarial(*forms, scale=scale, margin=margin)
 
 
 def margin_ce(scale: float, margin: float) -> Objective:

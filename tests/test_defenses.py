@@ -407,7 +407,7 @@ def test_label_smoothing_is_in_the_cross_entropies_of_the_loss_alone():
 @pytest.mark.parametrize(
     ('row', 'settings', 'message'),
     [
-        ('mart', (0.1, 'all'), 'boosted_ce, weighted_kl: of these no smoothed form was published'),
+        ('mart', (0.1, 'all'), 'mart_bce, weighted_kl: of these no smoothed form was published'),
         ('freeat', (0.1, 'all'), 'FreeAT climbs the loss'),
         ('trades', (1.0, 'all'), r'defense.smoothing=1 is not in \[0, 1\)'),
         ('trades', (0.1, 'some'), "unknown defense.smoothing_over 'some'.*others"),

@@ -280,7 +280,7 @@ class Log(Hook):
             held_out=len(ready.validation.labels),
             classes=len(set(ready.validation.labels.tolist())),
             peak=ready.config.schedule.peak,
-            fixed_loss=not ready.defense.scheduled,
+            fixed_loss=not ready.defense.scheduled and ready.ramps is None,
             patience=ready.config.patience,
         )
         self._print(log.header(ready, run.state.params))

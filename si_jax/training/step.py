@@ -30,7 +30,7 @@ from si_jax.attacks import pgd
 from si_jax.attacks.pgd import Attack, KeyedClassifier
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
-from si_jax.objectives import with_labels
+from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
 from si_jax.training.state import Batch, TrainState
 from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of
@@ -106,7 +106,7 @@ def make_train_step(ingredients: Ingredients) -> Step:
         position = calendar.at(state.step) if calendar else None
         attack = defense.attack_at(position)
         if attack is not None and batch.soft is not None:
-            attack = attack._replace(objective=with_labels(attack.objective, batch.soft))
+            attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
         images = _images(parts, attack, batch)
         before, seen = _passes(parts, state.params, state.batch_stats, defense.before, images, batch.mask)
         if attack is not None:

@@ -15,6 +15,7 @@ import optax
 
 from si_jax.defenses import Defense, Position
 from si_jax.models.layers import unit_kernels
+from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
 from si_jax.training.average import Average
@@ -159,7 +160,6 @@ def evaluate_terms(
     defense, metrics, weights = parts.defense, {}, None
     if parts.class_weights:
         weights = jnp.asarray(parts.class_weights, batch.images.dtype)[batch.labels]
-    labels = batch.labels if batch.soft is None else batch.soft
     for name, term in defense.outer.items():
         if term.of_gradients:
             assert gradients is not None
@@ -169,7 +169,10 @@ def evaluate_terms(
             metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels), weights)
         else:
             scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-            per_image = term.objective(scores.get('adv'), scores.get('nat'), labels)
+            objective = term.objective
+            if batch.soft is not None:
+                objective = with_soft_labels(objective, batch.soft)
+            per_image = objective(scores.get('adv'), scores.get('nat'), batch.labels)
             metrics[name] = rows.mean(per_image, weights)
     for name in outputs:
         if name != 'random':
