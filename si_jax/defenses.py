@@ -24,6 +24,7 @@ Array = jax.Array
 
 PASSES = ('nat', 'adv', 'random')
 BN_MODES = ('eval', 'train')
+SMOOTHINGS = ('all', 'others')
 
 
 class Position(NamedTuple):
@@ -125,16 +126,25 @@ class Defense(NamedTuple):
             return attack
         terms = [Term(1.0, inner, self.inner_score), *self.inner_terms.values()]
 
-        def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:
-            values = [
-                term.weight_at(position)
-                * term.objective(term.score(adv), None if nat is None else term.score(nat), labels, i)
-                for term in terms
-            ]
-            return sum(values[1:], values[0])
+        def total(form: Callable[[Objective], Any]) -> Callable[..., Array]:
+            def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:
+                values = [
+                    term.weight_at(position)
+                    * form(term.objective)(
+                        term.score(adv), None if nat is None else term.score(nat), labels, i
+                    )
+                    for term in terms
+                ]
+                return sum(values[1:], values[0])
+
+            return loss
 
         uses = frozenset().union(*(term.objective.uses for term in terms))
-        return attack._replace(objective=Objective(loss, uses), score=_whole)
+        soft = all(term.objective.soft for term in terms)
+        objective = Objective(
+            total(lambda one: one.loss), uses, total(lambda one: one.soft) if soft else None
+        )
+        return attack._replace(objective=objective, score=_whole)
 
     @property
     def scheduled(self) -> bool:
@@ -322,6 +332,68 @@ def with_he(defense: Defense, *, scale: float = 15.0, margin: float = 0.2) -> De
     return defense._replace(outer=outer, inner_score=scaled, hypersphere=True)
 
 
+def with_smoothing(defense: Defense, smoothing: float, over: str) -> Defense:
+    """The defense with label smoothing in the cross-entropies of its loss.
+
+    The attack, KL and the SI regulariser keep the labels as they are.
+
+    Args:
+        defense: A row of `DEFENSES`, perhaps with SI.
+        smoothing: s, in [0, 1).
+        over: 'all' classes or the 'others'; see `si_jax.losses.smoothed_cross_entropy`.
+
+    Source: wzekai99/DM-Improves-AT, trades.py ('all', .1); jiequancui/DKL and val-iisc/DAJAT ('others').
+
+    Raises:
+        InputError: A value is out of range, or no such form of the loss is known.
+    """
+    if not 0 <= smoothing < 1:
+        raise InputError(f'defense.smoothing={smoothing:g} is not in [0, 1); 0.1 is usual')
+    if over not in SMOOTHINGS:
+        raise unknown('defense.smoothing_over', over, SMOOTHINGS)
+    if not smoothing:
+        return defense
+    if defense.persistent and defense.inner is None:
+        raise InputError(
+            f'defense.smoothing={smoothing:g}: the perturbation of FreeAT climbs the loss, so that '
+            'its labels would be smoothed too; use smoothing=0'
+        )
+    entropies = NATURAL_CE, ADVERSARIAL_CE
+    plain = {name for name, term in defense.outer.items() if term.objective in entropies}
+    if not plain or defense.hypersphere:
+        raise InputError(
+            f'defense.smoothing={smoothing:g} needs a cross-entropy of the logits in the loss, which has '
+            f'{", ".join(defense.outer)}: of these no smoothed form was published; use smoothing=0'
+        )
+    outer = {
+        name: term._replace(objective=objectives.smoothed(term.objective, smoothing, over))
+        if name in plain
+        else term
+        for name, term in defense.outer.items()
+    }
+    return defense._replace(outer=outer)
+
+
+def check_soft_labels(defense: Defense) -> None:
+    """Raises InputError for a defense that has no form for soft labels, as CutMix makes them.
+
+    Published are those of cross-entropy and TRADES (Rebuffi et al., 2021). Those of SI are ours: attack
+    CE(s c', q), regulariser CE(s (c' - m q), q); so are those of ALP, GAT and GradAlign.
+    """
+    terms = [*defense.outer.items(), *defense.inner_terms.items()]
+    hard = [name for name, term in terms if not term.objective.soft]
+    if defense.inner is not None and not defense.inner.soft:
+        hard.append('the attack')
+    reason = ''
+    if defense.persistent:
+        reason = 'the perturbation of FreeAT belongs to single images'
+    elif defense.hypersphere or hard:
+        what = ', '.join(hard) or 'hypersphere embedding'
+        reason = f'no form for mixed labels was published of {what}'
+    if reason:
+        raise InputError(f'data.cutmix: {reason}; use --config.data.cutmix=0, or at or trades')
+
+
 def _check_cosine(scale: float, margin: float) -> None:
     if not scale > 0:
         raise InputError(f'scale={scale:g} must be positive; the paper uses 15')
@@ -387,6 +459,7 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         defense = with_he(defense, scale=config['scale'], margin=config['margin'])
     if config.get('inner'):
         defense = with_inner(defense, config['inner'], scale=config['scale'])
+    defense = with_smoothing(defense, config.get('smoothing', 0.0), config.get('smoothing_over', 'all'))
     weights = dict(config['weights'])
     for term, weight in weights.items():
         if term not in defense.outer:

@@ -126,6 +126,43 @@ def targeted_dlr(score: Array, labels: Array, targets: Array) -> Array:
     return targeted_margin(score, labels, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
+def soft_cross_entropy(score: Array, soft: Array) -> Array:
+    """CE(u, q) = sum_k q_k (logsumexp(u) - u_k), [B]: `cross_entropy` where q is one class.
+
+    Args:
+        score: u [B, K].
+        soft: q [B, K], a distribution over the classes for each image.
+    """
+    _check_pair(soft, score)
+    return jnp.sum(soft * (jax.nn.logsumexp(score, axis=1, keepdims=True) - score), axis=1)
+
+
+def smoothed_labels(soft: Array, *, smoothing: float, over: str) -> Array:
+    """Soft labels [B, K] with label smoothing.
+
+    Args:
+        soft: q [B, K].
+        smoothing: s.
+        over: 'all' for (1 - s) q + s / K (torch, wzekai99/DM-Improves-AT); 'others' for s spread over the
+            K - 1 other classes, (1 - s) q + s (1 - q) / (K - 1) (jiequancui/DKL, val-iisc/DAJAT).
+    """
+    classes = soft.shape[1]
+    spread = 1 / classes if over == 'all' else (1 - soft) / (classes - 1)
+    return (1 - smoothing) * soft + smoothing * spread
+
+
+def smoothed_cross_entropy(score: Array, labels: Array, *, smoothing: float, over: str) -> Array:
+    """Cross-entropy with `smoothed_labels` of the classes `labels` [B], [B]."""
+    _check(score, labels)
+    hot = jax.nn.one_hot(labels, score.shape[1], dtype=score.dtype)
+    return soft_smoothed_cross_entropy(score, hot, smoothing=smoothing, over=over)
+
+
+def soft_smoothed_cross_entropy(score: Array, soft: Array, *, smoothing: float, over: str) -> Array:
+    """Cross-entropy with `smoothed_labels` of soft labels [B, K], [B]."""
+    return soft_cross_entropy(score, smoothed_labels(soft, smoothing=smoothing, over=over))
+
+
 def cosine_margin_cross_entropy(cosine: Array, labels: Array, *, scale: float, margin: float) -> Array:
     """R_SI = CE(s (cos - m onehot(y)), y), [B]: the SI regulariser.
 
@@ -142,6 +179,15 @@ def cosine_margin_cross_entropy(cosine: Array, labels: Array, *, scale: float, m
     _check(cosine, labels)
     shift = margin * jax.nn.one_hot(labels, cosine.shape[1], dtype=cosine.dtype)
     return cross_entropy(scale * (cosine - shift), labels)
+
+
+def soft_cosine_margin_cross_entropy(cosine: Array, soft: Array, *, scale: float, margin: float) -> Array:
+    """CE(s (cos - m q), q) with soft labels q [B, K], [B]: R_SI for mixtures of images.
+
+    It is `cosine_margin_cross_entropy` where q is one class. The form is ours, not the paper's.
+    """
+    _check_pair(soft, cosine)
+    return soft_cross_entropy(scale * (cosine - margin * soft), soft)
 
 
 def kl_divergence(adversarial: Array, natural: Array) -> Array:

@@ -5,7 +5,7 @@ adversarial and of the natural images and returns [B]. Whatever it does not use 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,12 @@ class Objective(NamedTuple):
     Attributes:
         loss: (adversarial score, natural score, labels, step) -> [B].
         uses: Which of 'adv' and 'nat' it reads; what it does not read need not be computed.
+        soft: The same for soft labels [B, K], distributions over the classes; None where there is no form.
     """
 
     loss: Callable[[Array, Array, Array, Array], Array]
     uses: frozenset[str]
+    soft: Callable[[Array, Array, Array, Array], Array] | None = None
 
     def __call__(
         self, adversarial: Array | None, natural: Array | None, labels: Array, step: Array | int = 0
@@ -32,23 +34,32 @@ class Objective(NamedTuple):
         return self.loss(adversarial, natural, labels, step)  # type: ignore[arg-type]
 
 
-def on_adversarial(loss: Callable[..., Array], **settings: float | Array) -> Objective:
-    """The loss (score, labels) of the adversarial images."""
-    return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}))
+Loss = Callable[..., Array]
 
 
-def on_natural(loss: Callable[..., Array], **settings: float) -> Objective:
-    """The loss (score, labels) of the natural images."""
-    return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}))
+def on_adversarial(loss: Loss, soft: Loss | None = None, **settings: Any) -> Objective:
+    """The loss (score, labels) of the adversarial images; `soft` is the same for soft labels."""
+    with_soft = None if soft is None else lambda adv, nat, q, i: soft(adv, q, **settings)
+    return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}), with_soft)
+
+
+def on_natural(loss: Loss, soft: Loss | None = None, **settings: Any) -> Objective:
+    """The loss (score, labels) of the natural images; `soft` is the same for soft labels."""
+    with_soft = None if soft is None else lambda adv, nat, q, i: soft(nat, q, **settings)
+    return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}), with_soft)
 
 
 def on_pair(loss: Callable[[Array, Array], Array]) -> Objective:
     """The pair loss of the adversarial and the natural images, for any labels."""
-    return Objective(lambda adv, nat, y, i: loss(adv, nat), frozenset({'adv', 'nat'}))
+
+    def of_any(adv: Array, nat: Array, labels: Array, i: Array) -> Array:
+        return loss(adv, nat)
+
+    return Objective(of_any, frozenset({'adv', 'nat'}), of_any)
 
 
-natural_ce = on_natural(losses.cross_entropy)
-adversarial_ce = on_adversarial(losses.cross_entropy)
+natural_ce = on_natural(losses.cross_entropy, losses.soft_cross_entropy)
+adversarial_ce = on_adversarial(losses.cross_entropy, losses.soft_cross_entropy)
 margin = on_adversarial(losses.margin)
 highest_other = on_adversarial(losses.highest_other)
 minus_label = on_adversarial(losses.minus_label)
@@ -73,6 +84,20 @@ def in_turn(first: Objective, then: Objective, change: int) -> Objective:
     return Objective(loss, first.uses | then.uses)
 
 
+def smoothed(objective: Objective, smoothing: float, over: str) -> Objective:
+    """`natural_ce` or `adversarial_ce` with label smoothing (`losses.smoothed_cross_entropy`)."""
+    make = on_natural if 'nat' in objective.uses else on_adversarial
+    forms = losses.smoothed_cross_entropy, losses.soft_smoothed_cross_entropy
+    return make(*forms, smoothing=smoothing, over=over)
+
+
+def with_soft_labels(objective: Objective, soft: Array) -> Objective:
+    """The objective with soft labels [B, K] in place of the labels that it is called with."""
+    form = objective.soft
+    assert form is not None, 'check_soft_labels refuses a defense without such a form'
+    return objective._replace(loss=lambda adv, nat, y, i: form(adv, nat, soft, i))
+
+
 def targeted_dlr(targets: Array) -> Objective:
     """The targeted DLR loss, to be maximised toward the classes `targets` [B]."""
     return on_adversarial(losses.targeted_dlr, targets=targets)
@@ -85,7 +110,8 @@ def targeted_margin(targets: Array) -> Objective:
 
 def si_margin_ce(scale: float, margin: float) -> Objective:
     """The SI regulariser on the adversarial images; its score is the cosine."""
-    return on_adversarial(losses.cosine_margin_cross_entropy, scale=scale, margin=margin)
+    forms = losses.cosine_margin_cross_entropy, losses.soft_cosine_margin_cross_entropy
+    return on_adversarial(*forms, scale=scale, margin=margin)
 
 
 def margin_ce(scale: float, margin: float) -> Objective:

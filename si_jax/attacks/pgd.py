@@ -136,7 +136,8 @@ def run(
         labels: [B], the true labels.
         keys: [B] typed PRNG keys, one an image: nothing else is random, so no image depends on its batch.
         threat: The ball.
-        steps: Number of steps where the attack does not fix it.
+        steps: Number of steps where the attack does not fix it; an array only for an attack without `then`
+            and `cosines`.
         step_size: As a fraction of the pixel range, where the attack does not fix it.
         eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
         start: [B, H, W, C], where to start; None for the attack's own `starting_points`.

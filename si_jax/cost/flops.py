@@ -8,7 +8,7 @@ forward pass of one image; the gradient of the image takes 2F with its forward p
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -114,7 +114,7 @@ def network(model: Any, image_shape: tuple[int, ...]) -> Network:
     )
 
 
-def training_passes(defense: Defense, attack_steps: int) -> Passes:
+def training_passes(defense: Defense, attack_steps: float) -> Passes:
     """What a training step of a defense takes, in forward passes of one image.
 
     AT with ten steps takes 23, TRADES 27 and TRADES-SI 26 (the public code of TRADES takes 36, as it computes
@@ -122,7 +122,7 @@ def training_passes(defense: Defense, attack_steps: int) -> Passes:
 
     Args:
         defense: A row of `si_jax.defenses.DEFENSES`, perhaps with SI.
-        attack_steps: Steps of the training attack; a persistent perturbation has none.
+        attack_steps: Steps of the training attack, or their mean; a persistent perturbation has none.
     """
     outer = defense.outer.values()
     if defense.persistent:
@@ -138,6 +138,23 @@ def training_passes(defense: Defense, attack_steps: int) -> Passes:
         natural = 'nat' in inner | defense.inner.uses and 'nat' not in defense.before
         attack += 2 * attack_steps + natural + defense.calibrated
     return Passes(attack, update)
+
+
+def first_steps(first: float, most: int) -> int:
+    """The number of attack steps with which a ramp from `first` times `most` begins."""
+    return max(1, round(first * most))
+
+
+def mean_steps(most: int, ramp: Sequence[float], changes: int) -> float:
+    """The mean number of attack steps over a run of so many changes, with a ramp (a, b) of `training.ramps`.
+
+    `ramp` () is none. The k-th number of m begins at the share k b / m of the run, counted from 0.
+    """
+    if not ramp:
+        return most
+    rises = most - first_steps(ramp[0], most)
+    begins = (math.ceil(k * ramp[1] * changes / (rises + 1)) / changes for k in range(1, rises + 1))
+    return most - sum(min(begin, 1.0) for begin in begins)
 
 
 def live_forwards(defense: Defense) -> int:

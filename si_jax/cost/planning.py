@@ -27,7 +27,7 @@ ASSUMED_MFU = 0.31
 FILLING = 128
 # Of a small all-reduce: 80 a step were estimated to take 0.8 to 1.6 ms on 8 GPUs.
 LATENCY = 15e-6
-# Parameters, momentum, gradient and update.
+# Parameters, momentum, gradient and update; 4 more for an average of the parameters.
 STATE_BYTES = 16
 # Left to the runtime.
 USABLE = 0.9
@@ -42,7 +42,7 @@ class Run(NamedTuple):
 
     arch: str
     network: Network  # what a forward pass costs
-    passes: Passes  # what a step takes
+    passes: Passes  # what a step takes on an image, all its mixtures and what follows an epoch included
     held_out_passes: float  # forward passes of the held-out evaluation on one image
     live: int  # forward passes that wait for the backward pass
     images: int  # training images of an epoch
@@ -52,6 +52,7 @@ class Run(NamedTuple):
     batch_size: int  # images of a step on all devices
     data_bytes: int  # the resident data set
     dtype: str  # what convolutions compute in
+    state_bytes: int  # for each parameter
     norm_reductions: int  # small all-reduces of a step, of synchronised batch normalisation
 
 
@@ -127,16 +128,20 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         raise InputError(f'data.validation={config.data.validation} leaves none of the {whole} images')
     height, width, channels = source.shape
     steps = defense.steps if defense.persistent else config.attack.steps
+    changes = config.epochs * (1 if config.ramp.every == 'epoch' else -(-count // config.batch_size))
+    mixtures = max(1, config.data.cutmix)
+    passes = flops.training_passes(defense, flops.mean_steps(steps, config.ramp.steps, changes))
+    recomputed = config.average.kind and config.average.batch_stats == 'recompute' and network.norms
     norms = network.norms * 2 * (len(defense.passes) + len(defense.before))
     if defense.attack_bn == 'train' and defense.inner is not None:
         norms += network.norms * 2 * steps
     return Run(
         arch=config.model.arch,
         network=network,
-        passes=flops.training_passes(defense, steps),
+        passes=Passes(mixtures * passes.attack, mixtures * (passes.update + bool(recomputed))),
         # Natural, PGD, and PGD on calibrated logits; each attack ends in a forward pass.
         held_out_passes=1 + 2 * (2 * config.evaluation.steps + 1),
-        live=flops.live_forwards(defense),
+        live=mixtures * flops.live_forwards(defense),
         images=count,
         held_out=config.data.validation,
         evaluations=-(-config.epochs // config.evaluation.every_epochs),
@@ -144,6 +149,7 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         batch_size=config.batch_size,
         data_bytes=count * height * width * channels,
         dtype=config.model.dtype,
+        state_bytes=STATE_BYTES + 4 * bool(config.average.kind),
         norm_reductions=norms if config.model.sync_bn else 0,
     )
 
@@ -186,7 +192,7 @@ def memory(run: Run, machine: Machine, devices: int, batch_size: int | None = No
     # XLA's CPU back end computes bfloat16 in float32.
     each = {'bfloat16': 2 if machine.accelerator else 4, 'float64': 8}.get(run.dtype, 4)
     activations = batch / devices * run.network.outputs * each * run.live * residues
-    return Memory(STATE_BYTES * run.network.parameters, run.data_bytes, activations)
+    return Memory(run.state_bytes * run.network.parameters, run.data_bytes, activations)
 
 
 def check_fits(run: Run, machine: Machine, devices: int) -> Memory:

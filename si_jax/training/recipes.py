@@ -24,8 +24,8 @@ from si_jax.errors import unknown
 
 # In the order in which they are shown.
 SECTIONS = (
-    'data', 'model', 'defense', 'threat', 'attack', 'optimiser', 'schedule', 'overfitting', 'evaluation',
-    'checkpoint', 'logging',
+    'data', 'model', 'defense', 'threat', 'attack', 'ramp', 'optimiser', 'schedule', 'average',
+    'overfitting', 'evaluation', 'checkpoint', 'logging',
 )  # fmt: skip
 
 
@@ -62,6 +62,9 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
             'attack_bn': row.attack_bn,
             'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
             'replays': row.replays,  # FreeAT's m
+            'smoothing': 0.0,  # s of label smoothing, in the cross-entropies of the loss, not of the attack
+            # Label smoothing spreads s over 'all' classes, the label's too (torch), or over the 'others'.
+            'smoothing_over': 'all',
         }
     )
 
@@ -101,6 +104,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.data.split_seed = 0
     config.data.limit = 0  # N: only the first N images that the validation split leaves; 0: all
     config.data.balanced = False  # True: an epoch draws every class equally often, as many images as before
+    # CutMix: N mixtures of each image with others of its batch, and a step sees N times the batch; 0: none.
+    config.data.cutmix = 0
     config.data.class_weights = ()  # one positive weight for each class, of its images in the loss; (): equal
 
     config.model.arch = arch
@@ -109,6 +114,9 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.model.normalise = 'none'  # MART and TRADES feed [0, 1] pixels
     config.model.dtype = 'float32'  # of the convolutions; parameters, statistics and losses stay float32
     config.model.sync_bn = True  # False: statistics per device, as torch's DataParallel
+    config.model.activation = 'relu'  # or 'silu', 'softplus', in place of every ReLU
+    config.model.bn_momentum = 0.1  # weight of a batch in the running statistics, as torch counts it
+    config.model.bn_first_step = False  # True: the first step sets the running statistics to its batch's
 
     config.defense = defense(name, si=si, he=he)
 
@@ -119,18 +127,44 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.attack.steps = row.steps
     config.attack.step_size = config.threat.get_ref('eps') * row.step_size
 
-    # torch's SGD: decay is added before the momentum, on all parameters, and the learning rate comes last.
+    # Linear ramps (a, b): from a times the value to all of it over the first share b of the run; (): none.
+    config.ramp.eps = ()  # (a, b): of the radius in training, and of the step size with it; DAJAT (0, 1)
+    config.ramp.step_size = ()  # (a, b): of the step size alone
+    config.ramp.steps = ()  # (a, b): of the number of attack steps, each number equally long
+    config.ramp.weights = ()  # (a, b): of the weights of `ramp.terms`
+    config.ramp.terms = ''  # names of terms of the defense, separated by commas
+    config.ramp.every = 'epoch'  # or 'step': when they move
+
+    # torch's SGD: decay is added before the momentum, and the learning rate comes last.
     config.optimiser.momentum = 0.9
     config.optimiser.nesterov = False
     config.optimiser.weight_decay = 7e-4 if wide else 5e-4
+    # What decays: 'no_bn' is all but batch normalisation, 'no_bn_bias' neither that nor any bias.
+    config.optimiser.decay = 'all'
     config.optimiser.clip_norm = 0.0  # 0: no clipping
-    config.optimiser.cycle_momentum = False  # with a triangular schedule: 0.9 at rate 0, 0.8 at the peak
+    # With a triangular or one-cycle schedule: the momentum falls by 0.1 up to the peak, and comes back.
+    config.optimiser.cycle_momentum = False
 
-    config.schedule.kind = 'steps'  # or 'triangular': 0 at both ends, highest at `peak_at` of the run
+    # 'steps' falls at boundaries; 'triangular' is 0 at both ends, highest at `peak_at` of the run;
+    # 'one_cycle' is torch's OneCycleLR, its pct_start being `peak_at`; 'cosine' falls to 0 after `warmup`;
+    # 'cosine_dkl' ends a little above 0.
+    config.schedule.kind = 'steps'
     config.schedule.peak = 0.1 if wide else 0.01
     config.schedule.factor = 0.1
     config.schedule.boundaries = (74 / 90,) if wide else (74 / 120, 89 / 120, 99 / 120)
     config.schedule.peak_at = 0.5
+    config.schedule.warmup = 0.0  # of a cosine: the share of the run in which the rate rises from 0
+    config.schedule.every = 'step'  # or 'epoch': when one_cycle and cosines move
+
+    # The weights that are evaluated: '' those of training, 'ema' their average over steps, 'swa' over epochs.
+    config.average.kind = ''
+    config.average.decay = 0.995  # of 'ema': the weight of the average before, in each step
+    config.average.tau = 0.9  # of 'swa': the same, at the end of each epoch
+    config.average.start = 0.025  # the share of the run in which the average is a copy; DAJAT 0.75
+    config.average.ramp = True  # of 'ema': the decay is at most (1 + d) / (10 + d), d steps after the start
+    # Batch normalisation of the average: 'live' the statistics of training, 'average' averaged too,
+    # 'recompute' anew after each epoch by a pass over its batches, without an attack.
+    config.average.batch_stats = 'live'
 
     # Ends the run if PGD-5 accuracy on held-out images falls by more than this in an epoch, surely; 0: never.
     config.overfitting.drop = 0.0

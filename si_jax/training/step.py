@@ -30,6 +30,7 @@ from si_jax.attacks import pgd
 from si_jax.attacks.pgd import Attack, KeyedClassifier
 from si_jax.defenses import Defense
 from si_jax.errors import InputError, unknown
+from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
 from si_jax.training.state import Batch, TrainState
 from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of
@@ -91,18 +92,21 @@ def step_of(defense: Defense) -> Registered:
 
 
 @register_step('attack')
-def make_train_step(parts: Ingredients) -> Step:
+def make_train_step(ingredients: Ingredients) -> Step:
     """The step (state, carry, batch) -> (state, carry, metrics) of a defense that attacks, then updates.
 
     It is a pure function. `carry` is per-device state that a method may keep; here it passes through.
     """
-    defense, calendar = parts.defense, parts.calendar
+    defense, calendar = ingredients.defense, ingredients.calendar
     assert calendar is not None or not defense.scheduled, 'a defense whose weights change needs the calendar'
 
     def step(state: TrainState, carry: Carry, batch: Batch) -> tuple[TrainState, Carry, dict[str, Array]]:
+        parts = ingredients.at(state.step, batch.images.dtype)
         rows = rows_of(batch.mask, parts.axis_name)
         position = calendar.at(state.step) if calendar else None
         attack = defense.attack_at(position)
+        if attack is not None and batch.soft is not None:
+            attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
         images = _images(parts, attack, batch)
         before, seen = _passes(parts, state.params, state.batch_stats, defense.before, images, batch.mask)
         if attack is not None:

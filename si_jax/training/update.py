@@ -15,8 +15,11 @@ import optax
 
 from si_jax.defenses import Defense, Position
 from si_jax.models.layers import unit_kernels
+from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
+from si_jax.training.average import Average
+from si_jax.training.ramps import Ramps
 from si_jax.training.state import Batch, TrainState
 
 Array = jax.Array
@@ -85,6 +88,9 @@ class Ingredients:
             statistics are averaged after each step, so that all copies of the state stay equal.
         calendar: The length of the run; None where no weight of the defense changes over it.
         class_weights: One for each class: every term is then a mean weighted by them. () for equal ones.
+        average: How the weights are averaged; None where they are not.
+        ramps: How the attack grows over the run; None where it does not.
+        bn_first_step: Whether the passes of the first step replace the running statistics.
     """
 
     defense: Defense
@@ -97,6 +103,24 @@ class Ingredients:
     sync_bn: bool = True
     calendar: Calendar | None = None
     class_weights: tuple[float, ...] = ()
+    average: Average | None = None
+    ramps: Ramps | None = None
+    bn_first_step: bool = False
+
+    def at(self, step: Array, dtype: Any) -> 'Ingredients':
+        """As they are in step number `step`, from 0, on images of this dtype."""
+        changes: dict[str, Any] = {}
+        if self.ramps is not None:
+            attack = self.threat, self.attack_steps, self.attack_step_size
+            changes |= self.ramps.at(step, dtype, *attack)
+        if self.bn_first_step:
+            momentum = jnp.where(step == 0, 1.0, self.model.bn_momentum)
+            changes['model'] = self.model.clone(bn_momentum=momentum)
+        return dataclasses.replace(self, **changes) if changes else self
+
+    def with_model(self, model: nn.Module) -> 'Ingredients':
+        """The same with another network."""
+        return dataclasses.replace(self, model=model)
 
     def train_pass(self, params: Any, stats: Any, images: Array, mask: Array) -> tuple[Any, Outputs]:
         """A forward pass in train mode: the running statistics after it, and the outputs."""
@@ -104,6 +128,13 @@ class Ingredients:
             {'params': params, 'batch_stats': stats}, images, train=True, mask=mask, mutable=['batch_stats']
         )
         return updates.get('batch_stats', stats), outputs
+
+    def joined(self, rows: Rows, stats: Any) -> Any:
+        """Running statistics as all devices have them: their mean, where each device has its own."""
+        if self.sync_bn:
+            return stats
+        share = jnp.sum(rows.mask) / rows.real
+        return jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
 
 
 def metric_names(defense: Defense) -> tuple[str, ...]:
@@ -138,7 +169,10 @@ def evaluate_terms(
             metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels), weights)
         else:
             scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-            per_image = term.objective(scores.get('adv'), scores.get('nat'), batch.labels)
+            objective = term.objective
+            if batch.soft is not None:
+                objective = with_soft_labels(objective, batch.soft)
+            per_image = objective(scores.get('adv'), scores.get('nat'), batch.labels)
             metrics[name] = rows.mean(per_image, weights)
     for name in outputs:
         if name != 'random':
@@ -159,9 +193,7 @@ def guarded_update(
     """
     # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
     gradients = jax.tree.map(rows.total, gradients)
-    if not parts.sync_bn:
-        share = jnp.sum(rows.mask) / rows.real
-        stats = jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
+    stats = parts.joined(rows, stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
@@ -174,6 +206,9 @@ def guarded_update(
         batch_stats=stats,
         opt_state=opt_state,
     )
+    if parts.average is not None:
+        average = parts.average.moved(state.average, updated.step, updated.params, stats)
+        updated = updated._replace(average=average)
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
     # An update can overflow though loss and gradient are finite: that state must not be the one that is kept.
     finite &= all_finite((updated.params, updated.batch_stats, updated.opt_state))

@@ -13,7 +13,9 @@ from si_jax.cost import flops, planning
 from si_jax.defenses import DEFENSES, with_inner, with_si
 from si_jax.threat import Threat
 from si_jax.training import recipes
+from si_jax.training.average import Average
 from si_jax.training.free import make_free_step
+from si_jax.training.recompute import Recount, make_recount
 from si_jax.training.state import Batch, create_state
 from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, Ingredients, metric_names
@@ -157,3 +159,25 @@ def test_the_table_of_the_page_is_what_the_code_counts():
         defense = with_si(DEFENSES['trades']) if name == 'TRADES-SI' else DEFENSES[method]
         passes = flops.training_passes(defense, defense.steps)
         assert (passes.attack, passes.update, passes.total) == cells, name
+
+
+def test_an_average_costs_nothing_and_its_statistics_one_forward_pass():
+    defense, model = DEFENSES['at'], models.create('wrn_10_1', num_classes=10)
+    kept = Average('ema', 0.995, 1.0, True, 'recompute', 10)
+    parts = Ingredients(
+        defense=defense,
+        model=model,
+        optimiser=OPTIMISER,
+        threat=THREAT,
+        attack_steps=2,
+        attack_step_size=2 / 255,
+        average=kept,
+    )
+    plain, (state, carry, batch) = step_and_arguments(defense, model, 4, 2)
+    average = jax.eval_shape(kept.begin, state.params, state.batch_stats)
+    counted = flops.count(make_train_step(parts), state._replace(average=average), carry, batch)
+    assert counted == flops.count(plain, state, carry, batch)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    recount = Recount(number, state.params, state.batch_stats, number)
+    forward = flops.network(model, SHAPE).flops
+    assert flops.count(make_recount(parts), recount, (), batch) == pytest.approx(4 * forward, rel=1e-6)
