@@ -36,7 +36,7 @@ class Meter(NamedTuple):
 
 def of_training(ready: Any) -> Meter:
     """The meter of a run, from its `si_jax.training.setup.Setup`."""
-    passes = flops.training_passes(ready.defense, ready.config.attack.steps)
+    passes = flops.training_passes(ready.defense, ready.config.attack.steps, awp=ready.awp is not None)
     network = flops.network(ready.model, ready.train.images.shape[1:])
     precision = chips.product_precision(jax.default_backend(), ready.config.model.dtype)
     return Meter(passes.total * network.flops, precision, jax.device_count())

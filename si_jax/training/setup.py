@@ -22,6 +22,7 @@ from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 from si_jax.training import free as free  # registers its step
 from si_jax.training import schedules
+from si_jax.training.awp import Perturbation, perturbation_of
 from si_jax.training.feed import with_resident_data
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import step_of
@@ -48,6 +49,7 @@ class Setup(NamedTuple):
     schedule: optax.Schedule
     optimiser: optax.GradientTransformation
     steps_per_epoch: int
+    awp: Perturbation | None = None
 
 
 def setup(config: ConfigDict) -> Setup:
@@ -125,7 +127,7 @@ def _not_seen(ready: Setup) -> str:
 
 
 def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: Dataset) -> Setup:
-    """The network, the learning rate and the optimiser of a config, with a defense and data."""
+    """All that is made of a config but its defense and data, with them."""
     model = models.from_config(
         config.model, num_classes=train.num_classes, hypersphere=defense.hypersphere, bn_axis=AXIS
     )
@@ -143,6 +145,9 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
         schedule=schedule,
         optimiser=optimiser,
         steps_per_epoch=steps_per_epoch,
+        awp=perturbation_of(
+            config.awp, defense, possible=step_of(defense).awp, steps_per_epoch=steps_per_epoch
+        ),
     )
 
 
@@ -191,6 +196,7 @@ def compile_train_step(ready: Setup) -> Any:
         sync_bn=config.model.sync_bn,
         calendar=Calendar(ready.steps_per_epoch, config.epochs),
         class_weights=tuple(config.data.class_weights),
+        awp=ready.awp,
     )
     step = step_of(ready.defense).make(parts)
     whole = with_resident_data(step, ready.train, ready.defense.replays)
@@ -242,6 +248,7 @@ def initial_state(ready: Setup) -> TrainState:
         metric_names(ready.defense),
         seed=ready.config.seed,
         image_shape=ready.train.images.shape[1:],
+        memory=ready.defense.first_memory(),
     )
 
 

@@ -21,6 +21,7 @@ class TrainState(NamedTuple):
         bad_step: int32, the first step whose loss, gradient or update was not finite, or -1. Once set, the
             state no longer changes.
         bad_terms: The metrics of that step.
+        memory: What terms of the defense remember from batch to batch, by their names; () where none does.
     """
 
     step: Array
@@ -29,6 +30,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     bad_step: Array
     bad_terms: dict[str, Array]
+    memory: Any = ()
 
 
 class Batch(NamedTuple):
@@ -54,8 +56,13 @@ def create_state(
     *,
     seed: int,
     image_shape: tuple[int, ...],
+    memory: Any = (),
 ) -> TrainState:
-    """The state before the first step; `metric_names` are those of `si_jax.training.update.metric_names`."""
+    """The state before the first step.
+
+    `metric_names` are those of `si_jax.training.update.metric_names`, `memory` is the defense's
+    `first_memory`.
+    """
     # Not jitted: each shape's initialiser compiles once, where the whole takes XLA several times as long.
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
     return TrainState(
@@ -65,4 +72,5 @@ def create_state(
         opt_state=optimiser.init(variables['params']),
         bad_step=jnp.full((), -1, jnp.int32),
         bad_terms={name: jnp.zeros((), jnp.float32) for name in metric_names},
+        memory=memory,
     )
