@@ -44,6 +44,8 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
     if name not in defenses.DEFENSES:
         raise unknown('defense', name, defenses.DEFENSES)
     row = defenses.DEFENSES[name]
+    if si and he:
+        raise InputError('SI and hypersphere embedding are alternatives: use si=False or he=False')
     if si:
         row = defenses.with_si(row, scale=15.0, margin=0.2, weight=0.2)
     if he:
