@@ -1,4 +1,4 @@
-"""ELLE on CIFAR-10: FGSM training with a loss that is kept straight inside the ball.
+r"""ELLE on CIFAR-10: FGSM training with a loss that is kept straight inside the ball.
 
 Abad Rocamora et al. (2024): one step of size eps from the image, and 1000 times the squared difference
 between the loss at a random point of a random segment of the ball and what a straight line between the
@@ -22,7 +22,7 @@ The repository publishes no accuracies, and none was measured here. `python -m s
 
     python train.py --config=configs/elle_cifar10.py
     python train.py --config=configs/elle_cifar10.py:preact_resnet18,si
-    python train.py --config=configs/elle_cifar10.py --config.defense.name=ellea \\
+    python train.py --config=configs/elle_cifar10.py --config.defense.name=ellea \
         --config.defense.weights.nonlinearity=4000
 """
 
