@@ -5,6 +5,8 @@ adversarial batch with those of the natural batch. Attacks maximise losses and t
 means are taken by the caller. Nothing here stops a gradient.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -248,6 +250,50 @@ def probability_distance(adversarial: Array, natural: Array) -> Array:
     _check_pair(adversarial, natural)
     difference = jax.nn.softmax(natural, axis=1) - jax.nn.softmax(adversarial, axis=1)
     return jnp.sum(jnp.square(difference), axis=1)
+
+
+def squared_difference(value: Array, other: Array) -> Array:
+    """(v - w)^2 of two values an image, [B].
+
+    Source: ELLE, Abad Rocamora et al. (2024), repository LIONS-EPFL/ELLE, core/utils/train.py: of the loss
+    between two points of the ball, and of what a straight line between them would give there.
+    """
+    return jnp.square(value - other)
+
+
+def nuclear_norm(
+    adversarial: Array,
+    natural: Array,
+    *,
+    mask: Array,
+    gathered: Callable[[Array], Array] = lambda x: x,
+    own: Callable[[Array], Array] = lambda x: x,
+) -> Array:
+    """||M||_*, the sum of the singular values of M = adversarial - natural of the whole batch, in parts [B].
+
+    With M = U S V^T and P = U V^T, ||M||_* is the sum over the rows of <P_i, M_i>, and P is its gradient. So
+    a row's part is <P_i, M_i>, with P a constant to every gradient: the derivative of the decomposition,
+    which is not defined where singular values are equal or zero, is never asked for. Directions whose
+    singular value is zero (to rounding) have no part in P, which makes it the shortest of the subgradients:
+    zero where M is.
+
+    Args:
+        adversarial: [B, K].
+        natural: [B, K].
+        mask: [B] bool, the rows that count; the parts of the others are 0.
+        gathered: The rows [B, K] of every device, one after another, from those of this device.
+        own: Its inverse.
+
+    Source: NuAT, Sriramanan et al. (2021), repository val-iisc/NuAT, CIFAR10/NuAT_cifar10.py.
+    """
+    _check_pair(adversarial, natural)
+    difference = jnp.where(mask[:, None], adversarial - natural, 0)
+    matrix = gathered(jax.lax.stop_gradient(difference))
+    # NaN would make some decompositions loop; the loss of its row says that it was there.
+    finite = jnp.where(jnp.isfinite(matrix), matrix, 0)
+    u, s, vt = jnp.linalg.svd(finite, full_matrices=False)
+    kept = s > max(matrix.shape) * jnp.finfo(s.dtype).eps * s[0]
+    return jnp.sum(own((u * kept) @ vt) * difference, axis=1)
 
 
 def misalignment(gradient: Array, other: Array) -> Array:

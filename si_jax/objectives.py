@@ -5,7 +5,7 @@ adversarial and of the natural images and returns [B]. Whatever it does not use 
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,47 @@ from si_jax import losses
 Array = jax.Array
 
 
+class WholeBatch(Protocol):
+    """The rows of a batch of which this device has a shard, as `si_jax.training.update.Rows` are."""
+
+    @property
+    def mask(self) -> Array:
+        """[B] bool, the real rows of the shard."""
+
+    def gathered(self, x: Array) -> Array:
+        """[B, ...] of every device, one after another."""
+
+    def own(self, x: Array) -> Array:
+        """The shard of this device of what `gathered` returns."""
+
+
 class Objective(NamedTuple):
     """A loss and the scores it reads.
 
     Attributes:
-        loss: (adversarial score, natural score, labels, step) -> [B].
+        loss: (adversarial score, natural score, labels, step) -> [B]; with the `WholeBatch` as a fifth
+            argument where `of_batch` says so.
         uses: Which of 'adv' and 'nat' it reads; what it does not read need not be computed.
         soft: The same for soft labels [B, K], distributions over the classes; None where there is no form.
+        of_batch: Whether an image's loss depends on the other images of the batch: `on` must be called first.
     """
 
-    loss: Callable[[Array, Array, Array, Array], Array]
+    loss: Callable[..., Array]
     uses: frozenset[str]
     soft: Callable[[Array, Array, Array, Array], Array] | None = None
+    of_batch: bool = False
+
+    def on(self, rows: WholeBatch | None) -> 'Objective':
+        """The objective on this batch, which an objective that is not `of_batch` need not know."""
+        if not self.of_batch:
+            return self
+        assert rows is not None
+        return Objective(lambda adv, nat, y, i: self.loss(adv, nat, y, i, rows), self.uses)
 
     def __call__(
         self, adversarial: Array | None, natural: Array | None, labels: Array, step: Array | int = 0
     ) -> Array:
-        return self.loss(adversarial, natural, labels, step)  # type: ignore[arg-type]
+        return self.loss(adversarial, natural, labels, step)
 
 
 Loss = Callable[..., Array]
@@ -73,6 +97,14 @@ weighted_kl = Objective(
 logit_pairing = on_pair(losses.logit_pairing)
 probability_distance = on_pair(losses.probability_distance)
 misalignment = on_pair(losses.misalignment)
+squared_difference = on_pair(losses.squared_difference)
+nuclear_norm = Objective(
+    lambda adv, nat, y, i, rows: losses.nuclear_norm(
+        adv, nat, mask=rows.mask, gathered=rows.gathered, own=rows.own
+    ),
+    frozenset({'adv', 'nat'}),
+    of_batch=True,
+)
 
 
 def in_turn(first: Objective, then: Objective, change: int) -> Objective:

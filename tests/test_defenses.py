@@ -24,6 +24,7 @@ from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 from si_jax.training import recipes
 
+NEWER = ('nfgsm', 'elle', 'ellea', 'nuat')  # see tests/training/test_newer_single_step.py
 BATCH, FEATURES, CLASSES = 6, 4, 5
 S, M, BETA = 15.0, 0.2, 0.2
 
@@ -102,7 +103,7 @@ def outer(defense, random):
 
 
 def test_the_table_has_these_rows():
-    assert set(DEFENSES) == {'standard', *TABLE, 'freeat', 'gat', 'rfgsm', 'gradalign'}
+    assert set(DEFENSES) == {'standard', *TABLE, 'freeat', 'gat', 'rfgsm', 'gradalign', *NEWER}
 
 
 @pytest.mark.parametrize('name', TABLE)
@@ -233,7 +234,10 @@ def test_table_4_without_the_regulariser_keeps_the_si_attack(random):
     ('changes', 'message'),
     [
         ({'name': 'trade'}, "unknown defense 'trade': did you mean trades"),
-        ({'name': 'adv'}, 'known: alp, at, freeat, gat, gradalign, mart, rfgsm, standard, trades'),
+        (
+            {'name': 'adv'},
+            'known: alp, at, elle, ellea, freeat, gat, gradalign, mart, nfgsm, nuat, rfgsm, standard',
+        ),
         ({'weights': {'k1': 6.0}}, "unknown term of trades 'k1': did you mean kl"),
         ({'weights': {'si_margin_ce': 0.2}}, "unknown term of trades 'si_margin_ce'"),
         ({'weights': {'l': 1.0}, 'si': True}, 'unknown term of trades-SI'),

@@ -39,7 +39,7 @@ def of_training(ready: Any) -> Meter:
     config = ready.config
     changes = config.epochs * (1 if config.ramp.every == 'epoch' else ready.steps_per_epoch)
     steps = flops.mean_steps(config.attack.steps, config.ramp.steps, changes)
-    passes = flops.training_passes(ready.defense, steps)
+    passes = flops.training_passes(ready.defense, steps, awp=ready.awp is not None)
     network = flops.network(ready.model, ready.train.images.shape[1:])
     precision = chips.product_precision(jax.default_backend(), ready.config.model.dtype)
     return Meter(passes.total * network.flops, precision, jax.device_count())

@@ -2,6 +2,7 @@
 
     time = images x epochs x passes x F / (rate x devices) + all-reduces
     memory of a device = 16 bytes x parameters + data + images on it x convolution outputs x bytes x live x c
+    (24 bytes with adversarial weight perturbation)
 
 with `passes` and F of `cost.flops`, `live` the train-mode forward passes that wait for the backward pass at
 the same time, and c the intermediate values a convolution output leaves. On a CPU two rates are measured (of
@@ -29,6 +30,8 @@ FILLING = 128
 LATENCY = 15e-6
 # Parameters, momentum, gradient and update; 4 more for an average of the parameters.
 STATE_BYTES = 16
+# The perturbation of the weights, and the sum.
+AWP_BYTES = 8
 # Left to the runtime.
 USABLE = 0.9
 # Intermediate values by convolution output. On the CPU from what XLA reserves for compiled steps;
@@ -54,6 +57,7 @@ class Run(NamedTuple):
     dtype: str  # what convolutions compute in
     state_bytes: int  # for each parameter
     norm_reductions: int  # small all-reduces of a step, of synchronised batch normalisation
+    awp: bool = False  # whether the weights are perturbed, which takes one more gradient
 
 
 class Machine(NamedTuple):
@@ -128,11 +132,12 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         raise InputError(f'data.validation={config.data.validation} leaves none of the {whole} images')
     height, width, channels = source.shape
     steps = defense.steps if defense.persistent else config.attack.steps
+    awp = config.awp.gamma > 0
     changes = config.epochs * (1 if config.ramp.every == 'epoch' else -(-count // config.batch_size))
     mixtures = max(1, config.data.cutmix)
-    passes = flops.training_passes(defense, flops.mean_steps(steps, config.ramp.steps, changes))
+    passes = flops.training_passes(defense, flops.mean_steps(steps, config.ramp.steps, changes), awp=awp)
     recomputed = config.average.kind and config.average.batch_stats == 'recompute' and network.norms
-    norms = network.norms * 2 * (len(defense.passes) + len(defense.before))
+    norms = network.norms * 2 * (len(defense.passes) + len(defense.before) + awp * len(defense.read_passes))
     if defense.attack_bn == 'train' and defense.inner is not None:
         norms += network.norms * 2 * steps
     return Run(
@@ -149,8 +154,9 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         batch_size=config.batch_size,
         data_bytes=count * height * width * channels,
         dtype=config.model.dtype,
-        state_bytes=STATE_BYTES + 4 * bool(config.average.kind),
+        state_bytes=STATE_BYTES + 4 * bool(config.average.kind) + AWP_BYTES * awp,
         norm_reductions=norms if config.model.sync_bn else 0,
+        awp=awp,
     )
 
 
@@ -230,7 +236,8 @@ def step(run: Run, machine: Machine, devices: int) -> Step:
     flop = run.network.flops * run.batch_size / devices
     reduced = 0.0
     if machine.link and devices > 1:  # a ring sends everything nearly twice
-        reduced = 4 * run.network.parameters * 2 * (devices - 1) / devices / machine.link
+        each = 4 * run.network.parameters * 2 * (devices - 1) / devices / machine.link
+        reduced = (1 + run.awp) * each
     return Step(
         devices,
         attack=run.passes.attack * flop / machine.attack,

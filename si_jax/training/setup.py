@@ -23,6 +23,7 @@ from si_jax.threat import Threat
 from si_jax.training import average, ramps, schedules
 from si_jax.training import free as free  # registers its step
 from si_jax.training.average import Average
+from si_jax.training.awp import Perturbation, perturbation_of
 from si_jax.training.feed import with_resident_data
 from si_jax.training.ramps import Ramps
 from si_jax.training.state import TrainState, create_state
@@ -52,6 +53,7 @@ class Setup(NamedTuple):
     steps_per_epoch: int
     average: Average | None = None
     ramps: Ramps | None = None
+    awp: Perturbation | None = None
 
 
 def setup(config: ConfigDict) -> Setup:
@@ -130,7 +132,7 @@ def _not_seen(ready: Setup) -> str:
 
 
 def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: Dataset) -> Setup:
-    """The network, the learning rate and the optimiser of a config, with a defense and data."""
+    """All that is made of a config but its defense and data, with them."""
     model = models.from_config(
         config.model, num_classes=train.num_classes, hypersphere=defense.hypersphere, bn_axis=AXIS
     )
@@ -150,6 +152,9 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
         steps_per_epoch=steps_per_epoch,
         average=average.from_config(config.average, hypersphere=defense.hypersphere, **length),
         ramps=growing,
+        awp=perturbation_of(
+            config.awp, defense, possible=step_of(defense).awp, steps_per_epoch=steps_per_epoch
+        ),
     )
 
 
@@ -214,6 +219,7 @@ def ingredients(ready: Setup) -> Ingredients:
         average=ready.average,
         ramps=ready.ramps,
         bn_first_step=config.model.bn_first_step and hasattr(ready.model, 'bn_momentum'),
+        awp=ready.awp,
     )
 
 
@@ -257,6 +263,7 @@ def initial_state(ready: Setup) -> TrainState:
         seed=ready.config.seed,
         image_shape=ready.train.images.shape[1:],
         average=ready.average,
+        memory=ready.defense.first_memory(),
     )
 
 

@@ -24,6 +24,7 @@ class TrainState(NamedTuple):
             state no longer changes.
         bad_terms: The metrics of that step.
         average: The average of the weights, as `si_jax.training.average` keeps it; () without one.
+        memory: What terms of the defense remember from batch to batch, by their names; () where none does.
     """
 
     step: Array
@@ -33,6 +34,7 @@ class TrainState(NamedTuple):
     bad_step: Array
     bad_terms: dict[str, Array]
     average: Any = ()
+    memory: Any = ()
 
 
 class Batch(NamedTuple):
@@ -61,8 +63,13 @@ def create_state(
     seed: int,
     image_shape: tuple[int, ...],
     average: Average | None = None,
+    memory: Any = (),
 ) -> TrainState:
-    """The state before the first step; `metric_names` are those of `si_jax.training.update.metric_names`."""
+    """The state before the first step.
+
+    `metric_names` are those of `si_jax.training.update.metric_names`, `memory` is the defense's
+    `first_memory`.
+    """
     # Not jitted: each shape's initialiser compiles once, where the whole takes XLA several times as long.
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
     return TrainState(
@@ -73,4 +80,5 @@ def create_state(
         bad_step=jnp.full((), -1, jnp.int32),
         bad_terms={name: jnp.zeros((), jnp.float32) for name in metric_names},
         average=average.begin(variables['params'], variables.get('batch_stats', {})) if average else (),
+        memory=memory,
     )

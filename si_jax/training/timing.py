@@ -62,7 +62,7 @@ def synthetic(config: ConfigDict, attack_steps: int, row: Defense | None = None)
     config.ramp.update(eps=(), step_size=(), steps=(), weights=(), terms='')
     source = data.SOURCES[config.data.name]
     if row is None:
-        row = DEFENSES['at']
+        row, config.awp.gamma = DEFENSES['at'], 0.0
         if defenses.from_config(config.defense).hypersphere:
             row = defenses.with_he(row)
     rng = np.random.default_rng(0)

@@ -18,11 +18,14 @@ from si_jax.models.layers import unit_kernels
 from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
+from si_jax.training import segment
 from si_jax.training.average import Average
+from si_jax.training.awp import Perturbation
 from si_jax.training.ramps import Ramps
 from si_jax.training.state import Batch, TrainState
 
 Array = jax.Array
+MEASURED = ('nat', 'adv')  # the passes of which a step returns the accuracy
 
 
 class Rows(NamedTuple):
@@ -46,6 +49,13 @@ class Rows(NamedTuple):
         """[B, ...] of every device, one after another."""
         return jax.lax.all_gather(x, self.axis_name, tiled=True) if self.axis_name else x
 
+    def own(self, x: Array) -> Array:
+        """The rows of this device among those of every device."""
+        if not self.axis_name:
+            return x
+        size = len(self.mask)
+        return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(self.axis_name) * size, size)
+
     def mean(self, per_image: Array, weights: Array | None = None) -> Array:
         """The shard's part of the mean over the real rows of the whole batch; `weights` [B] weigh it."""
         if weights is None:
@@ -67,9 +77,9 @@ class Calendar(NamedTuple):
     steps_per_epoch: int
     epochs: int
 
-    def at(self, step: Array) -> Position:
-        """The position of step number `step`."""
-        return Position(step, step % self.steps_per_epoch, self.steps_per_epoch * self.epochs)
+    def at(self, step: Array, memory: Any = ()) -> Position:
+        """The position of step number `step`, with what terms remember there."""
+        return Position(step, step % self.steps_per_epoch, self.steps_per_epoch * self.epochs, memory)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,6 +101,7 @@ class Ingredients:
         average: How the weights are averaged; None where they are not.
         ramps: How the attack grows over the run; None where it does not.
         bn_first_step: Whether the passes of the first step replace the running statistics.
+        awp: The adversarial perturbation of the weights; None for none.
     """
 
     defense: Defense
@@ -122,6 +133,8 @@ class Ingredients:
         """The same with another network."""
         return dataclasses.replace(self, model=model)
 
+    awp: Perturbation | None = None
+
     def train_pass(self, params: Any, stats: Any, images: Array, mask: Array) -> tuple[Any, Outputs]:
         """A forward pass in train mode: the running statistics after it, and the outputs."""
         outputs, updates = self.model.apply(
@@ -139,7 +152,7 @@ class Ingredients:
 
 def metric_names(defense: Defense) -> tuple[str, ...]:
     """The names of the metrics that a step of this defense returns."""
-    accuracies = tuple(f'{name}_accuracy' for name in dict.fromkeys(defense.passes) if name != 'random')
+    accuracies = tuple(f'{name}_accuracy' for name in dict.fromkeys(defense.passes) if name in MEASURED)
     return ('loss', 'gradient_norm', *defense.outer, *accuracies)
 
 
@@ -167,15 +180,18 @@ def evaluate_terms(
             defined_rows = rows_of(rows.mask & defined[0] & defined[1], rows.axis_name)
             defined_rows = defined_rows._replace(real=jnp.maximum(defined_rows.real, 1))
             metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels), weights)
+        elif term.of_segment:
+            values = segment.losses(defense, outputs['segment'], batch)
+            metrics[name] = rows.mean(term.objective(*values, batch.labels), weights)
         else:
             scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-            objective = term.objective
+            objective = term.objective.on(rows)
             if batch.soft is not None:
                 objective = with_soft_labels(objective, batch.soft)
             per_image = objective(scores.get('adv'), scores.get('nat'), batch.labels)
             metrics[name] = rows.mean(per_image, weights)
     for name in outputs:
-        if name != 'random':
+        if name in MEASURED:
             correct = jnp.argmax(outputs[name].logits, axis=1) == batch.labels
             metrics[f'{name}_accuracy'] = rows.mean(correct.astype(outputs[name].logits.dtype))
     value = sum(term.weight_at(position) * metrics[name] for name, term in defense.outer.items())
@@ -183,28 +199,41 @@ def evaluate_terms(
 
 
 def guarded_update(
-    parts: Ingredients, rows: Rows, state: TrainState, gradients: Any, stats: Any, metrics: dict[str, Array]
+    parts: Ingredients,
+    rows: Rows,
+    state: TrainState,
+    gradients: Any,
+    stats: Any,
+    metrics: dict[str, Array],
+    offset: Any = None,
 ) -> tuple[TrainState, dict[str, Array], Array]:
     """The state after a step, its metrics, and whether it was made.
 
     Where the loss, the gradient or anything in the state after the update is not finite, or was not in an
     earlier step, the state stays as it is. `gradients` (of the parameters) and `metrics` (loss, terms and
-    accuracies) are the shard's parts; `stats` are the running statistics after the step's passes.
+    accuracies) are the shard's parts; `stats` are the running statistics after the step's passes. Where the
+    gradients were taken at the parameters plus an `offset`, the optimiser steps from there (so that weight
+    decay reads the sum, as in the code of AWP), and the offset is taken away again.
     """
     # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
     gradients = jax.tree.map(rows.total, gradients)
     stats = parts.joined(rows, stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
+    memory = parts.defense.remembered(state.memory, metrics)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
 
-    updates, opt_state = parts.optimiser.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    at = state.params if offset is None else optax.tree.add(state.params, offset)
+    updates, opt_state = parts.optimiser.update(gradients, state.opt_state, at)
+    params = optax.apply_updates(at, updates)
+    if offset is not None:
+        params = optax.tree.sub(params, offset)
     updated = state._replace(
         step=state.step + 1,
         params=unit_kernels(params) if parts.defense.hypersphere else params,
         batch_stats=stats,
         opt_state=opt_state,
+        memory=memory,
     )
     if parts.average is not None:
         average = parts.average.moved(state.average, updated.step, updated.params, stats)

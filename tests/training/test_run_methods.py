@@ -76,6 +76,45 @@ def test_a_resumed_freeat_run_is_bit_identical_perturbation_included(tmp_path):
     assert np.any(at_five != carry)
 
 
+def perturbed_ellea(**changes):
+    """ELLE-A with perturbed weights from the third epoch on, with SI."""
+    config = recipes.recipe('ellea_cifar10', 'small_cnn,si')
+    few = {'epochs': 4, 'checkpoint.every_steps': 4, 'data.validation': 0, 'overfitting.drop': 0.0}
+    return digits(config, **few | {'awp.gamma': 0.01, 'awp.start_epoch': 2} | changes)
+
+
+def perturbed_nuat():
+    config = recipes.recipe('nuat_cifar10', 'small_cnn')
+    return digits(config, epochs=2, **{'checkpoint.every_steps': 4, 'awp.gamma': 0.01})
+
+
+@pytest.mark.parametrize('config', [perturbed_ellea, perturbed_nuat])
+def test_resumed_runs_of_what_remembers_and_perturbs_are_bit_identical(tmp_path, config):
+    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
+    run(config(), str(whole))
+    shutil.copytree(whole, resumed)
+    for folder in (resumed / 'checkpoints').iterdir():
+        if int(folder.name) > 4:  # in the middle of the second epoch
+            shutil.rmtree(folder)
+    run(config(), str(resumed))
+    (step, expected), (again, got) = leaves(whole), leaves(resumed)
+    assert step == again == 3 * config().epochs and expected.keys() == got.keys()
+    for name, array in expected.items():
+        assert array.tobytes() == got[name].tobytes(), name
+    if config is perturbed_ellea:
+        memory = Checkpoints(resumed / 'checkpoints').restore('last').state['memory']['nonlinearity']
+        assert memory['total'] == 12 and memory['squares'] > 0
+
+
+def test_a_checkpoint_from_before_the_memory_is_resumed(tmp_path):
+    """A state without it has the arrays of before, whatever the defense."""
+    run(freeat(epochs=2), str(tmp_path))
+    state = Checkpoints(tmp_path / 'checkpoints').restore('last').state
+    assert set(state) == {
+        'step', 'params', 'opt_state', 'bad_step', 'bad_terms', 'carry'
+    }  # fmt: skip
+
+
 class Fake:
     """A guard that sees the given accuracies."""
 
