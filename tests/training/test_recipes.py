@@ -239,7 +239,8 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
     recipe = RECIPES[arch]
     fields = config.to_dict()
     rates = fields.pop('schedule')  # tested as rates below
-    assert rates.keys() == {'kind', 'peak', 'factor', 'boundaries', 'peak_at'} and rates['kind'] == 'steps'
+    names = {'kind', 'peak', 'factor', 'boundaries', 'peak_at', 'warmup', 'every'}
+    assert rates.keys() == names and rates['kind'] == 'steps'
     assert fields == SHARED_FIELDS | {
         'epochs': recipe['epochs'],
         'data': {
@@ -249,6 +250,7 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'split_seed': 0,
             'limit': 0,
             'balanced': False,
+            'cutmix': 0,
             'class_weights': (),
         },
         'model': {
@@ -258,6 +260,9 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'normalise': 'none',
             'dtype': 'float32',
             'sync_bn': True,
+            'activation': 'relu',
+            'bn_momentum': 0.1,
+            'bn_first_step': False,
         },
         'defense': {
             'name': name,
@@ -265,6 +270,8 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'he': False,
             'inner': '',
             'replays': 1,
+            'smoothing': 0.0,
+            'smoothing_over': 'all',
             'weights': weights,
             'scale': 15.0,
             'margin': 0.2,
@@ -274,10 +281,20 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'attack_bn': 'eval',
             'passes': 'adv' if name == 'at' else 'nat,adv',
         },
+        'ramp': {'eps': (), 'step_size': (), 'steps': (), 'weights': (), 'terms': '', 'every': 'epoch'},
+        'average': {
+            'kind': '',
+            'decay': 0.995,
+            'tau': 0.9,
+            'start': 0.025,
+            'ramp': True,
+            'batch_stats': 'live',
+        },
         'optimiser': {
             'momentum': 0.9,
             'nesterov': False,
             'weight_decay': recipe['weight_decay'],
+            'decay': 'all',
             'clip_norm': 0.0,
             'cycle_momentum': False,
         },
