@@ -61,7 +61,8 @@ NEWER = {
         'schedule.peak_at': 0.25, 'defense.start': 'half_signs', 'defense.passes': 'adv,nat',
         'defense.weights.natural_ce': 1.0, 'defense.weights.nuclear': 4.0,
         'defense.weights.adversarial_ce': 'absent', 'model.variant': 'gat', 'average.kind': 'ema',
-        'average.decay': 0.9998, 'average.start': 0.0, 'average.ramp': False, 'average.batch_stats': 'average',
+        'average.decay': 0.9998, 'average.start': 0.0, 'average.ramp': False,
+        'average.batch_stats': 'average',
     },
     'awp_cifar10': {
         **PERTURBED, 'awp.gamma': 0.01, 'defense.attack_bn': 'train', 'model.normalise': 'cifar10',
