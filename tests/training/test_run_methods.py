@@ -191,8 +191,8 @@ def test_a_real_collapse_is_caught(tmp_path):
     """One large step on natural and adversarial images: the network learns to see the step."""
     flags = {
         'defense.weights.logit_pairing': 0.0, 'defense.start': 'original', 'threat.eps': 0.4,
-        'attack.steps': 1, 'attack.step_size': 0.4, 'schedule.peak': 0.1, 'optimiser.weight_decay': 0.0, 'epochs': 25,
-        'overfitting.drop': 0.2, 'evaluation.every_epochs': 100, 'logging.tensorboard': False,
+        'attack.steps': 1, 'attack.step_size': 0.4, 'schedule.peak': 0.1, 'optimiser.weight_decay': 0.0,
+        'epochs': 25, 'overfitting.drop': 0.2, 'evaluation.every_epochs': 100, 'logging.tensorboard': False,
     }  # fmt: skip
     given = [f'--config.{name}={value}' for name, value in flags.items()]
     out = optimised('train.py', '--config=configs/digits.py:alp', f'--workdir={tmp_path / "run"}', *given)
