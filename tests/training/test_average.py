@@ -1,5 +1,6 @@
 """Averages of the weights: by hand, over interrupted runs, and as all that evaluates reads them."""
 
+import json
 import shutil
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from si_jax import load_model
+from si_jax.cli import evaluate
 from si_jax.data import epoch_batches, epoch_order
 from si_jax.errors import InputError
 from si_jax.interop.export import export
@@ -133,6 +135,13 @@ def test_evaluation_and_the_choice_of_the_best_read_the_average(finished):
     same(saved['params'], state.params)
     same(saved['average'], state.average)
     assert last.config.average.kind == 'ema' and load_model(folder, 'best').step in (3, 6)
+
+
+def test_a_result_says_so(finished, tmp_path):
+    folder, output = finished[0], tmp_path / 'result.json'
+    flags = [f'--workdir={folder}', '--attacks=fgsm', '--num_examples=8', f'--output={output}']
+    assert evaluate.main(flags) == 0
+    assert json.loads(output.read_text())['model']['weights'] == 'average: ema'
 
 
 def test_the_page_and_the_log_say_so(finished):
