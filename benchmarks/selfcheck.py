@@ -218,6 +218,7 @@ def from_channels(axis: int) -> Callable[[Problem], Any]:
 
 
 GRADIENT = 'gradient'
+TOO_SMALL = 'times a large factor'  # of logits that SPSA cannot see
 NO_LAYER = 'needs the features and the kernel'  # of SI attacks: the logits are no linear layer's
 
 
@@ -255,8 +256,8 @@ CASES = {
     'masked-batch': Case(
         'masked, and depends on its batch', masked_batch, refusal=f'other images|{NO_LAYER}', always=True
     ),
-    'times-1e-30': Case('logits times 1e-30', scaled(1e-30), warning=GRADIENT),
-    'times-1e-10': Case('logits times 1e-10', scaled(1e-10)),
+    'times-1e-30': Case('logits times 1e-30', scaled(1e-30), warning=f'{GRADIENT}|{TOO_SMALL}'),
+    'times-1e-10': Case('logits times 1e-10', scaled(1e-10), warning=TOO_SMALL),
     'times-1e10': Case('logits times 1e10', scaled(1e10), warning=GRADIENT),
     'times-1e30': Case('logits times 1e30', scaled(1e30), warning=GRADIENT, refusal='NaN or infinite'),
     'nan-in-the-ball': Case('NaN at points of the ball', undefined, refusal=f'NaN or infinite|{NO_LAYER}'),

@@ -226,7 +226,7 @@ def after(
     `logits` [N, K] and the flags `clean` [N] are those of the clean images; `there` returns attacks whose
     gradient is there on these images, for the advice.
     """
-    found = losses_left_out(logits.shape[1], attacks)
+    found = losses_left_out(logits.shape[1], attacks) + too_close(logits, attacks)
     found += single_draws(attacks) if randomised else []
     found += gradients(attacks, records, there, float(np.abs(logits).max()))
     return found + unmoved(clean, attacks, records) + masking(clean, attacks, records)
@@ -256,6 +256,22 @@ def clean(accuracy: float, highest: float, classes: int, stated: float | None, h
     if highest < 2 / classes or accuracy <= 1 / classes:
         return [f'the clean accuracy, {100 * accuracy:.2f} %, is near chance ({100 / classes:g} %): {hint}']
     return []
+
+
+def too_close(logits: np.ndarray, attacks: Sequence[Gated]) -> list[str]:
+    """Whether logits [N, K] are too small for a constant in the steps of an attack."""
+    top = np.sort(logits, axis=1)[:, -2:].astype(np.float64)
+    gap = float(np.median(top[:, 1] - top[:, 0]))
+    facts = {part.attack: part.facts for attack in attacks for part in attack.parts if part.facts}
+    needed = {name: getattr(known.row, 'least_gap', 0.0) for name, known in facts.items()}
+    hidden = [name for name, least in needed.items() if 0 < gap < least]
+    if not hidden:
+        return []
+    return [
+        f'the two highest logits are {gap:.2g} apart (median), and {", ".join(hidden)} needs '
+        f'{max(needed.values()):g}: constants in its steps hide smaller differences, and it finds nothing. '
+        'Return the logits times a large factor, which changes no decision, or trust square and rays'
+    ]
 
 
 def unmoved(clean: np.ndarray, attacks: Sequence[Gated], records: Mapping[str, AttackRecord]) -> list[str]:

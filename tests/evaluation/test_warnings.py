@@ -65,6 +65,12 @@ def test_logits_too_large_for_the_cross_entropy_are_named_as_the_cause():
     assert warnings(lambda x: 1e30 * NET(x).logits, 'cw') == []
 
 
+def test_logits_too_small_for_the_steps_of_spsa():
+    (found,) = warnings(lambda x: 1e-9 * NET(x).logits, 'spsa')
+    assert 'spsa needs 1e-05' in found and 'times a large factor' in found
+    assert warnings(NET, 'spsa') == warnings(lambda x: 1e-9 * NET(x).logits, 'square,rays') == []
+
+
 def test_every_attack_with_gradients_is_asked():
     """What rounds its inputs has a gradient nowhere, whatever an attack maximises and however it starts."""
     names = 'cw,dlr,pgd-gap,sipgd,gama,pgd-hybrid,apgd-t,apgd-cal,fab-t,autoattack'
