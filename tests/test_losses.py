@@ -140,6 +140,7 @@ ALL = {
     'logit_pairing': lambda adv, nat: losses.logit_pairing(adv, nat),
     'probability_distance': lambda adv, nat: losses.probability_distance(adv, nat),
     'misalignment': lambda adv, nat: losses.misalignment(adv, nat),
+    'squared_difference': lambda adv, nat: losses.squared_difference(adv[:, 0], nat[:, 0]),
     # Of soft labels that depend on the scores, so that their derivative counts too.
     'soft_cross_entropy': lambda adv, nat: losses.soft_cross_entropy(adv, jax.nn.softmax(nat)),
     'soft_cosine_margin_cross_entropy': lambda adv, nat: soft_r_si(adv, jax.nn.softmax(nat)),
@@ -159,7 +160,8 @@ def test_no_loss_is_left_out_here():
         and not name.startswith('_')
         and getattr(value, '__module__', '') == losses.__name__
     }
-    assert public == set(ALL)
+    # A row of the nuclear norm holds the singular vectors constant: `tests/training` has its derivative.
+    assert public == set(ALL) | {'nuclear_norm'}
 
 
 @pytest.mark.parametrize('name', ALL)
