@@ -1,7 +1,7 @@
 # make quickstart   train, evaluate and draw on the handwritten digits (a few minutes, no download of data)
 # make test         the whole test suite
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
-# make selfcheck    every attack against classifiers whose robust accuracy is known exactly (two hours or so)
+# make selfcheck    every attack against classifiers whose robust accuracy is known exactly (an hour or so)
 # make docs         the pages of docs/ as a site, in build/docs
 # make chaos        100 kills of training and evaluation at random points, and thousands of malformed inputs
 # make lint         formatting, lint and types

@@ -218,6 +218,7 @@ def from_channels(axis: int) -> Callable[[Problem], Any]:
 
 
 GRADIENT = 'gradient'
+TOO_SMALL = 'times a large factor'  # of logits that SPSA cannot see
 NO_LAYER = 'needs the features and the kernel'  # of SI attacks: the logits are no linear layer's
 
 
@@ -251,12 +252,12 @@ CASES = {
         always=True,
         exact=first_class,
     ),
-    'masked': Case('a class masked at -1e9', masked),
+    'masked': Case('a class masked at -1e9', masked, refusal=NO_LAYER),
     'masked-batch': Case(
-        'masked, and depends on its batch', masked_batch, refusal='other images', always=True
+        'masked, and depends on its batch', masked_batch, refusal=f'other images|{NO_LAYER}', always=True
     ),
-    'times-1e-30': Case('logits times 1e-30', scaled(1e-30), warning=GRADIENT),
-    'times-1e-10': Case('logits times 1e-10', scaled(1e-10)),
+    'times-1e-30': Case('logits times 1e-30', scaled(1e-30), warning=f'{GRADIENT}|{TOO_SMALL}'),
+    'times-1e-10': Case('logits times 1e-10', scaled(1e-10), warning=TOO_SMALL),
     'times-1e10': Case('logits times 1e10', scaled(1e10), warning=GRADIENT),
     'times-1e30': Case('logits times 1e30', scaled(1e30), warning=GRADIENT, refusal='NaN or infinite'),
     'nan-in-the-ball': Case('NaN at points of the ball', undefined, refusal=f'NaN or infinite|{NO_LAYER}'),
@@ -279,7 +280,7 @@ CASES = {
         always=True,
     ),
     'host-random': Case('random on the host', host_random, refusal='disagree', always=True),
-    'noise': Case('random from keys', noisy, refusal='Randomised', warning='eot_samples'),
+    'noise': Case('random from keys', noisy, refusal=f'Randomised|{NO_LAYER}', warning='eot_samples'),
     'float16': Case('float16', in_dtype(jnp.float16)),
     'bfloat16': Case('bfloat16', in_dtype(jnp.bfloat16)),
     'nchw': Case('NCHW images', from_channels(1), refusal='NHWC|transpose', always=True, settings=as_nchw),

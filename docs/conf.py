@@ -41,6 +41,7 @@ PAGES = {
         'trust',
         'attacks',
         'defenses',
+        'recipes',
         'audit',
         'compare',
         'report',

@@ -125,6 +125,20 @@ def presets() -> str:
     return grid(('preset', 'stages', 'is'), rows)
 
 
+def started(row: defenses.Defense) -> str:
+    """Where an attack starts, and where its steps may lead if it is not the ball."""
+    radius = '' if row.start_radius == 1 else f' of {row.start_radius:g} eps'
+    bounds = {'ball': '', 'pixels': ', cut to [0, 1] alone', 'none': ', not cut'}[row.bounds]
+    return f'{row.start}{radius}{bounds}'
+
+
+def compared(term: defenses.Term) -> str:
+    """What a term is computed from."""
+    if term.of_gradients or term.of_segment:
+        return 'gradients' if term.of_gradients else 'losses along segments'
+    return code(of_score(term.score))
+
+
 def defense_rows() -> str:
     """Table 1, with the SI and HE forms of each row."""
     rows = []
@@ -139,14 +153,12 @@ def defense_rows() -> str:
                 inner = f'{code(named(row.inner))} of {code(of_score(row.inner_score))}'
                 inner += ''.join(f' + {term.weight:g} {code(key)}' for key, term in row.inner_terms.items())
             outer = ' + '.join(
-                f'{term.weight:g} {code(key)} of '
-                f'{"gradients" if term.of_gradients else code(of_score(term.score))}'
-                for key, term in row.outer.items()
+                f'{term.weight:g} {code(key)} of {compared(term)}' for key, term in row.outer.items()
             )
             attack = (
                 ''
                 if row.inner is None
-                else f'{row.steps} × {row.step_size:g} eps, {row.start}, {row.attack_bn}'
+                else f'{row.steps} × {row.step_size:g} eps, {started(row)}, {row.attack_bn}'
             )
             rows.append((label, inner, outer, attack, ', '.join((*row.before, *row.passes))))
     head = ('row', 'the attack climbs', 'training minimises', 'steps, start, BN', 'passes')

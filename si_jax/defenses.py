@@ -15,15 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from si_jax import objectives
-from si_jax.attacks.pgd import STARTS, Attack
+from si_jax.attacks.pgd import BOUNDS, STARTS, Attack, widened
 from si_jax.errors import InputError, unknown
-from si_jax.objectives import Objective
+from si_jax.objectives import Objective, WholeBatch
 from si_jax.outputs import Outputs, Score, cosine, logits, scaled_cosine, scaled_logits
 
 Array = jax.Array
 
-PASSES = ('nat', 'adv', 'random')
+PASSES = ('nat', 'adv', 'random', 'segment')
+SEGMENT = 3  # images of the pass 'segment' for each image of the batch
 BN_MODES = ('eval', 'train')
+SMOOTHINGS = ('all', 'others')
 
 
 class Position(NamedTuple):
@@ -33,11 +35,25 @@ class Position(NamedTuple):
         step: Number of the step, from 0.
         batch: Its number within the epoch, from 0.
         steps: Steps of the whole run.
+        memory: What terms remember of the batches before, by their names.
     """
 
     step: Array
     batch: Array
     steps: int
+    memory: Mapping[str, Any] = MappingProxyType({})
+
+
+class Memory(NamedTuple):
+    """What a term remembers from batch to batch, as a pytree of arrays; its `schedule` reads it.
+
+    Attributes:
+        first: () -> the memory before the first batch.
+        update: (memory, the term's value on a batch, without its weight) -> the memory for the next batch.
+    """
+
+    first: Callable[[], Any]
+    update: Callable[[Any, Array], Any]
 
 
 class Term(NamedTuple):
@@ -50,6 +66,11 @@ class Term(NamedTuple):
         schedule: A factor on the weight, from the position; None for 1.
         of_gradients: The objective compares the image gradients of the inner objective at the natural images
             and at random points of the ball, not scores. Its mean is over the images where neither is zero.
+        of_segment: The objective compares two values [B] of the inner objective's loss, not scores: at a
+            random point between two random points of the ball, and on the straight line between their losses.
+        scaled_with_si: Whether SI has the term read scaled cosines, as the attack does, in place of its
+            score.
+        memory: What the term remembers; None for nothing.
     """
 
     weight: float
@@ -57,6 +78,16 @@ class Term(NamedTuple):
     score: Score = logits
     schedule: Callable[[Position], Array] | None = None
     of_gradients: bool = False
+    of_segment: bool = False
+    scaled_with_si: bool = False
+    memory: Memory | None = None
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The passes whose outputs the term is computed from."""
+        if self.of_gradients:
+            return frozenset()
+        return frozenset({'segment'}) if self.of_segment else self.objective.uses
 
     def weight_at(self, position: Position | None) -> float | Array:
         """The weight at a position, which may be None where the term has no schedule."""
@@ -78,10 +109,13 @@ class Defense(NamedTuple):
             of the batch), a factor that no gradient passes.
         before: Train-mode forward passes before the attack, each 'nat' or 'start' (where the attack starts).
             They update the running statistics; the attack compares with this 'nat' if there is one.
-        passes: The train-mode forward passes of the objective in order, each 'nat', 'adv' or 'random' (a
-            uniform point of the ball around the image, not clipped); every one updates the running statistics
-            of batch normalisation, a repeated one does nothing else.
+        passes: The train-mode forward passes of the objective in order, each 'nat', 'adv', 'random' (a
+            uniform point of the ball around the image, not clipped) or 'segment' (three of them as one batch:
+            two such points, and a random one between them); every one updates the running statistics of batch
+            normalisation, a repeated one does nothing else.
         start: Where the attack starts, a name in `si_jax.attacks.pgd.STARTS`.
+        start_radius: The radius of the noise there, as a multiple of eps.
+        bounds: Where the attack's steps may lead, a name in `si_jax.attacks.pgd.BOUNDS`.
         attack_bn: Batch normalisation inside the attack: 'eval' for running statistics, 'train' for those of
             the batch. Neither updates the running statistics.
         steps: Steps of the attack, a default for configs.
@@ -103,6 +137,8 @@ class Defense(NamedTuple):
     before: tuple[str, ...] = ()
     passes: tuple[str, ...] = ('nat', 'adv')
     start: str = 'uniform'
+    start_radius: float = 1.0
+    bounds: str = 'ball'
     attack_bn: str = 'eval'
     steps: int = 10
     step_size: float = 0.25
@@ -116,25 +152,38 @@ class Defense(NamedTuple):
         """The attack inside training without `inner_terms`; steps and step size come from the caller."""
         if self.inner is None:
             return None
-        return Attack(self.inner, self.inner_score, start=STARTS[self.start])
+        start = widened(STARTS[self.start], self.start_radius)
+        return Attack(self.inner, self.inner_score, start=start, bounds=self.bounds)
 
-    def attack_at(self, position: Position | None) -> Attack | None:
-        """The attack inside training; the position may be None where no inner term has a schedule."""
+    def attack_at(self, position: Position | None, rows: WholeBatch | None = None) -> Attack | None:
+        """The attack on a batch.
+
+        The position may be None where no inner term has a schedule, and the rows where none is of the batch.
+        """
         attack, inner = self.attack, self.inner
         if attack is None or inner is None or not self.inner_terms:
             return attack
         terms = [Term(1.0, inner, self.inner_score), *self.inner_terms.values()]
 
-        def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:
-            values = [
-                term.weight_at(position)
-                * term.objective(term.score(adv), None if nat is None else term.score(nat), labels, i)
-                for term in terms
-            ]
-            return sum(values[1:], values[0])
+        def total(form: Callable[[Objective], Any]) -> Callable[..., Array]:
+            def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:
+                values = [
+                    term.weight_at(position)
+                    * form(term.objective.on(rows))(
+                        term.score(adv), None if nat is None else term.score(nat), labels, i
+                    )
+                    for term in terms
+                ]
+                return sum(values[1:], values[0])
+
+            return loss
 
         uses = frozenset().union(*(term.objective.uses for term in terms))
-        return attack._replace(objective=Objective(loss, uses), score=_whole)
+        soft = all(term.objective.soft for term in terms)
+        objective = Objective(
+            total(lambda one: one.loss), uses, total(lambda one: one.soft) if soft else None
+        )
+        return attack._replace(objective=objective, score=_whole)
 
     @property
     def scheduled(self) -> bool:
@@ -145,6 +194,21 @@ class Defense(NamedTuple):
     def aligned(self) -> bool:
         """Whether a term compares gradients."""
         return any(term.of_gradients for term in self.outer.values())
+
+    @property
+    def read_passes(self) -> tuple[str, ...]:
+        """The passes that a term is computed from, each once: a gradient needs no others."""
+        read = frozenset().union(*(term.reads for term in self.outer.values()))
+        return tuple(name for name in dict.fromkeys(self.passes) if name in read)
+
+    def first_memory(self) -> Any:
+        """What the terms remember before the first batch, by their names; () where none does."""
+        return {name: term.memory.first() for name, term in self.outer.items() if term.memory} or ()
+
+    def remembered(self, memory: Any, values: Mapping[str, Array]) -> Any:
+        """The memory after a batch, from the terms' values on it."""
+        updates = {name: term.memory.update for name, term in self.outer.items() if term.memory}
+        return {name: update(memory[name], values[name]) for name, update in updates.items()} or ()
 
 
 def _whole(outputs: Outputs) -> Any:
@@ -162,6 +226,55 @@ def _guided(position: Position) -> Array:
 
 def _guided_on_odd(position: Position) -> Array:
     return _guided(position) * (position.batch % 2)
+
+
+# val-iisc/NuAT:CIFAR10/NuAT_cifar10.py: lambda is 0 in the first epoch and rises by 4 / epochs after each.
+def _risen(position: Position) -> Array:
+    return (position.step - position.batch) / position.steps
+
+
+def _risen_on_odd(position: Position) -> Array:
+    return _risen(position) * (position.batch % 2)
+
+
+class Outliers(NamedTuple):
+    """The memory of ELLE-A's term: its values so far, and the factor on its weight, each [].
+
+    Attributes:
+        total: How many values.
+        mean: Their mean.
+        squares: The sum of their squared distances from it.
+        factor: 1 after a value that stood out, then 1 % less with each batch; 0 before the first.
+    """
+
+    total: Array
+    mean: Array
+    squares: Array
+    factor: Array
+
+
+# LIONS-EPFL/ELLE:core/utils/train.py, lambda_schedule 'onoff': a value is compared with those before it, of
+# which there must be three, and changes lambda for the next batch.
+OUTLIER_DEVIATIONS, OUTLIER_DECAY, OUTLIER_LEAST = 2.0, 0.99, 3
+
+
+def _no_outliers() -> Outliers:
+    zero = jnp.zeros((), jnp.float32)
+    return Outliers(jnp.zeros((), jnp.int32), zero, zero, zero)
+
+
+def _with_value(seen: Outliers, value: Array) -> Outliers:
+    deviation = jnp.sqrt(seen.squares / jnp.maximum(seen.total, 1))
+    outlier = (seen.total >= OUTLIER_LEAST) & (value > seen.mean + OUTLIER_DEVIATIONS * deviation)
+    total, distance = seen.total + 1, value - seen.mean
+    mean = seen.mean + distance / total
+    # Welford's sums: the difference of a sum of squares and a squared sum would lose all digits.
+    squares = seen.squares + distance * (value - mean)
+    return Outliers(total, mean, squares, jnp.where(outlier, 1.0, OUTLIER_DECAY * seen.factor))
+
+
+def _outliers_factor(position: Position) -> Array:
+    return position.memory['nonlinearity'].factor
 
 
 NATURAL_CE = objectives.natural_ce
@@ -257,7 +370,64 @@ DEFENSES: dict[str, Defense] = {
         steps=1,
         step_size=1.25,
     ),
+    # de Jorge et al. (2022), pdejorge/N-FGSM: RFGSM-AT from noise of twice the radius, and without a
+    # projection to the ball.
+    'nfgsm': Defense(
+        outer={'adversarial_ce': Term(1.0, ADVERSARIAL_CE)},
+        inner=ADVERSARIAL_CE,
+        before=('start',),
+        passes=('adv',),
+        start_radius=2.0,
+        bounds='pixels',
+        attack_bn='train',
+        steps=1,
+        step_size=1.0,
+    ),
+    # Abad Rocamora et al. (2024), LIONS-EPFL/ELLE, which clips no image to [0, 1]; its last pass is for a
+    # metric, but moves the running statistics. That code makes two updates with each gradient, this one.
+    'elle': Defense(
+        outer={
+            'adversarial_ce': Term(1.0, ADVERSARIAL_CE),
+            'nonlinearity': Term(1000.0, objectives.squared_difference, of_segment=True),
+        },
+        inner=ADVERSARIAL_CE,
+        before=('nat',),
+        passes=('adv', 'segment', 'nat'),
+        start='original',
+        bounds='none',
+        attack_bn='train',
+        steps=1,
+        step_size=1.0,
+    ),
+    # Sriramanan et al. (2021), val-iisc/NuAT: GAT with the nuclear norm of the batch's difference of logits,
+    # over its number of images, in place of distances of probabilities.
+    'nuat': Defense(
+        outer={
+            'natural_ce': Term(1.0, NATURAL_CE),
+            'nuclear': Term(4.0, objectives.nuclear_norm, schedule=_risen, scaled_with_si=True),
+        },
+        inner=ADVERSARIAL_CE,
+        inner_terms={
+            'nuclear': Term(4.0, objectives.nuclear_norm, schedule=_risen_on_odd, scaled_with_si=True)
+        },
+        before=('nat',),
+        passes=('adv', 'nat'),
+        start='half_signs',
+        steps=1,
+        step_size=1.0,
+    ),
 }
+
+
+# ELLE-A: lambda is 4000 after a batch whose nonlinearity stands out, and falls by 1 % a batch.
+DEFENSES['ellea'] = DEFENSES['elle']._replace(
+    outer={
+        'adversarial_ce': Term(1.0, ADVERSARIAL_CE),
+        'nonlinearity': DEFENSES['elle']
+        .outer['nonlinearity']
+        ._replace(weight=4000.0, schedule=_outliers_factor, memory=Memory(_no_outliers, _with_value)),
+    }
+)
 
 
 BUILT_IN = frozenset(DEFENSES)
@@ -267,7 +437,9 @@ SI_TERM = 'si_margin_ce'
 def with_si(defense: Defense, *, scale: float = 15.0, margin: float = 0.2, weight: float = 0.2) -> Defense:
     """The defense with the scale-invariant mechanism: the rows of Table 1 marked with SI.
 
-    FreeAT keeps its one backward pass and gets the regulariser alone; terms added to an inner objective stay.
+    FreeAT keeps its one backward pass and gets the regulariser alone. Terms added to an inner objective stay,
+    but for those with `scaled_with_si`, which read the scaled cosines too; so do the losses of `of_segment`.
+    Such a term has another scale then, and its weight should be chosen anew.
 
     Args:
         defense: A row of `DEFENSES`.
@@ -284,7 +456,12 @@ def with_si(defense: Defense, *, scale: float = 15.0, margin: float = 0.2, weigh
         raise InputError('SI and hypersphere embedding are alternatives: use si=False or he=False')
     _check_cosine(scale, margin)
     term = Term(weight, objectives.si_margin_ce(scale, margin), cosine)
-    defense = defense._replace(outer={**defense.outer, SI_TERM: term})
+    score = scaled_cosine(scale)
+    outer, inner_terms = (
+        {name: row._replace(score=score) if row.scaled_with_si else row for name, row in terms.items()}
+        for terms in (defense.outer, defense.inner_terms)
+    )
+    defense = defense._replace(outer={**outer, SI_TERM: term}, inner_terms=inner_terms)
     return defense if defense.inner is None else with_inner(defense, 'si', scale=scale)
 
 
@@ -320,6 +497,68 @@ def with_he(defense: Defense, *, scale: float = 15.0, margin: float = 0.2) -> De
         for name, term in defense.outer.items()
     }
     return defense._replace(outer=outer, inner_score=scaled, hypersphere=True)
+
+
+def with_smoothing(defense: Defense, smoothing: float, over: str) -> Defense:
+    """The defense with label smoothing in the cross-entropies of its loss.
+
+    The attack, KL and the SI regulariser keep the labels as they are.
+
+    Args:
+        defense: A row of `DEFENSES`, perhaps with SI.
+        smoothing: s, in [0, 1).
+        over: 'all' classes or the 'others'; see `si_jax.losses.smoothed_cross_entropy`.
+
+    Source: wzekai99/DM-Improves-AT, trades.py ('all', .1); jiequancui/DKL and val-iisc/DAJAT ('others').
+
+    Raises:
+        InputError: A value is out of range, or no such form of the loss is known.
+    """
+    if not 0 <= smoothing < 1:
+        raise InputError(f'defense.smoothing={smoothing:g} is not in [0, 1); 0.1 is usual')
+    if over not in SMOOTHINGS:
+        raise unknown('defense.smoothing_over', over, SMOOTHINGS)
+    if not smoothing:
+        return defense
+    if defense.persistent and defense.inner is None:
+        raise InputError(
+            f'defense.smoothing={smoothing:g}: the perturbation of FreeAT climbs the loss, so that '
+            'its labels would be smoothed too; use smoothing=0'
+        )
+    entropies = NATURAL_CE, ADVERSARIAL_CE
+    plain = {name for name, term in defense.outer.items() if term.objective in entropies}
+    if not plain or defense.hypersphere:
+        raise InputError(
+            f'defense.smoothing={smoothing:g} needs a cross-entropy of the logits in the loss, which has '
+            f'{", ".join(defense.outer)}: of these no smoothed form was published; use smoothing=0'
+        )
+    outer = {
+        name: term._replace(objective=objectives.smoothed(term.objective, smoothing, over))
+        if name in plain
+        else term
+        for name, term in defense.outer.items()
+    }
+    return defense._replace(outer=outer)
+
+
+def check_soft_labels(defense: Defense) -> None:
+    """Raises InputError for a defense that has no form for soft labels, as CutMix makes them.
+
+    Published are those of cross-entropy and TRADES (Rebuffi et al., 2021). Those of SI are ours: attack
+    CE(s c', q), regulariser CE(s (c' - m q), q); so are those of ALP, GAT and GradAlign.
+    """
+    terms = [*defense.outer.items(), *defense.inner_terms.items()]
+    hard = [name for name, term in terms if not term.objective.soft or term.of_segment]
+    if defense.inner is not None and not defense.inner.soft:
+        hard.append('the attack')
+    reason = ''
+    if defense.persistent:
+        reason = 'the perturbation of FreeAT belongs to single images'
+    elif defense.hypersphere or hard:
+        what = ', '.join(hard) or 'hypersphere embedding'
+        reason = f'no form for mixed labels was published of {what}'
+    if reason:
+        raise InputError(f'data.cutmix: {reason}; use --config.data.cutmix=0, or at or trades')
 
 
 def _check_cosine(scale: float, margin: float) -> None:
@@ -387,6 +626,7 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         defense = with_he(defense, scale=config['scale'], margin=config['margin'])
     if config.get('inner'):
         defense = with_inner(defense, config['inner'], scale=config['scale'])
+    defense = with_smoothing(defense, config.get('smoothing', 0.0), config.get('smoothing_over', 'all'))
     weights = dict(config['weights'])
     for term, weight in weights.items():
         if term not in defense.outer:
@@ -402,6 +642,8 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         inner_terms=inner_terms,
         passes=tuple(part.strip() for part in config['passes'].split(',')),
         start=config['start'],
+        start_radius=config.get('start_radius', defense.start_radius),
+        bounds=config.get('bounds', defense.bounds),
         attack_bn=config['attack_bn'],
         replays=config.get('replays', defense.replays),
     )
@@ -443,12 +685,17 @@ def _check(name: str, defense: Defense) -> None:
         if part not in PASSES:
             raise unknown('pass', part, PASSES)
     for term, row in defense.outer.items():
-        needed = frozenset({'random'}) if row.of_gradients else row.objective.uses
+        needed = frozenset({'random'}) if row.of_gradients else row.reads
         if missing := needed - set(defense.passes):
             enough = sorted(needed | set(defense.passes), key=PASSES.index)
             raise InputError(
                 f'defense.passes={",".join(defense.passes)!r} lacks {", ".join(sorted(missing))!r}, which '
                 f'the term {term!r} needs: use {",".join(enough)!r}'
+            )
+        if row.of_segment and (defense.inner is None or 'nat' in defense.inner.uses or defense.calibrated):
+            raise InputError(
+                f'the term {term!r} compares losses of the labels, image by image, and the inner objective '
+                "here is none: use inner='ce' or inner='si'"
             )
     if defense.start not in STARTS:
         raise unknown('start', defense.start, STARTS)
@@ -457,6 +704,15 @@ def _check(name: str, defense: Defense) -> None:
             f"defense.start='original' leaves {name} without an attack: the gradient of its inner objective "
             f"is zero at the original image; use 'uniform' or 'gaussian'"
         )
+    if not defense.start_radius > 0:
+        raise InputError(f'defense.start_radius={defense.start_radius:g} must be positive: 1 is the ball')
+    if defense.start_radius != 1 and defense.start in ('original', 'gaussian'):
+        raise InputError(
+            f'defense.start_radius={defense.start_radius:g} changes nothing with start={defense.start!r}: '
+            "use start_radius=1 or start='uniform'"
+        )
+    if defense.bounds not in BOUNDS:
+        raise unknown('bounds', defense.bounds, BOUNDS)
     if defense.attack_bn not in BN_MODES:
         raise unknown('attack_bn', defense.attack_bn, BN_MODES)
     if defense.replays < 1 or (defense.replays > 1 and not defense.persistent):

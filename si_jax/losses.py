@@ -5,6 +5,8 @@ adversarial batch with those of the natural batch. Attacks maximise losses and t
 means are taken by the caller. Nothing here stops a gradient.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -126,6 +128,43 @@ def targeted_dlr(score: Array, labels: Array, targets: Array) -> Array:
     return targeted_margin(score, labels, targets) / (top[:, 0] - (top[:, 2] + top[:, 3]) / 2 + 1e-12)
 
 
+def soft_cross_entropy(score: Array, soft: Array) -> Array:
+    """CE(u, q) = sum_k q_k (logsumexp(u) - u_k), [B]: `cross_entropy` where q is one class.
+
+    Args:
+        score: u [B, K].
+        soft: q [B, K], a distribution over the classes for each image.
+    """
+    _check_pair(soft, score)
+    return jnp.sum(soft * (jax.nn.logsumexp(score, axis=1, keepdims=True) - score), axis=1)
+
+
+def smoothed_labels(soft: Array, *, smoothing: float, over: str) -> Array:
+    """Soft labels [B, K] with label smoothing.
+
+    Args:
+        soft: q [B, K].
+        smoothing: s.
+        over: 'all' for (1 - s) q + s / K (torch, wzekai99/DM-Improves-AT); 'others' for s spread over the
+            K - 1 other classes, (1 - s) q + s (1 - q) / (K - 1) (jiequancui/DKL, val-iisc/DAJAT).
+    """
+    classes = soft.shape[1]
+    spread = 1 / classes if over == 'all' else (1 - soft) / (classes - 1)
+    return (1 - smoothing) * soft + smoothing * spread
+
+
+def smoothed_cross_entropy(score: Array, labels: Array, *, smoothing: float, over: str) -> Array:
+    """Cross-entropy with `smoothed_labels` of the classes `labels` [B], [B]."""
+    _check(score, labels)
+    hot = jax.nn.one_hot(labels, score.shape[1], dtype=score.dtype)
+    return soft_smoothed_cross_entropy(score, hot, smoothing=smoothing, over=over)
+
+
+def soft_smoothed_cross_entropy(score: Array, soft: Array, *, smoothing: float, over: str) -> Array:
+    """Cross-entropy with `smoothed_labels` of soft labels [B, K], [B]."""
+    return soft_cross_entropy(score, smoothed_labels(soft, smoothing=smoothing, over=over))
+
+
 def cosine_margin_cross_entropy(cosine: Array, labels: Array, *, scale: float, margin: float) -> Array:
     """R_SI = CE(s (cos - m onehot(y)), y), [B]: the SI regulariser.
 
@@ -142,6 +181,15 @@ def cosine_margin_cross_entropy(cosine: Array, labels: Array, *, scale: float, m
     _check(cosine, labels)
     shift = margin * jax.nn.one_hot(labels, cosine.shape[1], dtype=cosine.dtype)
     return cross_entropy(scale * (cosine - shift), labels)
+
+
+def soft_cosine_margin_cross_entropy(cosine: Array, soft: Array, *, scale: float, margin: float) -> Array:
+    """CE(s (cos - m q), q) with soft labels q [B, K], [B]: R_SI for mixtures of images.
+
+    It is `cosine_margin_cross_entropy` where q is one class. The form is ours, not the paper's.
+    """
+    _check_pair(soft, cosine)
+    return soft_cross_entropy(scale * (cosine - margin * soft), soft)
 
 
 def kl_divergence(adversarial: Array, natural: Array) -> Array:
@@ -202,6 +250,50 @@ def probability_distance(adversarial: Array, natural: Array) -> Array:
     _check_pair(adversarial, natural)
     difference = jax.nn.softmax(natural, axis=1) - jax.nn.softmax(adversarial, axis=1)
     return jnp.sum(jnp.square(difference), axis=1)
+
+
+def squared_difference(value: Array, other: Array) -> Array:
+    """(v - w)^2 of two values an image, [B].
+
+    Source: ELLE, Abad Rocamora et al. (2024), repository LIONS-EPFL/ELLE, core/utils/train.py: of the loss
+    between two points of the ball, and of what a straight line between them would give there.
+    """
+    return jnp.square(value - other)
+
+
+def nuclear_norm(
+    adversarial: Array,
+    natural: Array,
+    *,
+    mask: Array,
+    gathered: Callable[[Array], Array] = lambda x: x,
+    own: Callable[[Array], Array] = lambda x: x,
+) -> Array:
+    """||M||_*, the sum of the singular values of M = adversarial - natural of the whole batch, in parts [B].
+
+    With M = U S V^T and P = U V^T, ||M||_* is the sum over the rows of <P_i, M_i>, and P is its gradient. So
+    a row's part is <P_i, M_i>, with P a constant to every gradient: the derivative of the decomposition,
+    which is not defined where singular values are equal or zero, is never asked for. Directions whose
+    singular value is zero (to rounding) have no part in P, which makes it the shortest of the subgradients:
+    zero where M is.
+
+    Args:
+        adversarial: [B, K].
+        natural: [B, K].
+        mask: [B] bool, the rows that count; the parts of the others are 0.
+        gathered: The rows [B, K] of every device, one after another, from those of this device.
+        own: Its inverse.
+
+    Source: NuAT, Sriramanan et al. (2021), repository val-iisc/NuAT, CIFAR10/NuAT_cifar10.py.
+    """
+    _check_pair(adversarial, natural)
+    difference = jnp.where(mask[:, None], adversarial - natural, 0)
+    matrix = gathered(jax.lax.stop_gradient(difference))
+    # NaN would make some decompositions loop; the loss of its row says that it was there.
+    finite = jnp.where(jnp.isfinite(matrix), matrix, 0)
+    u, s, vt = jnp.linalg.svd(finite, full_matrices=False)
+    kept = s > max(matrix.shape) * jnp.finfo(s.dtype).eps * s[0]
+    return jnp.sum(own((u * kept) @ vt) * difference, axis=1)
 
 
 def misalignment(gradient: Array, other: Array) -> Array:

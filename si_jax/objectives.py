@@ -5,7 +5,7 @@ adversarial and of the natural images and returns [B]. Whatever it does not use 
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -15,40 +15,75 @@ from si_jax import losses
 Array = jax.Array
 
 
+class WholeBatch(Protocol):
+    """The rows of a batch of which this device has a shard, as `si_jax.training.update.Rows` are."""
+
+    @property
+    def mask(self) -> Array:
+        """[B] bool, the real rows of the shard."""
+
+    def gathered(self, x: Array) -> Array:
+        """[B, ...] of every device, one after another."""
+
+    def own(self, x: Array) -> Array:
+        """The shard of this device of what `gathered` returns."""
+
+
 class Objective(NamedTuple):
     """A loss and the scores it reads.
 
     Attributes:
-        loss: (adversarial score, natural score, labels, step) -> [B].
+        loss: (adversarial score, natural score, labels, step) -> [B]; with the `WholeBatch` as a fifth
+            argument where `of_batch` says so.
         uses: Which of 'adv' and 'nat' it reads; what it does not read need not be computed.
+        soft: The same for soft labels [B, K], distributions over the classes; None where there is no form.
+        of_batch: Whether an image's loss depends on the other images of the batch: `on` must be called first.
     """
 
-    loss: Callable[[Array, Array, Array, Array], Array]
+    loss: Callable[..., Array]
     uses: frozenset[str]
+    soft: Callable[[Array, Array, Array, Array], Array] | None = None
+    of_batch: bool = False
+
+    def on(self, rows: WholeBatch | None) -> 'Objective':
+        """The objective on this batch, which an objective that is not `of_batch` need not know."""
+        if not self.of_batch:
+            return self
+        assert rows is not None
+        return Objective(lambda adv, nat, y, i: self.loss(adv, nat, y, i, rows), self.uses)
 
     def __call__(
         self, adversarial: Array | None, natural: Array | None, labels: Array, step: Array | int = 0
     ) -> Array:
-        return self.loss(adversarial, natural, labels, step)  # type: ignore[arg-type]
+        return self.loss(adversarial, natural, labels, step)
 
 
-def on_adversarial(loss: Callable[..., Array], **settings: float | Array) -> Objective:
-    """The loss (score, labels) of the adversarial images."""
-    return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}))
+Loss = Callable[..., Array]
 
 
-def on_natural(loss: Callable[..., Array], **settings: float) -> Objective:
-    """The loss (score, labels) of the natural images."""
-    return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}))
+def on_adversarial(loss: Loss, soft: Loss | None = None, **settings: Any) -> Objective:
+    """The loss (score, labels) of the adversarial images; `soft` is the same for soft labels."""
+    with_soft = None if soft is None else lambda adv, nat, q, i: soft(adv, q, **settings)
+    return Objective(lambda adv, nat, y, i: loss(adv, y, **settings), frozenset({'adv'}), with_soft)
+
+
+def on_natural(loss: Loss, soft: Loss | None = None, **settings: Any) -> Objective:
+    """The loss (score, labels) of the natural images; `soft` is the same for soft labels."""
+    with_soft = None if soft is None else lambda adv, nat, q, i: soft(nat, q, **settings)
+    return Objective(lambda adv, nat, y, i: loss(nat, y, **settings), frozenset({'nat'}), with_soft)
 
 
 def on_pair(loss: Callable[[Array, Array], Array]) -> Objective:
     """The pair loss of the adversarial and the natural images, for any labels."""
-    return Objective(lambda adv, nat, y, i: loss(adv, nat), frozenset({'adv', 'nat'}))
+
+    def of_any(adv: Array, nat: Array, labels: Array, i: Array) -> Array:
+        return loss(adv, nat)
+
+    return Objective(of_any, frozenset({'adv', 'nat'}), of_any)
 
 
-natural_ce = on_natural(losses.cross_entropy)
-adversarial_ce = on_adversarial(losses.cross_entropy)
+natural_ce = on_natural(losses.cross_entropy, losses.soft_cross_entropy)
+adversarial_ce = on_adversarial(losses.cross_entropy, losses.soft_cross_entropy)
 margin = on_adversarial(losses.margin)
 highest_other = on_adversarial(losses.highest_other)
 minus_label = on_adversarial(losses.minus_label)
@@ -62,6 +97,14 @@ weighted_kl = Objective(
 logit_pairing = on_pair(losses.logit_pairing)
 probability_distance = on_pair(losses.probability_distance)
 misalignment = on_pair(losses.misalignment)
+squared_difference = on_pair(losses.squared_difference)
+nuclear_norm = Objective(
+    lambda adv, nat, y, i, rows: losses.nuclear_norm(
+        adv, nat, mask=rows.mask, gathered=rows.gathered, own=rows.own
+    ),
+    frozenset({'adv', 'nat'}),
+    of_batch=True,
+)
 
 
 def in_turn(first: Objective, then: Objective, change: int) -> Objective:
@@ -71,6 +114,20 @@ def in_turn(first: Objective, then: Objective, change: int) -> Objective:
         return jnp.where(i < change, first(adv, nat, y, i), then(adv, nat, y, i))
 
     return Objective(loss, first.uses | then.uses)
+
+
+def smoothed(objective: Objective, smoothing: float, over: str) -> Objective:
+    """`natural_ce` or `adversarial_ce` with label smoothing (`losses.smoothed_cross_entropy`)."""
+    make = on_natural if 'nat' in objective.uses else on_adversarial
+    forms = losses.smoothed_cross_entropy, losses.soft_smoothed_cross_entropy
+    return make(*forms, smoothing=smoothing, over=over)
+
+
+def with_soft_labels(objective: Objective, soft: Array) -> Objective:
+    """The objective with soft labels [B, K] in place of the labels that it is called with."""
+    form = objective.soft
+    assert form is not None, 'check_soft_labels refuses a defense without such a form'
+    return objective._replace(loss=lambda adv, nat, y, i: form(adv, nat, soft, i))
 
 
 def targeted_dlr(targets: Array) -> Objective:
@@ -85,7 +142,8 @@ def targeted_margin(targets: Array) -> Objective:
 
 def si_margin_ce(scale: float, margin: float) -> Objective:
     """The SI regulariser on the adversarial images; its score is the cosine."""
-    return on_adversarial(losses.cosine_margin_cross_entropy, scale=scale, margin=margin)
+    forms = losses.cosine_margin_cross_entropy, losses.soft_cosine_margin_cross_entropy
+    return on_adversarial(*forms, scale=scale, margin=margin)
 
 
 def margin_ce(scale: float, margin: float) -> Objective:

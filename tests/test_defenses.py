@@ -18,11 +18,13 @@ from si_jax.defenses import (
     with_he,
     with_inner,
     with_si,
+    with_smoothing,
 )
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 from si_jax.training import recipes
 
+NEWER = ('nfgsm', 'elle', 'ellea', 'nuat')  # see tests/training/test_newer_single_step.py
 BATCH, FEATURES, CLASSES = 6, 4, 5
 S, M, BETA = 15.0, 0.2, 0.2
 
@@ -101,7 +103,7 @@ def outer(defense, random):
 
 
 def test_the_table_has_these_rows():
-    assert set(DEFENSES) == {'standard', *TABLE, 'freeat', 'gat', 'rfgsm', 'gradalign'}
+    assert set(DEFENSES) == {'standard', *TABLE, 'freeat', 'gat', 'rfgsm', 'gradalign', *NEWER}
 
 
 @pytest.mark.parametrize('name', TABLE)
@@ -232,7 +234,10 @@ def test_table_4_without_the_regulariser_keeps_the_si_attack(random):
     ('changes', 'message'),
     [
         ({'name': 'trade'}, "unknown defense 'trade': did you mean trades"),
-        ({'name': 'adv'}, 'known: alp, at, freeat, gat, gradalign, mart, rfgsm, standard, trades'),
+        (
+            {'name': 'adv'},
+            'known: alp, at, elle, ellea, freeat, gat, gradalign, mart, nfgsm, nuat, rfgsm, standard',
+        ),
         ({'weights': {'k1': 6.0}}, "unknown term of trades 'k1': did you mean kl"),
         ({'weights': {'si_margin_ce': 0.2}}, "unknown term of trades 'si_margin_ce'"),
         ({'weights': {'l': 1.0}, 'si': True}, 'unknown term of trades-SI'),
@@ -388,3 +393,32 @@ def test_defenses_of_your_own_that_are_refused(monkeypatch, name, changes, messa
     with pytest.raises(InputError, match=message):
         register(name, {} if changes is None else own(**changes))
     assert defenses.DEFENSES == DEFENSES
+
+
+def test_label_smoothing_is_in_the_cross_entropies_of_the_loss_alone():
+    row = with_si(DEFENSES['alp'])
+    smoothed = with_smoothing(row, 0.1, 'others')
+    changed = {name for name in row.outer if smoothed.outer[name] != row.outer[name]}
+    assert changed == {'natural_ce', 'adversarial_ce'}
+    assert smoothed.inner is row.inner and with_smoothing(row, 0.0, 'all') == row
+    y, score = jnp.array([1, 0], jnp.int32), jnp.array([[0.0, 1.0, 2.0], [3.0, 1.0, 0.0]])
+    log_p = log_softmax(np.asarray(score), axis=1)
+    q = np.array([[0.05, 0.9, 0.05], [0.9, 0.05, 0.05]])
+    for name, given in (('natural_ce', (None, score)), ('adversarial_ce', (score, None))):
+        np.testing.assert_allclose(smoothed.outer[name].objective(*given, y), -(q * log_p).sum(1), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ('row', 'settings', 'message'),
+    [
+        ('mart', (0.1, 'all'), 'mart_bce, weighted_kl: of these no smoothed form was published'),
+        ('freeat', (0.1, 'all'), 'FreeAT climbs the loss'),
+        ('trades', (1.0, 'all'), r'defense.smoothing=1 is not in \[0, 1\)'),
+        ('trades', (0.1, 'some'), "unknown defense.smoothing_over 'some'.*others"),
+    ],
+)
+def test_wrong_smoothing_is_refused(row, settings, message):
+    with pytest.raises(InputError, match=message):
+        with_smoothing(DEFENSES[row], *settings)
+    with pytest.raises(InputError, match='needs a cross-entropy of the logits'):
+        with_smoothing(with_he(DEFENSES['trades']), 0.1, 'all')

@@ -129,7 +129,7 @@ def advance(
         value: (i, images) -> (loss [B], gradient, fooled [B]).
         under_way: From `begin` or `advance`.
         first: The number of the first step; may be traced.
-        steps: A Python integer, so that the loop has a static trip count.
+        steps: A Python integer, so that the loop has a static trip count; an array where it varies.
         rule: How a point moves.
         project: Into the threat model.
         unroll: Unroll the loop in the compiled program.
@@ -138,7 +138,9 @@ def advance(
     def body(offset: Array, carry: UnderWay) -> UnderWay:
         return step(value, carry, first + offset, rule=rule, project=project)
 
-    return jax.lax.fori_loop(0, steps, body, under_way, unroll=unroll or steps == 1 or None)
+    return jax.lax.fori_loop(
+        0, steps, body, under_way, unroll=unroll or (isinstance(steps, int) and steps == 1) or None
+    )
 
 
 def evaluate_last(value: Value, under_way: UnderWay, *, steps: int | Array) -> Ascent:

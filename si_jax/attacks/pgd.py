@@ -9,6 +9,7 @@ To write an attack of your own, make an `Attack`; `registry.ATTACKS` holds the n
 for one misclassified point and then stop are searches: see `search`.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -66,6 +67,24 @@ STARTS: dict[str, Start] = {
     'half_signs': partial(from_signs, scale=0.5),
 }
 
+# Where a step may lead, by name: (threat, moved images, original images) -> images.
+BOUNDS: dict[str, Callable[[Threat, Array, Array], Array]] = {
+    'ball': lambda threat, moved, images: threat.project(moved, images),
+    'pixels': lambda threat, moved, images: jnp.clip(moved, 0, 1),
+    'none': lambda threat, moved, images: moved,
+}
+
+
+def widened(start: Start, factor: float) -> Start:
+    """The start in a ball of `factor` times the radius."""
+    if factor == 1:
+        return start
+
+    def wide(threat: Threat, keys: Array, images: Array) -> Array:
+        return start(dataclasses.replace(threat, eps=factor * threat.eps), keys, images)
+
+    return wide
+
 
 class Attack(NamedTuple):
     """A gradient attack.
@@ -84,6 +103,8 @@ class Attack(NamedTuple):
         odd: What stands in place of `objective` in the restarts 1, 3, 5 and so on (see `in_restart`).
         cosines: The step size falls so many times, one after another, along half a cosine; 0: it stays.
         any_iterate: Whether a misclassified iterate counts, not only the last point.
+        bounds: Where `run` lets a step lead, a name in `BOUNDS`: into the ball and [0, 1], into [0, 1] alone,
+            or anywhere. Only training attacks leave the ball; what evaluation returns is audited.
         calibrated: Whether the score is computed from logits times 2 / (median gap between the two highest
             logits of all clean images); who runs the attack brings a classifier with such logits.
     """
@@ -100,6 +121,7 @@ class Attack(NamedTuple):
     odd: Objective | None = None
     cosines: int = 0
     any_iterate: bool = False
+    bounds: str = 'ball'
     calibrated: bool = False
 
     def in_restart(self, number: int) -> 'Attack':
@@ -136,7 +158,8 @@ def run(
         labels: [B], the true labels.
         keys: [B] typed PRNG keys, one an image: nothing else is random, so no image depends on its batch.
         threat: The ball.
-        steps: Number of steps where the attack does not fix it.
+        steps: Number of steps where the attack does not fix it; an array only for an attack without `then`
+            and `cosines`.
         step_size: As a fraction of the pixel range, where the attack does not fix it.
         eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
         start: [B, H, W, C], where to start; None for the attack's own `starting_points`.
@@ -164,7 +187,7 @@ def run(
         first=0,
         steps=steps,
         rule=rule,
-        project=lambda x: threat.project(x, images),
+        project=lambda x: BOUNDS[attack.bounds](threat, x, images),
     ).seen
 
 

@@ -83,6 +83,7 @@ class SearchAttack(NamedTuple):
         measures_distance: Whether its state's `distance` is a result in itself.
         calibrated: As in `Attack`.
         averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
+        least_gap: A median gap between the two highest logits below which a constant in its steps hides them.
     """
 
     make: Callable[[int, int, int], Search]
@@ -92,6 +93,7 @@ class SearchAttack(NamedTuple):
     measures_distance: bool = False
     calibrated: bool = False
     averages: bool = False
+    least_gap: float = 0.0
 
     @property
     def black_box(self) -> bool:
@@ -117,7 +119,8 @@ def _apgd(
 
 def _spsa(evaluations: int) -> SearchAttack:
     make = lambda classes, restart, eot: spsa(evaluations=evaluations)  # noqa: E731
-    return SearchAttack(make, 5, _none, queries=evaluations + 1)
+    # Adam divides by the size of the estimates plus 1e-8.
+    return SearchAttack(make, 5, _none, queries=evaluations + 1, least_gap=1e-5)
 
 
 def _rays(query_limit: int) -> SearchAttack:

@@ -56,6 +56,7 @@ examples:
             arch=model.arch,
             variant=model.variant or None,
             normalise=model.normalise,
+            activation=model.activation,
             format=flags.format,
         )
         print(f'{path}: build() returns the network of training step {loaded.step}, weights beside it')

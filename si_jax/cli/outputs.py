@@ -104,7 +104,8 @@ def is_ours(file: Path) -> bool:
     if file.name.endswith(POINT):
         return _holds(file, ('point',))
     if file.name.endswith('_images.npz'):
-        return is_ours(file.with_name(f'{file.name.removesuffix("_images.npz")}.json'))
+        result = file.with_name(f'{file.name.removesuffix("_images.npz")}.json')
+        return is_ours(result) and _names(file) <= set(read_json(result).get('attacks', ()))
     if file.suffix == '.npz':
         return _holds(file, FLAGS)
     if file.suffix in ('.png', '.pdf'):
@@ -119,6 +120,13 @@ def is_ours(file: Path) -> bool:
 def _first_line(file: Path) -> str:
     with open(file, encoding='utf-8', errors='replace') as lines:
         return lines.readline(1000)
+
+
+def _names(file: Path) -> set[str]:
+    try:
+        return set(npz.headers(file))
+    except (OSError, npz.ArchiveError):
+        return {'what is no npz file'}
 
 
 def _holds(file: Path, names: tuple[str, ...]) -> bool:

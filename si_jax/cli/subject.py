@@ -164,6 +164,8 @@ def load(subject: Subject) -> Loaded:
         else:
             about = {'workdir': workdir, 'checkpoint': subject.checkpoint, 'step': classifier.step}
             stem, folder = subject.checkpoint, Path(workdir) / 'evaluation'
+        if config.average.kind:
+            about['weights'] = f'average: {config.average.kind}'
     else:
         if dataset is None:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'

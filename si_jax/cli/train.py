@@ -1,6 +1,7 @@
 """Trains a robust classifier; measures it on held-out images after each epoch.
 
-usage: python train.py --config=FILE[:ARCHITECTURE] [--config.FIELD=VALUE ...]
+usage: python train.py --config=FILE[:ARCHITECTURE][,si]
+                       [--config.FIELD=VALUE ...]
                        [--workdir=FOLDER] [--dry_run] [--profile=FOLDER]
 
 examples:
@@ -18,10 +19,11 @@ examples:
     python train.py --config=configs/mart_svhn.py --help
 
 flags:
-  --config=FILE[:ARCHITECTURE]
+  --config=FILE[:ARCHITECTURE][,si]
                         a file of configs/, and resnet18, resnet50,
                         preact_resnet18, wrn_<depth>_<width> or small_cnn
-                        (default: that of the file)
+                        (default: that of the file); si for its
+                        scale-invariant version, as in FILE:resnet18,si
   --config.FIELD=VALUE  any field of the config, as listed below
   --workdir=FOLDER      of checkpoints and metrics (default:
                         runs/<config>[-<architecture>]/<hash of overrides>)
@@ -52,7 +54,7 @@ from si_jax.training.workdir import default_workdir
 
 def define(values: flags.FlagValues) -> tuple[flags.FlagHolder, flags.FlagHolder]:
     """The flags of this command, and of them the config and the workdir."""
-    about = 'A file of configs/, an architecture after a colon.'
+    about = 'A file of configs/; after a colon an architecture, si, or both with a comma between.'
     where = 'Checkpoints and metrics; default runs/<config>[-<architecture>]/<hash of overrides>.'
     kinds: dict[Any, Any] = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
     for name, flag in processes.FLAGS.items():

@@ -8,13 +8,13 @@ forward pass of one image; the gradient of the image takes 2F with its forward p
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from si_jax.defenses import Defense
+from si_jax.defenses import SEGMENT, Defense
 from si_jax.models import use_convolution
 
 
@@ -114,7 +114,7 @@ def network(model: Any, image_shape: tuple[int, ...]) -> Network:
     )
 
 
-def training_passes(defense: Defense, attack_steps: int) -> Passes:
+def training_passes(defense: Defense, attack_steps: float, *, awp: bool = False) -> Passes:
     """What a training step of a defense takes, in forward passes of one image.
 
     AT with ten steps takes 23, TRADES 27 and TRADES-SI 26 (the public code of TRADES takes 36, as it computes
@@ -122,16 +122,17 @@ def training_passes(defense: Defense, attack_steps: int) -> Passes:
 
     Args:
         defense: A row of `si_jax.defenses.DEFENSES`, perhaps with SI.
-        attack_steps: Steps of the training attack; a persistent perturbation has none.
+        attack_steps: Steps of the training attack, or their mean; a persistent perturbation has none.
+        awp: Whether the weights are perturbed, which takes one more gradient.
     """
-    outer = defense.outer.values()
     if defense.persistent:
         return Passes(2.0 * (defense.inner is not None), 3.0)
-    uses = {name for term in outer if not term.of_gradients for name in term.objective.uses}
-    update = sum(3.0 if name in uses else 1.0 for name in dict.fromkeys(defense.passes))
-    update += len(defense.passes) - len(set(defense.passes))  # a repeated pass moves the statistics alone
     # The gradient of an image gradient: the latter's two passes, and twice as much for each of them.
-    update += (2 + 6) * defense.aligned
+    gradient = 3.0 * _forwards(defense.read_passes) + 6 * defense.aligned
+    # A pass that is repeated, or that no term reads, moves the statistics alone. The other image gradient
+    # does not change with the weights.
+    once = _forwards(defense.passes) - _forwards(defense.read_passes) + 2 * defense.aligned
+    update = (1 + awp) * gradient + once
     attack = float(len(defense.before))
     if defense.inner is not None:
         inner = {name for term in defense.inner_terms.values() for name in term.objective.uses}
@@ -140,7 +141,28 @@ def training_passes(defense: Defense, attack_steps: int) -> Passes:
     return Passes(attack, update)
 
 
+def first_steps(first: float, most: int) -> int:
+    """The number of attack steps with which a ramp from `first` times `most` begins."""
+    return max(1, round(first * most))
+
+
+def mean_steps(most: int, ramp: Sequence[float], changes: int) -> float:
+    """The mean number of attack steps over a run of so many changes, with a ramp (a, b) of `training.ramps`.
+
+    `ramp` () is none. The k-th number of m begins at the share k b / m of the run, counted from 0.
+    """
+    if not ramp:
+        return most
+    rises = most - first_steps(ramp[0], most)
+    begins = (math.ceil(k * ramp[1] * changes / (rises + 1)) / changes for k in range(1, rises + 1))
+    return most - sum(min(begin, 1.0) for begin in begins)
+
+
 def live_forwards(defense: Defense) -> int:
     """The train-mode forward passes whose intermediate values wait for the backward pass at the same time."""
-    uses = {name for term in defense.outer.values() for name in term.objective.uses if not term.of_gradients}
-    return max(1, len(uses & set(defense.passes))) + defense.aligned
+    return max(1, _forwards(defense.read_passes)) + defense.aligned
+
+
+def _forwards(passes: Iterable[str]) -> int:
+    """The forward passes of one image, for one of the batch."""
+    return sum(SEGMENT if name == 'segment' else 1 for name in passes)

@@ -36,7 +36,10 @@ class Meter(NamedTuple):
 
 def of_training(ready: Any) -> Meter:
     """The meter of a run, from its `si_jax.training.setup.Setup`."""
-    passes = flops.training_passes(ready.defense, ready.config.attack.steps)
+    config = ready.config
+    changes = config.epochs * (1 if config.ramp.every == 'epoch' else ready.steps_per_epoch)
+    steps = flops.mean_steps(config.attack.steps, config.ramp.steps, changes)
+    passes = flops.training_passes(ready.defense, steps, awp=ready.awp is not None)
     network = flops.network(ready.model, ready.train.images.shape[1:])
     precision = chips.product_precision(jax.default_backend(), ready.config.model.dtype)
     return Meter(passes.total * network.flops, precision, jax.device_count())

@@ -2,6 +2,7 @@
 
     time = images x epochs x passes x F / (rate x devices) + all-reduces
     memory of a device = 16 bytes x parameters + data + images on it x convolution outputs x bytes x live x c
+    (24 bytes with adversarial weight perturbation)
 
 with `passes` and F of `cost.flops`, `live` the train-mode forward passes that wait for the backward pass at
 the same time, and c the intermediate values a convolution output leaves. On a CPU two rates are measured (of
@@ -27,8 +28,10 @@ ASSUMED_MFU = 0.31
 FILLING = 128
 # Of a small all-reduce: 80 a step were estimated to take 0.8 to 1.6 ms on 8 GPUs.
 LATENCY = 15e-6
-# Parameters, momentum, gradient and update.
+# Parameters, momentum, gradient and update; 4 more for an average of the parameters.
 STATE_BYTES = 16
+# The perturbation of the weights, and the sum.
+AWP_BYTES = 8
 # Left to the runtime.
 USABLE = 0.9
 # Intermediate values by convolution output. On the CPU from what XLA reserves for compiled steps;
@@ -42,7 +45,7 @@ class Run(NamedTuple):
 
     arch: str
     network: Network  # what a forward pass costs
-    passes: Passes  # what a step takes
+    passes: Passes  # what a step takes on an image, all its mixtures and what follows an epoch included
     held_out_passes: float  # forward passes of the held-out evaluation on one image
     live: int  # forward passes that wait for the backward pass
     images: int  # training images of an epoch
@@ -52,7 +55,9 @@ class Run(NamedTuple):
     batch_size: int  # images of a step on all devices
     data_bytes: int  # the resident data set
     dtype: str  # what convolutions compute in
+    state_bytes: int  # for each parameter
     norm_reductions: int  # small all-reduces of a step, of synchronised batch normalisation
+    awp: bool = False  # whether the weights are perturbed, which takes one more gradient
 
 
 class Machine(NamedTuple):
@@ -127,16 +132,21 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         raise InputError(f'data.validation={config.data.validation} leaves none of the {whole} images')
     height, width, channels = source.shape
     steps = defense.steps if defense.persistent else config.attack.steps
-    norms = network.norms * 2 * (len(defense.passes) + len(defense.before))
+    awp = config.awp.gamma > 0
+    changes = config.epochs * (1 if config.ramp.every == 'epoch' else -(-count // config.batch_size))
+    mixtures = max(1, config.data.cutmix)
+    passes = flops.training_passes(defense, flops.mean_steps(steps, config.ramp.steps, changes), awp=awp)
+    recomputed = config.average.kind and config.average.batch_stats == 'recompute' and network.norms
+    norms = network.norms * 2 * (len(defense.passes) + len(defense.before) + awp * len(defense.read_passes))
     if defense.attack_bn == 'train' and defense.inner is not None:
         norms += network.norms * 2 * steps
     return Run(
         arch=config.model.arch,
         network=network,
-        passes=flops.training_passes(defense, steps),
+        passes=Passes(mixtures * passes.attack, mixtures * (passes.update + bool(recomputed))),
         # Natural, PGD, and PGD on calibrated logits; each attack ends in a forward pass.
         held_out_passes=1 + 2 * (2 * config.evaluation.steps + 1),
-        live=flops.live_forwards(defense),
+        live=mixtures * flops.live_forwards(defense),
         images=count,
         held_out=config.data.validation,
         evaluations=-(-config.epochs // config.evaluation.every_epochs),
@@ -144,7 +154,9 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         batch_size=config.batch_size,
         data_bytes=count * height * width * channels,
         dtype=config.model.dtype,
+        state_bytes=STATE_BYTES + 4 * bool(config.average.kind) + AWP_BYTES * awp,
         norm_reductions=norms if config.model.sync_bn else 0,
+        awp=awp,
     )
 
 
@@ -186,7 +198,7 @@ def memory(run: Run, machine: Machine, devices: int, batch_size: int | None = No
     # XLA's CPU back end computes bfloat16 in float32.
     each = {'bfloat16': 2 if machine.accelerator else 4, 'float64': 8}.get(run.dtype, 4)
     activations = batch / devices * run.network.outputs * each * run.live * residues
-    return Memory(STATE_BYTES * run.network.parameters, run.data_bytes, activations)
+    return Memory(run.state_bytes * run.network.parameters, run.data_bytes, activations)
 
 
 def check_fits(run: Run, machine: Machine, devices: int) -> Memory:
@@ -224,7 +236,8 @@ def step(run: Run, machine: Machine, devices: int) -> Step:
     flop = run.network.flops * run.batch_size / devices
     reduced = 0.0
     if machine.link and devices > 1:  # a ring sends everything nearly twice
-        reduced = 4 * run.network.parameters * 2 * (devices - 1) / devices / machine.link
+        each = 4 * run.network.parameters * 2 * (devices - 1) / devices / machine.link
+        reduced = (1 + run.awp) * each
     return Step(
         devices,
         attack=run.passes.attack * flop / machine.attack,

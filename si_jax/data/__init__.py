@@ -11,7 +11,7 @@ A data set is a row of `SOURCES` in `sources`, read by `npz` or `tfds`. `batches
 about pixels. Nothing here knows of networks or of training.
 """
 
-from si_jax.data.augment import augment, to_unit
+from si_jax.data.augment import augment, box, random_box, to_unit
 from si_jax.data.batches import balanced_order, epoch_batches, epoch_order, split_validation
 from si_jax.data.sources import SOURCES, Dataset, Source, load
 
@@ -21,9 +21,11 @@ __all__ = [
     'Source',
     'augment',
     'balanced_order',
+    'box',
     'epoch_batches',
     'epoch_order',
     'load',
+    'random_box',
     'split_validation',
     'to_unit',
 ]

@@ -1,4 +1,4 @@
-"""Random crop and flip of uint8 images, inside a compiled step."""
+"""Random crop and flip of uint8 images, and the boxes of CutMix, inside a compiled step."""
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,38 @@ def _augment_one(image: Array, key: Array, crop: int, flip: bool) -> Array:
     padded = jnp.pad(image, ((crop, crop), (crop, crop), (0, 0)))
     image = jax.lax.dynamic_slice(padded, (top, left, jnp.int32(0)), image.shape)
     return jnp.where(mirrored == 1, image[:, ::-1], image)
+
+
+def random_box(key: Array, height: int, width: int) -> tuple[Array, Array]:
+    """The box of a CutMix mixture: `box` of lambda ~ Beta(1, 1), the uniform law, and a uniform centre."""
+    for_share, for_centre = jax.random.split(key)
+    share = jax.random.uniform(for_share, (), jnp.float32)
+    sizes = jnp.array([height, width], jnp.int32)
+    centre = jax.random.randint(for_centre, (2,), 0, sizes, jnp.int32)
+    return box(share, centre, height, width)
+
+
+def box(share: Array, centre: Array, height: int, width: int) -> tuple[Array, Array]:
+    """Where a CutMix mixture takes the other image, and the share of the first one in it.
+
+    Args:
+        share: lambda: the box has the sides sqrt(1 - lambda) of the image's, rounded down to even ones.
+        centre: (row, column), int32; what lies outside of the image is cut off.
+        height: Of the image.
+        width: Of the image.
+
+    Returns:
+        [H, W] bool, True in the box; and 1 - (area of the box in the image) / (H W).
+
+    Source: Yun et al. (2019); wzekai99/DM-Improves-AT, gowal21uncovering/utils/cutmix.py.
+    """
+    limits = jnp.array([height, width], jnp.int32)
+    half = (limits * jnp.sqrt(1 - share)).astype(jnp.int32) // 2
+    first, last = (jnp.clip(centre + sign * half, 0, limits) for sign in (-1, 1))
+    row, column = jnp.arange(height)[:, None], jnp.arange(width)[None]
+    inside = (first[0] <= row) & (row < last[0]) & (first[1] <= column) & (column < last[1])
+    sides = last - first
+    return inside, 1 - sides[0] * sides[1] / jnp.float32(height * width)
 
 
 def to_unit(images: Array, scale: int, dtype: DTypeLike = jnp.float32) -> Array:

@@ -61,7 +61,7 @@ class BlackBox:
             raise InputError(f'a BlackBox holds a function of images, not {type(self.function).__name__}')
         if (
             isinstance(self.num_classes, bool)
-            or not isinstance(self.num_classes, int)
+            or not isinstance(self.num_classes, int | np.integer)
             or self.num_classes < 2
         ):
             raise InputError(f'num_classes={self.num_classes!r} must be an integer of at least 2')

@@ -7,9 +7,10 @@ A custom attack is an `Attack` record, which runs as the PGD family does (`pgd.P
 import dataclasses
 import hashlib
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -22,6 +23,7 @@ from si_jax.evaluation.request import AttackFunction, Request
 from si_jax.evaluation.state import Arrays
 from si_jax.runtime import progress
 from si_jax.runtime.progress import GRADIENT
+from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 
 COST = 20 * GRADIENT  # in forward passes, for the progress: nobody knows
@@ -97,10 +99,10 @@ class CustomAttack(OnAllImages):
 def fingerprint(value: Any) -> str:
     """A short hash of the source of an attack of the user's, to tell a changed one from an older one.
 
-    It covers the text of the functions and the values they were made with as far as these are plain; what
-    they call is not looked at.
+    It covers the text of the functions, the values they were made with, their defaults, and what they name in
+    their module: plain values, arrays and functions. What other modules do is not looked at.
     """
-    return hashlib.sha256('\n'.join(_text(value)).encode()).hexdigest()[:16]
+    return hashlib.sha256('\n'.join(_text(value, set())).encode()).hexdigest()[:16]
 
 
 def protocol(name: str, attack: Attack | AttackFunction) -> dict[str, Any]:
@@ -109,23 +111,46 @@ def protocol(name: str, attack: Attack | AttackFunction) -> dict[str, Any]:
     return {'name': name, 'own': kind, 'source': fingerprint(attack)}
 
 
-def _text(value: Any) -> Iterable[str]:
-    if isinstance(value, tuple | list | frozenset | set):
+def _text(value: Any, seen: set[int]) -> Iterable[str]:
+    """`seen` are the functions and objects that were looked at: they may lead back to themselves."""
+    if isinstance(value, str | int | float | bool | None):
+        yield repr(value)
+    elif isinstance(value, np.ndarray | np.generic | jax.Array):
+        yield digest(np.asarray(value))
+    elif isinstance(value, tuple | list | frozenset | set):
         items = value if isinstance(value, Sequence) else sorted(value, key=repr)
         for item in items:
-            yield from _text(item)
+            yield from _text(item, seen)
+    elif isinstance(value, Mapping):
+        yield from _text(sorted(value.items(), key=repr), seen)
+    elif id(value) in seen:
+        return
     elif hasattr(value, 'func') and hasattr(value, 'keywords'):  # functools.partial
-        yield from _text((value.func, value.args, sorted(value.keywords.items())))
+        yield from _text((value.func, value.args, value.keywords), seen)
     elif inspect.isfunction(value):
+        seen.add(id(value))
         try:
             yield inspect.getsource(value)
         except OSError:
             yield value.__qualname__
-        yield from _text([cell.cell_contents for cell in value.__closure__ or ()])
-    elif isinstance(value, str | int | float | bool | None):
-        yield repr(value)
+        named = {
+            name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__
+        }
+        near = {name: one for name, one in named.items() if _is_near(one, value.__module__)}
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        yield from _text([cells, value.__defaults__, value.__kwdefaults__, near], seen)
+    elif callable(value) and not isinstance(value, type) and hasattr(value, '__dict__'):
+        seen.add(id(value))
+        yield from _text([type(value).__call__, vars(value)], seen)
     else:
         yield type(value).__qualname__
+
+
+def _is_near(value: Any, module: str) -> bool:
+    """Whether what a function names belongs to its module: a value, or a function that is written there."""
+    if inspect.isfunction(value):
+        return value.__module__ == module
+    return isinstance(value, str | int | float | bool | tuple | list | np.ndarray | np.generic | jax.Array)
 
 
 def _checked(name: str, found: Any, images: np.ndarray, threat: Threat, indices: np.ndarray) -> np.ndarray:

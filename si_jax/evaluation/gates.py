@@ -28,6 +28,7 @@ SHORT = 0.01  # how far a clean accuracy may be below the stated one
 # The share of images that attacks without gradients may break after the others: on honest networks they break
 # some too. It is the lower end of the interval that counts.
 MASKED = 0.002
+TOO_LARGE = 1e6  # logits whose rounding in float32 is as large as what the cross-entropy tells apart
 
 
 class Part(NamedTuple):
@@ -66,9 +67,10 @@ def check_labels_of(classes: int, labels: np.ndarray) -> None:
     """Whether labels [N] are among so many classes."""
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
-        i = int(np.argmax(wrong))
+        i, from_one = int(np.argmax(wrong)), labels.min() == 1 and labels.max() == classes
         raise InputError(
             f'labels[{i}]={labels[i]} is not in [0, {classes}): the classifier has {classes} classes'
+            f'{", and labels count from 0: give labels - 1" if from_one else ""}'
         )
 
 
@@ -203,6 +205,7 @@ def check_finite(logits: Any, images: np.ndarray, indices: np.ndarray, what: str
         error = InputError(
             f'the classifier returns NaN or infinite logits for {what} {indices[first]}: no accuracy can be '
             'told; look for a division by zero, an overflow (half precision) or weights that have diverged. '
+            'Logits of classes that no image can have should be a finite number, as -1e9. '
             "The image is this error's `image`"
         )
         error.image = images[first]
@@ -223,9 +226,10 @@ def after(
     `logits` [N, K] and the flags `clean` [N] are those of the clean images; `there` returns attacks whose
     gradient is there on these images, for the advice.
     """
-    found = losses_left_out(logits.shape[1], attacks)
+    found = losses_left_out(logits.shape[1], attacks) + too_close(logits, attacks)
     found += single_draws(attacks) if randomised else []
-    return found + gradients(attacks, records, there) + masking(clean, attacks, records)
+    found += gradients(attacks, records, there, float(np.abs(logits).max()))
+    return found + unmoved(clean, attacks, records) + masking(clean, attacks, records)
 
 
 def single_draws(attacks: Sequence[Gated]) -> list[str]:
@@ -254,8 +258,45 @@ def clean(accuracy: float, highest: float, classes: int, stated: float | None, h
     return []
 
 
+def too_close(logits: np.ndarray, attacks: Sequence[Gated]) -> list[str]:
+    """Whether logits [N, K] are too small for a constant in the steps of an attack."""
+    top = np.sort(logits, axis=1)[:, -2:].astype(np.float64)
+    gap = float(np.median(top[:, 1] - top[:, 0]))
+    facts = {part.attack: part.facts for attack in attacks for part in attack.parts if part.facts}
+    needed = {name: getattr(known.row, 'least_gap', 0.0) for name, known in facts.items()}
+    hidden = [name for name, least in needed.items() if 0 < gap < least]
+    if not hidden:
+        return []
+    return [
+        f'the two highest logits are {gap:.2g} apart (median), and {", ".join(hidden)} needs '
+        f'{max(needed.values()):g}: constants in its steps hide smaller differences, and it finds nothing. '
+        'Return the logits times a large factor, which changes no decision, or trust square and rays'
+    ]
+
+
+def unmoved(clean: np.ndarray, attacks: Sequence[Gated], records: Mapping[str, AttackRecord]) -> list[str]:
+    """Which attacks left every image as it was."""
+    still = [
+        attack.name
+        for attack in attacks
+        if records[attack.name].broken_by is None
+        and not records[attack.name].max_perturbation
+        and clean.any()
+    ]
+    if not still:
+        return []
+    return [
+        f'{", ".join(still)} moved none of the {len(clean)} images, so the accuracy is the clean one and '
+        'says nothing of robustness: look into the attack, or trust others, such as square, which needs no '
+        'gradient'
+    ]
+
+
 def gradients(
-    attacks: Sequence[Gated], records: Mapping[str, AttackRecord], there: Callable[[], list[str]]
+    attacks: Sequence[Gated],
+    records: Mapping[str, AttackRecord],
+    there: Callable[[], list[str]],
+    largest: float,
 ) -> list[str]:
     """Whether the attacks that follow gradients had gradients to follow.
 
@@ -263,6 +304,7 @@ def gradients(
         attacks: All of them, in order.
         records: What each did.
         there: Returns the attacks whose gradient is there on these images, to name in the advice.
+        largest: The largest absolute value of a clean logit.
     """
     without: dict[str, GradientCounts] = {}
     broken: dict[str, GradientCounts] = {}
@@ -291,12 +333,20 @@ def gradients(
     if broken:
         cases = ', '.join(f'{name} on {one.not_finite} of {one.attacked}' for name, one in broken.items())
         low, high = _interval(broken, lambda one: one.not_finite)
+        remedy = (
+            'put a `where` inside the root, the logarithm or the division that has no derivative there '
+            '(around it NaN comes through), or give a network without it as gradient_of'
+        )
+        if largest > TOO_LARGE:
+            remedy = (
+                f'the logits reach {largest:.3g}, where the cross-entropy cannot be computed in float32: use '
+                'attacks that the scale of the logits does not mislead, such as cw, pgd-cal or apgd-t, or '
+                'return the logits divided by that'
+            )
         found.append(
             f"the classifier's gradient is not finite (NaN or infinite) at points of the ball: {cases} "
             f'images ({low:.1f} to {high:.1f} % of others like them). Such entries counted as 0, so these '
-            'attacks may be weaker than on a sound gradient: put a `where` inside the root, the logarithm '
-            'or the division that has no derivative there (around it NaN comes through), or give a network '
-            'without it as gradient_of'
+            f'attacks may be weaker than on a sound gradient: {remedy}'
         )
     return found
 

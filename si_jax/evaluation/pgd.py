@@ -213,7 +213,7 @@ def count_gradients(attacked: np.ndarray, zero: np.ndarray, not_finite: np.ndarr
 
 
 def with_gradient(network: Network) -> list[str]:
-    """The attacks of `ADVISED` whose gradient is not zero at the correctly classified images."""
+    """The attacks of `ADVISED` whose gradient is there, and finite, at the correctly classified images."""
     rows, (apply, shared) = np.flatnonzero(network.clean)[:MOST_LOOKED_AT], network.surrogate()
     arrays = network.images[rows], network.labels[rows], network.keys(0)[rows]
 
@@ -221,7 +221,8 @@ def with_gradient(network: Network) -> list[str]:
         def zero(weights: Any, images: Array, labels: Array, keys: Array) -> Array:
             classifier = functools.partial(apply, weights)
             value = value_function(row.objective, row.score, classifier, labels, None, network.typed(keys))
-            return (value(jnp.asarray(0), images)[1] == 0).all(axis=IMAGE)
+            gradient = value(jnp.asarray(0), images)[1]
+            return ((gradient == 0) | ~jnp.isfinite(gradient)).all(axis=IMAGE)
 
         return float(np.mean(network.map(compile_rows(zero, network.devices), shared, arrays)))
 

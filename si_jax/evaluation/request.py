@@ -112,7 +112,7 @@ class Request:
         state_path: str | os.PathLike | None = None,
         return_images: bool = False,
         devices: Sequence[jax.Device] | None = None,
-        layout: str = 'nhwc',
+        layout: str | None = None,
     ) -> 'Request':
         """Checks the arguments of `evaluate` that have these names.
 
@@ -120,6 +120,7 @@ class Request:
             InputError: One of them is wrong.
         """
         names, custom = parse_attacks(attacks)
+        layout = layout or _told_from(_shape(images))
         sources = parse_sources(transfer_from, layout)
         images, notes = check_images(images, layout)
         labels = check_labels(labels, len(images))
@@ -145,9 +146,7 @@ class Request:
         )
         chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
         step_size = threat.eps / 4 if step_size is None else check_number('step_size', step_size)
-        if devices is not None and not len(devices):
-            raise InputError('devices=[] holds no device: leave it out for all of them')
-        devices = list(devices or jax.local_devices())
+        devices = check_devices(devices)
         before = begun(state_path)
         shares = before.get('processes', 1)
         return cls(
@@ -177,14 +176,46 @@ class Request:
         return images if self.layout == 'nhwc' else np.moveaxis(images, 3, 1)
 
 
+def check_devices(devices: Any) -> list[jax.Device]:
+    """The devices to use, all of this process for None."""
+    if devices is None:
+        return jax.local_devices()
+    given = list(devices) if isinstance(devices, Iterable) else []
+    if not given or not all(isinstance(one, jax.Device) for one in given):
+        raise InputError(
+            f'devices={devices!r} is no list of devices, as jax.local_devices()[:1] is: leave it out for all'
+        )
+    return given
+
+
 def layout_of(layout: str | None, classifier: Any, images: Any) -> str:
     """The layout of images: as told, or else 'nhwc', unless a torch.nn.Module gets [N, C, H, W]."""
     if layout not in (None, *LAYOUTS):
         raise unknown('layout', layout, LAYOUTS)
-    shape = tuple(getattr(images, 'shape', ()))
+    shape = _shape(images)
     if layout is None and is_torch_module(classifier) and len(shape) == 4:
         return 'nchw' if shape[1] < min(shape[2:]) and shape[3] not in CHANNELS else 'nhwc'
-    return layout or 'nhwc'
+    return layout or _told_from(shape)
+
+
+def _shape(images: Any) -> tuple[int, ...]:
+    """The shape of an array of any library, or of nested lists."""
+    return tuple(np.shape(images) if isinstance(images, list | tuple) else getattr(images, 'shape', ()))
+
+
+def _told_from(shape: tuple[int, ...]) -> str:
+    """The layout of images that nobody told: 'nhwc', if they do not look like [N, C, H, W].
+
+    Raises:
+        InputError: They do.
+    """
+    if len(shape) == 4 and shape[1] in CHANNELS and shape[2] == shape[3] > shape[1]:
+        raise InputError(
+            f'images have shape {shape}, which looks like [N, C, H, W]: they must be [N, H, W, C]. '
+            "Give images.transpose(0, 2, 3, 1) (in PyTorch images.permute(0, 2, 3, 1)), or layout='nchw' if "
+            "the classifier takes [B, C, H, W] too; layout='nhwc' if they are as they must be"
+        )
+    return 'nhwc'
 
 
 def check_images(images: Any, layout: str = 'nhwc') -> tuple[np.ndarray, tuple[str, ...]]:
@@ -200,12 +231,6 @@ def check_images(images: Any, layout: str = 'nhwc') -> tuple[np.ndarray, tuple[s
         )
     if layout == 'nchw':
         images = np.moveaxis(images, 1, 3)
-    elif images.shape[1] in CHANNELS and images.shape[2] == images.shape[3] > images.shape[1]:
-        raise InputError(
-            f'images have shape {images.shape}, which looks like [N, C, H, W]: they must be [N, H, W, C]. '
-            "Give images.transpose(0, 2, 3, 1) (in PyTorch images.permute(0, 2, 3, 1)), or layout='nchw' if "
-            'the classifier takes [B, C, H, W] too'
-        )
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(
             f'images are {images.dtype}: they must be floating and in [0, 1]; divide 8-bit images by 255'

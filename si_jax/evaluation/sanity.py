@@ -12,7 +12,9 @@ from si_jax.evaluation.tolerances import FLOAT32
 
 # How many images must be of other classes before one answer for all of them is a finding.
 OTHERS = 5
-VALUES = 20  # outputs in [0, 1] below which nothing is told from it
+VALUES = 20  # outputs below which nothing is told from where they lie
+NEAR = 0.01  # of the range of all outputs: what is that near to an end of it lies at a bound
+CROWD, LEAST = 0.04, 8  # the share and the number of outputs at either end that honest logits do not reach
 CHANCE = 'the clean accuracy is no better than chance'  # how that sentence begins
 
 
@@ -20,9 +22,13 @@ def outputs(logits: np.ndarray, coarse: float = FLOAT32) -> list[str]:
     """Whether outputs for the clean images [N, K], of a program of this resolution, look like logits.
 
     Logits are bounded by nothing. Probabilities lie in [0, 1]. Their multiples have one sum over the classes,
-    and no larger range. A sum that is always 0, as of [-z/2, z/2], is one of logits.
+    and no larger range. A sum that is always 0, as of [-z/2, z/2], is one of logits. What went through a
+    sigmoid, tanh or softmax of another range crowds at its bounds: both of them, or the upper one with
+    several classes of an image. An output that is the same for all images, as of a masked class, is none.
     """
     rows = np.unique(np.asarray(logits, np.float64), axis=0)
+    if len(rows) > 1:
+        rows = rows[:, np.ptp(rows, axis=0) > 0]
     lowest, highest = float(rows.min()), float(rows.max())
     sums = rows.sum(axis=1)
     total = float(np.median(sums))
@@ -33,14 +39,34 @@ def outputs(logits: np.ndarray, coarse: float = FLOAT32) -> list[str]:
         told = 'look like probabilities (all in [0, 1], and each row sums to 1)'
     elif unit and rows.size >= VALUES and highest - lowest >= 0.5:
         told = f'look like a sigmoid of the logits (all {rows.size} are in [0, 1])'
-    elif len(rows) > 1 and one_sum and highest - lowest <= 1.1 * abs(total):
+    elif len(rows) > 1 and one_sum and 0.05 * abs(total) <= highest - lowest <= 1.1 * abs(total):
         told = f'look like a multiple of probabilities (each row sums to {total:.4g})'
+    elif crowded := _crowded(rows):
+        told = f'look bounded, as by a sigmoid, tanh or softmax ({crowded})'
     if not told:
         return []
     return [
         f'the outputs {told}, and gradients of the losses vanish through them: return the logits before the '
         'softmax or sigmoid'
     ]
+
+
+def _crowded(rows: np.ndarray) -> str:
+    """How many outputs [M, K] lie at bounds that logits do not have; '' if no more than logits may."""
+    lowest, highest = float(rows.min()), float(rows.max())
+    width = NEAR * (highest - lowest)
+    low, high = rows <= lowest + width, rows >= highest - width
+    least = max(LEAST, CROWD * rows.size)
+    classes_low, classes_high = low.any(axis=0).sum(), high.any(axis=0).sum()
+    both = min(low.sum(), high.sum()) >= least and min(classes_low, classes_high) > 1
+    # The logarithm of probabilities is at its upper bound for one class of an image.
+    above = high.sum() >= max(LEAST, 1.5 * len(rows)) and classes_high > 1
+    if rows.size < VALUES or not width or not (both or above):
+        return ''
+    return (
+        f'{low.sum()} of {rows.size} within 1 % of the range from the lowest, {lowest:.4g}, and {high.sum()} '
+        f'from the highest, {highest:.4g}'
+    )
 
 
 def collapsed(predicted: Any, labels: Any) -> list[str]:

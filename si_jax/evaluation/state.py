@@ -10,7 +10,6 @@ import contextlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
@@ -275,5 +274,9 @@ def _from_all(units: dict[str, Arrays]) -> dict[str, Arrays]:
 
 
 def remove(folder: str | os.PathLike) -> None:
-    """Removes the state, once the result is safe."""
-    shutil.rmtree(folder, ignore_errors=True)
+    """Removes the state, once the result is safe; the folder stays if something else lies in it."""
+    place = Path(folder)
+    for path in (*place.glob('*.npz'), place / 'identity.json', place / lock.NAME):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        place.rmdir()

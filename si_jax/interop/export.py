@@ -33,6 +33,7 @@ def export(
     arch: str,
     variant: str | None = None,
     normalise: str = 'none',
+    activation: str = 'relu',
     format: str = 'torch',
 ) -> pathlib.Path:
     """Writes weights and the module they belong to into a folder.
@@ -43,6 +44,7 @@ def export(
         arch: As in `models.create`.
         variant: Likewise.
         normalise: Likewise; the module does it too.
+        activation: Likewise.
         format: `'torch'` or `'safetensors'`.
 
     Returns:
@@ -55,6 +57,8 @@ def export(
         raise unknown('format', format, FORMATS)
     if normalise not in models.NORMALISATIONS:
         raise unknown('normalisation', normalise, models.NORMALISATIONS)
+    if activation not in models.ACTIVATIONS:
+        raise unknown('activation', activation, models.ACTIVATIONS)
     arrays = to_torch(variables)
     check_finite(arrays, 'the network')
     row = models.NORMALISATIONS[normalise]
@@ -67,7 +71,7 @@ def export(
     weights = output / f'weights{FORMATS[format]}'
     write(weights, arrays)
     module = output / 'model.py'
-    module.write_text(_module_text(values, weights.name))
+    module.write_text(_module_text(values, weights.name, activation))
     return module
 
 
@@ -91,7 +95,7 @@ def _settings(arch: str, variant: str | None, arrays: Mapping[str, np.ndarray]) 
     return {'network': 'WideResNet', **settings, 'depth': depth, 'widen': widen}
 
 
-def _module_text(settings: Mapping[str, Any], weights: str) -> str:
+def _module_text(settings: Mapping[str, Any], weights: str, activation: str) -> str:
     text = importlib.resources.files('si_jax.interop').joinpath('torch_networks.py').read_text()
     docstring = f'''"""{settings['network']} with the weights of {weights}, exported by si_jax (Apache-2.0).
 
@@ -102,6 +106,7 @@ def _module_text(settings: Mapping[str, Any], weights: str) -> str:
     for old, new in (
         ('SETTINGS: dict = {}', f'SETTINGS: dict = {values}'),
         ("WEIGHTS = ''", f'WEIGHTS = {weights!r}'),
+        ("ACTIVATION = 'relu'", f'ACTIVATION = {activation!r}'),
     ):
         before, after = code.split(old)
         code = before + new + after

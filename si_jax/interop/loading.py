@@ -48,7 +48,7 @@ def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 
         image_shape: (H, W, C) of the images that it will be given.
 
     Raises:
-        InputError: As `torch_graph.TorchClassifier`; or the module computes in half precision or is quantised.
+        InputError: As `torch_graph.TorchClassifier`; or the module is in half precision or quantised.
     """
     if is_torch_module(module):
         check_precision(module)

@@ -1,8 +1,8 @@
 """The named architectures of si_jax in PyTorch, to be written beside exported weights.
 
-`si_jax.interop.export` copies this file with SETTINGS and WEIGHTS filled in. It needs torch alone (and
-safetensors if the weights are a file of that kind): `build()` returns the network in evaluation mode, images
-[B, C, H, W] in [0, 1] -> logits [B, K].
+`si_jax.interop.export` copies this file with SETTINGS, WEIGHTS and ACTIVATION filled in. It needs torch alone
+(and safetensors if the weights are a file of that kind): `build()` returns the network in evaluation mode,
+images [B, C, H, W] in [0, 1] -> logits [B, K].
 """
 
 import pathlib
@@ -13,7 +13,12 @@ from torch.nn import functional as F
 
 SETTINGS: dict = {}
 WEIGHTS = ''
+ACTIVATION = 'relu'
 LAYERS = ('layer1', 'layer2', 'layer3', 'layer4')
+
+
+def activate(x):
+    return getattr(F, ACTIVATION)(x)
 
 
 def conv(inputs, filters, size, stride=1):
@@ -35,10 +40,10 @@ class BasicBlock(nn.Module):
             self.shortcut = nn.Sequential(conv(inputs, filters, 1, stride), nn.BatchNorm2d(filters))
 
     def forward(self, x):
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        y = self.bn2(self.conv2(activate(self.bn1(self.conv1(x)))))
         if self.relu_before_sum:
-            y = F.relu(y)
-        return F.relu(y + self.shortcut(x))
+            y = activate(y)
+        return activate(y + self.shortcut(x))
 
 
 class Bottleneck(nn.Module):
@@ -58,9 +63,9 @@ class Bottleneck(nn.Module):
             self.shortcut = nn.Sequential(conv(inputs, outputs, 1, stride), nn.BatchNorm2d(outputs))
 
     def forward(self, x):
-        y = F.relu(self.bn1(self.conv1(x)))
-        y = F.relu(self.bn2(self.conv2(y)))
-        return F.relu(self.bn3(self.conv3(y)) + self.shortcut(x))
+        y = activate(self.bn1(self.conv1(x)))
+        y = activate(self.bn2(self.conv2(y)))
+        return activate(self.bn3(self.conv3(y)) + self.shortcut(x))
 
 
 class ResNet(nn.Module):
@@ -79,7 +84,7 @@ class ResNet(nn.Module):
         self.linear = nn.Linear(inputs, num_classes)
 
     def forward(self, x):
-        x = F.relu(self.bn1(self.conv1(x)))
+        x = activate(self.bn1(self.conv1(x)))
         for name in LAYERS:
             x = self.get_submodule(name)(x)
         return self.linear(x.mean((2, 3)))
@@ -98,10 +103,10 @@ class PreActBlock(nn.Module):
             self.shortcut = nn.Sequential(conv(inputs, filters, 1, stride))
 
     def forward(self, x):
-        y = F.relu(self.bn1(x))
+        y = activate(self.bn1(x))
         if self.shortcut is not None:
             x = self.shortcut(y if self.preactivated_shortcut else x)
-        return self.conv2(F.relu(self.bn2(self.conv1(y)))) + x
+        return self.conv2(activate(self.bn2(self.conv1(y)))) + x
 
 
 class PreActResNet(nn.Module):
@@ -123,7 +128,7 @@ class PreActResNet(nn.Module):
         for name in LAYERS:
             x = self.get_submodule(name)(x)
         if self.bn is not None:
-            x = F.relu(self.bn(x))
+            x = activate(self.bn(x))
         return self.linear(x.mean((2, 3)))
 
 
@@ -137,10 +142,10 @@ class WideBlock(nn.Module):
         self.convShortcut = conv(inputs, filters, 1, stride) if inputs != filters else None
 
     def forward(self, x):
-        y = F.relu(self.bn1(x))
+        y = activate(self.bn1(x))
         if self.convShortcut is not None:
             x = self.convShortcut(y)
-        return self.conv2(F.relu(self.bn2(self.conv1(y)))) + x
+        return self.conv2(activate(self.bn2(self.conv1(y)))) + x
 
 
 class WideStage(nn.Module):
@@ -166,7 +171,7 @@ class WideResNet(nn.Module):
 
     def forward(self, x):
         x = self.block3(self.block2(self.block1(self.conv1(x))))
-        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+        return self.fc(activate(self.bn1(x)).mean((2, 3)))
 
 
 class SmallCNN(nn.Module):
@@ -179,9 +184,9 @@ class SmallCNN(nn.Module):
         self.linear = nn.Linear(8 * width, num_classes)
 
     def forward(self, x):
-        x = F.relu(self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))))
+        x = activate(self.conv3(activate(self.conv2(activate(self.conv1(x))))))
         # Channels last when flattened, as in the JAX network.
-        return self.linear(F.relu(self.hidden(x.permute(0, 2, 3, 1).flatten(1))))
+        return self.linear(activate(self.hidden(x.permute(0, 2, 3, 1).flatten(1))))
 
 
 class Normalised(nn.Module):

@@ -21,14 +21,16 @@ from ml_collections import ConfigDict
 
 from si_jax.errors import InputError, unknown
 from si_jax.models.convolution import use_convolution
-from si_jax.models.layers import NORMALISATIONS
+from si_jax.models.layers import ACTIVATIONS, NORMALISATIONS
 from si_jax.models.preact_resnet import VARIANTS as PREACT_VARIANTS
 from si_jax.models.preact_resnet import PreActResNet
 from si_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from si_jax.models.small_cnn import SmallCNN
 from si_jax.models.wide_resnet import WideResNet
 
-__all__ = ['ARCHITECTURES', 'DTYPES', 'NORMALISATIONS', 'create', 'from_config', 'use_convolution']
+__all__ = [
+    'ACTIVATIONS', 'ARCHITECTURES', 'DTYPES', 'NORMALISATIONS', 'create', 'from_config', 'use_convolution',
+]  # fmt: skip
 
 LARGEST = 100_000  # filters of a layer, or classes
 DTYPES = ('bfloat16', 'float32', 'float64')
@@ -74,6 +76,8 @@ def create(
     dtype: Any = None,
     bn_axis: Hashable | None = None,
     hypersphere: bool = False,
+    activation: str = 'relu',
+    bn_momentum: float = 0.1,
 ) -> nn.Module:
     """A network by name.
 
@@ -90,6 +94,8 @@ def create(
             for losses and gradients that goes with it: see `batch_norm.BatchNorm`.
         hypersphere: Whether the logits are the cosines between features and weights (Pang et al., 2020): no
             bias, weight vectors of length one, which training has to keep so.
+        activation: A row of `ACTIVATIONS`, in place of every ReLU.
+        bn_momentum: Weight of a batch in the running statistics, in (0, 1] (torch's convention).
 
     Raises:
         InputError: For an unknown name, or a size that no network has.
@@ -100,15 +106,21 @@ def create(
         raise unknown(f'variant of {arch}', variant, architecture.variants)
     if normalise not in NORMALISATIONS:
         raise unknown('normalisation', normalise, NORMALISATIONS)
+    if activation not in ACTIVATIONS:
+        raise unknown('activation', activation, ACTIVATIONS)
+    if not 0 < bn_momentum <= 1:
+        raise InputError(f'bn_momentum={bn_momentum:g} is not in (0, 1]: torch and most papers have 0.1')
     options: dict[str, Any] = {'num_classes': _positive('num_classes', num_classes), 'normalise': normalise}
     if width is not None:
         options['width'] = _positive('width', width)
     if dtype is not None:
         options['dtype'] = _dtype(dtype)
     if architecture.batch_norm:
-        options['bn_axis'] = bn_axis
+        options |= {'bn_axis': bn_axis, 'bn_momentum': bn_momentum}
     if hypersphere:
         options['hypersphere'] = True
+    if activation != 'relu':
+        options['activation'] = activation
     return architecture.variants[variant](**options)
 
 
@@ -123,7 +135,8 @@ def from_config(
     """The network that the section `model` of a config describes; an empty field is the default of `create`.
 
     Args:
-        config: With arch, width, variant and normalise; dtype and sync_bn where training asks for them.
+        config: With arch, width, variant and normalise; activation and bn_momentum where it has them; dtype
+            and sync_bn where training asks for them.
         num_classes: Number of classes.
         hypersphere: As for `create`; the defense asks for it.
         bn_axis: The mapped axis of a training step, None outside of one. It is used if the config asks for
@@ -143,6 +156,8 @@ def from_config(
         dtype=None if dtype == 'float32' else dtype,
         bn_axis=None if bn_axis is None or not config.sync_bn else bn_axis,
         hypersphere=hypersphere,
+        activation=config.get('activation', 'relu'),
+        bn_momentum=config.get('bn_momentum', 0.1),
     )
 
 

@@ -67,6 +67,15 @@ NORMALISATIONS: dict[str, Normalisation | None] = {
 }
 
 
+# In place of every ReLU. SiLU is x sigmoid(x), softplus log(1 + e^x). Both are smooth: Xie et al.,
+# "Smooth Adversarial Training" (2020); Gowal et al. (2020) have SiLU. SiLU takes both signs.
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    'relu': nn.relu,
+    'silu': nn.silu,
+    'softplus': nn.softplus,
+}
+
+
 def normalise_images(images: Array, name: str) -> Array:
     """Images [B, H, W, C] in [0, 1], scaled by a row of `NORMALISATIONS`, at least float32.
 

@@ -5,6 +5,7 @@ name or shape shows, so that weights of one load into another without an error a
 each is a row of `VARIANTS`. Module names are PyTorch's with '_' for '.'.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import jax
 
 from si_jax.models.batch_norm import BatchNorm
 from si_jax.models.layers import (
+    ACTIVATIONS,
     Conv,
     Linear,
     global_mean,
@@ -60,6 +62,7 @@ class PreActBlock(nn.Module):
     Attributes:
         preactivated_shortcut: As for `Variant`.
         shortcut: The name of the projection.
+        activate: What stands in place of ReLU.
     """
 
     filters: int
@@ -68,15 +71,16 @@ class PreActBlock(nn.Module):
     norm: Any
     preactivated_shortcut: bool
     shortcut: str
+    activate: Callable[[Array], Array] = nn.relu
 
     @nn.compact
     def __call__(self, x: Array, train: bool, mask: Array | None) -> Array:
-        y = nn.relu(self.norm(name='bn1')(x, train, mask))
+        y = self.activate(self.norm(name='bn1')(x, train, mask))
         if self.stride != 1 or x.shape[-1] != self.filters:
             source = y if self.preactivated_shortcut else x
             x = self.conv(self.filters, 1, self.stride, name=self.shortcut)(source)
         y = self.conv(self.filters, 3, self.stride, name='conv1')(y)
-        y = nn.relu(self.norm(name='bn2')(y, train, mask))
+        y = self.activate(self.norm(name='bn2')(y, train, mask))
         return self.conv(self.filters, 3, name='conv2')(y) + x
 
 
@@ -90,6 +94,8 @@ class PreActResNet(nn.Module):
     dtype: Any = None
     bn_axis: Any = None
     hypersphere: bool = False
+    activation: str = 'relu'
+    bn_momentum: float = 0.1
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
@@ -98,16 +104,17 @@ class PreActResNet(nn.Module):
         if self.variant.he_init:
             conv = partial(conv, kernel_init=he_fan_out)
             linear = partial(linear, kernel_init=he_fan_in, bias_init=nn.initializers.zeros)
-        norm = partial(BatchNorm, axis=self.bn_axis)
-        shortcut = self.variant.preactivated_shortcut, 'shortcut_0'
+        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum)
+        activate = ACTIVATIONS[self.activation]
+        rest = self.variant.preactivated_shortcut, 'shortcut_0', activate
 
         x = conv(self.width, 3, name='conv1')(normalise_images(images, self.normalise))
         for stage in range(4):
             for i in range(2):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f'layer{stage + 1}_{i}'
-                block = PreActBlock(self.width * 2**stage, stride, conv, norm, *shortcut, name=name)
+                block = PreActBlock(self.width * 2**stage, stride, conv, norm, *rest, name=name)
                 x = block(x, train, mask)
         if self.variant.final_norm:
-            x = nn.relu(norm(name='bn')(x, train, mask))
+            x = activate(norm(name='bn')(x, train, mask))
         return outputs_of(global_mean(x), linear())

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 
 from si_jax.models.batch_norm import BatchNorm
-from si_jax.models.layers import Conv, Linear, global_mean, normalise_images, outputs_of
+from si_jax.models.layers import ACTIVATIONS, Conv, Linear, global_mean, normalise_images, outputs_of
 from si_jax.outputs import Outputs
 
 Array = jax.Array
@@ -27,18 +27,19 @@ class BasicBlock(nn.Module):
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
     relu_before_sum: bool = False
+    activate: Callable[[Array], Array] = nn.relu
 
     expansion = 1
 
     @nn.compact
     def __call__(self, x: Array, train: bool, mask: Array | None) -> Array:
         y = self.conv(self.filters, 3, self.stride, name='conv1')(x)
-        y = nn.relu(self.norm(name='bn1')(y, train, mask))
+        y = self.activate(self.norm(name='bn1')(y, train, mask))
         y = self.conv(self.filters, 3, name='conv2')(y)
         y = self.norm(name='bn2')(y, train, mask)
         if self.relu_before_sum:
-            y = nn.relu(y)
-        return nn.relu(y + _shortcut(self, x, train, mask))
+            y = self.activate(y)
+        return self.activate(y + _shortcut(self, x, train, mask))
 
 
 class Bottleneck(nn.Module):
@@ -48,17 +49,18 @@ class Bottleneck(nn.Module):
     stride: int
     conv: Callable[..., nn.Module]
     norm: Callable[..., nn.Module]
+    activate: Callable[[Array], Array] = nn.relu
 
     expansion = 4
 
     @nn.compact
     def __call__(self, x: Array, train: bool, mask: Array | None) -> Array:
-        y = nn.relu(self.norm(name='bn1')(self.conv(self.filters, 1, name='conv1')(x), train, mask))
+        y = self.activate(self.norm(name='bn1')(self.conv(self.filters, 1, name='conv1')(x), train, mask))
         y = self.conv(self.filters, 3, self.stride, name='conv2')(y)
-        y = nn.relu(self.norm(name='bn2')(y, train, mask))
+        y = self.activate(self.norm(name='bn2')(y, train, mask))
         y = self.conv(self.filters * self.expansion, 1, name='conv3')(y)
         y = self.norm(name='bn3')(y, train, mask)
-        return nn.relu(y + _shortcut(self, x, train, mask))
+        return self.activate(y + _shortcut(self, x, train, mask))
 
 
 def _shortcut(block: Any, x: Array, train: bool, mask: Array | None) -> Array:
@@ -70,7 +72,7 @@ def _shortcut(block: Any, x: Array, train: bool, mask: Array | None) -> Array:
 
 
 class ResNet(nn.Module):
-    """[B, H, W, C] in [0, 1] -> `Outputs`; features are non-negative, as they follow a ReLU.
+    """[B, H, W, C] in [0, 1] -> `Outputs`; with ReLU features are non-negative.
 
     Attributes:
         block: `BasicBlock` or `Bottleneck`, perhaps as a partial.
@@ -85,16 +87,20 @@ class ResNet(nn.Module):
     dtype: Any = None
     bn_axis: Any = None
     hypersphere: bool = False
+    activation: str = 'relu'
+    bn_momentum: float = 0.1
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
         conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, axis=self.bn_axis)
+        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum)
+        activate = ACTIVATIONS[self.activation]
         x = conv(self.width, 3, name='conv1')(normalise_images(images, self.normalise))
-        x = nn.relu(norm(name='bn1')(x, train, mask))
+        x = activate(norm(name='bn1')(x, train, mask))
         for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f'layer{stage + 1}_{i}'
-                x = self.block(self.width * 2**stage, stride, conv, norm, name=name)(x, train, mask)
+                block = self.block(self.width * 2**stage, stride, conv, norm, activate=activate, name=name)
+                x = block(x, train, mask)
         return outputs_of(global_mean(x), Linear(self.num_classes, self.hypersphere, name='linear'))

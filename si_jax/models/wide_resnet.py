@@ -12,6 +12,7 @@ import jax
 
 from si_jax.models.batch_norm import BatchNorm
 from si_jax.models.layers import (
+    ACTIVATIONS,
     Conv,
     Linear,
     global_mean,
@@ -26,7 +27,7 @@ Array = jax.Array
 
 
 class WideResNet(nn.Module):
-    """[B, H, W, C] in [0, 1] -> `Outputs`; features are non-negative.
+    """[B, H, W, C] in [0, 1] -> `Outputs`; with ReLU features are non-negative.
 
     Its blocks are those of the PreActResNet. Where the number of channels changes (with every stride), ReLU
     and normalisation feed the 1x1 shortcut; else the shortcut is the raw input.
@@ -45,18 +46,22 @@ class WideResNet(nn.Module):
     dtype: Any = None
     bn_axis: Any = None
     hypersphere: bool = False
+    activation: str = 'relu'
+    bn_momentum: float = 0.1
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
         conv = partial(Conv, kernel_init=he_fan_out, dtype=self.dtype)
-        norm = partial(BatchNorm, axis=self.bn_axis)
+        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum)
+        activate = ACTIVATIONS[self.activation]
         x = conv(self.width, 3, name='conv1')(normalise_images(images, self.normalise))
         for stage in range(3):
             for i in range((self.depth - 4) // 6):
                 filters = self.width * self.widen * 2**stage
                 stride = 2 if stage > 0 and i == 0 else 1
                 name = f'block{stage + 1}_layer_{i}'
-                x = PreActBlock(filters, stride, conv, norm, True, 'convShortcut', name=name)(x, train, mask)
-        x = nn.relu(norm(name='bn1')(x, train, mask))
+                rest = True, 'convShortcut', activate
+                x = PreActBlock(filters, stride, conv, norm, *rest, name=name)(x, train, mask)
+        x = activate(norm(name='bn1')(x, train, mask))
         linear = Linear(self.num_classes, self.hypersphere, bias_init=nn.initializers.zeros, name='fc')
         return outputs_of(global_mean(x), linear)

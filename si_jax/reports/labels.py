@@ -53,8 +53,10 @@ def labels_of(configs: dict[str, ConfigDict]) -> dict[str, str]:
 
 
 def _title(defense: Any) -> str:
-    title = TITLES.get(defense.name, defense.name)
-    return title + ('-SI' if defense.si else '') + ('-HE' if defense.get('he', False) else '')
+    title = str(defense.name)
+    return (
+        TITLES.get(title, title) + ('-SI' if defense.si else '') + ('-HE' if defense.get('he', False) else '')
+    )
 
 
 def counts(field: str) -> bool:

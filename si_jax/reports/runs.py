@@ -10,6 +10,7 @@ from si_jax.reports.collect import Network
 from si_jax.reports.labels import counts
 from si_jax.reports.results import stale
 from si_jax.storage.trees import differences
+from si_jax.training import average
 
 PROTOCOLS = [name for name in PRESETS if name not in SCREENS]
 FIRST = 'pgd,cw,dlr,sipgd'
@@ -23,6 +24,7 @@ FACTS: dict[str, Callable[[dict[str, Any]], str]] = {
     'threat model': lambda c: ball(c['threat']),
     'epochs': lambda c: f'{c["epochs"]:g}',
     'batch size': lambda c: f'{c["batch_size"]}',
+    'evaluated weights': lambda c: average.words(c['average']),
     'seed': lambda c: f'{c["seed"]}',
 }
 

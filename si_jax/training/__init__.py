@@ -4,6 +4,7 @@
     setup                     a config, checked, becomes data, network, optimiser and the compiled step
     step, free, update        the steps by name: attack and update in one pure function, and what they share
     state, feed, schedules    what a step takes and returns, its batches, its learning rate
+    average, recompute        the average of the weights, and its batch statistics
     loop                      takes a step, calls the hooks
     hooks, run                what happens between steps, and the run that the hooks read and write
     validation, overfitting   what is measured after an epoch

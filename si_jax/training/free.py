@@ -25,7 +25,7 @@ Array = jax.Array
     carry=lambda batch_size, shape: np.zeros((batch_size, *shape), np.float32),
     persistent=True,
 )
-def make_free_step(parts: Ingredients) -> Step:
+def make_free_step(ingredients: Ingredients) -> Step:
     """The step (state, perturbation, batch) -> (state, perturbation, metrics), one replay of a batch.
 
     The perturbation [B, H, W, C] is the per-device carry: row i belongs to whatever image is row i of a
@@ -36,17 +36,20 @@ def make_free_step(parts: Ingredients) -> Step:
     Raises:
         InputError: The ball is not of the Linf norm.
     """
-    defense, threat = parts.defense, parts.threat
+    defense, threat = ingredients.defense, ingredients.threat
     if threat.norm != 'linf':
         raise InputError(f"threat.norm={threat.norm!r}: free adversarial training is defined for 'linf'")
 
     def step(state: TrainState, carry: Array, batch: Batch) -> tuple[TrainState, Array, dict[str, Array]]:
+        parts = ingredients.at(state.step, batch.images.dtype)
+        threat, calendar = parts.threat, parts.calendar
+        position = calendar.at(state.step) if calendar and defense.scheduled else None
         rows = rows_of(batch.mask, parts.axis_name)
         perturbed = threat.project(batch.images + carry, batch.images)
 
         def loss(params: Any, images: Array) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             stats, outputs = parts.train_pass(params, state.batch_stats, images, batch.mask)
-            value, metrics = evaluate_terms(parts, {'adv': outputs}, None, batch, rows, None)
+            value, metrics = evaluate_terms(parts, {'adv': outputs}, None, batch, rows, position)
             return value, (stats, metrics)
 
         (value, (stats, metrics)), (gradients, slope) = jax.value_and_grad(loss, (0, 1), has_aux=True)(

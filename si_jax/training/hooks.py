@@ -19,10 +19,12 @@ from si_jax.runtime.preemption import PreemptionBarrier
 from si_jax.runtime.progress import Pace, Progress, progress, silent
 from si_jax.runtime.signals import InterruptGuard
 from si_jax.training import log, symptoms
+from si_jax.training.average import evaluated
 from si_jax.training.metrics import MetricsWriter, read_metrics
 from si_jax.training.overfitting import OverfittingGuard, collapse
+from si_jax.training.recompute import Recompute
 from si_jax.training.run import Run, weights
-from si_jax.training.setup import rows_of_step
+from si_jax.training.setup import ingredients, rows_of_step
 from si_jax.training.update import metric_names
 from si_jax.training.validation import HeldOut
 
@@ -210,6 +212,19 @@ class Speed(Hook):
         self.seconds, self.images = 0.0, 0
 
 
+class Statistics(Hook):
+    """The running statistics of the averaged weights, taken anew from the batches of the epoch."""
+
+    def __init__(self, run: Run):
+        ready = run.ready
+        mixtures = ready.config.data.cutmix
+        self.recompute = Recompute(ingredients(ready), ready.train, ready.defense.replays, mixtures)
+
+    def after_epoch(self, run: Run) -> None:
+        steps = range(run.step - run.ready.steps_per_epoch, run.step)
+        run.state = run.state._replace(average=self.recompute(run.state.average, run.feed, steps))
+
+
 class Overfitting(Hook):
     """The guard against catastrophic overfitting: after a collapse the last epoch's weights are back.
 
@@ -242,7 +257,7 @@ class Validation(Hook):
     def after_epoch(self, run: Run) -> None:
         run.accuracy = None
         if run.last_epoch or (run.epoch + 1) % run.ready.config.evaluation.every_epochs == 0:
-            figures = self.held_out(run.state.params, run.state.batch_stats)
+            figures = self.held_out(**evaluated(run.state._asdict()))
             run.figures |= {f'validation/{name}': value for name, value in figures.items()}
             run.accuracy = figures['calibrated_pgd_accuracy']
             if (patience := run.ready.config.patience) and not run.last_epoch:
@@ -265,7 +280,7 @@ class Log(Hook):
             held_out=len(ready.validation.labels),
             classes=len(set(ready.validation.labels.tolist())),
             peak=ready.config.schedule.peak,
-            fixed_loss=not ready.defense.scheduled,
+            fixed_loss=not ready.defense.scheduled and ready.ramps is None,
             patience=ready.config.patience,
         )
         self._print(log.header(ready, run.state.params))
@@ -318,6 +333,8 @@ def hooks_of(run: Run, signals: InterruptGuard, profile: profiling.Profile | Non
     preemption = Preemption(signals)
     hooks: list[Hook] = [Profile(profile)] if profile else []
     hooks += [Record(), preemption, Metrics(run), Speed()]
+    if ready.average and ready.average.batch_stats == 'recompute' and run.state.batch_stats:
+        hooks.append(Statistics(run))
     common = {'threat': ready.threat, 'seed': config.seed}
     if len(ready.validation.labels):
         settings = {name: config.evaluation[name] for name in ('steps', 'step_size', 'batch_size')}

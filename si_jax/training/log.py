@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from si_jax.training import average, ramps
 from si_jax.training.setup import Setup, plan
 
 
@@ -17,8 +18,12 @@ def header(ready: Setup, params: Any) -> str:
     size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     shape = ' x '.join(map(str, train.images.shape[1:]))
     terms = ' + '.join(f'{term.weight:g} {name}' for name, term in ready.defense.outer.items())
+    growing = ramps.words(config.ramp)
     attack, steps = config.attack, config.epochs * ready.steps_per_epoch
     inner = f', attack: {attack.steps} x {attack.step_size:.4g}' if ready.defense.inner else ''
+    mixed = config.data.cutmix
+    smoothed = config.defense.smoothing
+    over = {'all': 'all classes', 'others': 'the other classes'}[config.defense.smoothing_over]
     return '\n'.join(
         (
             f'network: {config.model.arch}, {size:,} parameters',
@@ -26,19 +31,46 @@ def header(ready: Setup, params: Any) -> str:
             f'(height, width, channels), {train.num_classes} classes',
             f'threat: {config.threat.norm}, eps {config.threat.eps:.4g} of the pixel range',
             f'defense: {config.defense.name}{" with SI" if config.defense.si else ""}, loss: {terms}{inner}',
-            f'schedule: {_schedule(config)}; {steps:,} steps in all',
+            f'schedule: {_schedule(ready)}; {steps:,} steps in all',
+            *([f'CutMix: {mixed} mixtures of each image, {_ours(ready)}'] if mixed else []),
+            *([f'label smoothing: {smoothed:g} over {over}'] if smoothed else []),
+            *([f'ramps: {growing}'] if growing else []),
+            f'evaluated weights: {average.words(config.average)}',
             plan(ready),
             _columns(config, held_out),
         )
     )
 
 
-def _schedule(config: Any) -> str:
+def _schedule(ready: Setup) -> str:
+    config = ready.config
     schedule, epochs = config.schedule, config.epochs
     if schedule.kind == 'triangular':
         return f'the rate rises to {schedule.peak:g} at epoch {schedule.peak_at * epochs:g} and falls to 0'
+    if schedule.kind == 'one_cycle':
+        count = epochs if schedule.every == 'epoch' else epochs * ready.steps_per_epoch
+        top = max(schedule.peak_at * count - 1, 0) * epochs / count
+        rise = f'rises from {schedule.peak / 25:g} to' if top else 'starts at'
+        return (
+            f'one cycle, moved every {schedule.every}: the rate {rise} {schedule.peak:g} at epoch {top:.4g} '
+            f'and falls to {schedule.peak / 25e4:.2g}{_momentum(config)}'
+        )
+    if schedule.kind in ('cosine', 'cosine_dkl'):
+        rise = f' after {schedule.warmup * epochs:.4g} epochs of rise' if schedule.warmup else ''
+        return f'the rate falls from {schedule.peak:g} to 0 by a cosine, moved every {schedule.every}{rise}'
     drops = ', '.join(f'{boundary * epochs:.4g}' for boundary in schedule.boundaries)
     return f'rate {schedule.peak:g}' + (f', times {schedule.factor:g} after epochs {drops}' if drops else '')
+
+
+def _ours(ready: Setup) -> str:
+    published = {'natural_ce', 'adversarial_ce', 'kl'} >= set(ready.defense.outer)
+    return 'labels mixed' + ('' if published else '; soft labels in this loss are ours, not published')
+
+
+def _momentum(config: Any) -> str:
+    highest = config.optimiser.momentum
+    cycles = config.optimiser.cycle_momentum
+    return f', the momentum goes from {highest:g} to {highest - 0.1:g} and back' if cycles else ''
 
 
 def _columns(config: Any, held_out: int) -> str:

@@ -99,11 +99,11 @@ def _train(run: Run, hooks: list[Hook]) -> bool:
         run.epoch = epoch
         pass_, _ = batch_of_step(ready, epoch * ready.steps_per_epoch)
         rows, _, mask = batches_of_pass(ready, pass_)
-        real = mask.sum(axis=1)
+        real, run.feed = mask.sum(axis=1), (resident, rows, key)
         for step in range(run.step, (epoch + 1) * ready.steps_per_epoch):
-            run.images = int(real[batch_of_step(ready, step)[1]])
+            run.images = int(real[batch_of_step(ready, step)[1]]) * max(1, ready.config.data.cutmix)
             run.began = time.monotonic()
-            run.state, run.carry, run.metrics = train_step(run.state, run.carry, resident, rows, key)
+            run.state, run.carry, run.metrics = train_step(run.state, run.carry, *run.feed)
             run.step = step + 1
             watchdog.at_step(run.step)
             for hook in hooks:

@@ -58,7 +58,7 @@ def _comments() -> Iterator[tuple[str, str]]:
         for line in inspect.getsource(function).splitlines():
             code, _, comment = line.partition('  # ')
             if line.lstrip().startswith('# '):
-                above = line.lstrip(' #')
+                above = f'{above} {line.lstrip(" #")}'.strip()
                 continue
             if found := re.match(rf'\s*{pattern}', code):
                 yield prefix + found[1], (comment or above)

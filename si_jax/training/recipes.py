@@ -2,10 +2,11 @@
 
 `paper` is the recipe of sections 5.1.1 and 5.4 of Xu et al. A row of `RECIPES` names a defense, a data set
 and an architecture, and has everything else from there. `recipe('tradessi_cifar10')` is the config of a row,
-and `configs/tradessi_cifar10.py` is its file. On the command line the architecture follows the file, and any
-field can be set:
+and `configs/tradessi_cifar10.py` is its file. On the command line the architecture follows the file, then
+`si` for the scale-invariant version of a row that is not one, and any field can be set:
 
     python train.py --config=configs/tradessi_cifar10.py:wrn_34_10 --config.defense.weights.kl=5.0
+    python train.py --config=configs/awp_cifar10.py:small_cnn,si
 
 Units: `threat.eps` and the step sizes are fractions of the pixel range [0, 1], so 8/255 is 0.031373. The
 step sizes are eps / 4 and follow an override of `threat.eps`. Schedule boundaries are fractions of `epochs`,
@@ -20,12 +21,12 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from si_jax import defenses, models
-from si_jax.errors import unknown
+from si_jax.errors import InputError, unknown
 
 # In the order in which they are shown.
 SECTIONS = (
-    'data', 'model', 'defense', 'threat', 'attack', 'optimiser', 'schedule', 'overfitting', 'evaluation',
-    'checkpoint', 'logging',
+    'data', 'model', 'defense', 'threat', 'attack', 'awp', 'ramp', 'optimiser', 'schedule', 'average',
+    'overfitting', 'evaluation', 'checkpoint', 'logging',
 )  # fmt: skip
 
 
@@ -43,6 +44,8 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
     if name not in defenses.DEFENSES:
         raise unknown('defense', name, defenses.DEFENSES)
     row = defenses.DEFENSES[name]
+    if si and he:
+        raise InputError('SI and hypersphere embedding are alternatives: use si=False or he=False')
     if si:
         row = defenses.with_si(row, scale=15.0, margin=0.2, weight=0.2)
     if he:
@@ -59,9 +62,15 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
             'margin': 0.2,  # m, on the true class only
             # The paper's "random start" is uniform; the code of TRADES, MART and AT_HE has 'gaussian'.
             'start': row.start,
+            'start_radius': row.start_radius,  # N-FGSM's k: of the start's noise, as a multiple of eps
+            # Where steps may lead: 'ball' (of eps, and [0, 1]), 'pixels' ([0, 1] alone) or 'none' (anywhere).
+            'bounds': row.bounds,
             'attack_bn': row.attack_bn,
             'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
             'replays': row.replays,  # FreeAT's m
+            'smoothing': 0.0,  # s of label smoothing, in the cross-entropies of the loss, not of the attack
+            # Label smoothing spreads s over 'all' classes, the label's too (torch), or over the 'others'.
+            'smoothing_over': 'all',
         }
     )
 
@@ -101,6 +110,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.data.split_seed = 0
     config.data.limit = 0  # N: only the first N images that the validation split leaves; 0: all
     config.data.balanced = False  # True: an epoch draws every class equally often, as many images as before
+    # CutMix: N mixtures of each image with others of its batch, and a step sees N times the batch; 0: none.
+    config.data.cutmix = 0
     config.data.class_weights = ()  # one positive weight for each class, of its images in the loss; (): equal
 
     config.model.arch = arch
@@ -109,6 +120,9 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.model.normalise = 'none'  # MART and TRADES feed [0, 1] pixels
     config.model.dtype = 'float32'  # of the convolutions; parameters, statistics and losses stay float32
     config.model.sync_bn = True  # False: statistics per device, as torch's DataParallel
+    config.model.activation = 'relu'  # or 'silu', 'softplus', in place of every ReLU
+    config.model.bn_momentum = 0.1  # weight of a batch in the running statistics, as torch counts it
+    config.model.bn_first_step = False  # True: the first step sets the running statistics to its batch's
 
     config.defense = defense(name, si=si, he=he)
 
@@ -119,18 +133,49 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.attack.steps = row.steps
     config.attack.step_size = config.threat.get_ref('eps') * row.step_size
 
-    # torch's SGD: decay is added before the momentum, on all parameters, and the learning rate comes last.
+    # Adversarial weight perturbation, as a share of each kernel's length; 0: none. AT takes 0.01, TRADES
+    # 0.005.
+    config.awp.gamma = 0.0
+    config.awp.start_epoch = 0  # the first epoch with it, counted from 0
+
+    # Linear ramps (a, b): from a times the value to all of it over the first share b of the run; (): none.
+    config.ramp.eps = ()  # (a, b): of the radius in training, and of the step size with it; DAJAT (0, 1)
+    config.ramp.step_size = ()  # (a, b): of the step size alone
+    config.ramp.steps = ()  # (a, b): of the number of attack steps, each number equally long
+    config.ramp.weights = ()  # (a, b): of the weights of `ramp.terms`
+    config.ramp.terms = ''  # names of terms of the defense, separated by commas
+    config.ramp.every = 'epoch'  # or 'step': when they move
+
+    # torch's SGD: decay is added before the momentum, and the learning rate comes last.
     config.optimiser.momentum = 0.9
     config.optimiser.nesterov = False
     config.optimiser.weight_decay = 7e-4 if wide else 5e-4
+    # What decays: 'no_bn' is all but batch normalisation, 'no_bn_bias' neither that nor any bias.
+    config.optimiser.decay = 'all'
     config.optimiser.clip_norm = 0.0  # 0: no clipping
-    config.optimiser.cycle_momentum = False  # with a triangular schedule: 0.9 at rate 0, 0.8 at the peak
+    # With a triangular or one-cycle schedule: the momentum falls by 0.1 up to the peak, and comes back.
+    config.optimiser.cycle_momentum = False
 
-    config.schedule.kind = 'steps'  # or 'triangular': 0 at both ends, highest at `peak_at` of the run
+    # 'steps' falls at boundaries; 'triangular' is 0 at both ends, highest at `peak_at` of the run;
+    # 'one_cycle' is torch's OneCycleLR, its pct_start being `peak_at`; 'cosine' falls to 0 after `warmup`;
+    # 'cosine_dkl' ends a little above 0.
+    config.schedule.kind = 'steps'
     config.schedule.peak = 0.1 if wide else 0.01
     config.schedule.factor = 0.1
     config.schedule.boundaries = (74 / 90,) if wide else (74 / 120, 89 / 120, 99 / 120)
     config.schedule.peak_at = 0.5
+    config.schedule.warmup = 0.0  # of a cosine: the share of the run in which the rate rises from 0
+    config.schedule.every = 'step'  # or 'epoch': when one_cycle and cosines move
+
+    # The weights that are evaluated: '' those of training, 'ema' their average over steps, 'swa' over epochs.
+    config.average.kind = ''
+    config.average.decay = 0.995  # of 'ema': the weight of the average before, in each step
+    config.average.tau = 0.9  # of 'swa': the same, at the end of each epoch
+    config.average.start = 0.025  # the share of the run in which the average is a copy; DAJAT 0.75
+    config.average.ramp = True  # of 'ema': the decay is at most (1 + d) / (10 + d), d steps after the start
+    # Batch normalisation of the average: 'live' the statistics of training, 'average' averaged too,
+    # 'recompute' anew after each epoch by a pass over its batches, without an attack.
+    config.average.batch_stats = 'live'
 
     # Ends the run if PGD-5 accuracy on held-out images falls by more than this in an epoch, surely; 0: never.
     config.overfitting.drop = 0.0
@@ -150,14 +195,15 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
 
 
 def single_step(name: str, *, si: bool, arch: str) -> ConfigDict:
-    """The config of one row of the paper's Table 8, single-step defenses on CIFAR-10.
+    """The config of a single-step defense on CIFAR-10: those of the paper's Table 8, and newer ones.
 
     Section 5.1.1 gives one recipe for every defense, but the paper's natural accuracies are those that the
     methods' own repositories publish: so GAT, RFGSM-AT and GradAlign have the recipes and networks of their
-    repositories. FreeAT has that of section 5.1.1; its replays count as epochs.
+    repositories. FreeAT has that of section 5.1.1; its replays count as epochs. The newer ones, too, have the
+    recipes and networks of their repositories, and the guard against catastrophic overfitting.
 
     Args:
-        name: `'freeat'`, `'gat'`, `'rfgsm'` or `'gradalign'`.
+        name: A row of `SINGLE_STEP` or of `NEWER_SINGLE_STEP`.
         si: Whether it is the scale-invariant version.
         arch: As for `paper`; of the published architecture it is the published variant.
 
@@ -181,6 +227,55 @@ def single_step(name: str, *, si: bool, arch: str) -> ConfigDict:
         config.epochs = 30
         config.schedule.kind, config.schedule.peak, config.schedule.peak_at = 'triangular', 0.3, 0.4
         config.model.variant = {'preact_resnet18': 'gradalign'}.get(arch, '')
+    elif name in NEWER_SINGLE_STEP:  # torch's CyclicLR step by step, whose momentum moves against the rate
+        config.epochs = 100 if name == 'nuat' else 30
+        config.schedule.kind, config.schedule.peak, config.schedule.peak_at = 'triangular', 0.2, 0.5
+        config.optimiser.cycle_momentum = True
+        config.overfitting.drop = 0.2
+    if name == 'nfgsm':  # N-FGSM:train.py
+        config.model.variant = {'preact_resnet18': 'fast_at'}.get(arch, '')
+        config.model.normalise = 'cifar10'
+    elif name in ('elle', 'ellea'):  # ELLE:scripts/run_elle_cifar10.sh, core/utils/train.py ('GradAlign')
+        config.model.variant = {'preact_resnet18': 'bag_of_tricks'}.get(arch, '')
+    elif name == 'nuat':  # NuAT:CIFAR10/NuAT_cifar10.py, NuAT_WA_cifar10.py
+        config.batch_size = 64
+        config.schedule.peak, config.schedule.peak_at = 0.1, 0.25
+        config.model.variant = {'resnet18': 'gat'}.get(arch, '')
+        # NuAT-WA's average of the whole state, from the first step on.
+        config.average.kind, config.average.decay, config.average.start = 'ema', 0.9998, 0.0
+        config.average.ramp, config.average.batch_stats = False, 'average'
+    return config
+
+
+def weights_perturbed(name: str, *, si: bool, arch: str) -> ConfigDict:
+    """AT or TRADES with adversarial weight perturbation (AWP) on CIFAR-10, as its authors' code trains it.
+
+    200 epochs in batches of 128, a rate of 0.1 that falls to a tenth after half and after three quarters of
+    them. Differences are named in the files of the configs.
+
+    Args:
+        name: `'at'` or `'trades'`.
+        si: Whether it is the scale-invariant version; the weights climb its whole objective.
+        arch: As for `paper`; of the published architecture it is the published variant.
+
+    Raises:
+        si_jax.errors.InputError: No such defense or architecture.
+
+    Source: Wu et al. (2020), repository csdongxian/AWP, AT_AWP/train_cifar10.py,
+        trades_AWP/train_trades_cifar.py.
+    """
+    config = paper(name, si=si, dataset='cifar10', arch=arch)
+    config.epochs = 200
+    config.optimiser.weight_decay = 5e-4
+    config.schedule.peak, config.schedule.boundaries = 0.1, (0.5, 0.75)
+    config.model.variant = {'preact_resnet18': 'bag_of_tricks'}.get(arch, '')
+    if name == 'at':
+        config.awp.gamma = 0.01
+        config.defense.attack_bn = 'train'
+        config.model.normalise = 'cifar10'
+    else:  # its epochs count from 1, and the tenth is the first with AWP
+        config.awp.gamma, config.awp.start_epoch = 0.005, 9
+        config.defense.start, config.defense.passes = 'gaussian', 'adv,nat,nat'
     return config
 
 
@@ -194,6 +289,7 @@ class Recipe:
         kind: 'si', 'he' or '' for the defense as it was published.
         arch: The architecture, if no other is asked for.
         inner: What the attack maximises; '' for the defense's own.
+        awp: Whether it is the recipe with perturbed weights.
     """
 
     defense: str
@@ -201,19 +297,35 @@ class Recipe:
     kind: str = ''
     arch: str = 'resnet18'
     inner: str = ''
+    awp: bool = False
 
-    def __call__(self, arch: str | None = None) -> ConfigDict:
-        """The config, with this architecture."""
-        arch, si, he = arch or self.arch, self.kind == 'si', self.kind == 'he'
-        if self.defense in SINGLE_STEP:
+    def __call__(self, options: str | None = None) -> ConfigDict:
+        """The config, with what follows the colon: ARCH, 'si', or 'ARCH,si'."""
+        name, si = _options(options)
+        arch, si, he = name or self.arch, si or self.kind == 'si', self.kind == 'he'
+        if self.awp:
+            return weights_perturbed(self.defense, si=si, arch=arch)
+        if self.defense in SINGLE_STEP | NEWER_SINGLE_STEP:
             return single_step(self.defense, si=si, arch=arch)
         config = paper(self.defense, si=si, he=he, dataset=self.dataset, arch=arch)
         config.defense.inner = self.inner
         return config
 
 
-def quickstart(arch: str | None = None) -> ConfigDict:
+def _options(text: str | None) -> tuple[str, bool]:
+    """What follows a config file's colon: an architecture (or a row), '' for none, and whether SI is on."""
+    parts = [part.strip() for part in (text or '').split(',')]
+    names = [part for part in parts if part not in ('', 'si')]
+    if len(names) > 1:
+        raise InputError(
+            f'{text!r} has {len(names)} names, {" and ".join(names)}: give one, then si or nothing'
+        )
+    return ''.join(names), 'si' in parts
+
+
+def quickstart(options: str | None = None) -> ConfigDict:
     """TRADES-SI with the paper's weights on a small net; the learning rate suits a few hundred steps."""
+    arch, _ = _options(options)  # SI is on as it is
     config = paper('trades', si=True, dataset='digits', arch=arch or 'small_cnn')
     config.epochs = 40
     config.batch_size = 32
@@ -229,6 +341,12 @@ SINGLE_STEP = {  # to the network of its repository
     'gat': 'resnet18',
     'rfgsm': 'preact_resnet18',
     'gradalign': 'preact_resnet18',
+}
+NEWER_SINGLE_STEP = {
+    'nfgsm': 'preact_resnet18',
+    'elle': 'preact_resnet18',
+    'ellea': 'preact_resnet18',
+    'nuat': 'resnet18',
 }
 # The rows of the two studies that a CPU can pay for: name and si.
 STUDY_ROWS = {f'{name}{"si" * si}': (name, si) for name in MULTI_STEP for si in (False, True)}
@@ -256,8 +374,9 @@ def narrow(row: str | None = None) -> ConfigDict:
     return config
 
 
-def _study_row(row: str | None) -> tuple[str, bool]:
-    row = row or 'tradessi'
+def _study_row(options: str | None) -> tuple[str, bool]:
+    name, si = _options(options)
+    row = f'{name.removesuffix("si")}si' if name and si else name or 'tradessi'
     if row not in STUDY_ROWS:
         raise unknown('row', row, STUDY_ROWS)
     return STUDY_ROWS[row]
@@ -276,6 +395,10 @@ RECIPES: dict[str, Callable[..., ConfigDict]] = {
         for name, arch in SINGLE_STEP.items()
         for kind in ('', 'si')
     },
+    # Their SI versions have no file of their own: si follows the colon.
+    **{f'{name}_cifar10': Recipe(name, arch=arch) for name, arch in NEWER_SINGLE_STEP.items()},
+    'awp_cifar10': Recipe('at', arch='preact_resnet18', awp=True),
+    'tradesawp_cifar10': Recipe('trades', arch='preact_resnet18', awp=True),
     # TRADES-SI changes attack and objective at once; these change one of the two.
     'tradesce_cifar10': Recipe('trades', inner='ce'),
     'tradescal_cifar10': Recipe('trades', inner='calibrated_ce'),
@@ -286,19 +409,21 @@ RECIPES: dict[str, Callable[..., ConfigDict]] = {
 }
 
 
-def recipe(name: str, arch: str | None = None) -> ConfigDict:
+def recipe(name: str, options: str | None = None) -> ConfigDict:
     """The config of a row of `RECIPES`.
 
     Args:
         name: The row.
-        arch: An architecture in place of the row's own; for `'digits'` and `'narrow'` a row of `STUDY_ROWS`.
+        options: What follows the colon of its file: an architecture in place of the row's own (for `'digits'`
+            and `'narrow'` a row of `STUDY_ROWS`), 'si' for its scale-invariant version, or both with a comma
+            between.
 
     Raises:
         si_jax.errors.InputError: There is no such row, architecture or defense.
     """
     if name not in RECIPES:
         raise unknown('recipe', name, RECIPES)
-    return RECIPES[name](arch)
+    return RECIPES[name](options)
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:

@@ -47,6 +47,7 @@ class Run:
         history: As in `Workdir`, with what this start changes.
         went_back: Whether it began before a divergence, with another config.
         began_at: The step at which this start began.
+        feed: What the training step takes beside state and carry: resident data, rows of the pass, key.
     """
 
     ready: Setup
@@ -71,6 +72,7 @@ class Run:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     went_back: bool = False
     began_at: int = 0
+    feed: Any = ()
 
     @property
     def epoch_ended(self) -> bool:
@@ -166,8 +168,8 @@ def begin(ready: Setup, place: Workdir) -> Run:
 
 
 def weights(state: TrainState) -> dict[str, Any]:
-    """What evaluation needs of a state."""
-    return {'params': state.params, 'batch_stats': state.batch_stats}
+    """The weights of a state, and their average if it has one."""
+    return {'params': state.params, 'batch_stats': state.batch_stats, 'average': state.average}
 
 
 def _saved(state: TrainState, carry: jax.Array | np.ndarray | tuple[()], kept: Any) -> dict[str, Any]:

@@ -20,9 +20,12 @@ from si_jax.runtime import processes
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, place_rows
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
+from si_jax.training import average, ramps, schedules
 from si_jax.training import free as free  # registers its step
-from si_jax.training import schedules
+from si_jax.training.average import Average
+from si_jax.training.awp import Perturbation, perturbation_of
 from si_jax.training.feed import with_resident_data
+from si_jax.training.ramps import Ramps
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import step_of
 from si_jax.training.update import Calendar, Ingredients, metric_names
@@ -48,6 +51,9 @@ class Setup(NamedTuple):
     schedule: optax.Schedule
     optimiser: optax.GradientTransformation
     steps_per_epoch: int
+    average: Average | None = None
+    ramps: Ramps | None = None
+    awp: Perturbation | None = None
 
 
 def setup(config: ConfigDict) -> Setup:
@@ -63,6 +69,7 @@ def setup(config: ConfigDict) -> Setup:
     Threat(config.threat.norm, config.threat.eps).check(data.SOURCES[config.data.name].shape)
     defense = defenses.from_config(config.defense)
     step_of(defense)
+    _check_cutmix(config, defense)
     for name in ('epochs', 'batch_size'):
         _check_positive(name, config[name])
     for section, names in POSITIVE.items():
@@ -125,14 +132,14 @@ def _not_seen(ready: Setup) -> str:
 
 
 def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: Dataset) -> Setup:
-    """The network, the learning rate and the optimiser of a config, with a defense and data."""
+    """All that is made of a config but its defense and data, with them."""
     model = models.from_config(
         config.model, num_classes=train.num_classes, hypersphere=defense.hypersphere, bn_axis=AXIS
     )
     steps_per_epoch = -(-len(train.labels) // config.batch_size)
-    schedule, optimiser = schedules.schedule_and_optimiser(
-        config.schedule, config.optimiser, epochs=config.epochs, steps_per_epoch=steps_per_epoch
-    )
+    length = {'epochs': config.epochs, 'steps_per_epoch': steps_per_epoch}
+    schedule, optimiser = schedules.schedule_and_optimiser(config.schedule, config.optimiser, **length)
+    growing, defense = ramps.from_config(config.ramp, defense, **length)
     return Setup(
         config=config,
         train=train,
@@ -143,6 +150,11 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
         schedule=schedule,
         optimiser=optimiser,
         steps_per_epoch=steps_per_epoch,
+        average=average.from_config(config.average, hypersphere=defense.hypersphere, **length),
+        ramps=growing,
+        awp=perturbation_of(
+            config.awp, defense, possible=step_of(defense).awp, steps_per_epoch=steps_per_epoch
+        ),
     )
 
 
@@ -179,8 +191,21 @@ def compile_train_step(ready: Setup) -> Any:
 
     The metrics are one array, in the order of `metric_names`: the host fetches and forgets one, not a dozen.
     """
+    step = step_of(ready.defense).make(ingredients(ready))
+    whole = with_resident_data(step, ready.train, ready.defense.replays, ready.config.data.cutmix)
+    names = metric_names(ready.defense)
+
+    def with_one_array(*given: Any) -> tuple[TrainState, Any, jax.Array]:
+        state, carry, metrics = whole(*given)
+        return state, carry, jnp.stack([metrics[name] for name in names])
+
+    return compile_step(with_one_array)
+
+
+def ingredients(ready: Setup) -> Ingredients:
+    """What the training step of a run is made of."""
     config = ready.config
-    parts = Ingredients(
+    return Ingredients(
         defense=ready.defense,
         model=ready.model,
         optimiser=ready.optimiser,
@@ -191,16 +216,11 @@ def compile_train_step(ready: Setup) -> Any:
         sync_bn=config.model.sync_bn,
         calendar=Calendar(ready.steps_per_epoch, config.epochs),
         class_weights=tuple(config.data.class_weights),
+        average=ready.average,
+        ramps=ready.ramps,
+        bn_first_step=config.model.bn_first_step and hasattr(ready.model, 'bn_momentum'),
+        awp=ready.awp,
     )
-    step = step_of(ready.defense).make(parts)
-    whole = with_resident_data(step, ready.train, ready.defense.replays)
-    names = metric_names(ready.defense)
-
-    def with_one_array(*given: Any) -> tuple[TrainState, Any, jax.Array]:
-        state, carry, metrics = whole(*given)
-        return state, carry, jnp.stack([metrics[name] for name in names])
-
-    return compile_step(with_one_array)
 
 
 def initial_carry(ready: Setup) -> Any:
@@ -242,6 +262,8 @@ def initial_state(ready: Setup) -> TrainState:
         metric_names(ready.defense),
         seed=ready.config.seed,
         image_shape=ready.train.images.shape[1:],
+        average=ready.average,
+        memory=ready.defense.first_memory(),
     )
 
 
@@ -266,6 +288,18 @@ def _check_class_weights(weights: Any, classes: int) -> None:
             f'data.class_weights={tuple(weights)} must be {classes} positive numbers, one for each class, '
             f'for example ({"1.0," * classes}), or () for equal weights'
         )
+
+
+def _check_cutmix(config: ConfigDict, defense: Defense) -> None:
+    if config.data.cutmix < 0:
+        raise InputError(f'data.cutmix={config.data.cutmix} is negative: give a number of mixtures, or 0')
+    if config.data.cutmix:
+        defenses.check_soft_labels(defense)
+        if config.data.class_weights:
+            raise InputError(
+                'data.cutmix with data.class_weights: no form was published of the weight of a mixed label; '
+                'use --config.data.class_weights=() or --config.data.cutmix=0'
+            )
 
 
 def _check_positive(name: str, value: float) -> None:

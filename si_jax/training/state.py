@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from si_jax.training.average import Average
+
 Array = jax.Array
 
 
@@ -21,6 +23,8 @@ class TrainState(NamedTuple):
         bad_step: int32, the first step whose loss, gradient or update was not finite, or -1. Once set, the
             state no longer changes.
         bad_terms: The metrics of that step.
+        average: The average of the weights, as `si_jax.training.average` keeps it; () without one.
+        memory: What terms of the defense remember from batch to batch, by their names; () where none does.
     """
 
     step: Array
@@ -29,6 +33,8 @@ class TrainState(NamedTuple):
     opt_state: Any
     bad_step: Array
     bad_terms: dict[str, Array]
+    average: Any = ()
+    memory: Any = ()
 
 
 class Batch(NamedTuple):
@@ -39,12 +45,14 @@ class Batch(NamedTuple):
         labels: [B] int32.
         mask: [B] bool, False for the rows that only pad.
         keys: [B] typed PRNG keys, one an image and step.
+        soft: [B, K], the labels as distributions over the classes where images are mixtures; else None.
     """
 
     images: Array
     labels: Array
     mask: Array
     keys: Array
+    soft: Array | None = None
 
 
 def create_state(
@@ -54,8 +62,14 @@ def create_state(
     *,
     seed: int,
     image_shape: tuple[int, ...],
+    average: Average | None = None,
+    memory: Any = (),
 ) -> TrainState:
-    """The state before the first step; `metric_names` are those of `si_jax.training.update.metric_names`."""
+    """The state before the first step.
+
+    `metric_names` are those of `si_jax.training.update.metric_names`, `memory` is the defense's
+    `first_memory`.
+    """
     # Not jitted: each shape's initialiser compiles once, where the whole takes XLA several times as long.
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
     return TrainState(
@@ -65,4 +79,6 @@ def create_state(
         opt_state=optimiser.init(variables['params']),
         bad_step=jnp.full((), -1, jnp.int32),
         bad_terms={name: jnp.zeros((), jnp.float32) for name in metric_names},
+        average=average.begin(variables['params'], variables.get('batch_stats', {})) if average else (),
+        memory=memory,
     )

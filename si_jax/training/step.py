@@ -17,6 +17,9 @@ the step does, in this order:
     loss = mean(natural_ce) + 6 mean(kl)                   `evaluate_terms`: outer
     parameters and statistics, unless one is not finite    `guarded_update`
 
+With adversarial weight perturbation (AWP) the last two happen at w + gamma v, where v climbs the same loss
+from w (`si_jax.training.awp`).
+
 The function `step` in `make_train_step` is these lines in code; the functions below it say how each is done.
 """
 
@@ -25,12 +28,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from si_jax.attacks import pgd
 from si_jax.attacks.pgd import Attack, KeyedClassifier
-from si_jax.defenses import Defense
+from si_jax.defenses import SEGMENT, Defense
 from si_jax.errors import InputError, unknown
+from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
+from si_jax.training import segment
 from si_jax.training.state import Batch, TrainState
 from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of
 
@@ -48,11 +54,13 @@ class Registered(NamedTuple):
         carry: (batch size, (H, W, C)) -> what the step carries before the first step, in global row order.
         persistent: Whether the step moves a perturbation that is kept from batch to batch, as
             `Defense.persistent` says too.
+        awp: Whether it perturbs the weights where `Ingredients.awp` says so.
     """
 
     make: StepMaker
     carry: Callable[[int, tuple[int, ...]], Carry]
     persistent: bool
+    awp: bool = False
 
 
 STEPS: dict[str, Registered] = {}
@@ -63,11 +71,12 @@ def register_step(
     *,
     carry: Callable[[int, tuple[int, ...]], Carry] = lambda batch_size, shape: (),
     persistent: bool = False,
+    awp: bool = False,
 ) -> Callable[[StepMaker], StepMaker]:
     """Decorates a function that makes a training step: a defense asks for it by this name."""
 
     def add(make: StepMaker) -> StepMaker:
-        STEPS[name] = Registered(make, carry, persistent)
+        STEPS[name] = Registered(make, carry, persistent, awp)
         return make
 
     return add
@@ -90,19 +99,22 @@ def step_of(defense: Defense) -> Registered:
     return step
 
 
-@register_step('attack')
-def make_train_step(parts: Ingredients) -> Step:
+@register_step('attack', awp=True)
+def make_train_step(ingredients: Ingredients) -> Step:
     """The step (state, carry, batch) -> (state, carry, metrics) of a defense that attacks, then updates.
 
     It is a pure function. `carry` is per-device state that a method may keep; here it passes through.
     """
-    defense, calendar = parts.defense, parts.calendar
+    defense, calendar = ingredients.defense, ingredients.calendar
     assert calendar is not None or not defense.scheduled, 'a defense whose weights change needs the calendar'
 
     def step(state: TrainState, carry: Carry, batch: Batch) -> tuple[TrainState, Carry, dict[str, Array]]:
+        parts = ingredients.at(state.step, batch.images.dtype)
         rows = rows_of(batch.mask, parts.axis_name)
-        position = calendar.at(state.step) if calendar else None
-        attack = defense.attack_at(position)
+        position = calendar.at(state.step, state.memory) if calendar else None
+        attack = defense.attack_at(position, rows)
+        if attack is not None and batch.soft is not None:
+            attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
         images = _images(parts, attack, batch)
         before, seen = _passes(parts, state.params, state.batch_stats, defense.before, images, batch.mask)
         if attack is not None:
@@ -118,15 +130,22 @@ def make_train_step(parts: Ingredients) -> Step:
 
         natural_gradient = gradient_at('nat', state.params) if defense.aligned else None
 
-        def loss(params: Any) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-            stats, outputs = _passes(parts, params, before, defense.passes, images, batch.mask)
+        def loss(
+            params: Any, passes: tuple[str, ...] = defense.passes
+        ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
+            stats, outputs = _passes(parts, params, before, passes, images, batch.mask)
             pair = None if natural_gradient is None else (gradient_at('random', params), natural_gradient)
             value, metrics = evaluate_terms(parts, outputs, pair, batch, rows, position)
             return value, (stats, metrics)
 
-        (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+        params, offset = state.params, None
+        if parts.awp is not None:
+            climbed = jax.grad(lambda params: loss(params, defense.read_passes)[0])
+            offset = parts.awp.offset(state.step, params, climbed, rows.total)
+            params = optax.tree.add(params, offset)
+        (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
         metrics = {'loss': value, **metrics}
-        new, metrics, _ = guarded_update(parts, rows, state, gradients, stats, metrics)
+        new, metrics, _ = guarded_update(parts, rows, state, gradients, stats, metrics, offset)
         return new, carry, metrics
 
     return step
@@ -137,13 +156,15 @@ _RANDOM_POINT = 2
 
 
 def _images(parts: Ingredients, attack: Attack | None, batch: Batch) -> dict[str, Array]:
-    """The images that are known before the attack: 'nat', 'start' and 'random', each where it is needed."""
+    """The images known before the attack: of every pass but 'adv', and 'start', where they are needed."""
     images = {'nat': batch.images}
     if attack is not None:
         images['start'] = pgd.starting_points(attack.start, parts.threat, batch.images, batch.keys)
     if 'random' in parts.defense.passes:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, _RANDOM_POINT))(batch.keys)
         images['random'] = batch.images + parts.threat.uniform_noise(keys, batch.images)
+    if 'segment' in parts.defense.passes:
+        images['segment'] = segment.points(parts.threat, batch)
     return images
 
 
@@ -153,7 +174,8 @@ def _passes(
     """Forward passes in train mode, one after another: running statistics, and the first outputs of each."""
     outputs: dict[str, Outputs] = {}
     for name in names:
-        stats, result = parts.train_pass(params, stats, images[name], mask)
+        real = jnp.tile(mask, SEGMENT) if name == 'segment' else mask
+        stats, result = parts.train_pass(params, stats, images[name], real)
         outputs.setdefault(name, result)
     return stats, outputs
 

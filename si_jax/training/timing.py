@@ -55,12 +55,14 @@ def machine_of(config: ConfigDict, few: float, many: float) -> Machine:
 
 
 def synthetic(config: ConfigDict, attack_steps: int, row: Defense | None = None) -> Setup:
-    """What a run of a defense (by default AT) needs, with one batch of random pixels for data."""
+    """What a run of a defense (by default AT) needs, with one batch of random pixels; nothing of it grows."""
     config = config.copy_and_resolve_references()
     config.attack.steps = attack_steps
+    config.data.cutmix = 0
+    config.ramp.update(eps=(), step_size=(), steps=(), weights=(), terms='')
     source = data.SOURCES[config.data.name]
     if row is None:
-        row = DEFENSES['at']
+        row, config.awp.gamma = DEFENSES['at'], 0.0
         if defenses.from_config(config.defense).hypersphere:
             row = defenses.with_he(row)
     rng = np.random.default_rng(0)

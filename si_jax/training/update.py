@@ -15,11 +15,17 @@ import optax
 
 from si_jax.defenses import Defense, Position
 from si_jax.models.layers import unit_kernels
+from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
+from si_jax.training import segment
+from si_jax.training.average import Average
+from si_jax.training.awp import Perturbation
+from si_jax.training.ramps import Ramps
 from si_jax.training.state import Batch, TrainState
 
 Array = jax.Array
+MEASURED = ('nat', 'adv')  # the passes of which a step returns the accuracy
 
 
 class Rows(NamedTuple):
@@ -43,6 +49,13 @@ class Rows(NamedTuple):
         """[B, ...] of every device, one after another."""
         return jax.lax.all_gather(x, self.axis_name, tiled=True) if self.axis_name else x
 
+    def own(self, x: Array) -> Array:
+        """The rows of this device among those of every device."""
+        if not self.axis_name:
+            return x
+        size = len(self.mask)
+        return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(self.axis_name) * size, size)
+
     def mean(self, per_image: Array, weights: Array | None = None) -> Array:
         """The shard's part of the mean over the real rows of the whole batch; `weights` [B] weigh it."""
         if weights is None:
@@ -64,9 +77,9 @@ class Calendar(NamedTuple):
     steps_per_epoch: int
     epochs: int
 
-    def at(self, step: Array) -> Position:
-        """The position of step number `step`."""
-        return Position(step, step % self.steps_per_epoch, self.steps_per_epoch * self.epochs)
+    def at(self, step: Array, memory: Any = ()) -> Position:
+        """The position of step number `step`, with what terms remember there."""
+        return Position(step, step % self.steps_per_epoch, self.steps_per_epoch * self.epochs, memory)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -85,6 +98,10 @@ class Ingredients:
             statistics are averaged after each step, so that all copies of the state stay equal.
         calendar: The length of the run; None where no weight of the defense changes over it.
         class_weights: One for each class: every term is then a mean weighted by them. () for equal ones.
+        average: How the weights are averaged; None where they are not.
+        ramps: How the attack grows over the run; None where it does not.
+        bn_first_step: Whether the passes of the first step replace the running statistics.
+        awp: The adversarial perturbation of the weights; None for none.
     """
 
     defense: Defense
@@ -97,6 +114,26 @@ class Ingredients:
     sync_bn: bool = True
     calendar: Calendar | None = None
     class_weights: tuple[float, ...] = ()
+    average: Average | None = None
+    ramps: Ramps | None = None
+    bn_first_step: bool = False
+
+    def at(self, step: Array, dtype: Any) -> 'Ingredients':
+        """As they are in step number `step`, from 0, on images of this dtype."""
+        changes: dict[str, Any] = {}
+        if self.ramps is not None:
+            attack = self.threat, self.attack_steps, self.attack_step_size
+            changes |= self.ramps.at(step, dtype, *attack)
+        if self.bn_first_step:
+            momentum = jnp.where(step == 0, 1.0, self.model.bn_momentum)
+            changes['model'] = self.model.clone(bn_momentum=momentum)
+        return dataclasses.replace(self, **changes) if changes else self
+
+    def with_model(self, model: nn.Module) -> 'Ingredients':
+        """The same with another network."""
+        return dataclasses.replace(self, model=model)
+
+    awp: Perturbation | None = None
 
     def train_pass(self, params: Any, stats: Any, images: Array, mask: Array) -> tuple[Any, Outputs]:
         """A forward pass in train mode: the running statistics after it, and the outputs."""
@@ -105,10 +142,17 @@ class Ingredients:
         )
         return updates.get('batch_stats', stats), outputs
 
+    def joined(self, rows: Rows, stats: Any) -> Any:
+        """Running statistics as all devices have them: their mean, where each device has its own."""
+        if self.sync_bn:
+            return stats
+        share = jnp.sum(rows.mask) / rows.real
+        return jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
+
 
 def metric_names(defense: Defense) -> tuple[str, ...]:
     """The names of the metrics that a step of this defense returns."""
-    accuracies = tuple(f'{name}_accuracy' for name in dict.fromkeys(defense.passes) if name != 'random')
+    accuracies = tuple(f'{name}_accuracy' for name in dict.fromkeys(defense.passes) if name in MEASURED)
     return ('loss', 'gradient_norm', *defense.outer, *accuracies)
 
 
@@ -136,12 +180,18 @@ def evaluate_terms(
             defined_rows = rows_of(rows.mask & defined[0] & defined[1], rows.axis_name)
             defined_rows = defined_rows._replace(real=jnp.maximum(defined_rows.real, 1))
             metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels), weights)
+        elif term.of_segment:
+            values = segment.losses(defense, outputs['segment'], batch)
+            metrics[name] = rows.mean(term.objective(*values, batch.labels), weights)
         else:
             scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-            per_image = term.objective(scores.get('adv'), scores.get('nat'), batch.labels)
+            objective = term.objective.on(rows)
+            if batch.soft is not None:
+                objective = with_soft_labels(objective, batch.soft)
+            per_image = objective(scores.get('adv'), scores.get('nat'), batch.labels)
             metrics[name] = rows.mean(per_image, weights)
     for name in outputs:
-        if name != 'random':
+        if name in MEASURED:
             correct = jnp.argmax(outputs[name].logits, axis=1) == batch.labels
             metrics[f'{name}_accuracy'] = rows.mean(correct.astype(outputs[name].logits.dtype))
     value = sum(term.weight_at(position) * metrics[name] for name, term in defense.outer.items())
@@ -149,31 +199,45 @@ def evaluate_terms(
 
 
 def guarded_update(
-    parts: Ingredients, rows: Rows, state: TrainState, gradients: Any, stats: Any, metrics: dict[str, Array]
+    parts: Ingredients,
+    rows: Rows,
+    state: TrainState,
+    gradients: Any,
+    stats: Any,
+    metrics: dict[str, Array],
+    offset: Any = None,
 ) -> tuple[TrainState, dict[str, Array], Array]:
     """The state after a step, its metrics, and whether it was made.
 
     Where the loss, the gradient or anything in the state after the update is not finite, or was not in an
     earlier step, the state stays as it is. `gradients` (of the parameters) and `metrics` (loss, terms and
-    accuracies) are the shard's parts; `stats` are the running statistics after the step's passes.
+    accuracies) are the shard's parts; `stats` are the running statistics after the step's passes. Where the
+    gradients were taken at the parameters plus an `offset`, the optimiser steps from there (so that weight
+    decay reads the sum, as in the code of AWP), and the offset is taken away again.
     """
     # The gradients are summed, not the loss: differentiating a psum would count every device's copy.
     gradients = jax.tree.map(rows.total, gradients)
-    if not parts.sync_bn:
-        share = jnp.sum(rows.mask) / rows.real
-        stats = jax.tree.map(lambda x: rows.total(share.astype(x.dtype) * x), stats)
+    stats = parts.joined(rows, stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
+    memory = parts.defense.remembered(state.memory, metrics)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
 
-    updates, opt_state = parts.optimiser.update(gradients, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
+    at = state.params if offset is None else optax.tree.add(state.params, offset)
+    updates, opt_state = parts.optimiser.update(gradients, state.opt_state, at)
+    params = optax.apply_updates(at, updates)
+    if offset is not None:
+        params = optax.tree.sub(params, offset)
     updated = state._replace(
         step=state.step + 1,
         params=unit_kernels(params) if parts.defense.hypersphere else params,
         batch_stats=stats,
         opt_state=opt_state,
+        memory=memory,
     )
+    if parts.average is not None:
+        average = parts.average.moved(state.average, updated.step, updated.params, stats)
+        updated = updated._replace(average=average)
     finite = jnp.isfinite(metrics['loss']) & jnp.isfinite(metrics['gradient_norm'])
     # An update can overflow though loss and gradient are finite: that state must not be the one that is kept.
     finite &= all_finite((updated.params, updated.batch_stats, updated.opt_state))

@@ -16,6 +16,7 @@ from si_jax.errors import InputError, unknown
 from si_jax.outputs import Outputs
 from si_jax.storage.files import check_fields, read_json
 from si_jax.storage.trees import difference, leaves
+from si_jax.training import average
 from si_jax.training.recipes import completed
 from si_jax.zoo import weights
 from si_jax.zoo.entries import PREFIX, check_file, entry
@@ -78,7 +79,7 @@ def read_config(model: str | os.PathLike) -> ConfigDict:
 
 
 def load_model(model: str | os.PathLike, checkpoint: str | int = 'best') -> LoadedModel:
-    """Loads a network that train.py trained.
+    """Loads a network that train.py trained: the average of its weights where the run kept one.
 
     Args:
         model: The folder of the run; a file `.npz` of weights, as `python -m si_jax.zoo add` writes it; or
@@ -102,9 +103,10 @@ def load_model(model: str | os.PathLike, checkpoint: str | int = 'best') -> Load
     from si_jax.training.checkpoints import Checkpoints
 
     config = read_config(model)
-    module, like = network(config)
+    module, variables = network(config)
+    like = average.needed(config.average, variables)
     restored = Checkpoints(Path(model) / 'checkpoints').restore(checkpoint, like=like, only=tuple(like))
-    return LoadedModel(module, restored.state, config, restored.step)
+    return LoadedModel(module, average.evaluated(restored.state), config, restored.step)
 
 
 def network(config: ConfigDict) -> tuple[nn.Module, dict[str, Any]]:

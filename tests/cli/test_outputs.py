@@ -118,6 +118,9 @@ def test_what_this_program_wrote_is_replaced(place):
     assert json.loads(pathlib.Path('mine.json').read_text())['schema'] == 1
     for name in ('mine.json', 'mine.npz', 'mine_images.npz', 'drawn.png'):
         assert outputs.is_ours(pathlib.Path(name)) == (name != 'drawn.png')
+    # The user's own images beside a result are not those of its attacks.
+    np.savez('mine_images.npz', my_photos=np.zeros(3))
+    assert not outputs.is_ours(pathlib.Path('mine_images.npz'))
     # A picture goes with its numbers.
     pathlib.Path('mine.png').write_bytes(b'')
     outputs.check('--output=FILE.json', [pathlib.Path('mine.png')])

@@ -47,6 +47,22 @@ def test_memory_by_hand():
     assert half.activations == pytest.approx(need.activations / 2)
 
 
+def test_averages_mixtures_and_ramps_by_hand():
+    before = run()
+    machine = planning.accelerator('a100', 'float32')
+    # Each image in four mixtures; 2, 3, 4 and 5 steps of an attack, 3.5 in the mean, where there were 10.
+    grown = {'attack.steps': 5, 'ramp.steps': (0.4, 1.0), 'data.cutmix': 4}
+    one = run(**grown, **{'average.kind': 'ema', 'average.batch_stats': 'recompute'})
+    assert one.passes.attack == pytest.approx(4 * 2 * 3.5) and before.passes.attack == 20
+    # A forward pass of each image at the end of the epoch, beside the 6 F of the update.
+    assert one.passes.update == 4 * (6 + 1) and run(**{'average.kind': 'swa'}).passes == before.passes
+    needs = [planning.memory(each, machine, 1) for each in (before, one)]
+    assert needs[1].activations == 4 * needs[0].activations and needs[1].data == needs[0].data
+    assert needs[1].state - needs[0].state == pytest.approx(4 * 11.174e6, rel=1e-3)
+    # The same in steps: 120 epochs and 8 changes of the steps of an attack in each.
+    assert run(**grown, **{'ramp.every': 'step'}).passes.attack == pytest.approx(28, rel=1e-2)
+
+
 def test_the_largest_batch_fits_and_the_next_does_not():
     machine = planning.accelerator('v5e', 'float32')
     largest = planning.largest_batch(run(), machine, 4)

@@ -13,7 +13,10 @@ from si_jax.cost import flops, planning
 from si_jax.defenses import DEFENSES, with_inner, with_si
 from si_jax.threat import Threat
 from si_jax.training import recipes
+from si_jax.training.average import Average
+from si_jax.training.awp import Perturbation
 from si_jax.training.free import make_free_step
+from si_jax.training.recompute import Recount, make_recount
 from si_jax.training.state import Batch, create_state
 from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, Ingredients, metric_names
@@ -23,7 +26,7 @@ THREAT = Threat('linf', 8 / 255)
 OPTIMISER = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum=0.9))
 
 
-def step_and_arguments(defense, model, batch_size, attack_steps):
+def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
     """A training step on one device, and the shapes of what it is called with."""
     parts = Ingredients(
         defense=defense,
@@ -33,11 +36,19 @@ def step_and_arguments(defense, model, batch_size, attack_steps):
         attack_steps=attack_steps,
         attack_step_size=8 / 255 if defense.persistent else 2 / 255,
         calendar=Calendar(10, 10),
+        awp=awp,
     )
     carry = jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32) if defense.persistent else ()
     step = make_free_step(parts) if defense.persistent else make_train_step(parts)
     state = jax.eval_shape(
-        lambda: create_state(model, OPTIMISER, metric_names(defense), seed=0, image_shape=SHAPE)
+        lambda: create_state(
+            model,
+            OPTIMISER,
+            metric_names(defense),
+            seed=0,
+            image_shape=SHAPE,
+            memory=defense.first_memory(),
+        )
     )
     batch = Batch(
         jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32),
@@ -77,7 +88,8 @@ def test_counts_by_hand():
 
 
 VARIANTS = {
-    **{name: DEFENSES[name] for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign')},
+    **{name: DEFENSES[name] for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle')},
+    'nuatsi': with_si(DEFENSES['nuat']),
     'tradessi': with_si(DEFENSES['trades']),
     'freeatsi, two backward passes': with_inner(with_si(DEFENSES['freeat']), 'si'),
     'tradescal': with_inner(DEFENSES['trades'], 'calibrated_ce'),
@@ -94,10 +106,38 @@ def test_the_formula_is_what_each_step_computes(name):
     expected = flops.training_passes(defense, defense.steps).total
     # Gradients of parameters alone do not need that of the first convolution's input.
     first = flops.network(model, SHAPE).layers[0].flops / forward
-    assert expected - 3 * first - 1e-3 <= counted <= expected + 0.01
+    read = max(3, flops.live_forwards(defense))
+    assert expected - read * first - 1e-3 <= counted <= expected + 0.01
 
 
-@pytest.mark.parametrize(('name', 'passes'), [('at', 23), ('trades', 27), ('mart', 26), ('freeat', 3)])
+@pytest.mark.parametrize(('name', 'first_step'), [('trades, three passes', 5), ('elle', 0)])
+def test_perturbed_weights_cost_one_more_gradient(name, first_step):
+    defense, model = VARIANTS[name], models.create('wrn_10_1', num_classes=10)
+    forward = flops.network(model, SHAPE).flops
+    counted = [
+        flops.count(step, *arguments) / 4 / forward
+        for step, arguments in (
+            step_and_arguments(defense, model, 4, 2, awp) for awp in (None, Perturbation(0.01, first_step))
+        )
+    ]
+    one_more = flops.training_passes(defense, 2, awp=True).total - flops.training_passes(defense, 2).total
+    assert one_more == {'elle': 12}.get(name, 6)
+    assert 0.95 * one_more <= counted[1] - counted[0] <= 1.01 * one_more
+
+
+@pytest.mark.parametrize(
+    ('name', 'passes'),
+    [
+        ('at', 23),
+        ('trades', 27),
+        ('mart', 26),
+        ('freeat', 3),
+        ('nfgsm', 6),
+        ('elle', 16),
+        ('ellea', 16),
+        ('nuat', 9),
+    ],
+)
 def test_golden_numbers_of_passes(name, passes):
     assert flops.training_passes(DEFENSES[name], DEFENSES[name].steps).total == passes
 
@@ -157,3 +197,25 @@ def test_the_table_of_the_page_is_what_the_code_counts():
         defense = with_si(DEFENSES['trades']) if name == 'TRADES-SI' else DEFENSES[method]
         passes = flops.training_passes(defense, defense.steps)
         assert (passes.attack, passes.update, passes.total) == cells, name
+
+
+def test_an_average_costs_nothing_and_its_statistics_one_forward_pass():
+    defense, model = DEFENSES['at'], models.create('wrn_10_1', num_classes=10)
+    kept = Average('ema', 0.995, 1.0, True, 'recompute', 10)
+    parts = Ingredients(
+        defense=defense,
+        model=model,
+        optimiser=OPTIMISER,
+        threat=THREAT,
+        attack_steps=2,
+        attack_step_size=2 / 255,
+        average=kept,
+    )
+    plain, (state, carry, batch) = step_and_arguments(defense, model, 4, 2)
+    average = jax.eval_shape(kept.begin, state.params, state.batch_stats)
+    counted = flops.count(make_train_step(parts), state._replace(average=average), carry, batch)
+    assert counted == flops.count(plain, state, carry, batch)
+    number = jax.ShapeDtypeStruct((), jnp.int32)
+    recount = Recount(number, state.params, state.batch_stats, number)
+    forward = flops.network(model, SHAPE).flops
+    assert flops.count(make_recount(parts), recount, (), batch) == pytest.approx(4 * forward, rel=1e-6)

@@ -4,6 +4,7 @@ import functools
 import itertools
 import pathlib
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -181,6 +182,55 @@ def test_a_state_belongs_to_the_text_of_an_attack(tmp_path):
     )
     with pytest.raises(InputError, match='own attacks was .* and is '):
         run([('mine', moved(1.0))], state_path=tmp_path)
+
+
+SHARE = 0.5
+
+
+def shares(size=1.0):
+    def attack(c, x, y, t, k):
+        return t.project(x + SHARE * size * t.eps, x)
+
+    return attack
+
+
+def scaled_by(c, x, y, t, k, factor=0.5):
+    return halved(t.project(x + factor * t.eps, x), x)
+
+
+def halved(moved, x):
+    return (moved + x) / 2
+
+
+class Stepping:
+    def __init__(self, sizes):
+        self.sizes = sizes
+
+    def __call__(self, c, x, y, t, k):
+        return t.project(x + self.sizes.mean() * t.eps, x)
+
+
+def test_what_a_function_names_and_holds_belongs_to_it(monkeypatch):
+    def changes(make, name, value):
+        before = fingerprint(make())
+        assert before == fingerprint(make())
+        with monkeypatch.context() as patch:
+            patch.setattr(sys.modules[__name__], name, value)
+            return before != fingerprint(make())
+
+    assert changes(shares, 'SHARE', 0.25)
+    assert changes(lambda: scaled_by, 'halved', lambda moved, x: x)
+    assert fingerprint(scaled_by) != fingerprint(one_step)
+    by_default = fingerprint(scaled_by)
+    monkeypatch.setattr(scaled_by, '__defaults__', (0.25,))
+    assert fingerprint(scaled_by) != by_default
+    first, second = (Stepping(np.array([size, 0.5])) for size in (0.5, 1.0))
+    assert fingerprint(first) == fingerprint(Stepping(np.array([0.5, 0.5]))) != fingerprint(second)
+
+
+def test_an_attack_that_moves_nothing_is_said_to():
+    (found,) = run([('idle', lambda c, x, y, t, k: x)]).warnings
+    assert 'idle moved none of the 40 images' in found and 'square' in found
 
 
 def test_a_randomised_classifier_gets_its_keys():

@@ -66,7 +66,10 @@ def test_channels_first_give_the_same_result_in_their_own_layout():
 def test_layouts_are_told_or_recognised():
     with pytest.raises(InputError, match="unknown layout 'NCHW'"):
         layout_of('NCHW', NET, IMAGES)
-    assert layout_of(None, NET, np.moveaxis(SQUARE, 3, 1)) == 'nhwc'
+    with pytest.raises(InputError, match=r"looks like \[N, C, H, W\].*layout='nhwc' if they are as"):
+        layout_of(None, NET, np.moveaxis(SQUARE, 3, 1))
+    assert layout_of('nhwc', NET, np.moveaxis(SQUARE, 3, 1)) == 'nhwc'
+    assert layout_of(None, NET, SQUARE) == 'nhwc'
     assert layout_of('nchw', NET, IMAGES) == 'nchw'
 
 
@@ -97,7 +100,9 @@ def test_pixels_that_rounding_put_outside_are_clipped_with_a_note():
         ({'attacks': None}, 'None is no attack: give a name'),
         ({'attacks': 7}, '7 is no attack'),
         ({'seed': 2**70}, r'seed=1180591620717411303424 is too large: it must be below 2\*\*63'),
-        ({'devices': []}, r'devices=\[\] holds no device: leave it out'),
+        ({'devices': []}, r'devices=\[\] is no list of devices.*leave it out'),
+        ({'devices': 'cpu'}, "devices='cpu' is no list of devices"),
+        ({'devices': jax.local_devices()[0]}, r'is no list of devices, as jax.local_devices\(\)\[:1\] is'),
         ({'indices': [0, 1, 2, 3, 4, 5, 6, 7, 8, 5]}, r'indices\[5\] and indices\[9\] are both 5'),
         ({'labels': np.array([datetime.timedelta(days=1)] * 10, 'm8[ns]')}, r'labels are timedelta64\[ns\]'),
         ({'labels': np.eye(4)[LABELS]}, r'they must be \[10\].*labels.argmax\(axis=1\)'),

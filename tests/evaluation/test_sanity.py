@@ -115,3 +115,24 @@ def test_when_an_accuracy_is_chance(right, count, classes, warned):
     found = sanity.chance(right, count, classes)
     assert bool(found) == warned
     assert not warned or f'{right} of {count}' in found[0]
+
+
+@pytest.mark.parametrize(
+    'bound',
+    [
+        lambda g: jnp.tanh(4 * g),
+        lambda g: 10 * jax.nn.sigmoid(6 * g) - 5,
+        lambda g: 20 * jnp.tanh(6 * g) + 3,
+        lambda g: 100 * (jax.nn.softmax(8 * g) - 0.25),
+    ],
+)
+def test_outputs_with_bounds_of_their_own(bound):
+    found = warnings(lambda x: bound(NET(x).logits))[0]
+    assert 'look bounded, as by a sigmoid, tanh or softmax' in found and 'return the logits before' in found
+
+
+@pytest.mark.parametrize('constant', [-1e4, -1e9, float(np.finfo(np.float32).min), 1e9])
+def test_a_masked_class_is_no_bound(constant):
+    centred = LOGITS - LOGITS.mean(axis=1, keepdims=True)
+    for logits in (LOGITS, centred, centred + 1e6):
+        assert sanity.outputs(np.append(logits, np.full((len(logits), 1), constant), axis=1)) == []

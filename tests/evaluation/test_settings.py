@@ -121,6 +121,6 @@ class TestRandom:
         assert result.warnings == [] and result.accuracy['pgd'] >= 0.4
 
     def test_one_attack_without_averages_is_warned_of_beside_others(self):
-        shift = lambda classifier, images, labels, threat, key: images  # noqa: E731
+        shift = lambda c, x, labels, threat, key: threat.project(x + threat.eps, x)  # noqa: E731
         (warning,) = run(['pgd', ('shift', shift)], Randomised(self.coin), steps=2).warnings
         assert 'pgd follows single draws' in warning and 'set eot_samples (20 is usual)' in warning

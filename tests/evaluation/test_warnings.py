@@ -50,6 +50,27 @@ def test_gradients_that_are_exactly_zero():
     assert warnings(lambda x: 1e5 * NET(x).logits, 'cw,dlr') == []
 
 
+def test_a_gradient_that_is_nan_everywhere_is_not_advised():
+    def undefined(x):
+        away = jnp.log(jnp.maximum(x - 2, 0)).clip(-1, 1).sum((1, 2, 3))
+        return NET(x).logits + 0 * away[:, None]
+
+    found = ' '.join(warnings(undefined, 'pgd'))
+    assert 'not finite' in found and 'no attack has one there' in found and 'trust these' not in found
+
+
+def test_logits_too_large_for_the_cross_entropy_are_named_as_the_cause():
+    found = ' '.join(warnings(lambda x: 1e30 * NET(x).logits, 'pgd'))
+    assert 'the logits reach' in found and '`where`' not in found
+    assert warnings(lambda x: 1e30 * NET(x).logits, 'cw') == []
+
+
+def test_logits_too_small_for_the_steps_of_spsa():
+    (found,) = warnings(lambda x: 1e-9 * NET(x).logits, 'spsa')
+    assert 'spsa needs 1e-05' in found and 'times a large factor' in found
+    assert warnings(NET, 'spsa') == warnings(lambda x: 1e-9 * NET(x).logits, 'square,rays') == []
+
+
 def test_every_attack_with_gradients_is_asked():
     """What rounds its inputs has a gradient nowhere, whatever an attack maximises and however it starts."""
     names = 'cw,dlr,pgd-gap,sipgd,gama,pgd-hybrid,apgd-t,apgd-cal,fab-t,autoattack'

@@ -21,7 +21,7 @@ def run(monkeypatch):
     """A run of the small network, as load_model returns it."""
     model = models.create('small_cnn', num_classes=10, width=2)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1), jnp.float32))
-    settings = types.SimpleNamespace(arch='small_cnn', variant='', normalise='none')
+    settings = types.SimpleNamespace(arch='small_cnn', variant='', normalise='none', activation='relu')
     config = types.SimpleNamespace(model=settings)
     asked = []
 

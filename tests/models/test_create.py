@@ -177,6 +177,8 @@ def test_mask_and_training_mode_reach_every_batch_norm(arch):
         ({'width': 0}, 'width=0 is not a positive whole number'),
         ({'width': 8.0}, 'width=8.0 is not a positive whole number'),
         ({'num_classes': -1}, 'num_classes=-1 is not a positive whole number'),
+        ({'activation': 'swish'}, "unknown activation 'swish'.*silu"),
+        ({'bn_momentum': 0.0}, r'bn_momentum=0 is not in \(0, 1\]'),
     ],
 )
 def test_bad_input_is_named(options, message):
@@ -192,3 +194,39 @@ def test_a_config_describes_the_network_that_create_makes():
     assert models.from_config(config, num_classes=10, dtype='float32') == models.create('resnet18', **wanted)
     trained = models.create('resnet18', **wanted, dtype='bfloat16', bn_axis='devices')
     assert models.from_config(config, num_classes=10, bn_axis='devices') == trained
+
+
+@pytest.mark.parametrize('arch', ['resnet18', 'resnet50', 'preact_resnet18', 'wrn_10_1', 'small_cnn'])
+def test_another_activation_stands_in_place_of_every_relu(arch, monkeypatch):
+    calls = []
+
+    def uses(activation):
+        """How often a forward pass calls it, and whether there is any ReLU in the pass."""
+        function = models.ACTIVATIONS[activation]
+        monkeypatch.setitem(models.ACTIVATIONS, activation, lambda x: calls.append(x.shape) or function(x))
+        model = models.create(arch, num_classes=4, width=2, activation=activation)
+        images = jnp.zeros((1, 8, 8, 3), jnp.float32)
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+        calls.clear()
+        return '=relu' in str(jax.make_jaxpr(model.apply)(variables, images)), len(calls)
+
+    there, count = uses('relu')
+    assert there and count > 2
+    for other in ('silu', 'softplus'):
+        assert uses(other) == (False, count)
+
+
+def test_activations_by_hand():
+    x = jnp.array([-2.0, 0.0, 30.0])
+    np.testing.assert_allclose(models.ACTIVATIONS['silu'](x), x / (1 + np.exp(-x)), rtol=1e-12)
+    np.testing.assert_allclose(models.ACTIVATIONS['softplus'](x), np.log(1 + np.exp(x)), rtol=1e-12)
+
+
+def test_batch_norm_momentum_reaches_every_layer():
+    model = models.create('wrn_10_1', num_classes=4, width=2, bn_momentum=1.0)
+    images = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 8, 8, 3)), jnp.float32)
+    variables = model.init(jax.random.key(0), images)
+    _, once = model.apply(variables, images, train=True, mutable=['batch_stats'])
+    _, again = model.apply({**variables, **once}, images, train=True, mutable=['batch_stats'])
+    # With a weight of 1 the running statistics are those of the batch, whatever they were.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), once, again)

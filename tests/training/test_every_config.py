@@ -11,7 +11,7 @@ import pytest
 
 from si_jax.runtime import devices
 from si_jax.training.setup import batches_of_pass, compile_train_step, initial_carry, initial_state, setup
-from si_jax.training.update import metric_names
+from si_jax.training.update import Calendar, metric_names
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 # Hypersphere embedding is the same on every data set: one of them is enough here.
@@ -66,7 +66,9 @@ def test_takes_a_step(name, images):
     lengths = np.linalg.norm(state.params['linear']['kernel'], axis=0)
     assert bool(np.allclose(lengths, 1, atol=1e-6)) == method.endswith('he')
     assert ('bias' in state.params['linear']) != method.endswith('he')
-    weighted = sum(term.weight * float(metrics[term_name]) for term_name, term in ready.defense.outer.items())
+    position = Calendar(ready.steps_per_epoch, 1).at(jnp.asarray(0), ready.defense.first_memory())
+    terms = ready.defense.outer.items()
+    weighted = sum(float(term.weight_at(position)) * metrics[term_name] for term_name, term in terms)
     assert float(metrics['loss']) == pytest.approx(weighted, rel=1e-5)
 
 

@@ -39,6 +39,43 @@ ARMS = {
     'tradescal_cifar10': (False, 'calibrated_ce'),
     'tradesreg_cifar10': (True, 'kl'),
 }
+# Beyond the paper: what each has otherwise than AT's config, from the code that it follows.
+CYCLIC = {'schedule.kind': 'triangular', 'optimiser.cycle_momentum': True, 'overfitting.drop': 0.2}
+ONE_STEP = {'attack.steps': 1, 'attack.step_size': 8 / 255, **CYCLIC}
+PERTURBED = {'epochs': 200, 'schedule.peak': 0.1, 'schedule.boundaries': (0.5, 0.75),
+             'model.arch': 'preact_resnet18', 'model.variant': 'bag_of_tricks'}  # fmt: skip
+NEWER = {
+    'nfgsm_cifar10': {
+        **ONE_STEP, 'defense.name': 'nfgsm', 'epochs': 30, 'schedule.peak': 0.2, 'defense.attack_bn': 'train',
+        'defense.start_radius': 2.0, 'defense.bounds': 'pixels', 'model.arch': 'preact_resnet18',
+        'model.variant': 'fast_at', 'model.normalise': 'cifar10',
+    },
+    'elle_cifar10': {
+        **ONE_STEP, 'defense.name': 'elle', 'epochs': 30, 'schedule.peak': 0.2, 'defense.attack_bn': 'train',
+        'defense.start': 'original', 'defense.bounds': 'none', 'defense.passes': 'adv,segment,nat',
+        'defense.weights.nonlinearity': 1000.0, 'model.arch': 'preact_resnet18',
+        'model.variant': 'bag_of_tricks',
+    },
+    'nuat_cifar10': {
+        **ONE_STEP, 'defense.name': 'nuat', 'epochs': 100, 'batch_size': 64, 'schedule.peak': 0.1,
+        'schedule.peak_at': 0.25, 'defense.start': 'half_signs', 'defense.passes': 'adv,nat',
+        'defense.weights.natural_ce': 1.0, 'defense.weights.nuclear': 4.0,
+        'defense.weights.adversarial_ce': 'absent', 'model.variant': 'gat', 'average.kind': 'ema',
+        'average.decay': 0.9998, 'average.start': 0.0, 'average.ramp': False,
+        'average.batch_stats': 'average',
+    },
+    'awp_cifar10': {
+        **PERTURBED, 'awp.gamma': 0.01, 'defense.attack_bn': 'train', 'model.normalise': 'cifar10',
+    },
+    'tradesawp_cifar10': {
+        **PERTURBED, 'awp.gamma': 0.005, 'awp.start_epoch': 9, 'defense.name': 'trades',
+        'defense.start': 'gaussian', 'defense.passes': 'adv,nat,nat', 'defense.weights.natural_ce': 1.0,
+        'defense.weights.kl': 6.0, 'defense.weights.adversarial_ce': 'absent',
+    },
+}  # fmt: skip
+NEWER['ellea_cifar10'] = NEWER['elle_cifar10'] | {
+    'defense.name': 'ellea', 'defense.weights.nonlinearity': 4000.0
+}  # fmt: skip
 EVERY = [run for run, *_ in (*RUNS, *SINGLE_RUNS, *HE_RUNS)] + list(ARMS)
 
 # From methods.md, sections 2 and 3, not from the table in si_jax.defenses.
@@ -52,6 +89,7 @@ SHARED_FIELDS = {
     'seed': 0,
     'batch_size': 128,
     'attack': {'steps': 10, 'step_size': 2 / 255},
+    'awp': {'gamma': 0.0, 'start_epoch': 0},
     'threat': {'norm': 'linf', 'eps': 8 / 255},
     'evaluation': {'every_epochs': 1, 'steps': 20, 'step_size': 2 / 255, 'batch_size': 0},
     'checkpoint': {'every_steps': 0, 'every_minutes': 10.0, 'keep_last': 2},
@@ -98,8 +136,8 @@ def test_the_files_are_every_defense_on_every_data_set():
         'narrow',
         'quickstart',
     }
-    assert files == set(EVERY)
-    assert set(recipes.RECIPES) == {*EVERY, 'digits', 'narrow', 'quickstart'}
+    assert files == {*EVERY, *NEWER} - {'ellea_cifar10'}
+    assert set(recipes.RECIPES) == {*EVERY, *NEWER, 'digits', 'narrow', 'quickstart'}
 
 
 def changes(config, other):
@@ -143,6 +181,45 @@ def flat(config):
     return dict(recipe_fields.flat(config.to_dict()))
 
 
+@pytest.mark.parametrize('run', NEWER)
+def test_recipes_beyond_the_paper(run):
+    config = recipes.recipe(run)
+    found = changes(config, load('at_cifar10'))
+    assert found == {
+        field: pytest.approx(value) if isinstance(value, float) else value
+        for field, value in NEWER[run].items()
+    }
+    for options in (',si', 'si'):
+        si = {'defense.si': True, f'defense.weights.{defenses.SI_TERM}': 0.2}
+        assert changes(recipes.recipe(run, options), config) == si
+    other = recipes.recipe(run, 'small_cnn,si')
+    assert (other.model.arch, other.model.variant, other.defense.si) == ('small_cnn', '', True)
+    text = importlib.import_module(f'configs.{run.replace("ellea", "elle")}').__doc__
+    shown = f'python train.py --config=configs/{run}.py'.replace('ellea', 'elle')
+    assert f'{shown}\n' in text and f'{shown}:{config.model.arch},si\n' in text
+
+
+def test_the_command_for_ellea_is_its_recipe():
+    path = FOLDER / 'elle_cifar10.py'
+    given = ('--config.defense.name=ellea', '--config.defense.weights.nonlinearity=4000')
+    assert all(one in importlib.import_module('configs.elle_cifar10').__doc__ for one in given)
+    assert parse(f'--config={path}', *given).to_dict() == recipes.recipe('ellea_cifar10').to_dict()
+
+
+@pytest.mark.parametrize('arch', ['small_cnn,si', 'si,small_cnn'])
+def test_si_follows_the_colon_of_every_recipe(arch):
+    assert load('at_cifar10', arch).to_dict() == load('atsi_cifar10', 'small_cnn').to_dict()
+    assert load('freeat_cifar10', 'si').to_dict() == load('freeatsi_cifar10').to_dict()
+    assert load('atsi_cifar10', arch).to_dict() == load('atsi_cifar10', 'small_cnn').to_dict()
+    assert load('quickstart', 'small_cnn,si').to_dict() == load('quickstart').to_dict()
+    assert load('digits', 'mart,si').to_dict() == load('digits', 'martsi').to_dict()
+    assert load('narrow', 'trades,si').to_dict() == load('narrow', 'si').to_dict() == load('narrow').to_dict()
+    with pytest.raises(InputError, match='has 2 names, small_cnn and resnet18: give one'):
+        recipes.recipe('at_cifar10', 'small_cnn,resnet18')
+    with pytest.raises(InputError, match='SI and hypersphere embedding are alternatives'):
+        recipes.recipe('tradeshe_cifar10', 'si')
+
+
 @pytest.mark.parametrize(('run', 'name', 'dataset'), HE_RUNS)
 def test_hypersphere_embedding_changes_nothing_else(run, name, dataset):
     assert changes(load(run), load(f'{name}_{dataset}')) == {'defense.he': True}
@@ -164,7 +241,8 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
     recipe = RECIPES[arch]
     fields = config.to_dict()
     rates = fields.pop('schedule')  # tested as rates below
-    assert rates.keys() == {'kind', 'peak', 'factor', 'boundaries', 'peak_at'} and rates['kind'] == 'steps'
+    names = {'kind', 'peak', 'factor', 'boundaries', 'peak_at', 'warmup', 'every'}
+    assert rates.keys() == names and rates['kind'] == 'steps'
     assert fields == SHARED_FIELDS | {
         'epochs': recipe['epochs'],
         'data': {
@@ -174,6 +252,7 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'split_seed': 0,
             'limit': 0,
             'balanced': False,
+            'cutmix': 0,
             'class_weights': (),
         },
         'model': {
@@ -183,6 +262,9 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'normalise': 'none',
             'dtype': 'float32',
             'sync_bn': True,
+            'activation': 'relu',
+            'bn_momentum': 0.1,
+            'bn_first_step': False,
         },
         'defense': {
             'name': name,
@@ -190,17 +272,31 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'he': False,
             'inner': '',
             'replays': 1,
+            'smoothing': 0.0,
+            'smoothing_over': 'all',
             'weights': weights,
             'scale': 15.0,
             'margin': 0.2,
             'start': 'uniform',
+            'start_radius': 1.0,
+            'bounds': 'ball',
             'attack_bn': 'eval',
             'passes': 'adv' if name == 'at' else 'nat,adv',
+        },
+        'ramp': {'eps': (), 'step_size': (), 'steps': (), 'weights': (), 'terms': '', 'every': 'epoch'},
+        'average': {
+            'kind': '',
+            'decay': 0.995,
+            'tau': 0.9,
+            'start': 0.025,
+            'ramp': True,
+            'batch_stats': 'live',
         },
         'optimiser': {
             'momentum': 0.9,
             'nesterov': False,
             'weight_decay': recipe['weight_decay'],
+            'decay': 'all',
             'clip_norm': 0.0,
             'cycle_momentum': False,
         },

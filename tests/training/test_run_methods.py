@@ -1,5 +1,6 @@
 """Whole runs of what is more than a step: FreeAT's replays and perturbation, the guard, cosines."""
 
+import json
 import shutil
 
 import jax
@@ -8,18 +9,15 @@ import pytest
 
 from configs import quickstart
 from si_jax import load_model
-from si_jax.data import epoch_batches, epoch_order
 from si_jax.errors import InputError
 from si_jax.runtime import devices
 from si_jax.training import hooks, recipes
 from si_jax.training.checkpoints import Checkpoints
-from si_jax.training.feed import with_resident_data
 from si_jax.training.loop import run
 from si_jax.training.metrics import read_metrics
-from si_jax.training.overfitting import COLLAPSE, OverfittingGuard, Watched, collapse, least_fall
+from si_jax.training.overfitting import COLLAPSE, OverfittingGuard, Watched, least_fall
 from si_jax.training.setup import batch_of_step, initial_state, setup
-from si_jax.training.step import make_train_step
-from si_jax.training.update import Ingredients
+from tests.helpers.processes import optimised
 
 
 def digits(config, **changes):
@@ -74,6 +72,45 @@ def test_a_resumed_freeat_run_is_bit_identical_perturbation_included(tmp_path):
     assert carry.shape == (8, 8, 8, 1) and np.abs(carry).max() == pytest.approx(8 / 255)
     at_five = Checkpoints(whole / 'checkpoints').restore(5).state['carry']
     assert np.any(at_five != carry)
+
+
+def perturbed_ellea(**changes):
+    """ELLE-A with perturbed weights from the third epoch on, with SI."""
+    config = recipes.recipe('ellea_cifar10', 'small_cnn,si')
+    few = {'epochs': 4, 'checkpoint.every_steps': 4, 'data.validation': 0, 'overfitting.drop': 0.0}
+    return digits(config, **few | {'awp.gamma': 0.01, 'awp.start_epoch': 2} | changes)
+
+
+def perturbed_nuat():
+    config = recipes.recipe('nuat_cifar10', 'small_cnn')
+    return digits(config, epochs=2, **{'checkpoint.every_steps': 4, 'awp.gamma': 0.01})
+
+
+@pytest.mark.parametrize('config', [perturbed_ellea, perturbed_nuat])
+def test_resumed_runs_of_what_remembers_and_perturbs_are_bit_identical(tmp_path, config):
+    whole, resumed = tmp_path / 'whole', tmp_path / 'resumed'
+    run(config(), str(whole))
+    shutil.copytree(whole, resumed)
+    for folder in (resumed / 'checkpoints').iterdir():
+        if int(folder.name) > 4:  # in the middle of the second epoch
+            shutil.rmtree(folder)
+    run(config(), str(resumed))
+    (step, expected), (again, got) = leaves(whole), leaves(resumed)
+    assert step == again == 3 * config().epochs and expected.keys() == got.keys()
+    for name, array in expected.items():
+        assert array.tobytes() == got[name].tobytes(), name
+    if config is perturbed_ellea:
+        memory = Checkpoints(resumed / 'checkpoints').restore('last').state['memory']['nonlinearity']
+        assert memory['total'] == 12 and memory['squares'] > 0
+
+
+def test_a_checkpoint_from_before_the_memory_is_resumed(tmp_path):
+    """A state without it has the arrays of before, whatever the defense."""
+    run(freeat(epochs=2), str(tmp_path))
+    state = Checkpoints(tmp_path / 'checkpoints').restore('last').state
+    assert set(state) == {
+        'step', 'params', 'opt_state', 'bad_step', 'bad_terms', 'carry'
+    }  # fmt: skip
 
 
 class Fake:
@@ -150,42 +187,22 @@ def test_a_fall_counts_beyond_its_interval_and_only_while_training_goes_well():
     assert not ends(0.0, 0.0, 8, trained=(0.4, 0.6)) and not ends(0.45, 0.45, 1000, trained=(0.9, 0.95))
 
 
-def test_a_real_collapse_is_caught():
+def test_a_real_collapse_is_caught(tmp_path):
     """One large step on natural and adversarial images: the network learns to see the step."""
-    config = quickstart.get_config()
-    config.defense = recipes.defense('alp')
-    config.update_from_flattened_dict(
-        {'defense.weights.logit_pairing': 0.0, 'defense.start': 'original', 'threat.eps': 0.4,
-         'schedule.peak': 0.1, 'optimiser.weight_decay': 0.0}
-    )  # fmt: skip
-    ready = setup(config)
-    parts = Ingredients(
-        defense=ready.defense,
-        model=ready.model,
-        optimiser=ready.optimiser,
-        threat=ready.threat,
-        attack_step_size=0.4,
-    )
-    # On one device: what eight of them would have to say to each other takes longer than the training.
-    step = jax.jit(with_resident_data(make_train_step(parts), ready.train, 1))
-    state, resident, key = initial_state(ready), (ready.train.images, ready.train.labels), jax.random.key(0)
-    guard = OverfittingGuard(ready.model, ready.validation, threat=ready.threat, drop=0.2, seed=0)
-    watched, trained = Watched(), {}
-    for epoch in range(1, 25):
-        order = epoch_order(0, epoch, len(ready.train.labels))
-        indices, mask = (array.T for array in epoch_batches(order, config.batch_size))
-        seen = []
-        for _ in range(ready.steps_per_epoch):
-            state, _, metrics = step(state, (), resident, (indices, mask), key)
-            seen.append(metrics)
-        trained = {name: float(np.mean([one[name] for one in seen])) for name in seen[0]}
-        weights = devices.replicate((state.params, state.batch_stats))
-        watched = guard(*weights, watched, epoch=epoch, trained=trained['adv_accuracy'])
-        if watched.stopped_at:
-            break
-    assert watched.stopped_at == epoch > 3 and watched.reason == COLLAPSE
-    assert trained['adv_accuracy'] > 0.5 and trained['nat_accuracy'] > 0.9
-    assert watched.accuracy < 0.05 and 'of 200 held-out images right' in collapse(Watched(), watched)
+    flags = {
+        'defense.weights.logit_pairing': 0.0, 'defense.start': 'original', 'threat.eps': 0.4,
+        'attack.steps': 1, 'attack.step_size': 0.4, 'schedule.peak': 0.1, 'optimiser.weight_decay': 0.0,
+        'epochs': 25, 'overfitting.drop': 0.2, 'evaluation.every_epochs': 100, 'logging.tensorboard': False,
+    }  # fmt: skip
+    given = [f'--config.{name}={value}' for name, value in flags.items()]
+    out = optimised('train.py', '--config=configs/digits.py:alp', f'--workdir={tmp_path / "run"}', *given)
+    last = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])
+    assert 3 < last['epoch'] < 25 and last['ended'] == COLLAPSE
+    assert f'{COLLAPSE} in epoch {last["epoch"]}: the run ends with the weights of the epoch before' in out
+    assert last['train/adv_accuracy'] > 0.5 and last['train/nat_accuracy'] > 0.9
+    assert last['pgd5_accuracy'] < 0.05 and last['pgd5_images'] == 200
+    assert 'of 200 held-out images right' in out
+    assert last['collapsed/natural_accuracy'] > 0.9 and last['collapsed/pgd_accuracy'] < 0.05
 
 
 @pytest.mark.parametrize('name', ['patience', 'overfitting.drop'])

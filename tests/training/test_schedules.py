@@ -7,7 +7,14 @@ import optax
 import pytest
 
 from si_jax.errors import InputError
-from si_jax.training.schedules import schedule_and_optimiser, sgd, step_decay, triangular
+from si_jax.training.schedules import (
+    cosine,
+    one_cycle,
+    schedule_and_optimiser,
+    sgd,
+    step_decay,
+    triangular,
+)
 
 RESNET = (74 / 120, 89 / 120, 99 / 120)
 WRN = (74 / 90,)
@@ -215,15 +222,121 @@ def test_a_cycle_of_rate_and_momentum_equals_pytorchs():
 @pytest.mark.parametrize(
     ('section', 'optimiser', 'message'),
     [
-        ({'kind': 'cosine'}, {}, "unknown schedule.kind 'cosine'.*steps"),
+        ({'kind': 'cosines'}, {}, "unknown schedule.kind 'cosines'.*steps"),
+        ({'every': 'epoch'}, {}, "schedule.every='epoch' is for one_cycle and cosines.*use 'step'"),
+        ({'kind': 'one_cycle', 'every': 'batch'}, {}, "unknown schedule.every 'batch'"),
+        ({'kind': 'one_cycle', 'peak_at': 0.0}, {}, r'schedule.peak_at=0 in \(0, 1\)'),
+        ({'kind': 'cosine', 'warmup': 1.0}, {}, r'schedule.warmup=1 in \[0, 1\)'),
+        ({'kind': 'cosine'}, {'cycle_momentum': True}, "or 'one_cycle' .it is 'cosine'"),
+        ({}, {'decay': 'kernels'}, "unknown optimiser.decay 'kernels'.*no_bn"),
         ({'peak_at': 1.0}, {}, r'schedule.peak_at=1 in \(0, 1\)'),
         ({'peak': 0.0}, {}, 'schedule.peak=0 must be positive'),
-        ({'kind': 'steps'}, {'cycle_momentum': True}, "needs schedule.kind='triangular' .it is 'steps'"),
+        (
+            {'kind': 'steps'},
+            {'cycle_momentum': True},
+            "needs schedule.kind='triangular' or 'one_cycle' .it is 'steps'",
+        ),
         ({}, {'cycle_momentum': True, 'momentum': 0.05}, r'momentum of at least 0.1 \(it is 0.05\)'),
     ],
 )
 def test_wrong_kinds_and_cycles_are_refused(section, optimiser, message):
-    fine = {'kind': 'triangular', 'peak': 0.2, 'peak_at': 0.5, 'factor': 0.1, 'boundaries': ()}
+    fine = {'kind': 'triangular', 'peak': 0.2, 'peak_at': 0.5, 'factor': 0.1, 'boundaries': (), 'warmup': 0.0}
     settings = SETTINGS | {'cycle_momentum': False} | optimiser
     with pytest.raises(InputError, match=message):
         schedule_and_optimiser(fine | section, settings, epochs=2, steps_per_epoch=4)
+
+
+def torch_cycle(total, share, peak, momentum=0.9):
+    """The rates and momenta of torch's OneCycleLR."""
+    torch = pytest.importorskip('torch', reason='the cycle is compared with PyTorch')
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=peak, momentum=momentum)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=peak, total_steps=total, pct_start=share)
+    found = []
+    for number in range(total):
+        found.append((optimiser.param_groups[0]['lr'], optimiser.param_groups[0]['momentum']))
+        optimiser.step()
+        if number + 1 < total:
+            schedule.step()
+    return np.array(found).T
+
+
+@pytest.mark.parametrize(('epochs', 'share'), [(50, 0.025), (400, 0.025), (50, 0.25), (400, 0.25)])
+def test_one_cycle_is_torchs(epochs, share):
+    expected, momenta = torch_cycle(epochs, share, 0.2)
+    every_epoch = one_cycle(0.2, share, every='epoch', epochs=epochs, steps_per_epoch=7)
+    np.testing.assert_allclose(every_epoch(np.arange(epochs) * 7 + 6), expected, rtol=1e-10)
+    every_step = one_cycle(0.2, share, every='step', epochs=epochs // 2, steps_per_epoch=2)
+    np.testing.assert_allclose(every_step(np.arange(epochs)), expected, rtol=1e-10)
+    assert momenta.max() == 0.95 and momenta.min() == pytest.approx(0.85, abs=1e-3)  # not the 0.9 given
+
+
+def test_one_cycle_of_few_epochs_starts_at_the_peak():
+    """torch's peak would lie before the first epoch; at 40 epochs it divides by zero."""
+    rate = one_cycle(0.2, 0.025, every='epoch', epochs=3, steps_per_epoch=4)
+    last = 0.2 / 25 / 1e4
+    np.testing.assert_allclose(rate(np.array([0, 3, 4, 8])), [0.2, 0.2, (0.2 + last) / 2, last], rtol=1e-12)
+    assert torch_cycle(3, 0.025, 0.2)[0][0] == pytest.approx(0.15458, rel=1e-4)
+    with pytest.raises(ZeroDivisionError):
+        torch_cycle(40, 0.025, 0.2)
+    for epochs in (1, 40):
+        rates = one_cycle(0.2, 0.025, every='epoch', epochs=epochs, steps_per_epoch=1)(np.arange(epochs))
+        assert rates[0] == 0.2 and np.isfinite(rates).all()
+    # As wzekai99/DM-Improves-AT has it in 400 epochs: the 1st, 2nd, 10th, 201st and last.
+    rates = one_cycle(0.2, 0.025, every='epoch', epochs=400, steps_per_epoch=1)
+    at = rates(np.array([0, 1, 9, 200, 399]))
+    np.testing.assert_allclose(at, [0.008, 0.01379, 0.2, 0.103222, 8e-7], rtol=1e-4)
+
+
+def test_one_cycle_moves_the_momentum_as_torch_does():
+    torch = pytest.importorskip('torch', reason='the cycle is compared with PyTorch')
+    section = {'kind': 'one_cycle', 'peak': 0.2, 'peak_at': 0.4, 'every': 'step'}
+    settings = SETTINGS | {'momentum': 0.95, 'nesterov': True, 'cycle_momentum': True}
+    _, ours = schedule_and_optimiser(section, settings, epochs=2, steps_per_epoch=5)
+    start = {'kernel': np.random.default_rng(0).normal(size=(3, 2))}
+    params = updates(ours, jax.tree.map(jnp.asarray, start), steps=10)
+    weight = torch.tensor(start['kernel'], requires_grad=True)
+    optimiser = torch.optim.SGD([weight], lr=0.2, momentum=0.9, nesterov=True)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.2, total_steps=10, pct_start=0.4)
+    for step in range(10):
+        weight.grad = torch.tensor(gradients_of({'w': weight.detach().numpy()}, step)['w'])
+        optimiser.step()
+        if step < 9:
+            cycle.step()
+    np.testing.assert_allclose(params['kernel'], weight.detach().numpy(), rtol=1e-10)
+
+
+def test_cosines_by_their_formulas():
+    epochs = np.arange(1, 201)  # as the sources count
+    steps = (epochs - 1) * 3 + 2
+    length = {'epochs': 200, 'steps_per_epoch': 3}
+    dajat = cosine(0.2, 0.0, every='epoch', **length)(steps)
+    np.testing.assert_allclose(dajat, 0.2 * 0.5 * (1 + np.cos(np.pi * (epochs - 1) / 200)), rtol=1e-12)
+    dkl = cosine(0.2, 0.0, every='epoch', inner=True, **length)(steps)
+    np.testing.assert_allclose(dkl, 0.2 * 0.5 * (1 + np.cos(np.pi * epochs / 201)), rtol=1e-12)
+    n = np.arange(600)
+    risen = cosine(0.4, 10 / 200, every='step', **length)(n)
+    np.testing.assert_allclose(risen[:30], 0.4 * n[:30] / 30, rtol=1e-12)
+    falling = 0.4 * 0.5 * (1 + np.cos(np.pi * (n[30:] - 30) / 570))
+    np.testing.assert_allclose(risen[30:], falling, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('decay', 'decaying'),
+    [
+        ('all', {'kernel', 'bias', 'bn.scale', 'bn.bias'}),
+        ('no_bn', {'kernel', 'bias'}),
+        ('no_bn_bias', {'kernel'}),
+    ],
+)
+def test_decay_groups(decay, decaying):
+    """With a gradient of zero, rate 0.1 and decay 0.5, a weight of 1 becomes 0.95 where it decays."""
+    params = {'conv': {'kernel': 1.0, 'bias': 1.0}, 'block': {'bn': {'scale': 1.0, 'bias': 1.0}}}
+    params = jax.tree.map(jnp.asarray, params)
+    optimiser = sgd(lambda step: 0.1, **(SETTINGS | {'weight_decay': 0.5, 'decay': decay}))
+    update, state = optimiser.update(jax.tree.map(jnp.zeros_like, params), optimiser.init(params), params)
+    new = optax.apply_updates(params, update)
+    found = {'bn.scale': new['block']['bn']['scale'], 'bn.bias': new['block']['bn']['bias']} | new['conv']
+    expected = {name: 0.95 if name in decaying else 1.0 for name in found}
+    assert {name: pytest.approx(float(value)) for name, value in found.items()} == expected
+    plain = sgd(lambda step: 0.1, **SETTINGS).init(params)
+    assert len(jax.tree.leaves(state)) == len(jax.tree.leaves(plain))

@@ -7,91 +7,35 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from si_jax import defenses
 from si_jax.attacks import pgd
-from si_jax.threat import Threat
 from si_jax.training.free import make_free_step
 from si_jax.training.schedules import sgd
-from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, Ingredients, metric_names
-from tests.helpers.tiny import TinyNet
+from si_jax.training.update import Calendar, Ingredients
+from tests.helpers.torch_steps import (
+    EPS,
+    ROWS,
+    SHAPE,
+    THREAT,
+    F,
+    S,
+    Torch,
+    attack_loss,
+    begin,
+    built,
+    check_same,
+    inside,
+    kl,
+    make_batch,
+    margin_ce,
+    multi_step,
+    nchw,
+    regulariser,
+    slope,
+    torch,
+)
 
-torch = pytest.importorskip('torch', reason='parity of the training step is measured against PyTorch')
-F = torch.nn.functional
-
-CLASSES, ROWS, SHAPE, EPS = 5, 12, (6, 6, 3), 0.1
-THREAT = Threat('linf', EPS)
-RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
-S, M, BETA = 15.0, 0.2, 0.2
 CALENDAR = Calendar(steps_per_epoch=2, epochs=1)  # GAT: a = 0, 1, 0, 1, and lambda 40 from step 2 on
-
-
-class Torch:
-    """`TinyNet` and its training in PyTorch, from nothing but the initial weights."""
-
-    def __init__(self, variables, hypersphere=False):
-        tensor = lambda x: torch.tensor(np.asarray(x), dtype=torch.float64)  # noqa: E731
-        params = variables['params']
-        self.hypersphere = hypersphere
-        self.w = {
-            'conv': tensor(params['conv']['kernel']).permute(3, 2, 0, 1).contiguous(),
-            'scale': tensor(params['bn']['scale']),
-            'bias': tensor(params['bn']['bias']),
-            'linear': tensor(params['linear']['kernel']).T.contiguous(),
-        }
-        if not hypersphere:
-            self.w['offset'] = tensor(params['linear']['bias'])
-        for weight in self.w.values():
-            weight.requires_grad_(True)
-        self.mean = tensor(variables['batch_stats']['bn']['mean'])
-        self.var = tensor(variables['batch_stats']['bn']['var'])
-        self.optimiser = torch.optim.SGD(self.w.values(), lr=RATE, momentum=MOMENTUM, weight_decay=DECAY)
-
-    def forward(self, x, mode):
-        """(logits, cosines); mode: 'eval', 'train' (batch statistics) or 'update' (the running ones move)."""
-        x = F.conv2d(x, self.w['conv'], stride=2, padding=1)
-        mean, var = (self.mean, self.var) if mode != 'train' else (self.mean.clone(), self.var.clone())
-        x = F.batch_norm(x, mean, var, self.w['scale'], self.w['bias'], training=mode != 'eval', momentum=0.1)
-        z = F.relu(x).mean((2, 3))
-        if self.hypersphere:
-            g = F.normalize(z, dim=1) @ self.w['linear'].T
-            return g, g
-        g = z @ self.w['linear'].T + self.w['offset']
-        return g, F.normalize(z, dim=1) @ F.normalize(self.w['linear'], dim=1).T
-
-    def update(self, loss):
-        self.optimiser.zero_grad()
-        loss.backward()
-        self.optimiser.step()
-        if self.hypersphere:
-            self.w['linear'].data = F.normalize(self.w['linear'].data, dim=1)
-        return float(loss.detach())
-
-
-def inside(x_adv, x):
-    return torch.min(torch.max(x_adv, x - EPS), x + EPS).clamp(0, 1)
-
-
-def slope(loss, x, **options):
-    x = x.detach().requires_grad_(True)
-    return torch.autograd.grad(loss(x), x, **options)[0]
-
-
-def margin_ce(cosine, y):
-    return F.cross_entropy(S * (cosine - M * F.one_hot(y, CLASSES).double()), y)
-
-
-def regulariser(c, y, si):
-    return BETA * margin_ce(c, y) if si else 0.0
-
-
-def attack_loss(g, c, y, si):
-    return F.cross_entropy(S * c if si else g, y)
-
-
-def kl(p_logits, q_logits):
-    return F.kl_div(F.log_softmax(q_logits, 1), F.softmax(p_logits, 1), reduction='batchmean')
 
 
 def rfgsm(net, x, y, start, noise, index, si):
@@ -132,12 +76,6 @@ def gradalign(net, x, y, start, noise, index, si):
     return loss + 0.2 * misalignment(net, first, x + noise, y, si)
 
 
-def multi_step(climb, x, start, steps=3, size=0.03):
-    for _ in range(steps):
-        start = inside(start + size * slope(climb, start).sign(), x)
-    return start
-
-
 def he(name):
     def loss(net, x, y, start, noise, index, si):
         clean = net.forward(x, 'eval')[0].detach()
@@ -171,54 +109,6 @@ def trades_arm(inner):
         return F.cross_entropy(g, y) + 6 * kl(g, g_adv) + regulariser(c_adv, y, si)
 
     return loss
-
-
-def built(name, **changes):
-    row = defenses.DEFENSES[name]
-    settings = {
-        'name': name, 'si': False, 'he': False, 'inner': '', 'weights': {}, 'scale': S, 'margin': M,
-        'start': row.start, 'attack_bn': row.attack_bn, 'passes': ','.join(row.passes),
-        'replays': row.replays,
-    }  # fmt: skip
-    return defenses.from_config(settings | changes)
-
-
-def begin(defense):
-    model = TinyNet(CLASSES, hypersphere=defense.hypersphere)
-    optimiser = sgd(lambda step: RATE, momentum=MOMENTUM, nesterov=False, weight_decay=DECAY, clip_norm=0.0)
-    state = create_state(model, optimiser, metric_names(defense), seed=3, image_shape=SHAPE)
-    wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state._asdict())
-    if defense.hypersphere:  # the initial weights were of length one in float32
-        kernel = wide['params']['linear']['kernel']
-        wide['params']['linear']['kernel'] = kernel / jnp.linalg.norm(kernel, axis=0)
-    return model, optimiser, TrainState(**wide)
-
-
-def make_batch(rng, index, real=ROWS):
-    images = jnp.asarray(rng.uniform(size=(ROWS, *SHAPE)))
-    labels = jnp.asarray(rng.integers(0, CLASSES, ROWS), jnp.int32)
-    return Batch(images, labels, jnp.arange(ROWS) < real, jax.random.split(jax.random.key(index), ROWS))
-
-
-def nchw(x):
-    return torch.tensor(np.asarray(x)).permute(0, 3, 1, 2)
-
-
-def check_same(state, net):
-    def same(ours, theirs):
-        np.testing.assert_allclose(np.asarray(ours), theirs.detach().numpy(), rtol=1e-9, atol=1e-11)
-
-    same(state.params['conv']['kernel'], net.w['conv'].permute(2, 3, 1, 0))
-    same(state.params['linear']['kernel'], net.w['linear'].T)
-    same(state.params['bn']['scale'], net.w['scale'])
-    same(state.params['bn']['bias'], net.w['bias'])
-    same(state.batch_stats['bn']['mean'], net.mean)
-    same(state.batch_stats['bn']['var'], net.var)
-    if net.hypersphere:
-        assert 'bias' not in state.params['linear']
-        np.testing.assert_allclose(np.linalg.norm(state.params['linear']['kernel'], axis=0), 1, rtol=1e-12)
-    else:
-        same(state.params['linear']['bias'], net.w['offset'])
 
 
 CASES = {

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from si_jax.defenses import DEFENSES, from_config
 from si_jax.runtime import devices
 from si_jax.threat import Threat
+from si_jax.training.awp import Perturbation
 from si_jax.training.free import make_free_step
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
@@ -45,10 +46,11 @@ def widened(tree):
     return jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, tree)
 
 
-def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_weights=()):
+def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_weights=(), awp=None):
     model = TinyNet(CLASSES, axis if sync_bn else None, defense.hypersphere)
     optimiser = sgd(lambda step: rate, momentum=0.9, nesterov=False, weight_decay=5e-4, clip_norm=0.0)
-    state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE)
+    memory = defense.first_memory()
+    state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE, memory=memory)
     if dtype == jnp.float64:
         state = TrainState(**widened(state._asdict()))
     parts = Ingredients(
@@ -62,6 +64,7 @@ def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_wei
         sync_bn=sync_bn,
         calendar=Calendar(2, 1),
         class_weights=class_weights,
+        awp=awp,
     )
     return state, make_free_step(parts) if defense.persistent else make_train_step(parts)
 
@@ -114,16 +117,26 @@ def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
     assert float(metrics['loss']) > 0 and int(pmap_state.step) == 2
 
 
-@pytest.mark.parametrize('case', ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated'])
+@pytest.mark.parametrize(
+    'case', ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated', 'nfgsm', 'nuat', 'ellea']
+)
 def test_one_and_eight_devices_agree_on_the_other_methods(case):
-    """Statistics of the batch inside the attack, gradients of gradients, the median over all devices."""
+    """Statistics of the batch inside the attack, gradients of gradients, the median over all devices.
+
+    Of the whole batch are also NuAT's norm, ELLE-A's memory and AWP's gradient, from the second step on.
+    """
     if case == 'calibrated':
         defense = defense_of('trades', False, inner='calibrated_ce')
     else:
         defense = defense_of(case, True, **own(case))
     free = case == 'freeat'
-    alone_state, alone = make(defense, None)
-    spread_state, spread = make(defense, devices.AXIS)
+    awp = {'awp': Perturbation(0.1, 1)} if case == 'ellea' else {}
+    alone_state, alone = make(defense, None, **awp)
+    spread_state, spread = make(defense, devices.AXIS, **awp)
+    if case == 'nuat':  # lambda is 0 in the first epoch
+        alone_state, spread_state = (
+            state._replace(step=jnp.int32(3)) for state in (alone_state, spread_state)
+        )
     alone, spread = jax.jit(alone), mapped(spread)
     alone_carry = spread_carry = ()
     if free:
@@ -137,6 +150,9 @@ def test_one_and_eight_devices_agree_on_the_other_methods(case):
         )
     assert distance(alone_state.params, spread_state.params) < 1e-9
     assert distance(alone_state.batch_stats, spread_state.batch_stats) < 1e-9
+    if case == 'ellea':
+        assert distance(alone_state.memory, spread_state.memory) < 1e-9
+        assert int(spread_state.memory['nonlinearity'].total) == 2
     for name, value in metrics.items():
         assert float(spread_metrics[name]) == pytest.approx(float(value), rel=1e-6), name
     if free:

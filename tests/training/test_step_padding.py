@@ -71,7 +71,7 @@ def test_padded_rows_change_nothing(name, attack_bn, class_weights):
         mask=jnp.zeros(PADDED, bool),
         keys=jax.random.split(jax.random.key(1), PADDED),
     )
-    padded = Batch(*(jnp.concatenate(parts) for parts in zip(real, padding, strict=True)))
+    padded = jax.tree.map(lambda *parts: jnp.concatenate(parts), real, padding)
     alone, _, metrics = step(TrainState(**wide), (), real)
     filled, _, padded_metrics = step(TrainState(**wide), (), padded)
     for ours, theirs in zip(jax.tree.leaves(filled), jax.tree.leaves(alone), strict=True):
