@@ -15,6 +15,7 @@ import numpy as np
 
 from si_jax.attacks.registry import SI_SCALE
 from si_jax.evaluation.intervals import wilson
+from si_jax.evaluation.tolerances import gaps
 
 # Below these SI-PGD was found weaker than PGD: on cnn_a_adv4 (agreement 0.5, gap 0.2) by 7 points.
 AGREEMENT = 0.9
@@ -67,10 +68,10 @@ def measure(
     cosines = products[:count] / (np.maximum(lengths, 1e-12)[:, None] * np.maximum(weights, 1e-12))
     return {
         'agreement': float(np.mean(cosines.argmax(axis=1) == logits.argmax(axis=1))),
-        'scaled_gap': float(SI_SCALE * np.median(_gaps(cosines))),
+        'scaled_gap': float(SI_SCALE * np.median(gaps(cosines))),
         'weight_norm_spread': float(weights.std() / max(weights.mean(), 1e-12)),
         'bias_spread': float(bias.std()),
-        'logit_gap': float(np.median(_gaps(logits))),
+        'logit_gap': float(np.median(gaps(logits))),
         'mean_feature_norm': float(lengths.mean()),
         'mean_true_cosine': float(cosines[np.arange(count), labels].mean()),
     }
@@ -113,11 +114,3 @@ def warnings(si: dict[str, float] | None, count: int, names: Sequence[str]) -> l
         f'{", ".join(names)} may be weak on this classifier and its accuracy too high: {"; ".join(found)}. '
         'Trust autoattack, or the worst case together with attacks on the logits (pgd, cw)'
     ]
-
-
-def _gaps(scores: np.ndarray) -> np.ndarray:
-    """The two largest of each row [N, K], one less the other [N]; 0 where there is only one class."""
-    if scores.shape[1] < 2:
-        return np.zeros(len(scores))
-    top = np.partition(scores, -2, axis=1)
-    return top[:, -1] - top[:, -2]

@@ -15,8 +15,9 @@ import numpy as np
 from si_jax.attacks.facts import Facts
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
-from si_jax.evaluation.result import AttackRecord, GradientCounts, wilson
-from si_jax.evaluation.tolerances import FLOAT32, disagreement
+from si_jax.evaluation.intervals import wilson
+from si_jax.evaluation.result import AttackRecord, GradientCounts
+from si_jax.evaluation.tolerances import FLOAT32, disagreement, gaps
 from si_jax.outputs import Outputs
 from si_jax.runtime import compilation_cache
 
@@ -260,8 +261,7 @@ def clean(accuracy: float, highest: float, classes: int, stated: float | None, h
 
 def too_close(logits: np.ndarray, attacks: Sequence[Gated]) -> list[str]:
     """Whether logits [N, K] are too small for a constant in the steps of an attack."""
-    top = np.sort(logits, axis=1)[:, -2:].astype(np.float64)
-    gap = float(np.median(top[:, 1] - top[:, 0]))
+    gap = float(np.median(gaps(logits.astype(np.float64))))
     facts = {part.attack: part.facts for attack in attacks for part in attack.parts if part.facts}
     needed = {name: getattr(known.row, 'least_gap', 0.0) for name, known in facts.items()}
     hidden = [name for name, least in needed.items() if 0 < gap < least]

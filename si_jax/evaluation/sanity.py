@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from si_jax.evaluation.result import wilson
+from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.tolerances import FLOAT32
 
 # How many images must be of other classes before one answer for all of them is a finding.

@@ -12,7 +12,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.state import remember
-from si_jax.evaluation.tolerances import AGREEMENT
+from si_jax.evaluation.tolerances import AGREEMENT, gaps
 from si_jax.outputs import Outputs
 
 Array = jax.Array
@@ -86,8 +86,7 @@ def calibrate(logits: np.ndarray) -> dict[str, float]:
     Raises:
         InputError: At least half of the images have no gap, or the state was calibrated for other logits.
     """
-    top = np.partition(logits.astype(np.float64), -2, axis=1)[:, -2:]
-    gap = float(np.median(top[:, 1] - top[:, 0]))
+    gap = float(np.median(gaps(logits.astype(np.float64))))
     if gap <= 0:
         raise InputError(
             f'the median gap between the two highest logits of the clean images is {gap:g}, so they have no '

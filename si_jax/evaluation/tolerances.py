@@ -142,3 +142,11 @@ def check_explained(logits: Any, products: Any, coarse: float = FLOAT32) -> None
             f'{allowed[worst]:.2g} may be rounding (and the scale must be positive). SI attacks would be '
             'blind: return the input of the last linear layer as features and its weights [F, K] as kernel'
         )
+
+
+def gaps(scores: np.ndarray) -> np.ndarray:
+    """The two largest of each row [N, K], one less the other [N]; 0 where there is only one class."""
+    if scores.shape[1] < 2:
+        return np.zeros(len(scores))
+    top = np.partition(scores, -2, axis=1)
+    return top[:, -1] - top[:, -2]

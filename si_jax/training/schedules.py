@@ -48,6 +48,13 @@ def step_decay(
     return optax.piecewise_constant_schedule(peak, scales)
 
 
+def _check_peak(peak: float, peak_at: float) -> None:
+    if not peak > 0 or not 0 < peak_at < 1:
+        raise InputError(
+            f'schedule.peak={peak:g} must be positive and schedule.peak_at={peak_at:g} in (0, 1)'
+        )
+
+
 def triangular(peak: float, peak_at: float, *, epochs: int, steps_per_epoch: int) -> optax.Schedule:
     """A learning rate that rises in a straight line from 0 at step 0 and falls to 0 at the end, step by step.
 
@@ -60,10 +67,7 @@ def triangular(peak: float, peak_at: float, *, epochs: int, steps_per_epoch: int
     Raises:
         InputError: A value is out of range.
     """
-    if not peak > 0 or not 0 < peak_at < 1:
-        raise InputError(
-            f'schedule.peak={peak:g} must be positive and schedule.peak_at={peak_at:g} in (0, 1)'
-        )
+    _check_peak(peak, peak_at)
     share = _triangle(peak_at, epochs * steps_per_epoch)
     return lambda step: peak * share(step)
 
@@ -109,10 +113,7 @@ def one_cycle(
     Raises:
         InputError: A value is out of range.
     """
-    if not peak > 0 or not 0 < peak_at < 1:
-        raise InputError(
-            f'schedule.peak={peak:g} must be positive and schedule.peak_at={peak_at:g} in (0, 1)'
-        )
+    _check_peak(peak, peak_at)
     number, count = _moves(every, epochs, steps_per_epoch)
     top, share = _one_cycle(peak_at, count)
     first, last = peak / DIVISOR, peak / DIVISOR / LAST_DIVISOR

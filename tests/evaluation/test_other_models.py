@@ -53,6 +53,8 @@ def test_a_step_without_a_gradient_is_seen_through(monkeypatch):
     blind, seeing = run(staircase, attacks), run(staircase, attacks, gradient_of=NET, return_images=True)
     zero = ['exactly zero' in ' '.join(result.warnings) for result in (blind, seeing)]
     assert zero == [True, False]
+    # Its cosines decide otherwise than its logits, which is the only thing that is said.
+    assert all(warning.startswith('sipgd may be weak') for warning in seeing.warnings)
     for name in attacks.split(','):
         assert seeing.accuracy[name] < blind.accuracy[name], name
         # The staircase itself decides.
