@@ -1,7 +1,8 @@
-"""The multi-step defenses on the handwritten digits: a study that a CPU can pay for, not one of the paper's.
+"""Defenses on the handwritten digits: a study that a CPU can pay for, not one of the paper's.
 
 Network, threat (eps 0.2) and schedule are those of configs/quickstart.py, the weights those of the paper's
-Table 6. The row follows the file name after a colon: at, trades, alp, mart, each with si behind it or not.
+Table 6, or of the method's authors. The row follows the file name after a colon: at, trades, alp, mart, nfgsm
+or nuat, each with si behind it or not.
 
     python train.py --config=configs/digits.py
     python train.py --config=configs/digits.py:martsi --config.seed=1

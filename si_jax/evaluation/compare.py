@@ -37,8 +37,9 @@ class Difference:
             `only_b` at least as unequal if the images that the two disagree on fell to either side by a coin.
         ci95: The bootstrap interval of the mean of b - a, with the images drawn again: how far another
             sample of as many images might be off.
-        paired_t_p: The two-sided p of the paired t-test over seeds; None for one seed, or if all differences
-            are equal.
+        seeds_ci95: Student's interval of the mean of b - a over seeds: how far other seeds might be off, on
+            these images. None for one seed, or if all differences are equal.
+        paired_t_p: The two-sided p of the paired t-test over seeds; None where `seeds_ci95` is.
     """
 
     a: np.ndarray
@@ -47,6 +48,7 @@ class Difference:
     only_b: np.ndarray
     mcnemar_p: np.ndarray
     ci95: tuple[float, float]
+    seeds_ci95: tuple[float, float] | None
     paired_t_p: float | None
 
     def to_json(self) -> dict[str, Any]:
@@ -64,6 +66,7 @@ class Difference:
             'only_a': self.only_a.tolist(),
             'only_b': self.only_b.tolist(),
             'mcnemar_p': self.mcnemar_p.tolist(),
+            'seeds_ci95': None if self.seeds_ci95 is None else list(self.seeds_ci95),
             'paired_t_p': self.paired_t_p,
         }
 
@@ -275,7 +278,8 @@ def _difference(a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Gen
     accuracy_a, accuracy_b = a.mean(axis=1), b.mean(axis=1)
     only_a, only_b = (a & ~b).sum(axis=1), (b & ~a).sum(axis=1)
     by_seed = (only_b - only_a) / a.shape[1]
-    differ = len(a) > 1 and np.ptp(by_seed) > 0
+    test = stats.ttest_1samp(by_seed, 0.0) if len(a) > 1 and np.ptp(by_seed) > 0 else None
+    interval = None if test is None else test.confidence_interval(0.95)
     return Difference(
         a=accuracy_a,
         b=accuracy_b,
@@ -284,7 +288,8 @@ def _difference(a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Gen
         mcnemar_p=np.array([mcnemar(int(x), int(y)) for x, y in zip(only_a, only_b, strict=True)]),
         # The images are drawn again, not the seeds; an image's difference is its mean over them.
         ci95=bootstrap((b.sum(axis=0) - a.sum(axis=0)) / len(a), resamples, rng),
-        paired_t_p=float(stats.ttest_1samp(by_seed, 0.0).pvalue) if differ else None,
+        seeds_ci95=None if interval is None else (float(interval.low), float(interval.high)),
+        paired_t_p=None if test is None else float(test.pvalue),
     )
 
 

@@ -93,7 +93,8 @@ class Row(NamedTuple):
 class Table(NamedTuple):
     """A table; `name` is the paper's number of it, or the name of a study.
 
-    The evaluations fill the columns of every row.
+    The evaluations fill the columns of every row. `pairs` names the rows that are compared image by image,
+    each by its labels joined with ', ': (a, b) shows b - a.
     """
 
     name: str
@@ -102,3 +103,4 @@ class Table(NamedTuple):
     rows: tuple[Row, ...]
     evaluations: tuple[Evaluation, ...]
     notes: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()

@@ -4,7 +4,10 @@ They show that methods train, that attacks work and that reports are made from r
 too small for more.
 """
 
-from si_jax.paper.cells import Column, Evaluation, Row, Table, Training
+from collections.abc import Mapping
+from typing import Any
+
+from si_jax.paper.cells import NO_OVERRIDES, Column, Evaluation, Row, Table, Training
 from si_jax.paper.paper_tables import AA, CW, NATURAL, PAIRS, PGD, SIPGD
 
 COLUMNS = (NATURAL, PGD, CW, Column('PGDLR', 'dlr'), SIPGD, AA)
@@ -17,6 +20,14 @@ def _study(name: str, title: str, evaluation: Evaluation, *notes: str) -> Table:
     return Table(name, f"A study, not the paper's scale: {title}", COLUMNS, rows, (evaluation,), notes)
 
 
+# Name, row of the digits' config, what is added, and the fields that add it.
+_INGREDIENTS: tuple[tuple[str, str, str, Mapping[str, Any]], ...] = (
+    ('TRADES', 'trades', '', NO_OVERRIDES),
+    ('TRADES', 'trades', ' + average', {'average.kind': 'ema'}),
+    ('TRADES', 'trades', ' + AWP', {'awp.gamma': 0.005}),
+    ('N-FGSM', 'nfgsm', '', NO_OVERRIDES),
+    ('NuAT', 'nuat', '', NO_OVERRIDES),
+)
 _LIST = (
     _study(
         'digits',
@@ -24,6 +35,33 @@ _LIST = (
         Evaluation(ATTACKS),
         'Trained on 1,200 images for 40 epochs; the checkpoint is the best on 200 held-out ones, and 397 are '
         'for testing.',
+    ),
+    Table(
+        'ingredients',
+        "A study, not the paper's scale: modern ingredients and single-step defenses, with and without SI, "
+        'on 8 x 8 pixel digits with a small CNN, Linf, eps 0.2',
+        tuple(column for column in COLUMNS if column in (NATURAL, PGD, AA)),
+        tuple(
+            Row((f'{name}{"-SI" * si}{suffix}',), Training('digits', f'{row}{"si" * si}', fields), NONE[:3])
+            for name, row, suffix, fields in _INGREDIENTS
+            for si in (False, True)
+        ),
+        (Evaluation(('pgd', 'autoattack')),),
+        (
+            'Trained as in the study on the digits: 1,200 images, 40 epochs, 397 images for testing. The '
+            'average is an exponential one of the weights, and AWP has a gamma of 0.005.',
+            'The single-step defenses have the schedule of the others, which is not that of their authors, '
+            'and no average.',
+        ),
+        pairs=(
+            *((f'{name}{suffix}', f'{name}-SI{suffix}') for name, _, suffix, _ in _INGREDIENTS),
+            *(
+                (f'TRADES{si}', f'TRADES{si}{suffix}')
+                for si in ('', '-SI')
+                for _, row, suffix, _ in _INGREDIENTS
+                if row == 'trades' and suffix
+            ),
+        ),
     ),
     _study(
         'narrow',

@@ -1,6 +1,7 @@
 """A filled table as text, Markdown or JSON: ours beside the paper's."""
 
 import dataclasses
+import functools
 import itertools
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from si_jax.evaluation.result import wilson
-from si_jax.paper import commands
+from si_jax.paper import commands, paired
 from si_jax.paper.cells import Column, Table, Training
 from si_jax.paper.commands import Choice
 from si_jax.paper.fitting import Value
@@ -121,6 +122,11 @@ class Report:
                     lines.append(commands.evaluate(row, evaluation, self.choice, seed, folder))
         return list(dict.fromkeys(lines))
 
+    @functools.cached_property
+    def pairs(self) -> list[paired.Pair]:
+        """The rows that are compared image by image, as far as they were measured."""
+        return paired.pairs_of(self.table, self.filled)
+
     @property
     def heading(self) -> str:
         """What the table is, for a reader who sees nothing else."""
@@ -153,6 +159,7 @@ class Report:
         for filled in self.filled:
             lines.append(', '.join(filled.row.labels))
             lines += [line for cell in self.cells(filled) for line in self._lines(cell)]
+        lines += paired.text(self.pairs)
         if missing := self.commands(missing=True):
             lines += ['', 'Missing; the commands that fill it:']
             lines += [line for command in missing for line in shell_lines(command)]
@@ -182,6 +189,7 @@ class Report:
         for filled in self.filled:
             shown = [self._grid(cell) for cell in self.cells(filled)]
             lines.append(f'| {", ".join(filled.row.labels)} | {" | ".join(shown)} |')
+        lines += paired.markdown(self.pairs)
         return '\n'.join(lines)
 
     def _grid(self, cell: Cell) -> str:
@@ -213,6 +221,7 @@ class Report:
                 }
                 for filled in self.filled
             ],
+            **({'pairs': [pair.to_json() for pair in self.pairs]} if self.table.pairs else {}),
             'notes': [*self.table.notes, *self.notes],
             'missing': self.commands(missing=True),
         }

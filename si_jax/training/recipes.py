@@ -326,7 +326,11 @@ def _options(text: str | None) -> tuple[str, bool]:
 def quickstart(options: str | None = None) -> ConfigDict:
     """TRADES-SI with the paper's weights on a small net; the learning rate suits a few hundred steps."""
     arch, _ = _options(options)  # SI is on as it is
-    config = paper('trades', si=True, dataset='digits', arch=arch or 'small_cnn')
+    return _on_digits('trades', si=True, arch=arch or 'small_cnn')
+
+
+def _on_digits(name: str, *, si: bool, arch: str = 'small_cnn') -> ConfigDict:
+    config = paper(name, si=si, dataset='digits', arch=arch)
     config.epochs = 40
     config.batch_size = 32
     config.data.validation = 200
@@ -348,21 +352,22 @@ NEWER_SINGLE_STEP = {
     'ellea': 'preact_resnet18',
     'nuat': 'resnet18',
 }
-# The rows of the two studies that a CPU can pay for: name and si.
-STUDY_ROWS = {f'{name}{"si" * si}': (name, si) for name in MULTI_STEP for si in (False, True)}
+# The rows of the study on CIFAR-10 that a CPU can pay for, and of those on the digits: name and si.
+NARROW_ROWS = {f'{name}{"si" * si}': (name, si) for name in MULTI_STEP for si in (False, True)}
+DIGITS_ROWS = NARROW_ROWS | {
+    f'{name}{"si" * si}': (name, si) for name in ('nfgsm', 'nuat') for si in (False, True)
+}
 
 
 def digits(row: str | None = None) -> ConfigDict:
-    """A multi-step defense on the digits: the quickstart with the defense of this row."""
-    name, si = _study_row(row)
-    config = quickstart()
-    config.defense = defense(name, si=si)
-    return config
+    """A defense on the digits: the quickstart with the defense and the attack of this row."""
+    name, si = _study_row(row, DIGITS_ROWS)
+    return _on_digits(name, si=si)
 
 
 def narrow(row: str | None = None) -> ConfigDict:
     """A multi-step defense on a part of CIFAR-10 with a narrow ResNet-18, for one epoch."""
-    name, si = _study_row(row)
+    name, si = _study_row(row, NARROW_ROWS)
     config = paper(name, si=si, dataset='cifar10', arch='resnet18')
     config.model.width = 8
     config.data.limit = 10_000
@@ -374,12 +379,12 @@ def narrow(row: str | None = None) -> ConfigDict:
     return config
 
 
-def _study_row(options: str | None) -> tuple[str, bool]:
+def _study_row(options: str | None, rows: Mapping[str, tuple[str, bool]]) -> tuple[str, bool]:
     name, si = _options(options)
     row = f'{name.removesuffix("si")}si' if name and si else name or 'tradessi'
-    if row not in STUDY_ROWS:
-        raise unknown('row', row, STUDY_ROWS)
-    return STUDY_ROWS[row]
+    if row not in rows:
+        raise unknown('row', row, rows)
+    return rows[row]
 
 
 RECIPES: dict[str, Callable[..., ConfigDict]] = {
@@ -415,8 +420,8 @@ def recipe(name: str, options: str | None = None) -> ConfigDict:
     Args:
         name: The row.
         options: What follows the colon of its file: an architecture in place of the row's own (for `'digits'`
-            and `'narrow'` a row of `STUDY_ROWS`), 'si' for its scale-invariant version, or both with a comma
-            between.
+            a row of `DIGITS_ROWS`, for `'narrow'` of `NARROW_ROWS`), 'si' for its scale-invariant version, or
+            both with a comma between.
 
     Raises:
         si_jax.errors.InputError: There is no such row, architecture or defense.

@@ -391,11 +391,18 @@ def test_quickstart_is_trades_si_on_digits():
 
 def test_a_row_on_the_digits_differs_from_the_quickstart_in_its_defense_alone():
     assert digits.get_config().to_dict() == quickstart.get_config().to_dict()
-    for row in recipes.STUDY_ROWS:
+    for row, (name, si) in recipes.DIGITS_ROWS.items():
         config = load('digits', row)
         changed = changes(config, quickstart.get_config())
-        assert all(field.startswith('defense.') for field in changed)
-        assert config.defense.to_dict() == load(f'{row}_cifar10').defense.to_dict()
+        assert all(field.startswith(('defense.', 'attack.')) for field in changed)
+        published = load(f'{name}_cifar10', 'si' * si)
+        assert config.defense.to_dict() == published.defense.to_dict()
+        assert config.attack.steps == published.attack.steps
+        steps = (
+            config.attack.step_size / config.threat.eps,
+            published.attack.step_size / published.threat.eps,
+        )
+        assert steps[0] == pytest.approx(steps[1])
     with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
         digits.get_config('tradesi')
 
@@ -404,7 +411,7 @@ def test_a_narrow_row_differs_from_that_of_table_6_in_its_scale_alone():
     scale = {'model.width', 'data.limit', 'data.validation', 'epochs', 'batch_size', 'attack.steps',
              'schedule.peak'}  # fmt: skip
     assert narrow.get_config().to_dict() == narrow.get_config('tradessi').to_dict()
-    for row in recipes.STUDY_ROWS:
+    for row in recipes.NARROW_ROWS:
         assert set(changes(load('narrow', row), load(f'{row}_cifar10'))) == scale
     with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
         narrow.get_config('tradesi')

@@ -1,0 +1,119 @@
+"""The pairs of a table: rows compared image by image and seed by seed, from the files of their results.
+
+Two means with an interval each say little of their difference: both were measured on the same images, and
+runs of one seed begin with the same weights and see the same batches. So differences are taken first.
+"""
+
+import itertools
+from typing import Any, NamedTuple
+
+from si_jax.evaluation.compare import Difference, compare
+from si_jax.paper.cells import Column, Table
+from si_jax.paper.fitting import Value
+from si_jax.paper.matching import Filled
+from si_jax.runtime.terminal import wrapped
+
+CAPTION = (
+    'Differences b - a in points, paired by image and by seed. The first interval draws the test images '
+    'again (bootstrap), the second is that of other seeds (Student). Each is a 95 % interval by itself: of '
+    'many, some miss. A difference that either interval cannot tell from 0 ranks nothing.'
+)
+
+
+class Pair(NamedTuple):
+    """Row b compared with row a in one column.
+
+    Attributes:
+        a, b: The rows, by their labels joined with ', '.
+        column: What is compared.
+        seeds: Those that both rows have.
+        difference: Of the accuracies, as fractions.
+    """
+
+    a: str
+    b: str
+    column: Column
+    seeds: tuple[int, ...]
+    difference: Difference
+
+    @property
+    def points(self) -> float:
+        """The mean difference in percent points."""
+        return float(100 * (self.difference.b - self.difference.a).mean())
+
+    @property
+    def by_images(self) -> str:
+        """The interval of other images as it is shown."""
+        return _interval(self.difference.ci95)
+
+    @property
+    def by_seeds(self) -> str:
+        """The interval of other seeds as it is shown."""
+        return '-' if self.difference.seeds_ci95 is None else _interval(self.difference.seeds_ci95)
+
+    def to_json(self) -> dict[str, Any]:
+        """The pair in JSON's types; differences are fractions."""
+        return {
+            'a': self.a,
+            'b': self.b,
+            'column': self.column.title,
+            'seeds': list(self.seeds),
+            **self.difference.to_json(),
+        }
+
+
+def pairs_of(table: Table, filled: list[Filled]) -> list[Pair]:
+    """The pairs of a table in its order, in every column of accuracies that both rows have for a common seed.
+
+    Raises:
+        si_jax.errors.InputError: Two results were not measured alike, see `si_jax.compare`.
+    """
+    rows = {', '.join(one.row.labels): one for one in filled}
+    pairs = []
+    for a, b in table.pairs:
+        if a not in rows or b not in rows:  # left out by --rows
+            continue
+        for number, column in enumerate(table.columns):
+            if column.statistic != 'accuracy':
+                continue
+            of_a, of_b = (rows[name].values[number] for name in (a, b))
+            if seeds := tuple(seed for seed in of_a if seed in of_b):
+                found = compare([_file(of_a[seed]) for seed in seeds], [_file(of_b[seed]) for seed in seeds])
+                pairs.append(Pair(a, b, column, seeds, found.differences[column.attack or 'clean']))
+    return pairs
+
+
+def markdown(pairs: list[Pair]) -> list[str]:
+    """The lines of a grid; none without pairs."""
+    if not pairs:
+        return []
+    head = '| a | b | | b - a | by images | by seeds | seeds |'
+    lines = [
+        f'| {one.a} | {one.b} | {one.column.title} | {one.points:+.2f} | {one.by_images} | {one.by_seeds} | '
+        f'{len(one.seeds)} |'
+        for one in pairs
+    ]
+    return ['', CAPTION, '', head, '|---|---|---|---|---|---|---|', *lines]
+
+
+def text(pairs: list[Pair]) -> list[str]:
+    """The lines for a terminal of 80 columns; none without pairs."""
+    if not pairs:
+        return []
+    lines = ['', *wrapped('', CAPTION), f'{"":<24}{"b - a":>8}{"by images":>20}{"by seeds":>20}  seeds']
+    for (a, b), group in itertools.groupby(pairs, lambda pair: (pair.a, pair.b)):
+        lines.append(f'{a} (a), {b} (b)')
+        lines += [
+            f'  {one.column.title:<22}{one.points:>+8.2f}{one.by_images:>20}{one.by_seeds:>20}'
+            f'{len(one.seeds):>7}'
+            for one in group
+        ]
+    return lines
+
+
+def _file(value: Value) -> str:
+    return str(value.paths[0])
+
+
+def _interval(bounds: tuple[float, float]) -> str:
+    return f'[{100 * bounds[0]:+.2f}, {100 * bounds[1]:+.2f}]'
