@@ -2,6 +2,7 @@
 # make test         the whole test suite
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
 # make selfcheck    every attack against classifiers whose robust accuracy is known exactly (an hour or so)
+# make study        the study of docs/study.md on CIFAR-10: a day on two cores; goes on where it was stopped
 # make docs         the pages of docs/ as a site, in build/docs
 # make chaos        100 kills of training and evaluation at random points, and thousands of malformed inputs
 # make lint         formatting, lint and types
@@ -20,7 +21,7 @@ DEV_STAMP := $(VENV)/.requirements-dev-installed
 WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
   "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
 
-.PHONY: quickstart test conformance selfcheck chaos docs lint format clean
+.PHONY: quickstart test conformance selfcheck study chaos docs lint format clean
 
 quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
@@ -35,6 +36,26 @@ conformance: $(USER_STAMP)
 selfcheck: export XLA_FLAGS = --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false
 selfcheck: $(USER_STAMP)
 	$(RUN) -m benchmarks.selfcheck --page=docs/trust.md
+
+# Every run and every evaluation of it is a target with a stamp: what is there is not made again, and one that was
+# stopped goes on. `make -k study` goes on with the others if one fails; `make runs/study/tradessi-1.done` is one.
+DATA_DIR ?= ../shared/data
+RUNS := $(foreach seed,0 1 2,$(foreach arm,trades tradessi tradesreg nfgsm nfgsmsi,$(arm)-$(seed))) \
+  $(foreach seed,3 4,$(foreach arm,trades tradessi tradesreg,$(arm)-$(seed)))
+STUDY := $(RUNS:%=runs/study/%.done)
+
+EVIDENCE = $(RUN) report.py --table=evidence --runs=runs/study --checkpoint=last --data_dir=$(DATA_DIR)
+
+study: $(STUDY)
+	$(EVIDENCE) --seeds=0,1,2,3,4
+
+# The commands of one arm and seed that are not done yet, as report.py lists them.
+$(STUDY): runs/study/%.done: | $(USER_STAMP)
+	mkdir -p runs/study
+	$(EVIDENCE) --seeds=$(lastword $(subst -, ,$*)) --commands=missing > runs/study/$*.sh
+	grep -e '/evidence-$(firstword $(subst -, ,$*))/' runs/study/$*.sh | PATH="$(abspath $(VENV))/bin:$$PATH" sh -e
+	rm runs/study/$*.sh
+	touch $@
 
 docs: $(DEV_STAMP)
 	$(RUN) -m sphinx -q -E -W --keep-going -b html docs build/docs

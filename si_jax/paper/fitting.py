@@ -29,12 +29,12 @@ class Value(NamedTuple):
 
 
 class Protocol(NamedTuple):
-    """What a result must have been measured with to fill a cell."""
+    """What a result must have been measured with to fill a cell; `examples` are the counts of images."""
 
     dataset: str
     eps: float
     norm: str
-    examples: int
+    examples: frozenset[int]
     seed: int
 
 
@@ -67,8 +67,9 @@ def _unfit(about: dict[str, Any], protocol: Protocol) -> str | None:
             f'its threat model is {threat["norm"]} with eps {threat["eps"]:.6g}, that of the table '
             f'{protocol.norm} with eps {protocol.eps:.6g}'
         )
-    if (count := dataset['examples']) != protocol.examples:
-        return f'it has {count} images, the table {protocol.examples}; --num_examples={count} shows it'
+    if (count := dataset['examples']) not in protocol.examples:
+        wanted = ' or '.join(map(str, sorted(protocol.examples)))
+        return f'it has {count} images, the table {wanted}; --num_examples={count} shows it'
     if about['seed'] != protocol.seed:
         return f'its attacks have seed {about["seed"]}, those of the table {protocol.seed}'
     return None
@@ -121,6 +122,8 @@ def _candidates(column: Column, wanted: Evaluation, usable: list[FoundResult]) -
     for result in usable:
         about, images = result.about, result.about['dataset']['examples']
         if not math.isclose(about.get('model', {}).get('logit_scale', 1.0), wanted.logit_scale, rel_tol=1e-5):
+            continue
+        if wanted.num_examples not in (None, images):
             continue
         if not column.attack:
             yield Value(about['clean']['accuracy'], images, (result.path,))

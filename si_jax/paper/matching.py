@@ -98,8 +98,8 @@ class _Filler:
                 by_seed.setdefault(run.config['seed'], []).append(run)
                 self.claimed.add(run.path)
         self._note_others(row, set(by_seed))
-        threat, examples = config.threat, self._examples(config.data.name)
-        protocol = Protocol(config.data.name, threat.eps, threat.norm, examples, 0)
+        threat, name = config.threat, config.data.name
+        protocol = Protocol(name, threat.eps, threat.norm, self._examples(name), 0)
         for seed in self.choice.seeds:
             runs = by_seed.get(seed, [])
             if len(runs) > 1:
@@ -130,8 +130,11 @@ class _Filler:
     def _empty(self, row: Row) -> Filled:
         return Filled(row, {}, set(), set(), [{} for _ in self.table.columns])
 
-    def _examples(self, dataset: str) -> int:
-        return self.choice.num_examples or self.table.evaluations[0].num_examples or TEST_IMAGES[dataset]
+    def _examples(self, dataset: str) -> frozenset[int]:
+        return frozenset(self._count(one, dataset) for one in self.table.evaluations)
+
+    def _count(self, evaluation: Evaluation, dataset: str) -> int:
+        return self.choice.num_examples or evaluation.num_examples or TEST_IMAGES[dataset]
 
     def _note_others(self, row: Row, seeds: set[int]) -> None:
         if others := sorted(seeds - set(self.choice.seeds)):
@@ -147,9 +150,14 @@ class _Filler:
         # What attacks in other ways was measured for another table.
         found = [result for result in found if attacks & result.about['attacks'].keys()]
         usable = usable_results(found, protocol, self.notes, run, self.choice.checkpoint)
-        filled.evaluated |= {(seed, one) for one in self.table.evaluations if is_there(one, usable)}
+        counted = {
+            one: one._replace(num_examples=self._count(one, protocol.dataset))
+            for one in self.table.evaluations
+        }
+        filled.evaluated |= {(seed, one) for one, full in counted.items() if is_there(full, usable)}
+        table = self.table._replace(evaluations=tuple(counted.values()))
         for column, values in zip(self.table.columns, filled.values, strict=True):
-            if value := value_of(self.table, column, usable, run, self.notes):
+            if value := value_of(table, column, usable, run, self.notes):
                 values[seed] = value
 
 

@@ -16,13 +16,14 @@ so that a shorter run keeps the shape of the schedule.
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict, config_dict
 
 from si_jax import defenses, models
 from si_jax.errors import InputError, unknown
 
+Row = TypeVar('Row')
 # In the order in which they are shown.
 SECTIONS = (
     'data', 'model', 'defense', 'threat', 'attack', 'awp', 'ramp', 'optimiser', 'schedule', 'average',
@@ -365,6 +366,33 @@ def digits(row: str | None = None) -> ConfigDict:
     return _on_digits(name, si=si)
 
 
+# The rows of the study on all of CIFAR-10: name, si, and what the attack maximises in place of the row's own.
+EVIDENCE_ROWS = {
+    'trades': ('trades', False, ''),
+    'tradessi': ('trades', True, ''),
+    'tradesreg': ('trades', True, 'kl'),  # the regulariser alone
+    'tradesatt': ('trades', False, 'si'),  # the attack alone
+    'tradescal': ('trades', False, 'calibrated_ce'),
+    'at': ('at', False, ''),
+    'atsi': ('at', True, ''),
+    'nfgsm': ('nfgsm', False, ''),
+    'nfgsmsi': ('nfgsm', True, ''),
+}
+
+
+def evidence(row: str | None = None) -> ConfigDict:
+    """A defense on all of CIFAR-10 with a narrow ResNet-18: an hour or so on two cores, see docs/study.md."""
+    name, si, inner = _study_row(row, EVIDENCE_ROWS)
+    config = paper(name, si=si, dataset='cifar10', arch='resnet18')
+    config.defense.inner = inner
+    config.model.width = 8
+    config.epochs = 30 if name == 'nfgsm' else 10
+    config.optimiser.weight_decay = 5e-4
+    config.schedule.kind, config.schedule.peak, config.schedule.warmup = 'cosine', 0.1, 0.1
+    config.average.kind = 'ema'
+    return config
+
+
 def narrow(row: str | None = None) -> ConfigDict:
     """A multi-step defense on a part of CIFAR-10 with a narrow ResNet-18, for one epoch."""
     name, si = _study_row(row, NARROW_ROWS)
@@ -379,7 +407,7 @@ def narrow(row: str | None = None) -> ConfigDict:
     return config
 
 
-def _study_row(options: str | None, rows: Mapping[str, tuple[str, bool]]) -> tuple[str, bool]:
+def _study_row(options: str | None, rows: Mapping[str, Row]) -> Row:
     name, si = _options(options)
     row = f'{name.removesuffix("si")}si' if name and si else name or 'tradessi'
     if row not in rows:
@@ -411,6 +439,7 @@ RECIPES: dict[str, Callable[..., ConfigDict]] = {
     'quickstart': quickstart,
     'digits': digits,
     'narrow': narrow,
+    'evidence': evidence,
 }
 
 
@@ -419,9 +448,9 @@ def recipe(name: str, options: str | None = None) -> ConfigDict:
 
     Args:
         name: The row.
-        options: What follows the colon of its file: an architecture in place of the row's own (for `'digits'`
-            a row of `DIGITS_ROWS`, for `'narrow'` of `NARROW_ROWS`), 'si' for its scale-invariant version, or
-            both with a comma between.
+        options: What follows the colon of its file: an architecture in place of the row's own (for a study
+            its row: one of `DIGITS_ROWS` and so on), 'si' for its scale-invariant version, or both with a
+            comma between.
 
     Raises:
         si_jax.errors.InputError: There is no such row, architecture or defense.

@@ -9,10 +9,24 @@ from si_jax.paper import report
 from si_jax.paper.studies import STUDIES
 
 ROOT = pathlib.Path(report.__file__).resolve().parents[2]
-COMMITTED = {'digits': ('study-digits', '0,1,2', None), 'narrow': ('study-cifar10', '0', '../shared/data')}
+COMMITTED = {
+    'digits': ('study-digits', '0,1,2', None),
+    'ingredients': ('study-ingredients', '0,1,2,3,4', None),
+    'narrow': ('study-cifar10', '0', '../shared/data'),
+}
 
 
-@pytest.mark.parametrize('table', STUDIES)
+def test_every_study_but_the_one_that_waits_for_its_runs_is_committed():
+    assert {*STUDIES} - {*COMMITTED} == {'evidence'}
+
+
+def test_a_pair_names_rows_of_its_table():
+    for table in STUDIES.values():
+        rows = {', '.join(row.labels) for row in table.rows}
+        assert rows >= {name for pair in table.pairs for name in pair}
+
+
+@pytest.mark.parametrize('table', COMMITTED)
 def test_the_rendered_table_is_that_of_the_results(table, monkeypatch):
     monkeypatch.chdir(ROOT)
     name, seeds, data_dir = COMMITTED[table]

@@ -134,10 +134,11 @@ def test_the_files_are_every_defense_on_every_data_set():
         '__init__',
         'digits',
         'narrow',
+        'evidence',
         'quickstart',
     }
     assert files == {*EVERY, *NEWER} - {'ellea_cifar10'}
-    assert set(recipes.RECIPES) == {*EVERY, *NEWER, 'digits', 'narrow', 'quickstart'}
+    assert set(recipes.RECIPES) == {*EVERY, *NEWER, 'digits', 'narrow', 'evidence', 'quickstart'}
 
 
 def changes(config, other):
@@ -321,7 +322,7 @@ def test_the_default_is_resnet18(run):
     assert config.to_dict() == load(run, 'resnet18').to_dict()
 
 
-@pytest.mark.parametrize('run', [*EVERY, 'digits', 'narrow', 'quickstart'])
+@pytest.mark.parametrize('run', [*EVERY, 'digits', 'narrow', 'evidence', 'quickstart'])
 def test_the_docstring_names_its_own_command(run):
     text = importlib.import_module(f'configs.{run}').__doc__
     assert f'python train.py --config=configs/{run}.py\n' in text
@@ -415,6 +416,20 @@ def test_a_narrow_row_differs_from_that_of_table_6_in_its_scale_alone():
         assert set(changes(load('narrow', row), load(f'{row}_cifar10'))) == scale
     with pytest.raises(InputError, match=r"unknown row 'tradesi': did you mean .*tradessi"):
         narrow.get_config('tradesi')
+
+
+def test_the_rows_of_the_study_on_cifar10_differ_in_one_thing_each():
+    trades = load('evidence', 'trades')
+    assert trades.average.kind == 'ema' and trades.schedule.kind == 'cosine' and trades.model.width == 8
+    assert (trades.data.limit, trades.data.validation, trades.attack.steps) == (0, 1000, 10)
+    both = set(changes(load('evidence', 'tradessi'), trades))
+    assert both == {'defense.si', 'defense.weights.si_margin_ce'}
+    assert load('evidence').to_dict() == load('evidence', 'trades,si').to_dict()
+    assert set(changes(load('evidence', 'tradesreg'), trades)) == both | {'defense.inner'}
+    for row, inner in (('tradesatt', 'si'), ('tradescal', 'calibrated_ce')):
+        assert changes(load('evidence', row), trades) == {'defense.inner': inner}
+    single = load('evidence', 'nfgsm')
+    assert (single.attack.steps, single.epochs) == (1, 30)
 
 
 def test_a_field_can_be_set_on_the_command_line_and_steps_follow_eps():
