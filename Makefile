@@ -3,6 +3,7 @@
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
 # make selfcheck    every attack against classifiers whose robust accuracy is known exactly (an hour or so)
 # make study        the study of docs/study.md on CIFAR-10: a day on two cores; goes on where it was stopped
+# make accelerator  what one GPU or TPU does, in two commands of five minutes; goes on where it was stopped
 # make docs         the pages of docs/ as a site, in build/docs
 # make chaos        100 kills of training and evaluation at random points, and thousands of malformed inputs
 # make lint         formatting, lint and types
@@ -21,7 +22,7 @@ DEV_STAMP := $(VENV)/.requirements-dev-installed
 WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
   "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
 
-.PHONY: quickstart test conformance selfcheck study chaos docs lint format clean
+.PHONY: quickstart test conformance selfcheck study accelerator chaos docs lint format clean
 
 quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
@@ -56,6 +57,14 @@ $(STUDY): runs/study/%.done: | $(USER_STAMP)
 	grep -e '/evidence-$(firstword $(subst -, ,$*))/' runs/study/$*.sh | PATH="$(abspath $(VENV))/bin:$$PATH" sh -e
 	rm runs/study/$*.sh
 	touch $@
+
+# JAX for the accelerator must be installed: `make accelerator VENV=env` takes an environment that has it.
+# PyTorch is measured beside ours if it is there, the public AutoAttack with ACCELERATOR_ARGS=--reference=FOLDER.
+ACCELERATOR_ARGS ?=
+
+accelerator: $(USER_STAMP)
+	$(RUN) -m benchmarks.accelerator speed
+	$(RUN) -m benchmarks.accelerator training --data_dir=$(DATA_DIR) $(ACCELERATOR_ARGS)
 
 docs: $(DEV_STAMP)
 	$(RUN) -m sphinx -q -E -W --keep-going -b html docs build/docs
