@@ -2,6 +2,7 @@
 
 import argparse
 import collections
+import json
 import re
 import sys
 import time
@@ -218,7 +219,7 @@ def from_channels(axis: int) -> Callable[[Problem], Any]:
 
 
 GRADIENT = 'gradient'
-TOO_SMALL = 'times a large factor'  # of logits that SPSA cannot see
+OUT_OF_RANGE = 'times a factor'  # of logits that SPSA cannot follow
 NO_LAYER = 'needs the features and the kernel'  # of SI attacks: the logits are no linear layer's
 
 
@@ -256,10 +257,12 @@ CASES = {
     'masked-batch': Case(
         'masked, and depends on its batch', masked_batch, refusal=f'other images|{NO_LAYER}', always=True
     ),
-    'times-1e-30': Case('logits times 1e-30', scaled(1e-30), warning=f'{GRADIENT}|{TOO_SMALL}'),
-    'times-1e-10': Case('logits times 1e-10', scaled(1e-10), warning=TOO_SMALL),
+    'times-1e-30': Case('logits times 1e-30', scaled(1e-30), warning=f'{GRADIENT}|{OUT_OF_RANGE}'),
+    'times-1e-10': Case('logits times 1e-10', scaled(1e-10), warning=OUT_OF_RANGE),
     'times-1e10': Case('logits times 1e10', scaled(1e10), warning=GRADIENT),
-    'times-1e30': Case('logits times 1e30', scaled(1e30), warning=GRADIENT, refusal='NaN or infinite'),
+    'times-1e30': Case(
+        'logits times 1e30', scaled(1e30), warning=f'{GRADIENT}|{OUT_OF_RANGE}', refusal='NaN or infinite'
+    ),
     'nan-in-the-ball': Case('NaN at points of the ball', undefined, refusal=f'NaN or infinite|{NO_LAYER}'),
     'zero-gradient': Case('8-bit inputs: gradient zero', rounded, warning=GRADIENT, norms=('linf',)),
     'blocked-gradient': Case(
@@ -388,38 +391,51 @@ def main(argv: list[str] | None = None) -> int:
     )
     flags.add_argument('--classifiers', default=','.join(CASES), help='names, with commas between')
     flags.add_argument('--attacks', default=','.join(attacks()), help='names, with commas between')
-    flags.add_argument('--output', default='results/selfcheck.json', help='the file of what was measured')
+    flags.add_argument(
+        '--output',
+        default='results/selfcheck.json',
+        help='the file of what was measured; other cells in it stay',
+    )
     flags.add_argument('--page', help='a page with the table, which is written anew')
     given = flags.parse_args(argv)
     return terminal.run('selfcheck', lambda: measure(given))
 
 
 def measure(given: argparse.Namespace) -> int:
-    """Measures the cells that were asked for, and writes them down."""
-    began, found = time.perf_counter(), []
-    for classifier, norm, attack, one in cells(given.classifiers.split(','), given.attacks.split(',')):
-        found.append((classifier, norm, attack, one))
+    """Measures the cells that were asked for, and writes them down; others of the output file stay."""
+    began, measured = time.perf_counter(), {}
+    for *where, one in cells(given.classifiers.split(','), given.attacks.split(',')):
+        classifier, norm, attack = where
+        measured[classifier, norm, attack] = one
         accuracy = '-' if one.accuracy is None else f'{100 * one.accuracy:.1f}'
         print(f'{classifier:<18}{norm:<6}{attack:<17}{accuracy:>6} of {100 * one.exact:.1f}  {one.verdict}')
         if one.verdict == WRONG:
             print(f'    {one.words or "nothing was said"}')
         sys.stdout.flush()
-    wrong = sum(one.verdict == WRONG for *_, one in found)
+    seconds, output = time.perf_counter() - began, Path(given.output)
+    before = json.loads(output.read_text()) if output.exists() else {'cells': [], 'runs': []}
+    kept = {
+        (one.pop('classifier'), one.pop('norm'), one.pop('attack')): Cell(**one) for one in before['cells']
+    }
+    order = {name: number for number, name in enumerate((*CASES, *EPS, *attacks()))}
+    found = sorted((kept | measured).items(), key=lambda item: [order.get(part, -1) for part in item[0]])
+    runs = [*before['runs'], {'cells': len(measured), 'seconds': seconds, 'environment': environment()}]
     about = {
         'cells': [
             {'classifier': classifier, 'norm': norm, 'attack': attack, **one._asdict()}
-            for classifier, norm, attack, one in found
+            for (classifier, norm, attack), one in found
         ],
-        'environment': environment(),
-        'seconds': time.perf_counter() - began,
+        'runs': runs,
     }
-    write_json(Path(given.output), about)
+    write_json(output, about)
     if given.page:
         page = Path(given.page)
-        before, rest = page.read_text().split(BEGIN)
-        after = rest.split(END)[1]
-        write_atomic(page, f'{before}{BEGIN}\n{table(found)}\n{END}{after}'.encode())
-    print(f'{len(found)} cells, {wrong} silently wrong, {about["seconds"]:.0f} s; written to {given.output}')
+        head, rest = page.read_text().split(BEGIN)
+        tail = rest.split(END)[1]
+        grid = table([(*where, one) for where, one in found])
+        write_atomic(page, f'{head}{BEGIN}\n{grid}\n{END}{tail}'.encode())
+    wrong = sum(one.verdict == WRONG for _, one in found)
+    print(f'{len(found)} cells, {wrong} silently wrong, {seconds:.0f} s; written to {output}')
     return terminal.FAILED if wrong else terminal.OK
 
 

@@ -130,10 +130,13 @@ class L2Ball(Ball):
         return xp.sqrt(xp.sum(delta**2, axis=tuple(range(1, delta.ndim))))
 
     def dual_length(self, gradient: Array) -> Array:
-        return self.length(gradient)
+        largest = jnp.max(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)), keepdims=True)
+        length = self.length(gradient / jnp.where(largest > 0, largest, 1.0))
+        largest = largest.reshape(length.shape)
+        return jnp.where(jnp.isfinite(largest), largest * length, largest)
 
     def steepest(self, gradient: Array) -> Array:
-        # Scaled by the largest entry first: squares of gradients below 1e-19 vanish in float32.
+        # Scaled by the largest entry, as above: squares below 1e-38 and above 1e38 are lost in float32.
         largest = jnp.max(jnp.abs(gradient), axis=IMAGE, keepdims=True)
         gradient = gradient / jnp.where(largest > 0, largest, 1.0)
         norm = jnp.sqrt(jnp.sum(gradient**2, axis=IMAGE, keepdims=True))

@@ -13,6 +13,7 @@ T-MIFPE (2025, arXiv 2507.22428) derives a factor for it from the errors of floa
 term of the margin at a time.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -83,7 +84,7 @@ class SearchAttack(NamedTuple):
         measures_distance: Whether its state's `distance` is a result in itself.
         calibrated: As in `Attack`.
         averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
-        least_gap: A median gap between the two highest logits below which a constant in its steps hides them.
+        gaps: The least and the largest median gap between the two highest logits that its steps can follow.
     """
 
     make: Callable[[int, int, int], Search]
@@ -93,7 +94,7 @@ class SearchAttack(NamedTuple):
     measures_distance: bool = False
     calibrated: bool = False
     averages: bool = False
-    least_gap: float = 0.0
+    gaps: tuple[float, float] = (0.0, math.inf)
 
     @property
     def black_box(self) -> bool:
@@ -119,8 +120,8 @@ def _apgd(
 
 def _spsa(evaluations: int) -> SearchAttack:
     make = lambda classes, restart, eot: spsa(evaluations=evaluations)  # noqa: E731
-    # Adam divides by the size of the estimates plus 1e-8.
-    return SearchAttack(make, 5, _none, queries=evaluations + 1, least_gap=1e-5)
+    # Adam divides by the size of the estimates plus 1e-8, and float32 holds no square of what is above 1e19.
+    return SearchAttack(make, 5, _none, queries=evaluations + 1, gaps=(1e-5, 1e15))
 
 
 def _rays(query_limit: int) -> SearchAttack:

@@ -227,7 +227,7 @@ def after(
     `logits` [N, K] and the flags `clean` [N] are those of the clean images; `there` returns attacks whose
     gradient is there on these images, for the advice.
     """
-    found = losses_left_out(logits.shape[1], attacks) + too_close(logits, attacks)
+    found = losses_left_out(logits.shape[1], attacks) + out_of_range(logits, attacks)
     found += single_draws(attacks) if randomised else []
     found += gradients(attacks, records, there, float(np.abs(logits).max()))
     return found + unmoved(clean, attacks, records) + masking(clean, attacks, records)
@@ -259,18 +259,19 @@ def clean(accuracy: float, highest: float, classes: int, stated: float | None, h
     return []
 
 
-def too_close(logits: np.ndarray, attacks: Sequence[Gated]) -> list[str]:
-    """Whether logits [N, K] are too small for a constant in the steps of an attack."""
+def out_of_range(logits: np.ndarray, attacks: Sequence[Gated]) -> list[str]:
+    """Whether logits [N, K] are too small or too large for the steps of an attack."""
     gap = float(np.median(gaps(logits.astype(np.float64))))
     facts = {part.attack: part.facts for attack in attacks for part in attack.parts if part.facts}
-    needed = {name: getattr(known.row, 'least_gap', 0.0) for name, known in facts.items()}
-    hidden = [name for name, least in needed.items() if 0 < gap < least]
-    if not hidden:
+    limits = {name: getattr(known.row, 'gaps', (0.0, np.inf)) for name, known in facts.items()}
+    lost = {name: limit for name, limit in limits.items() if gap > 0 and not limit[0] <= gap <= limit[1]}
+    if not lost:
         return []
+    least, most = next(iter(lost.values()))
     return [
-        f'the two highest logits are {gap:.2g} apart (median), and {", ".join(hidden)} needs '
-        f'{max(needed.values()):g}: constants in its steps hide smaller differences, and it finds nothing. '
-        'Return the logits times a large factor, which changes no decision, or trust square and rays'
+        f'the two highest logits are {gap:.2g} apart (median), and {", ".join(lost)} needs {least:g} to '
+        f'{most:g}: its steps cannot follow others in this precision, and it finds nothing. Return the '
+        'logits times a factor, which changes no decision, or trust square and rays'
     ]
 
 

@@ -65,9 +65,10 @@ def test_logits_too_large_for_the_cross_entropy_are_named_as_the_cause():
     assert warnings(lambda x: 1e30 * NET(x).logits, 'cw') == []
 
 
-def test_logits_too_small_for_the_steps_of_spsa():
-    (found,) = warnings(lambda x: 1e-9 * NET(x).logits, 'spsa')
-    assert 'spsa needs 1e-05' in found and 'times a large factor' in found
+def test_logits_too_small_or_too_large_for_the_steps_of_spsa():
+    for factor in (1e-9, 1e20):
+        (found,) = warnings(lambda x, factor=factor: factor * NET(x).logits, 'spsa')
+        assert 'spsa needs 1e-05 to 1e+15' in found and 'times a factor' in found
     assert warnings(NET, 'spsa') == warnings(lambda x: 1e-9 * NET(x).logits, 'square,rays') == []
 
 
