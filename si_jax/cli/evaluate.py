@@ -25,6 +25,7 @@ from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, t
 from si_jax.evaluation.result import Result, check_output
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
+from si_jax.storage.files import remove_leftovers
 
 DEFAULT_ATTACKS = 'pgd,cw,dlr,sipgd'
 USAGE = """
@@ -262,6 +263,7 @@ def run(
         result = loaded.named(result)
         if processes.is_first():
             result.save(path)
+            remove_leftovers(path.parent, path.stem)
             saved.remove(state)
     if processes.is_first():
         show(result.table())

@@ -1,9 +1,11 @@
 """Writing small files so that a reader sees the old content or the new one, never half of it."""
 
 import errno
+import glob
 import json
 import math
 import os
+import re
 import secrets
 import stat
 from collections.abc import Mapping
@@ -43,6 +45,20 @@ def write_atomic(path: str | os.PathLike, content: str | bytes) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: str | os.PathLike, name: str = '') -> None:
+    """Removes what writers left in a folder that were killed in `write_atomic`.
+
+    Call it only where no other process writes these files.
+
+    Args:
+        folder: The folder; it may be missing.
+        name: Only what was to become files of this name, with whatever ending; '' for all.
+    """
+    for path in Path(folder).glob(f'.{glob.escape(name)}.*.tmp' if name else '.*.tmp'):
+        if re.fullmatch(r'\..+\.[0-9a-f]{16}\.tmp', path.name) and path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def check_regular(path: str | os.PathLike) -> Path:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from si_jax.errors import InputError
+from si_jax.storage.files import remove_leftovers
 
 NAME = '.lock'
 
@@ -17,7 +18,8 @@ NAME = '.lock'
 def locked(folder: Path, remedy: str) -> Iterator[None]:
     """Holds the lock of a folder, which is made if it does not exist and removed again if it stays empty.
 
-    It is an flock on a file in the folder, which the system takes back when the process ends.
+    It is an flock on a file in the folder, which the system takes back when the process ends. What a holder
+    that was killed left half written in the folder is removed.
 
     Args:
         folder: What must have one user at a time.
@@ -32,6 +34,7 @@ def locked(folder: Path, remedy: str) -> Iterator[None]:
     try:
         os.ftruncate(descriptor, 0)
         since = time.strftime('%Y-%m-%d %H:%M:%S')
+        remove_leftovers(folder)
         os.write(descriptor, f'process {os.getpid()} on {socket.gethostname()} since {since}\n'.encode())
         yield
     finally:

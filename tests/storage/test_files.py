@@ -2,11 +2,17 @@
 
 import errno
 import os
+import pathlib
 import secrets
+import signal
+import subprocess
+import sys
 
 import pytest
 
-from si_jax.storage.files import write_atomic, write_json
+from si_jax.storage.files import remove_leftovers, write_atomic, write_json
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def test_replaces_text_bytes_and_json(tmp_path):
@@ -67,3 +73,30 @@ def test_no_room_names_the_file(tmp_path, no_room):
     with no_room(100), pytest.raises(OSError, match='File too large.*result.json') as raised:
         write_atomic(tmp_path / 'result.json', 1000 * 'x')
     assert raised.value.errno == errno.EFBIG
+
+
+def test_leftovers_of_one_file_are_told_from_others(tmp_path):
+    names = [f'.{name}.{"1f" * 8}.tmp' for name in ('result.json', 'result.npz', 'result2.json')]
+    for name in (*names, '.result.tmp', 'result.json'):
+        (tmp_path / name).touch()
+    (tmp_path / f'.result.json.{"2e" * 8}.tmp').mkdir()  # no file of ours
+    remove_leftovers(tmp_path, 'result')
+    there = {path.name for path in tmp_path.iterdir()}
+    assert there == {names[2], '.result.tmp', 'result.json', f'.result.json.{"2e" * 8}.tmp'}
+    remove_leftovers(tmp_path)
+    assert names[2] not in {path.name for path in tmp_path.iterdir()}
+    remove_leftovers(tmp_path / 'missing')
+
+
+@pytest.mark.parametrize('point', ['os.fsync', 'os.replace'])
+def test_a_writer_that_is_killed_leaves_what_is_found(tmp_path, point):
+    code = f"""
+import os, signal
+from si_jax.storage.files import write_atomic
+{point} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+write_atomic({str(tmp_path / 'file')!r}, 'new')
+"""
+    assert subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.iterdir())) == 1
+    remove_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())

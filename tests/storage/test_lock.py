@@ -65,3 +65,11 @@ def test_a_link_is_not_followed(tmp_path):
     with pytest.raises(OSError), lock.locked(tmp_path, ''):
         pass
     assert (tmp_path / 'precious').read_text() == 'mine'
+
+
+def test_what_a_killed_holder_left_half_written_is_removed(tmp_path):
+    left, own = tmp_path / f'.unit.npz.{"0a" * 8}.tmp', tmp_path / '.mine.tmp'
+    left.write_bytes(b'half')
+    own.write_bytes(b'of the user')
+    with lock.locked(tmp_path, 'wait'):
+        assert not left.exists() and own.exists()
