@@ -1,13 +1,13 @@
 """A data set of your own, registered in the file of a config: trained on and evaluated like any other.
 
-    python -m examples.own_data                       # a short run, then PGD and SI-PGD
+    python -m examples.own_data                       # a short run, then PGD
     python train.py --config=examples/own_data.py     # the whole one; this file is a config like any other
     python evaluate.py --workdir=FOLDER               # which finds this file and the set again
-    python evaluate.py --model=my_model.py:build --dataset=examples/own_data.py:shapes
+    python evaluate.py --model=my_model.py:build --dataset=examples/own_data.py:spots
 
-The images are drawn here: circles, squares and crosses, light on dark, somewhere in 16 x 16 pixels. Yours may
-come from anywhere. A reader is called with the split and the folder of --config.data.dir, and
-returns an object of two methods, or two arrays at once.
+The images are drawn here: a light spot on the left, in the middle or on the right. Yours may come from anywhere.
+A reader is called with the split and the folder of --config.data.dir. It returns an object of two methods, or
+two arrays at once.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from si_jax import data
 from si_jax.training import recipes
 from si_jax.training.loop import run
 
-CLASSES = ('circle', 'square', 'cross')
-SIDE = 16
+CLASSES = ('left', 'middle', 'right')
+SIDE = 12
 
 
-class Shapes:
+class Spots:
     """A split: how many images there are, and the one of a number with its label."""
 
     def __init__(self, split, folder):
         del folder  # of files; nothing is read here
-        self.first, self.count = {'train': (0, 960), 'test': (10_000, 120)}[split]
+        self.first, self.count = {'train': (0, 360), 'test': (10_000, 120)}[split]
 
     def __len__(self):
         return self.count
@@ -39,28 +39,24 @@ class Shapes:
         rng = np.random.default_rng(self.first + index)
         label = index % len(CLASSES)
         rows, columns = np.mgrid[:SIDE, :SIDE]
-        y, x = rows - rng.uniform(6, 10), columns - rng.uniform(6, 10)
-        inside = (
-            np.hypot(y, x) < 4,
-            np.maximum(abs(y), abs(x)) < 3.5,
-            (np.minimum(abs(y), abs(x)) < 1.2) & (np.maximum(abs(y), abs(x)) < 4.5),
-        )[label]
-        light, dark = rng.integers(140, 256), rng.integers(0, 60)
-        image = np.where(inside, light, dark) + rng.normal(0, 12, inside.shape)
+        spot = np.hypot(rows - rng.uniform(3, 8), columns - (1.5 + 4 * label + rng.uniform(-1, 1))) < 2.5
+        image = np.where(spot, rng.integers(140, 256), rng.integers(0, 60)) + rng.normal(0, 12, spot.shape)
         return np.clip(image, 0, 255).astype(np.uint8)[:, :, None], label
 
 
-# crop and flip are what training does to the images unless a config says otherwise (`augment.crop`).
-data.register('shapes', data.Source(Shapes, shape=(SIDE, SIDE, 1), classes=CLASSES, crop=2, flip=True))
+# What training does to the images unless a config says otherwise (`augment.crop`, `augment.flip`): they are
+# moved by a pixel, and not mirrored, as that would make a left one of a right one.
+data.register('spots', data.Source(Spots, shape=(SIDE, SIDE, 1), classes=CLASSES, crop=1, flip=False))
 
 
 def get_config():
     """What train.py reads: adversarial training on these images, with a small network."""
-    config = recipes.paper('at', dataset='shapes', arch='small_cnn')
+    config = recipes.paper('at', dataset='spots', arch='small_cnn')
     config.epochs, config.batch_size = 20, 32
-    config.data.validation = 160
+    config.data.validation = 40
     config.threat.eps = 0.1
-    config.schedule.peak = 0.03
+    config.attack.steps = config.evaluation.steps = 5
+    config.schedule.peak = 0.05
     return config
 
 
@@ -69,14 +65,13 @@ def main(workdir='runs/own_data', epochs=10, examples=120, steps=20):
     absl.logging.set_verbosity(absl.logging.WARNING)
     config = get_config()
     config.epochs = config.evaluation.every_epochs = epochs
-    config.attack.steps = config.evaluation.steps = min(steps, 5)
     run(config, workdir)  # run again, it goes on from its last checkpoint, or is finished
-    test = data.load('shapes', 'test')
+    test = data.load('spots', 'test')
     return si_jax.evaluate(
         si_jax.load_model(workdir, 'last'),
         np.float32(test.images[:examples]) / test.scale,
         test.labels[:examples],
-        attacks='pgd,sipgd',
+        attacks='pgd',
         eps=config.threat.eps,
         steps=steps,
     )

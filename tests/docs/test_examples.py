@@ -18,7 +18,7 @@ ATTACKS = {
     'nnx_model': ['fgsm', 'pgd', 'sipgd'],
     'jax_model': ['fgsm', 'pgd', 'sipgd'],
     'own_attack': ['pgd', 'momentum', 'pgd-mine'],
-    'own_data': ['pgd', 'sipgd'],
+    'own_data': ['pgd'],
     'own_defense': ['pgd', 'sipgd'],
 }
 
@@ -49,7 +49,9 @@ print(json.dumps({{name: result.accuracy for name, result in results.items()}}))
 def test_it_runs(results, name):
     accuracy = results[0][name]
     assert list(accuracy) == ['clean', *ATTACKS[name], 'worst_case']
-    if name != 'own_defense':  # one epoch on 64 images teaches nothing
+    if name == 'own_data':
+        assert accuracy['clean'] > 0.8
+    elif name != 'own_defense':  # one epoch on 64 images teaches nothing
         assert accuracy['worst_case'] < accuracy['clean'] and accuracy['clean'] > 0.6
 
 
