@@ -5,9 +5,9 @@
     python evaluate.py --workdir=FOLDER               # which finds this file and the set again
     python evaluate.py --model=my_model.py:build --dataset=examples/own_data.py:spots
 
-The images are drawn here: a light spot on the left, in the middle or on the right. Yours may come from anywhere.
-A reader is called with the split and the folder of --config.data.dir. It returns an object of two methods, or
-two arrays at once.
+The images are drawn here: a light spot on the left, in the middle or on the right. Yours may come from
+anywhere. A reader is called with the split and the folder of --config.data.dir. It returns an object of two
+methods, or two arrays at once.
 """
 
 import argparse
