@@ -134,7 +134,7 @@ def main() -> int:
     if given.workdir:
         model = load_model(given.workdir, 'last')
         config = model.config
-        test = data.load(config.data.name, 'test', given.data_dir or config.data.dir)
+        test = data.remembered(config.data, 'test', given.data_dir)
         pixels = (test.images[: given.images] / test.scale).astype(np.float32)
         name = f'{config.model.arch}, width {config.model.width}'
         work = {name: (model, pixels, test.labels[: given.images], config.threat.eps)}

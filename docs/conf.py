@@ -37,6 +37,7 @@ html_css_files = ['site.css']
 PAGES = {
     'Use': [
         'training',
+        'data',
         'evaluation',
         'trust',
         'attacks',

@@ -193,7 +193,7 @@ def datasets() -> str:
             row.num_classes,
             f'padded by {row.crop}' if row.crop else '',
             'yes' if row.flip else '',
-            code(row.tfds_name) if row.tfds_name else 'scikit-learn',
+            row.described,
         )
         for name, row in SOURCES.items()
     ]

@@ -1,13 +1,9 @@
 """What evaluate.py is about: its network and images, as flags name them and as they are read."""
 
-import contextlib
 import dataclasses
 import hashlib
-import importlib.util
 import inspect
 import json
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -18,13 +14,13 @@ from si_jax import data, models
 from si_jax.attacks.pgd import Attack
 from si_jax.auditing.report import Audit
 from si_jax.cli import outputs
-from si_jax.errors import InputError, unknown
+from si_jax.errors import InputError
 from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import Result
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
-from si_jax.runtime import terminal
+from si_jax.runtime.modules import import_file, unended
 from si_jax.runtime.terminal import Flag, fraction
 from si_jax.threat import Threat
 from si_jax.zoo.entries import PREFIX
@@ -60,8 +56,15 @@ NETWORK = {
     ),
 }
 IMAGES = {
-    'dataset': Flag('NAME', "the test split of cifar10, cifar100, svhn or digits (default: the run's)"),
+    'dataset': Flag(
+        'NAME',
+        'the test split of cifar10, cifar100, svhn or digits, of npz:FOLDER, folder:FOLDER or tfds:NAME, '
+        "or of what FILE.py:NAME registers (docs/data.md; default: the run's)",
+    ),
     'data_dir': Flag('FOLDER', 'with <name>_test.npz, or data_dir of tensorflow-datasets (default: its own)'),
+    'preprocessing': Flag(
+        'NAME', "of images of several sizes, such as Res256Crop224 (default: the run's, or none)"
+    ),
     'num_examples': Flag('N', 'only the first N images (default: all, 200 with --audit)', int),
     'eps': Flag(None, "radius in the pixel range [0, 1] (default: the run's, or 8/255)", fraction),
     'norm': Flag(None, "linf or l2, not l1 (default: the run's, or linf)"),
@@ -83,6 +86,7 @@ class Subject:
     logit_scale: float
     dataset: str | None
     data_dir: str | None
+    preprocessing: str | None
     num_examples: int | None
     eps: float | None
     norm: str | None
@@ -94,7 +98,9 @@ class Subject:
 
     def reads(self) -> list[str | None]:
         """The files and folders that it names."""
-        return [self.workdir, self.torch_checkpoint, self.data_dir, *outputs.of_model(self.model)]
+        _, _, place = (self.dataset or '').partition(':')
+        places = [self.workdir, self.torch_checkpoint, self.data_dir, place or None]
+        return [*places, *outputs.of_model(self.model)]
 
 
 class Loaded(NamedTuple):
@@ -109,6 +115,7 @@ class Loaded(NamedTuple):
     stem: str  # how the files of its results begin
     folder: Path  # where they go, unless said otherwise
     hint: str  # what to try if it classifies clean images badly; '' if nothing can be said
+    classes: tuple[str, ...]  # their names, () if the data set has none
 
     def path(self, output: str | None, name: str, settings: dict[str, Any]) -> Path:
         """The file of a result; unless one is given, other settings have another."""
@@ -119,7 +126,8 @@ class Loaded(NamedTuple):
 
     def named(self, result: Measured) -> Measured:
         """The result with the names of its data set and network."""
-        described = {'name': self.dataset, 'split': 'test', **result.dataset}
+        names = {'class_names': list(self.classes)} if self.classes else {}
+        described = {'name': self.dataset, 'split': 'test', **result.dataset, **names}
         return dataclasses.replace(result, dataset=described, model=self.about)
 
 
@@ -149,14 +157,20 @@ def load(subject: Subject) -> Loaded:
         )
     classifier: Any
     about: dict[str, Any]
-    dataset, data_dir, eps, norm = subject.dataset, subject.data_dir, subject.eps, subject.norm
+    eps, norm = subject.eps, subject.norm
+    dataset = subject.dataset and data.canonical(subject.dataset)
+    options: dict[str, Any] = {'data_dir': subject.data_dir, 'preprocessing': subject.preprocessing or ''}
+    section: dict[str, Any] = {}  # of the run's config, where its own data set is asked for
     hint, folder = '', Path('evaluation')
     saved = workdir or (model if model is not None and _is_saved(model) else None)
     if saved is not None:
         classifier = load_model(saved, subject.checkpoint)
         config = classifier.config
         if dataset in (None, config.data.name):
-            dataset, data_dir = config.data.name, data_dir or config.data.dir
+            dataset, section = config.data.name, config.data.to_dict()
+            section['preprocessing'] = subject.preprocessing or section['preprocessing']
+            if workdir is None:  # a file of weights may be anyone's: no code that it names is run
+                section['code'] = ''
         eps = config.threat.eps if eps is None else eps
         norm = norm or config.threat.norm
         if workdir is None:
@@ -170,14 +184,12 @@ def load(subject: Subject) -> Loaded:
         if dataset is None:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
             raise InputError(f'--{flag} needs --dataset, one of {", ".join(data.SOURCES)}')
-        if dataset not in data.SOURCES:
-            raise unknown('data set', dataset, data.SOURCES)
-        source = data.SOURCES[dataset]
+        source = data.describe(dataset, **options)
         eps, norm = 8 / 255 if eps is None else eps, norm or 'linf'
         Threat(norm, eps).check(source.shape)
         if model is not None:
             make = load_attribute(model, 'model')
-            _count(subject, data.load(dataset, 'test', data_dir), dataset)  # before its network is traced
+            _count(subject, data.load(dataset, 'test', **options), dataset)  # before its network is traced
             classifier = made_by(make, source.shape)
             about, stem = {'model': model}, _name_of(model)
         else:
@@ -205,12 +217,16 @@ def load(subject: Subject) -> Loaded:
         classifier = with_logit_scale(classifier, subject.logit_scale)
         about['logit_scale'] = subject.logit_scale
 
-    test = data.load(dataset, 'test', data_dir)
+    if section:
+        test = data.remembered(section, 'test', subject.data_dir)
+    else:
+        test = data.load(dataset, 'test', **options)
     threat = Threat(norm, eps)
     threat.check(test.images.shape[1:])
     count = _count(subject, test, dataset)
     images = np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale))
-    return Loaded(classifier, images, test.labels[:count], dataset, threat, about, stem, folder, hint)
+    labels = test.labels[:count]
+    return Loaded(classifier, images, labels, dataset, threat, about, stem, folder, hint, test.classes)
 
 
 def _count(subject: Subject, test: Any, dataset: str) -> int:
@@ -261,34 +277,12 @@ def _name_of(model: str) -> str:
     return '-'.join(Path(model).parts[-2:])
 
 
-@contextlib.contextmanager
-def unended(what: str) -> Iterator[None]:
-    """Code of the user's cannot end the command from within it: that would look as if all were done."""
-    try:
-        yield
-    except SystemExit as stop:
-        if isinstance(stop, terminal.Stopped):
-            raise
-        raise InputError(
-            f'{what} called sys.exit({"" if stop.code is None else repr(stop.code)}), and there is no '
-            "network: put what a script does of its own under `if __name__ == '__main__':`"
-        ) from stop
-
-
 def load_attribute(model: str, flag: str) -> Any:
     """The attribute of a file, `path/to/file.py:attribute`."""
     file, separator, name = model.rpartition(':')
     if not separator or not file.endswith('.py'):
         raise InputError(f'--{flag}={model} is not of the form path/to/file.py:function')
-    path = Path(file)
-    if not path.is_file():
-        raise InputError(f'--{flag}={model}: there is no file {file}')
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours, as a script can
-    with unended(f'--{flag}={model}'):
-        spec.loader.exec_module(module)
+    module = import_file(file, f'--{flag}={model}')
     found = getattr(module, name, None)
     if not callable(found) and not isinstance(found, Attack):
         functions = (key for key, value in vars(module).items() if inspect.isfunction(value))

@@ -18,7 +18,7 @@ from si_jax import data, defenses, models
 from si_jax.cost import chips, flops
 from si_jax.cost.chips import Chip
 from si_jax.cost.flops import Network, Passes
-from si_jax.errors import InputError, unknown
+from si_jax.errors import InputError
 from si_jax.runtime.devices import check_divisible
 
 # The share of its peak that one H100 needs for the goal of 12 minutes for 120 epochs of TRADES on ResNet-18.
@@ -108,7 +108,7 @@ class Step(NamedTuple):
 
 
 def describe(config: ConfigDict, images: int | None = None) -> Run:
-    """The run that a config of `training.recipes` describes; no data is read.
+    """The run that a config of `training.recipes` describes; no images are read if their number is known.
 
     `images` are those of training before the validation split; None for all of the data set.
 
@@ -116,15 +116,18 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         InputError: A name in the config is unknown, or a number is out of range.
     """
     config = config.copy_and_resolve_references()
-    if config.data.name not in data.SOURCES:
-        raise unknown('data set', config.data.name, data.SOURCES)
-    source = data.SOURCES[config.data.name]
+    source = source_of(config)
     for name in ('epochs', 'batch_size'):
         if config[name] < 1:
             raise InputError(f'{name}={config[name]} must be positive')
     defense = defenses.from_config(config.defense)
     network = flops.network(model_of(config), source.shape)
-    whole = source.train_images if images is None else images
+    whole = images
+    if whole is None:
+        place = config.data.dir, config.data.preprocessing
+        whole = source.train_images or len(
+            data.load(config.data.name, 'train', place[0], preprocessing=place[1]).labels
+        )
     count = whole - config.data.validation
     if config.data.limit:
         count = min(count, config.data.limit)
@@ -160,11 +163,16 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
     )
 
 
+def source_of(config: ConfigDict) -> data.Source:
+    """What a config's data set is, read as far as that takes."""
+    return data.describe(config.data.name, config.data.dir, preprocessing=config.data.preprocessing)
+
+
 def model_of(config: ConfigDict) -> Any:
     """The network of a config, on one device."""
     return models.from_config(
         config.model,
-        num_classes=data.SOURCES[config.data.name].num_classes,
+        num_classes=source_of(config).num_classes,
         hypersphere=defenses.from_config(config.defense).hypersphere,
     )
 

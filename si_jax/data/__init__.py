@@ -7,25 +7,47 @@ indices, mask = data.epoch_batches(order, batch_size=128)              # the las
 images = data.augment(train.images[indices[0]], keys, crop=train.crop, flip=train.flip)
 images = data.to_unit(images, train.scale)                             # [0, 1]
 
-A data set is a row of `SOURCES` in `sources`, read by `npz` or `tfds`. `batches` is about order, `augment`
-about pixels. Nothing here knows of networks or of training.
+A data set is a `Source` of `dataset`, a row that says what it holds and reads it. `sources` has the table of
+them, adds those that a user registers, and makes others of a folder or a name with `npz`, `folders` and
+`tfds`. `raw` reads the files of the authors of CIFAR and SVHN, `preprocessing` brings images to one size.
+`batches` is about order, `augment` about pixels. Nothing here knows of networks or of training.
 """
 
 from si_jax.data.augment import augment, box, random_box, to_unit
 from si_jax.data.batches import balanced_order, epoch_batches, epoch_order, split_validation
-from si_jax.data.sources import SOURCES, Dataset, Source, load
+from si_jax.data.dataset import Arrays, Dataset, Loader, Source
+from si_jax.data.sources import (
+    BUILT_IN,
+    SOURCES,
+    canonical,
+    describe,
+    facts,
+    load,
+    register,
+    remember,
+    remembered,
+)
 
 __all__ = [
+    'BUILT_IN',
     'SOURCES',
+    'Arrays',
     'Dataset',
+    'Loader',
     'Source',
     'augment',
     'balanced_order',
     'box',
+    'canonical',
+    'describe',
     'epoch_batches',
     'epoch_order',
+    'facts',
     'load',
     'random_box',
+    'register',
+    'remember',
+    'remembered',
     'split_validation',
     'to_unit',
 ]

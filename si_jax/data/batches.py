@@ -9,7 +9,7 @@ import operator
 
 import numpy as np
 
-from si_jax.data.sources import Dataset
+from si_jax.data.dataset import Dataset
 from si_jax.errors import InputError
 
 # Streams of one seed that must not meet.

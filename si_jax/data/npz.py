@@ -1,16 +1,19 @@
 """Folders of npz files, with `images` uint8 NHWC and `labels`.
 
-A training set is one file `<name>_train.npz`, or parts `<name>_train_1.npz` to `<name>_train_K.npz`. A test
-set is `<name>_test.npz`.
+A training set is one file `train.npz`, or parts `train_1.npz` to `train_K.npz`. A test set is `test.npz`. In
+a folder that is given for a data set of the table, its name comes first: `cifar10_train.npz`.
 """
 
+import functools
 import pathlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from si_jax.data import tfds
+from si_jax.data.dataset import SPLITS, Arrays, Source, check_classes, checked, read_classes
 from si_jax.errors import InputError
 from si_jax.storage import npz
 
@@ -24,22 +27,24 @@ def holds(folder: str | pathlib.Path, name: str) -> bool:
 def files(folder: str | pathlib.Path, name: str, split: str) -> list[pathlib.Path]:
     """The files of a split, those of a training set in the order of their parts.
 
+    `name` is that of a data set of the table, whose files begin with it; '' for a folder of its own.
+
     Raises:
         InputError: There is none; or beside the training set lies a file that could be meant as a part of it:
             the whole beside its parts, a part behind a gap, or any other name that begins like it.
     """
-    folder = pathlib.Path(folder).expanduser()
-    whole, paths = f'{name}_{split}.npz', sorted(folder.glob(f'{name}_{split}*.npz'))
+    folder, stem = pathlib.Path(folder).expanduser(), f'{name}_{split}' if name else split
+    whole, paths = f'{stem}.npz', sorted(folder.glob(f'{stem}*.npz' if name else f'{stem}*'))
     names = [path.name for path in paths]
     if split == 'test' or not names:
         if whole not in names:
-            wanted = whole if split == 'test' else f'{whole}, nor {name}_train_1.npz'
+            wanted = whole if split == 'test' else f'{whole}, nor {stem}_1.npz'
             raise tfds.missing_data(name, f'{folder} has no {wanted}', None)
         return [folder / whole]
     parts = {
         int(found[1]): path
         for path in paths
-        if (found := re.fullmatch(rf'{re.escape(name)}_train_([1-9]\d*)\.npz', path.name))
+        if (found := re.fullmatch(rf'{re.escape(stem)}_([1-9]\d*)\.npz', path.name))
     }
     if whole in names and parts:
         raise InputError(
@@ -47,9 +52,9 @@ def files(folder: str | pathlib.Path, name: str, split: str) -> list[pathlib.Pat
             'held out. Leave the whole file there, or its parts'
         )
     if strange := [one for one in names if one != whole and folder / one not in parts.values()]:
-        remedy = f'{name}_train_{max(parts) + 1}.npz' if parts else whole
+        remedy = f'{stem}_{max(parts) + 1}.npz' if parts else whole
         if whole in names:
-            remedy = f'{name}_train_2.npz, and {whole} {name}_train_1.npz'
+            remedy = f'{stem}_2.npz, and {whole} {stem}_1.npz'
         raise InputError(
             f'{folder} has {strange[0]}, which is neither {whole} nor a numbered part of it. If it is '
             f'not to be trained on, move it to another folder; if it is, call it {remedy}'
@@ -57,10 +62,106 @@ def files(folder: str | pathlib.Path, name: str, split: str) -> list[pathlib.Pat
     for number, part in enumerate(sorted(parts), 1):
         if number != part:
             raise InputError(
-                f'{folder} has {parts[part].name} but no {name}_train_{number}.npz: copy the missing '
+                f'{folder} has {parts[part].name} but no {stem}_{number}.npz: copy the missing '
                 'part, or number the parts that are there from 1 without gaps'
             )
     return [parts[number] for number in sorted(parts)] or [folder / whole]
+
+
+def source(folder: str | pathlib.Path) -> Source:
+    """The data set of a folder with `train.npz` or its parts, `test.npz`, or both.
+
+    Shape, counts and classes are those of the arrays. The classes have the names in `classes.txt`, one a
+    line, or in an array `classes` of a file, if there are any.
+
+    Raises:
+        InputError: There is neither; a file cannot be read; a class has no training image or, where there are
+            names, no name; or the test set has a class that the training set lacks.
+    """
+    folder = pathlib.Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InputError(f'{folder} is no folder: give npz:FOLDER, one with train.npz and test.npz')
+    there = {'train': any(folder.glob('train*')), 'test': (folder / 'test.npz').exists()}
+    paths = {split: files(folder, '', split) for split in SPLITS if there[split]}
+    if not paths:
+        raise InputError(f'{folder} has neither train.npz nor test.npz: the files have these names, exactly')
+    every = [path for split in paths for path in paths[split]]
+    labels = {split: np.concatenate([_labels(path) for path in paths[split]]) for split in paths}
+    part, classes = labels['train' if 'train' in labels else 'test'], _classes(folder, every)
+    count = len(classes) or int(part.max()) + 1
+    for split, found in labels.items():
+        if found.max() >= count:
+            words = f'a name in {len(classes)} classes' if classes else f'in train.npz, from 0 to {count - 1}'
+            raise InputError(
+                f'{paths[split][-1]} has label {found.max()}, which is not {words}: add what is missing, or '
+                'leave its images out'
+            )
+    if 'train' in labels or count < 2:
+        # Among so many numbers one is missing, if any is.
+        empty = np.setdiff1d(np.arange(max(2, min(count, len(part) + 1))), part)
+        if empty.size:
+            name = f' ({classes[empty[0]]})' if classes else ''
+            raise InputError(
+                f'{folder} has no training image of class {empty[0]}{name}: number at least two classes from '
+                '0 without gaps, each with images'
+            )
+    header = _reading(every[0], lambda: npz.headers(every[0])).get('images')
+    if header is None or len(header.shape) != 4:
+        raise InputError(f'{every[0]} has no array `images` [N, height, width, channels]: store one, uint8')
+    shape = header.shape[1:]
+
+    def read_split(split: str, _: object) -> Arrays:
+        chosen = files(folder, '', split)
+        return Arrays(*read(chosen, shape, count, 255), tuple(map(str, chosen)))
+
+    return Source(read_split, shape, count, classes, len(labels.get('train', ())), described=str(folder))
+
+
+def _array(path: pathlib.Path, name: str) -> np.ndarray:
+    found: dict[str, np.ndarray] = _reading(path, lambda: npz.read(path, [name]))
+    return found[name]
+
+
+def _labels(path: pathlib.Path) -> np.ndarray:
+    found = _array(path, 'labels')
+    right = found.ndim == 1 and found.dtype.kind in 'iu' and len(found)
+    if not right or (labels := found.astype(np.int64)).min() < 0:
+        raise InputError(f'{path}: labels are {found.dtype} {found.shape}, not integers from 0, one an image')
+    return labels
+
+
+def _reading(path: pathlib.Path, read: Callable[[], Any]) -> Any:
+    """What `read` gives of a file; InputError if it cannot be read, or lacks an array."""
+    try:
+        return read()
+    except (OSError, ValueError) as error:
+        if 'has no array' in str(error):
+            raise InputError(
+                f'{path} {error}: it needs `images` and `labels`; if it calls them x and y, save them with '
+                'np.savez(path, images=x, labels=y)'
+            ) from error
+        raise InputError(
+            f'{path} {error}: it is truncated or no npz; copy it again, or save it with '
+            'np.savez(path, images=..., labels=...)'
+        ) from error
+
+
+def _classes(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> tuple[str, ...]:
+    """The names of the classes, () if there are none; InputError if two places name others."""
+    found = {'classes.txt': read_classes(folder / 'classes.txt')}
+    for path in paths:
+        if 'classes' in _reading(path, functools.partial(npz.headers, path)):
+            names = _array(path, 'classes')
+            if names.ndim != 1 or names.dtype.kind != 'U':
+                raise InputError(
+                    f'{path}: classes are {names.dtype} {names.shape}, not one text a class: save them as '
+                    "classes=np.array(['cat', 'dog'])"
+                )
+            found[path.name] = check_classes(str(path), map(str, names))
+    found = {place: names for place, names in found.items() if names}
+    if len(set(found.values())) > 1:
+        raise InputError(f'{folder}: {" and ".join(found)} name other classes: leave one of them there')
+    return next(iter(found.values()), ())
 
 
 def read(
@@ -80,41 +181,6 @@ def read(
 def _read_file(
     path: pathlib.Path, shape: tuple[int, int, int], num_classes: int, scale: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        arrays = npz.read(path, ('images', 'labels'))
-    except (OSError, ValueError) as error:
-        if 'has no array' in str(error):
-            raise InputError(
-                f'{path} {error}: it needs `images` and `labels`; if it calls them x and y, save them with '
-                'np.savez(path, images=x, labels=y)'
-            ) from error
-        raise InputError(
-            f'{path} {error}: it is truncated or no npz; copy it again, or save it with '
-            'np.savez(path, images=..., labels=...)'
-        ) from error
-    images, labels = arrays['images'], arrays['labels']
-    if images.dtype != np.uint8:
-        raise InputError(f'{path}: images are {images.dtype}, not uint8: store whole numbers 0 to 255')
-    if images.ndim != 4 or images.shape[1:] != shape:
-        raise InputError(
-            f'{path}: images have shape {images.shape}, not (N, {", ".join(map(str, shape))}): '
-            'store them as [N, height, width, channels]'
-        )
-    if images.max(initial=0) > scale:
-        raise InputError(
-            f'{path}: images go up to {images.max()}, where white is {scale}: store them up to {scale}'
-        )
-    if labels.dtype.kind not in 'iu':
-        raise InputError(f'{path}: labels are {labels.dtype}, not integers: store class indices')
-    if labels.shape != images.shape[:1] or not len(labels):
-        raise InputError(
-            f'{path}: labels have shape {labels.shape} for images {images.shape}: '
-            'store one label an image, and at least one image'
-        )
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if wrong.size:
-        raise InputError(
-            f'{path}: label {labels[wrong[0]]} of image {wrong[0]} is not in [0, {num_classes - 1}]: '
-            f'number the {num_classes} classes from 0'
-        )
-    return images, labels.astype(np.int32)
+    found = _reading(path, lambda: npz.read(path, ('images', 'labels')))
+    images, labels = found['images'], found['labels']
+    return images, checked(str(path), images, labels, shape, num_classes, scale)

@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from si_jax.data import preprocessing
+from si_jax.data.dataset import Arrays, Source
+from si_jax.data.preprocessing import Preprocessing
 from si_jax.errors import InputError
 
 FORMAT = 'array_record'
@@ -24,23 +27,32 @@ _CHUNK = 1000
 def missing_data(name: str, problem: str, command: str | None) -> InputError:
     """The error for data that is not there: what was looked for and where, and the ways to get it.
 
-    `command` is the shell command that makes the data, None where npz files were meant.
+    `name` is that of a data set of the table; '' for a folder of npz files, or for another set of TensorFlow
+    Datasets. `command` is the shell command that makes the data, None where npz files were meant.
     """
     remedy = f'Make it, on a machine with a network, with:\n    {command}\nor give' if command else 'Give'
+    start = f'{name}_' if name else ''
+    what = f'a folder that holds {start}test.npz and {start}train.npz (arrays images, '
+    what += 'uint8 [N, H, W, C], and labels)'
+    if command and not name:
+        what = 'the data_dir of TensorFlow Datasets that has it'
     return InputError(
-        f'{problem}. {remedy} a folder that holds {name}_test.npz and {name}_train.npz (arrays images, '
-        'uint8 [N, H, W, C], and labels), with --config.data.dir=FOLDER (train.py) or --data_dir=FOLDER '
+        f'{problem}. {remedy} {what}, with --config.data.dir=FOLDER (train.py) or --data_dir=FOLDER '
         '(evaluate.py).'
     )
 
 
 class _Place(NamedTuple):
-    """Where a data set is to be found or made."""
+    """Where a data set is to be found or made; `name` is '' for one that the table does not have."""
 
     name: str
     tfds_name: str
     root: pathlib.Path
     downloads: pathlib.Path
+
+    @property
+    def title(self) -> str:
+        return self.name or self.tfds_name
 
     def script(self) -> str:
         return (
@@ -57,13 +69,25 @@ class _Place(NamedTuple):
 
 
 def read(
-    name: str, tfds_name: str, split: str, data_dir: str | pathlib.Path | None
-) -> tuple[np.ndarray, np.ndarray]:
+    name: str,
+    tfds_name: str,
+    split: str,
+    data_dir: str | pathlib.Path | None,
+    process: Preprocessing | None = None,
+) -> Arrays:
     """Reads one split; prepares the data set first if it is not there.
 
     A set that is there as TFRecord only is prepared again, as array_record, in the folder `array_record`
     beside it; the finished download is used again. `data_dir` is as TensorFlow Datasets takes it; None is its
     default, usually ~/tensorflow_datasets.
+
+    Args:
+        name: In the table; '' for a set that the table does not have. Of the former the images must come with
+            their original positions, of the latter they keep the order that they are stored in without them.
+        tfds_name: In TensorFlow Datasets.
+        split: 'train' or 'test'; where there is no test split, it is called 'validation'.
+        data_dir: See above.
+        process: What is done to each image first.
 
     Returns:
         Images uint8 [N, H, W, C] and labels int32 [N], in the order before TensorFlow Datasets shuffled them.
@@ -71,29 +95,91 @@ def read(
     Raises:
         InputError: The folder is missing, the data is not there and cannot be prepared, or is damaged.
     """
-    if data_dir is None:
-        root = pathlib.Path(_builder(tfds_name, None).data_path).parents[1]  # less name and version
-    else:
-        root = pathlib.Path(data_dir).expanduser()
-    place = _Place(name, tfds_name, root, root / 'downloads')
-    if data_dir is not None:
-        _check_folder(place)
+    place = _place(name, tfds_name, data_dir)
     builder = place.builder()
     if builder.is_prepared() and FORMAT not in {f.value for f in builder.info.available_file_formats()}:
-        place = place._replace(root=root / FORMAT)
+        place = place._replace(root=place.root / FORMAT)
         builder = place.builder()
     if not builder.is_prepared():
         _prepare(place, list(builder.url_infos))
         builder = place.builder()
+    if not name:
+        known = sorted(builder.info.splits)
+        split = 'validation' if split == 'test' and split not in known else split
+        if split not in known:
+            raise InputError(
+                f'{tfds_name} has no {split} split, only {", ".join(known)}: use another data set'
+            )
     try:
-        images, labels, positions = _decode(builder.as_data_source(split), f'{name} {split}')
+        images, labels, positions = _decode(
+            builder.as_data_source(split), f'{name or tfds_name} {split}', process
+        )
         order = np.argsort(positions, kind='stable')
-        if not np.array_equal(positions[order], np.arange(len(order))):
-            raise ValueError('ids are missing or repeated')
+        if not np.array_equal(positions[order], np.arange(len(labels))):
+            if name:
+                raise ValueError('ids are missing or repeated')
+            order = np.arange(len(labels))
     except Exception as error:  # whatever array_record, protobuf and pillow make of damaged files
         reason = f'{type(error).__name__}: {error}'
         raise place.missing(f'{builder.data_path} is damaged ({reason}); delete that folder') from error
-    return images[order], labels[order]
+    return Arrays(images[order], labels[order], (str(data_dir or f'TensorFlow Datasets, {tfds_name}'),))
+
+
+def source(tfds_name: str, data_dir: str | pathlib.Path | None, name: str = '') -> Source:
+    """Any set of TensorFlow Datasets whose items have an `image` and a `label`; none of them is read.
+
+    Args:
+        tfds_name: In TensorFlow Datasets.
+        data_dir: As for `read`.
+        name: Of the preprocessing (`si_jax.data.preprocessing`); '' for images that have one size.
+
+    Raises:
+        InputError: There is no such set or folder, its items are something else, or its images have several
+            sizes and there is no preprocessing.
+    """
+    process = preprocessing.named(name)
+    try:
+        place = _place('', tfds_name, data_dir)
+        info = place.builder().info
+        features: dict[str, Any] = dict(info.features)
+    except InputError:
+        raise
+    except Exception as error:  # of an unknown name, or of a set whose code cannot be imported
+        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+        raise InputError(
+            f'{tfds_name!r} cannot be found in TensorFlow Datasets ({reason[0]}): its catalogue has the names'
+        ) from error
+    image: Any = features.get('image')
+    label: Any = features.get('label')
+    if not getattr(image, 'shape', ()) or not getattr(label, 'num_classes', 0):
+        raise InputError(
+            f'{tfds_name} has items of {", ".join(features)}, which is no set of images with one class each '
+            '(image, label): use another, or register it with a reader of your own (docs/data.md)'
+        )
+    shape = process.shape if process else tuple(image.shape)
+    if None in shape:
+        raise InputError(
+            f'{tfds_name} has images of several sizes: give a preprocessing that makes them one, such as '
+            '--config.data.preprocessing=Res256Crop224 (evaluate.py: --preprocessing)'
+        )
+
+    def read_split(split: str, folder: str | pathlib.Path | None) -> Arrays:
+        return read('', tfds_name, split, folder or data_dir, process)
+
+    classes = tuple(label.names)
+    train = info.splits['train'].num_examples if 'train' in info.splits else 0
+    about = f'TensorFlow Datasets, {tfds_name}'
+    return Source(read_split, shape, label.num_classes, classes, train, described=about)
+
+
+def _place(name: str, tfds_name: str, data_dir: str | pathlib.Path | None) -> _Place:
+    if data_dir is None:
+        root = pathlib.Path(_builder(tfds_name, None).data_path).parents[1]  # less name and version
+        return _Place(name, tfds_name, root, root / 'downloads')
+    root = pathlib.Path(data_dir).expanduser()
+    place = _Place(name, tfds_name, root, root / 'downloads')
+    _check_folder(place)
+    return place
 
 
 def _builder(tfds_name: str, data_dir: str | None) -> Any:
@@ -111,7 +197,7 @@ def _check_folder(place: _Place) -> None:
         raise missing_data(place.name, f'{root} is not a folder', None)
     others = sorted(path.name for path in root.glob('*.npz'))
     if others and not any((root / folder / place.tfds_name).is_dir() for folder in ('', FORMAT)):
-        problem = f'data folder {root} has npz files ({others[0]}, ...), but none of {place.name}'
+        problem = f'data folder {root} has npz files ({others[0]}, ...), but none of {place.title}'
         raise missing_data(place.name, problem, None)
 
 
@@ -121,7 +207,7 @@ def _prepare(place: _Place, urls: list[str]) -> None:
     finished = [path for pattern in ('*.INFO', '*/*.INFO') for path in place.downloads.glob(pattern)]
     known = ''.join(path.read_text() for path in finished)
     host = _unknown_host([url for url in urls if url not in known])
-    where = f'{place.name} is not prepared in {place.root}'
+    where = f'{place.title} is not prepared in {place.root}'
     if host:
         raise place.missing(f'{where}, and {host} cannot be found on the network')
     print(f'{where}: preparing it, once, with TensorFlow', file=sys.stderr, flush=True)
@@ -144,7 +230,10 @@ def _unknown_host(urls: list[str]) -> str | None:
     return None
 
 
-def _decode(records: Any, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _decode(
+    records: Any, what: str, process: Preprocessing | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Images, labels and original positions; no positions where the items have none."""
     import tqdm
 
     images, labels, positions = [], [], []
@@ -153,9 +242,13 @@ def _decode(records: Any, what: str) -> tuple[np.ndarray, np.ndarray, np.ndarray
     with tqdm.tqdm(total=len(records), desc=f'reading {what}', **options) as bar:
         for start in range(0, len(records), _CHUNK):
             chunk = records.__getitems__(range(start, min(start + _CHUNK, len(records))))
-            images += [record['image'] for record in chunk]
+            images += [
+                record['image'] if process is None else process.of(record['image']) for record in chunk
+            ]
             labels += [record['label'] for record in chunk]
             # An id is the split and the position in the original file: train_00042.
-            positions += [int(record['id'].decode().rpartition('_')[2]) for record in chunk]
+            ids = [record.get('id') for record in chunk]
+            texts = [one.decode().rpartition('_')[2] for one in ids if isinstance(one, bytes)]
+            positions += [int(one) for one in texts if one.isdecimal() and len(one) < 19]
             bar.update(len(chunk))
-    return np.stack(images), np.array(labels, np.int32), np.array(positions)
+    return np.stack(images), np.array(labels, np.int32), np.array(positions, np.int64)

@@ -27,6 +27,7 @@ class Shown(NamedTuple):
     images: np.ndarray  # [N, H, W, C], all of the test set, in [0, 1]
     labels: np.ndarray  # [N]
     chosen: np.ndarray  # positions in both
+    classes: tuple[str, ...]  # their names; () if they have none
 
 
 class Images(NamedTuple):
@@ -52,7 +53,7 @@ def saved(network: Network, shown: Shown, problems: list[str]) -> Images | None:
 
 def _read(result: Evaluated, path: Path, shown: Shown) -> Images:
     """Raises InputError if the file holds the images of something else."""
-    _, images, labels, chosen = shown
+    images, labels, chosen = shown.images, shown.labels, shown.chosen
     count, attacks = result.about['dataset']['examples'], result.about['attacks']
     digest = result.about['dataset'].get('digest')
     if count > len(images) or digest not in (None, data_digest(images[:count], labels[:count])):
@@ -82,7 +83,7 @@ def _read(result: Evaluated, path: Path, shown: Shown) -> Images:
 def anew(network: Network, model: LoadedModel, shown: Shown, problems: list[str]) -> Images | None:
     """The images that PGD makes of the chosen rows, None if it cannot."""
     threat = model.config.threat
-    _, images, labels, chosen = shown
+    images, labels, chosen = shown.images, shown.labels, shown.chosen
     try:
         result = evaluate(
             model, images[chosen], labels[chosen], attacks='pgd', eps=threat.eps, norm=threat.norm,

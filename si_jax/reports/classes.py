@@ -1,16 +1,13 @@
 """Accuracy by class, from the flags of each image."""
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from si_jax import data
 from si_jax.evaluation.result import wilson
 from si_jax.reports.accuracy import Cell, Group
-
-# In the order of the data set's labels; the other sets have numbers for names, or too many names.
-NAMES = {
-    'cifar10': ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
-}
 
 
 class ClassRow(NamedTuple):
@@ -34,10 +31,15 @@ class ByClass(NamedTuple):
         return list(dict.fromkeys((number, label) for number, label, _ in self.heads))
 
 
-def name_of(dataset: str, label: int) -> str:
-    """What the page calls a class."""
-    names = NAMES.get(dataset, ())
-    return names[label] if 0 <= label < len(names) else str(label)
+def name_of(names: Sequence[str], label: int) -> str:
+    """What the page calls a class: its name, if the data set has names, or its number."""
+    return str(names[label]) if 0 <= label < len(names) else str(label)
+
+
+def names_of(dataset: Mapping[str, Any]) -> Sequence[str]:
+    """The names of classes by what a result says of its data set."""
+    names, known = dataset.get('class_names'), data.SOURCES.get(str(dataset.get('name') or ''))
+    return names if isinstance(names, list) else known.classes if known else ()
 
 
 def by_class(group: Group) -> ByClass | None:
@@ -47,7 +49,7 @@ def by_class(group: Group) -> ByClass | None:
     ]
     if not columns:
         return None
-    dataset = str(group.about['dataset'].get('name') or '')
+    names = names_of(group.about['dataset'])
     rows = []
     for label in np.unique(np.concatenate([flags.labels for _, flags in columns])):
         cells: list[tuple[Cell, Cell] | None] = []
@@ -57,7 +59,7 @@ def by_class(group: Group) -> ByClass | None:
             count = max(count, int(mine.sum()))
             shares = [_share(flags.correct[name][mine]) for name in ('clean', 'worst_case') if mine.any()]
             cells.append((shares[0], shares[1]) if shares else None)
-        rows.append(ClassRow(name_of(dataset, int(label)), count, cells))
+        rows.append(ClassRow(name_of(names, int(label)), count, cells))
     heads = [(column.number, column.label, ', '.join(flags.about['attacks'])) for column, flags in columns]
     return ByClass(heads, rows)
 

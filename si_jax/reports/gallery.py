@@ -59,11 +59,10 @@ def galleries(
     It is read from `data_dir`, or from where the runs had it. `problems` gets why images cannot be shown.
     """
     networks = [one for one in networks if _is_on(one, dataset)]
-    if not count or not networks or dataset not in data.SOURCES:
+    if not count or not networks or not dataset:
         return []
-    places = [one.run.config['data'].get('dir') for one in networks if one.run]
     try:
-        test = data.load(dataset, 'test', data_dir or next((place for place in places if place), None))
+        test = _read(networks, dataset, data_dir)
     except (InputError, OSError) as error:
         problems.append(f'No images of {dataset}: {error}')
         return []
@@ -72,7 +71,7 @@ def galleries(
     limits = [one.about['dataset']['examples'] for network in networks for one in network.results
               if one.dataset == dataset]  # fmt: skip
     chosen = _choose(test.labels, min([len(test.labels), *limits]), count)
-    shown = Shown(dataset, images, test.labels, chosen)
+    shown = Shown(dataset, images, test.labels, chosen, test.classes)
     found = []
     with progress(len(networks), f'images of {dataset}', 'network', passing=True) as bar:
         for network in networks:
@@ -84,6 +83,15 @@ def galleries(
                 found.append(_gallery(network, model, shown, made))
             bar.update()
     return found
+
+
+def _read(networks: list[Network], dataset: str, data_dir: str | None) -> data.Dataset:
+    """The test split, as the first run on it that says where it lies had it."""
+    sections = [one.run.config['data'] for one in networks if one.run]
+    for section in sorted(sections, key=lambda one: not one['dir']):
+        if section['name'] == dataset:
+            return data.remembered(section, 'test', data_dir)
+    return data.load(dataset, 'test', data_dir)
 
 
 def _is_on(network: Network, dataset: str) -> bool:
@@ -121,8 +129,8 @@ def _gallery(network: Network, model: LoadedModel | None, shown: Shown, made: Im
     images, labels = shown.images[shown.chosen], shown.labels[shown.chosen]
     delta = made.adversarial - images
     factor = _round_down(0.5 / max(float(np.abs(delta).max()), 1e-6))
-    before = _predict(model, images, labels, shown.dataset)
-    after = _predict(model, made.adversarial, labels, shown.dataset)
+    before = _predict(model, images, labels, shown.classes)
+    after = _predict(model, made.adversarial, labels, shown.classes)
     shots = []
     for i, index in enumerate(shown.chosen):
         predicted = after[i]
@@ -130,7 +138,7 @@ def _gallery(network: Network, model: LoadedModel | None, shown: Shown, made: Im
         shots.append(
             Shot(
                 image=int(index),
-                label=name_of(shown.dataset, int(labels[i])),
+                label=name_of(shown.classes, int(labels[i])),
                 clean=data_uri(images[i]),
                 adversarial=data_uri(made.adversarial[i]),
                 perturbation=data_uri(0.5 + factor * delta[i]),
@@ -144,14 +152,14 @@ def _gallery(network: Network, model: LoadedModel | None, shown: Shown, made: Im
 
 
 def _predict(
-    model: LoadedModel | None, images: np.ndarray, labels: np.ndarray, dataset: str
+    model: LoadedModel | None, images: np.ndarray, labels: np.ndarray, classes: tuple[str, ...]
 ) -> list[Prediction | None]:
     if model is None:
         return [None] * len(images)
     with jax.default_matmul_precision('highest'):
         shares = np.asarray(jax.nn.softmax(model(jnp.asarray(images, jnp.float32)).logits))
     return [
-        Prediction(name_of(dataset, int(row.argmax())), float(row.max()), int(row.argmax()) == label)
+        Prediction(name_of(classes, int(row.argmax())), float(row.max()), int(row.argmax()) == label)
         for row, label in zip(shares, labels, strict=True)
     ]
 
@@ -163,8 +171,8 @@ def _round_down(factor: float) -> float:
 
 
 def data_uri(image: np.ndarray) -> str:
-    """An image [H, W, C] in [0, 1], with 1 or 3 channels, as PNG in a data URI."""
+    """An image [H, W, C] in [0, 1] as PNG in a data URI: in colour, or grey where it has not 3 channels."""
     pixels = np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
     content = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(content, 'PNG', optimize=True)
+    Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0]).save(content, 'PNG', optimize=True)
     return f'data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}'

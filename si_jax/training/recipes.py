@@ -26,8 +26,8 @@ from si_jax.errors import InputError, unknown
 Row = TypeVar('Row')
 # In the order in which they are shown.
 SECTIONS = (
-    'data', 'model', 'defense', 'threat', 'attack', 'awp', 'ramp', 'optimiser', 'schedule', 'average',
-    'overfitting', 'evaluation', 'checkpoint', 'logging',
+    'data', 'augment', 'model', 'defense', 'threat', 'attack', 'awp', 'ramp', 'optimiser', 'schedule',
+    'average', 'overfitting', 'evaluation', 'checkpoint', 'logging',
 )  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
         name: The defense, a row of `si_jax.defenses.DEFENSES`.
         si: Whether it is the scale-invariant version.
         he: Whether it is the version with hypersphere embedding.
-        dataset: `'cifar10'`, `'cifar100'`, `'svhn'` or `'digits'`.
+        dataset: `'cifar10'`, `'cifar100'`, `'svhn'`, `'digits'`, or any name that `si_jax.data.load` takes.
         arch: A name that `si_jax.models.create` knows, for example `'resnet18'` or `'wrn_34_10'`.
 
     Raises:
@@ -106,7 +106,9 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
         config[section] = ConfigDict()
 
     config.data.name = dataset
-    config.data.dir = config_dict.placeholder(str)  # None: the default folder of tensorflow-datasets
+    # None: the default folder of tensorflow-datasets. For npz: and folder: it replaces that in the name.
+    config.data.dir = config_dict.placeholder(str)
+    config.data.preprocessing = ''  # of folder: and tfds: images of several sizes, such as 'Res256Crop224'
     config.data.validation = 1000  # held-out training images, on which the best checkpoint is chosen
     config.data.split_seed = 0
     config.data.limit = 0  # N: only the first N images that the validation split leaves; 0: all
@@ -114,6 +116,17 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     # CutMix: N mixtures of each image with others of its batch, and a step sees N times the batch; 0: none.
     config.data.cutmix = 0
     config.data.class_weights = ()  # one positive weight for each class, of its images in the loss; (): equal
+
+    # Written down by train.py, for sets that the library does not have: what evaluate.py must know of them.
+    config.data.image_shape = ()
+    config.data.num_classes = 0  # likewise
+    config.data.code = ''  # likewise: the Python file that registered the set
+    config.data.code_digest = ''  # likewise: its SHA-256
+
+    # Padding of the random crop, 0 for none; None: the data set's own.
+    config.augment.crop = config_dict.placeholder(int)
+    # Whether every second image is mirrored, on average; None: the data set's own.
+    config.augment.flip = config_dict.placeholder(bool)
 
     config.model.arch = arch
     config.model.width = 0  # 0: the architecture's own

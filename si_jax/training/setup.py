@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from si_jax import data, defenses, models
 from si_jax.data import Dataset
 from si_jax.defenses import Defense
-from si_jax.errors import InputError, unknown
+from si_jax.errors import InputError
 from si_jax.runtime import processes
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, place_rows
 from si_jax.storage.trees import digest
@@ -64,9 +64,7 @@ def setup(config: ConfigDict) -> Setup:
     """
     config = config.copy_and_resolve_references()
     _check_numbers(config.to_dict())
-    if config.data.name not in data.SOURCES:
-        raise unknown('data set', config.data.name, data.SOURCES)
-    Threat(config.threat.norm, config.threat.eps).check(data.SOURCES[config.data.name].shape)
+    Threat(config.threat.norm, config.threat.eps).check(_source(config.data).shape)
     defense = defenses.from_config(config.defense)
     step_of(defense)
     _check_cutmix(config, defense)
@@ -88,7 +86,7 @@ def setup(config: ConfigDict) -> Setup:
             )
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
-    whole = data.load(config.data.name, 'train', config.data.dir)
+    whole = data.load(config.data.name, 'train', config.data.dir, preprocessing=config.data.preprocessing)
     train, validation = data.split_validation(whole, config.data.validation, config.data.split_seed)
     if config.data.limit:
         train = train._replace(
@@ -100,6 +98,21 @@ def setup(config: ConfigDict) -> Setup:
         if processes.is_first():
             warnings.warn(doubt, stacklevel=2)
     return ready
+
+
+def _source(section: ConfigDict) -> data.Source:
+    """The data set of a section `data`, which gets what a workdir must hold to find the set again."""
+    section.name = data.canonical(section.name)
+    source = data.describe(section.name, section.dir, preprocessing=section.preprocessing)
+    found = data.facts(section.name, source)
+    for name in ('image_shape', 'num_classes'):
+        if section[name] and section[name] != found[name]:
+            raise InputError(
+                f'data.{name}={section[name]} is not what {section.name} has: leave it out, as it is written '
+                'down by train.py'
+            )
+    section.update(found)
+    return source
 
 
 def _copies(train: Dataset, validation: Dataset) -> str:
@@ -142,7 +155,7 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
     growing, defense = ramps.from_config(config.ramp, defense, **length)
     return Setup(
         config=config,
-        train=train,
+        train=_augmented(config.augment, train),
         validation=validation,
         defense=defense,
         model=model,
@@ -156,6 +169,18 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
             config.awp, defense, possible=step_of(defense).awp, steps_per_epoch=steps_per_epoch
         ),
     )
+
+
+def _augmented(section: ConfigDict, train: Dataset) -> Dataset:
+    """The training set, with what the section `augment` asks for in place of its own."""
+    chosen = {name: section[name] for name in ('crop', 'flip') if section[name] is not None}
+    train, side = train._replace(**chosen), min(train.images.shape[1:3])
+    if not 0 <= train.crop < side:
+        raise InputError(
+            f'augment.crop={train.crop} is not in [0, {side - 1}]: it pads images of {side} pixels on each '
+            'side; 0 is no crop'
+        )
+    return train
 
 
 def plan(ready: Setup) -> str:

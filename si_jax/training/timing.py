@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from si_jax import data, defenses
+from si_jax import defenses
 from si_jax.cost import flops
-from si_jax.cost.planning import Machine, model_of
+from si_jax.cost.planning import Machine, model_of, source_of
 from si_jax.defenses import DEFENSES, Defense
 from si_jax.runtime.devices import place_rows, replicate
 from si_jax.training.setup import Setup, assembled, compile_train_step, initial_carry, initial_state
@@ -39,7 +39,7 @@ def measure_machine(config: ConfigDict, *, turns: int = 3) -> Machine:
 
 def machine_of(config: ConfigDict, few: float, many: float) -> Machine:
     """This machine, from the seconds of AT's step with `FEW` and with `MANY` attack steps."""
-    source = data.SOURCES[config.data.name]
+    source = source_of(config)
     devices = jax.local_device_count()
     flop = flops.network(model_of(config), source.shape).flops * config.batch_size / devices
     attack_step = max(many - few, 0.1 * many) / (MANY - FEW)
@@ -60,7 +60,7 @@ def synthetic(config: ConfigDict, attack_steps: int, row: Defense | None = None)
     config.attack.steps = attack_steps
     config.data.cutmix = 0
     config.ramp.update(eps=(), step_size=(), steps=(), weights=(), terms='')
-    source = data.SOURCES[config.data.name]
+    source = source_of(config)
     if row is None:
         row, config.awp.gamma = DEFENSES['at'], 0.0
         if defenses.from_config(config.defense).hypersphere:

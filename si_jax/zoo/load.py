@@ -115,16 +115,20 @@ def network(config: ConfigDict) -> tuple[nn.Module, dict[str, Any]]:
     Raises:
         InputError: A data set or an architecture that is not known.
     """
-    if config.data.name not in data.SOURCES:
-        raise unknown('data set', config.data.name, data.SOURCES)
-    source = data.SOURCES[config.data.name]
+    shape, num_classes = tuple(config.data.image_shape), config.data.num_classes
+    if not shape or not num_classes:
+        if config.data.name not in data.SOURCES:
+            raise unknown('data set', config.data.name, data.SOURCES)
+        shape, num_classes = data.SOURCES[config.data.name].shape, data.SOURCES[config.data.name].num_classes
     module = models.from_config(
         config.model,
-        num_classes=source.num_classes,
+        num_classes=num_classes,
         hypersphere=bool(config.defense.get('he', False)),
         dtype='float32',
     )
-    image = jnp.zeros((1, *source.shape), jnp.float32)
+    if len(shape) != 3 or not all(type(side) is int and side > 0 for side in shape):
+        raise InputError(f'data.image_shape={shape} is not (height, width, channels): the config is damaged')
+    image = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     return module, {'params': shapes['params'], 'batch_stats': shapes.get('batch_stats', {})}
 

@@ -3,6 +3,7 @@ import pytest
 
 from si_jax import data
 from si_jax.errors import InputError
+from tests.helpers.own_data import write_npz
 
 
 def save(folder, name, n, first=0, **change):
@@ -217,3 +218,92 @@ def test_digits_are_read_from_a_folder_that_has_them(tmp_path):
     with pytest.raises(InputError, match='images go up to 17, where white is 16'):
         data.load('digits', 'train', tmp_path)
     assert data.load('digits', 'train').files == ('scikit-learn',)
+
+
+def test_a_folder_of_its_own_says_shape_counts_and_classes(tmp_path):
+    write_npz(tmp_path, shape=(28, 20, 2), classes=3, each=9)
+    source = data.describe(f'npz:{tmp_path}')
+    assert (source.shape, source.num_classes, source.train_images) == ((28, 20, 2), 3, 9)
+    train = data.load(f'npz:{tmp_path}', 'train')
+    assert train.images.shape == (9, 28, 20, 2) and train.labels.dtype == np.int32 and train.classes == ()
+    assert (train.name, train.scale, train.crop, train.flip) == (f'npz:{tmp_path}', 255, 0, False)
+    assert train.files == (str(tmp_path / 'train.npz'),)
+    (tmp_path / 'classes.txt').write_text('cat\ndog\nnewt\n')
+    assert data.load(f'npz:{tmp_path}', 'test').classes == ('cat', 'dog', 'newt')
+    moved = data.load('npz:elsewhere', 'test', tmp_path)  # the folder replaces that in the name
+    np.testing.assert_array_equal(moved.images, data.load(f'npz:{tmp_path}', 'test').images)
+
+
+def test_parts_of_a_folder_of_its_own(tmp_path):
+    write_npz(tmp_path, each=6)
+    (tmp_path / 'train.npz').rename(tmp_path / 'train_1.npz')
+    assert len(data.load(f'npz:{tmp_path}', 'train').labels) == 6
+    (tmp_path / 'training.txt').touch()
+    with pytest.raises(InputError, match=r'training\.txt, which is neither train\.npz nor a numbered part'):
+        data.load(f'npz:{tmp_path}', 'train')
+
+
+def test_names_in_an_array(tmp_path):
+    write_npz(tmp_path)
+    with np.load(tmp_path / 'test.npz') as found:
+        arrays = dict(found)
+    np.savez(tmp_path / 'test.npz', **arrays, classes=np.array(['cat', 'dog', 'newt']))
+    assert data.load(f'npz:{tmp_path}', 'train').classes == ('cat', 'dog', 'newt')
+    (tmp_path / 'classes.txt').write_text('cat\ndog\nowl\n')
+    with pytest.raises(InputError, match=r'classes\.txt and test\.npz name other classes'):
+        data.load(f'npz:{tmp_path}', 'train')
+    (tmp_path / 'classes.txt').unlink()
+    np.savez(tmp_path / 'test.npz', **arrays, classes=np.arange(3))
+    with pytest.raises(InputError, match=r'test\.npz: classes are int64 \(3,\), not one text a class'):
+        data.load(f'npz:{tmp_path}', 'train')
+
+
+@pytest.mark.parametrize(
+    'train, test, names, words',
+    [
+        ([0, 1, 2], [0, 3], '', 'test.npz has label 3, which is not in train.npz, from 0 to 2'),
+        ([0, 1, 2], [0, 1], 'cat\ndog\n', 'train.npz has label 2, which is not a name in 2 classes'),
+        ([0, 1, 3], [0, 1], '', 'no training image of class 2'),
+        ([0, 1, 10**9], [0, 1], '', 'no training image of class 2'),
+        ([0, 1, 2], [0, 1], 'cat\ndog\nnewt\nowl\n', 'no training image of class 3 (owl)'),
+        ([0, 0], [0], '', 'no training image of class 1'),
+        ([0, -1], [0], '', 'not integers from 0'),
+        ([0.0, 1.0], [0], '', 'labels are float64 (2,), not integers'),
+    ],
+)
+def test_labels_that_do_not_fit(tmp_path, train, test, names, words):
+    for split, labels in {'train': train, 'test': test}.items():
+        np.savez(
+            tmp_path / f'{split}.npz',
+            images=np.zeros((len(labels), 4, 4, 1), np.uint8),
+            labels=np.array(labels),
+        )
+    if names:
+        (tmp_path / 'classes.txt').write_text(names)
+    for split in ('train', 'test'):
+        with pytest.raises(InputError) as caught:
+            data.load(f'npz:{tmp_path}', split)
+        assert words in str(caught.value), caught.value
+
+
+def test_what_is_no_folder_of_arrays(tmp_path):
+    def refused(words, **options):
+        with pytest.raises(InputError) as caught:
+            data.load(f'npz:{tmp_path / "set"}', 'test', **options)
+        assert words in str(caught.value), caught.value
+
+    refused('is no folder')
+    (tmp_path / 'set').mkdir()
+    refused('has neither train.npz nor test.npz')
+    write_npz(tmp_path / 'set')
+    refused('preprocessing=Crop8 is for folder: and tfds:', preprocessing='Crop8')
+    np.savez(tmp_path / 'set' / 'train.npz', images=np.zeros((3, 8, 8)), labels=np.arange(3))
+    refused('has no array `images` [N, height, width, channels]')
+    np.savez(tmp_path / 'set' / 'train.npz', images=np.zeros((3, 8, 8, 1), np.uint8), labels=np.arange(3))
+    refused('test.npz: images have shape (24, 28, 28, 1), not (N, 8, 8, 1)')
+    np.savez(tmp_path / 'set' / 'train.npz', x=np.zeros((3, 8, 8, 1), np.uint8), y=np.arange(3))
+    refused('if it calls them x and y')
+    (tmp_path / 'set' / 'test.npz').unlink()
+    write_npz(tmp_path / 'set')
+    (tmp_path / 'set' / 'test.npz').unlink()
+    refused('has no test.npz')

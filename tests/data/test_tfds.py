@@ -248,3 +248,69 @@ def use_records(monkeypatch, records):
         data_path='made',
     )
     monkeypatch.setattr('si_jax.data.tfds._builder', lambda *_: builder)
+
+
+def features(image, classes=3, **more):
+    label = types.SimpleNamespace(num_classes=classes, names=['cat', 'dog', 'newt'][:classes])
+    return {'image': types.SimpleNamespace(shape=image), 'label': label, **more}
+
+
+def use_set(monkeypatch, kinds, images, splits=('train', 'validation'), ids=None):
+    """Any set of TensorFlow Datasets, with these features and images."""
+
+    class Items(list):
+        def __getitems__(self, keys):
+            return [self[i] for i in keys]
+
+    items = [{'image': image, 'label': number % 3} for number, image in enumerate(images)]
+    for item, one in zip(items, ids or [], strict=bool(ids)):
+        item['id'] = one
+    counts = {split: types.SimpleNamespace(num_examples=len(items)) for split in splits}
+    builder = types.SimpleNamespace(
+        is_prepared=lambda: True,
+        info=types.SimpleNamespace(available_file_formats=lambda: FileFormat, features=kinds, splits=counts),
+        as_data_source=lambda split: Items(items),
+        data_path='made',
+    )
+    monkeypatch.setattr('si_jax.data.tfds._builder', lambda *_: builder)
+
+
+def test_any_set_of_images_with_a_label(tmp_path, monkeypatch):
+    images = np.random.default_rng(0).integers(0, 256, (4, 9, 7, 1), np.uint8)
+    use_set(monkeypatch, features((9, 7, 1)), images)
+    source = data.describe('tfds:mine', tmp_path)
+    assert (source.shape, source.num_classes, source.train_images) == ((9, 7, 1), 3, 4)
+    test = data.load('tfds:mine', 'test', tmp_path)  # there is no split of that name, but a validation split
+    np.testing.assert_array_equal(test.images, images)
+    assert list(test.labels) == [0, 1, 2, 0] and test.classes == ('cat', 'dog', 'newt') and test.scale == 255
+    assert (test.crop, test.flip, test.files) == (0, False, (str(tmp_path),))
+    use_set(monkeypatch, features((9, 7, 1)), images, ids=[b'x_3', b'x_0', b'x_2', b'x_1'])
+    assert list(data.load('tfds:mine', 'test', tmp_path).labels) == [1, 0, 2, 0]  # in their original order
+    use_set(monkeypatch, features((9, 7, 1)), images, ids=[b'a', b'b', b'c', 7])
+    assert list(data.load('tfds:mine', 'test', tmp_path).labels) == [0, 1, 2, 0]  # as they are stored
+    use_set(monkeypatch, features((9, 7, 1)), images, splits=('all',))
+    with pytest.raises(InputError, match='mine has no train split, only all'):
+        data.load('tfds:mine', 'train', tmp_path)
+
+
+def test_a_set_of_several_sizes_needs_a_preprocessing(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (20, side, 3), np.uint8) for side in (20, 30, 40)]
+    use_set(monkeypatch, features((None, None, 3)), images)
+    with pytest.raises(InputError, match='images of several sizes: give a preprocessing'):
+        data.load('tfds:mine', 'train', tmp_path)
+    train = data.load('tfds:mine', 'train', tmp_path, preprocessing='Crop20')
+    np.testing.assert_array_equal(train.images[1], images[1][:, 5:25])
+
+
+def test_what_is_no_set_of_images_with_a_label(tmp_path, monkeypatch):
+    use_set(monkeypatch, {'text': 1, 'label': features((1, 1, 1))['label']}, [])
+    with pytest.raises(InputError, match='has items of text, label, which is no set of images'):
+        data.load('tfds:mine', 'train', tmp_path)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match='data folder .*absent is not there') as caught:
+        data.load('tfds:mnist', 'train', tmp_path / 'absent')
+    message = str(caught.value)
+    assert 'mnist' in message and 'download_and_prepare' in message and '_test.npz' not in message
+    with pytest.raises(InputError, match="'mnits' cannot be found in TensorFlow Datasets"):
+        data.load('tfds:mnits', 'train', tmp_path)

@@ -125,7 +125,7 @@ def subject(
     config = next(iter(configs.values()))
     if num_examples is not None:
         check_count('num_examples', num_examples)
-    test = data.load(config.data.name, 'test', data_dir or config.data.dir)
+    test = data.remembered(config.data, 'test', data_dir)
     count = min(len(test.labels), most or len(test.labels)) if num_examples is None else num_examples
     if count > len(test.labels):
         raise InputError(
