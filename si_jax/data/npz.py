@@ -93,6 +93,22 @@ def _read_file(
             'np.savez(path, images=..., labels=...)'
         ) from error
     images, labels = arrays['images'], arrays['labels']
+    return images, check_arrays(path, images, labels, shape, num_classes, scale)
+
+
+def check_arrays(
+    path: pathlib.Path,
+    images: np.ndarray,
+    labels: np.ndarray,
+    shape: tuple[int, ...],
+    num_classes: int,
+    scale: int,
+) -> np.ndarray:
+    """The labels of a file as int32 [N].
+
+    Raises:
+        InputError: They, or the images, are not those of such a set.
+    """
     if images.dtype != np.uint8:
         raise InputError(f'{path}: images are {images.dtype}, not uint8: store whole numbers 0 to 255')
     if images.ndim != 4 or images.shape[1:] != shape:
@@ -100,7 +116,7 @@ def _read_file(
             f'{path}: images have shape {images.shape}, not (N, {", ".join(map(str, shape))}): '
             'store them as [N, height, width, channels]'
         )
-    if images.max(initial=0) > scale:
+    if scale < 255 and images.max(initial=0) > scale:
         raise InputError(
             f'{path}: images go up to {images.max()}, where white is {scale}: store them up to {scale}'
         )
@@ -117,4 +133,4 @@ def _read_file(
             f'{path}: label {labels[wrong[0]]} of image {wrong[0]} is not in [0, {num_classes - 1}]: '
             f'number the {num_classes} classes from 0'
         )
-    return images, labels.astype(np.int32)
+    return labels.astype(np.int32)

@@ -112,6 +112,14 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.data.balanced = False  # True: an epoch draws every class equally often, as many images as before
     # CutMix: N mixtures of each image with others of its batch, and a step sees N times the batch; 0: none.
     config.data.cutmix = 0
+    # Extra images, generated or with pseudo-labels: an npz with arrays `image` and `label`, or several with
+    # commas between; '': none.
+    config.data.extra = ''
+    config.data.extra_share = 0.7  # of a batch, how many are extra images; an epoch is as long as without
+    config.data.extra_draws = 'uniform'  # with replacement, or 'passes': each once before any comes again
+    # Where the data are: 'never' streamed, all on the device; 'always', each batch is handed over; 'auto', on
+    # the device if they take at most half of its memory. The batches are the same.
+    config.data.stream = 'auto'
     config.data.class_weights = ()  # one positive weight for each class, of its images in the loss; (): equal
 
     config.model.arch = arch

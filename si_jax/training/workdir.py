@@ -27,7 +27,7 @@ from si_jax.training.recipes import completed
 
 # What a resumed run may change: fields, or sections with all that they hold. None of them changes a step that
 # was already taken. `epochs` does move the schedule of the steps to come: its boundaries are fractions of it.
-MAY_CHANGE = ('epochs', 'data.dir', 'workdir', 'logging', 'checkpoint')
+MAY_CHANGE = ('epochs', 'data.dir', 'data.extra', 'data.stream', 'workdir', 'logging', 'checkpoint')
 # What it may change beside these after a divergence, as the message about one advises.
 AFTER_DIVERGENCE = ('schedule.peak', 'optimiser.clip_norm', 'model.dtype')
 LONGEST_NAME = 100  # letters; file systems take 255 for the two that are joined

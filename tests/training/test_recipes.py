@@ -253,6 +253,10 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'limit': 0,
             'balanced': False,
             'cutmix': 0,
+            'extra': '',
+            'extra_share': 0.7,
+            'extra_draws': 'uniform',
+            'stream': 'auto',
             'class_weights': (),
         },
         'model': {
