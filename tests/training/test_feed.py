@@ -247,6 +247,12 @@ def test_copies_of_held_out_images_among_the_extra_ones_are_counted(folder, tmp_
         setup(with_extra(folder, **{'data.extra': str(tmp_path / 'extra.npz')}))
 
 
+def test_the_recipe_with_generated_images_asks_for_them_before_it_reads_any(monkeypatch):
+    monkeypatch.setattr('si_jax.data.load', None)
+    with pytest.raises(InputError, match='trains with generated images.*give --config.data.extra=FILE.npz'):
+        setup(recipes.recipe('wang2023_cifar10'))
+
+
 def test_the_planner_counts_an_epoch_as_training_does(folder):
     changes = {'batch_size': 512, 'data.validation': 1024, 'data.extra_share': 0.7}
     one = planning.describe(with_extra(folder, 'cifar10', **changes))
