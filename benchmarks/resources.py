@@ -115,7 +115,7 @@ def memory_rows(quick: bool) -> list[dict[str, Any]]:
         measured = reserved.argument_size_in_bytes + reserved.output_size_in_bytes
         measured += reserved.temp_size_in_bytes - reserved.alias_size_in_bytes
         described = planning.describe(config, images=config.data.validation + config.batch_size)
-        machine = planning.Machine('CPU', 1.0, 1.0, 1.0, None, False)
+        machine = planning.Machine('CPU', 1.0, 1.0, float('inf'), None, False)
         predicted = planning.memory(described, machine, 1).total
         network = 'ResNet-18 of width 8' if quick else 'ResNet-18'
         rows.append(

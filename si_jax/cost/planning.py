@@ -18,6 +18,8 @@ from si_jax import data, defenses, models
 from si_jax.cost import chips, flops
 from si_jax.cost.chips import Chip
 from si_jax.cost.flops import Network, Passes
+from si_jax.data import extra
+from si_jax.data.stream import is_streamed
 from si_jax.errors import InputError
 from si_jax.runtime.devices import check_divisible
 
@@ -48,16 +50,17 @@ class Run(NamedTuple):
     passes: Passes  # what a step takes on an image, all its mixtures and what follows an epoch included
     held_out_passes: float  # forward passes of the held-out evaluation on one image
     live: int  # forward passes that wait for the backward pass
-    images: int  # training images of an epoch
+    images: int  # training images of an epoch, extra ones included
     held_out: int  # held-out images
     evaluations: int  # how often they are evaluated
     epochs: int
     batch_size: int  # images of a step on all devices
-    data_bytes: int  # the resident data set
+    data_bytes: int  # the data set, with the extra images of the files that are given
     dtype: str  # what convolutions compute in
     state_bytes: int  # for each parameter
     norm_reductions: int  # small all-reduces of a step, of synchronised batch normalisation
     awp: bool = False  # whether the weights are perturbed, which takes one more gradient
+    stream: str = 'auto'  # whether data are on the device, as in `data.stream`
 
 
 class Machine(NamedTuple):
@@ -108,7 +111,7 @@ class Step(NamedTuple):
 
 
 def describe(config: ConfigDict, images: int | None = None) -> Run:
-    """The run that a config of `training.recipes` describes; no images are read if their number is known.
+    """The run that a config of `training.recipes` describes; of its data only heads of extra files are read.
 
     `images` are those of training before the validation split; None for all of the data set.
 
@@ -136,7 +139,10 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
     height, width, channels = source.shape
     steps = defense.steps if defense.persistent else config.attack.steps
     awp = config.awp.gamma > 0
-    changes = config.epochs * (1 if config.ramp.every == 'epoch' else -(-count // config.batch_size))
+    batch_size, in_epoch = config.batch_size, count
+    if extra.asked(config.data):
+        in_epoch = batch_size * extra.steps_of_epoch(count + config.data.validation, batch_size)
+    changes = config.epochs * (1 if config.ramp.every == 'epoch' else -(-in_epoch // batch_size))
     mixtures = max(1, config.data.cutmix)
     passes = flops.training_passes(defense, flops.mean_steps(steps, config.ramp.steps, changes), awp=awp)
     recomputed = config.average.kind and config.average.batch_stats == 'recompute' and network.norms
@@ -150,16 +156,17 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         # Natural, PGD, and PGD on calibrated logits; each attack ends in a forward pass.
         held_out_passes=1 + 2 * (2 * config.evaluation.steps + 1),
         live=mixtures * flops.live_forwards(defense),
-        images=count,
+        images=in_epoch,
         held_out=config.data.validation,
         evaluations=-(-config.epochs // config.evaluation.every_epochs),
         epochs=config.epochs,
-        batch_size=config.batch_size,
-        data_bytes=count * height * width * channels,
+        batch_size=batch_size,
+        data_bytes=(count + extra.count(config.data)) * height * width * channels,
         dtype=config.model.dtype,
         state_bytes=STATE_BYTES + 4 * bool(config.average.kind) + AWP_BYTES * awp,
         norm_reductions=norms if config.model.sync_bn else 0,
         awp=awp,
+        stream=config.data.stream,
     )
 
 
@@ -206,7 +213,8 @@ def memory(run: Run, machine: Machine, devices: int, batch_size: int | None = No
     # XLA's CPU back end computes bfloat16 in float32.
     each = {'bfloat16': 2 if machine.accelerator else 4, 'float64': 8}.get(run.dtype, 4)
     activations = batch / devices * run.network.outputs * each * run.live * residues
-    return Memory(run.state_bytes * run.network.parameters, run.data_bytes, activations)
+    data_bytes = 0 if is_streamed(run.stream, run.data_bytes, machine.memory) else run.data_bytes
+    return Memory(run.state_bytes * run.network.parameters, data_bytes, activations)
 
 
 def check_fits(run: Run, machine: Machine, devices: int) -> Memory:

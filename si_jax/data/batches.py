@@ -5,7 +5,9 @@ permutation: NumPy keeps the raw stream the same on all platforms and versions (
 of it.
 """
 
+import functools
 import operator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from si_jax.data.dataset import Dataset
 from si_jax.errors import InputError
 
 # Streams of one seed that must not meet.
-_ORDER, _SPLIT, _MIX = 0, 1, 2
+_ORDER, _SPLIT, _MIX, _EXTRA = 0, 1, 2, 3
 
 
 def _integer(name: str, value: object) -> int:
@@ -23,12 +25,15 @@ def _integer(name: str, value: object) -> int:
         raise InputError(f'{name}={value!r} is not a whole number') from None
 
 
-def _permutation(name: str, seed: int, stream: tuple[int, ...], n: int) -> np.ndarray:
+def _bits(name: str, seed: int, stream: tuple[int, ...], n: int) -> np.ndarray:
     seed = _integer(name, seed)
     if seed < 0:
         raise InputError(f'{name}={seed} is negative: seeds are 0 or greater')
-    bits = np.random.Philox(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(n)
-    return np.argsort(bits, kind='stable')
+    return np.random.Philox(np.random.SeedSequence(seed, spawn_key=stream)).random_raw(n)
+
+
+def _permutation(name: str, seed: int, stream: tuple[int, ...], n: int) -> np.ndarray:
+    return np.argsort(_bits(name, seed, stream, n), kind='stable')
 
 
 def split_validation(dataset: Dataset, count: int, split_seed: int) -> tuple[Dataset, Dataset]:
@@ -99,6 +104,35 @@ def balanced_order(seed: int, epoch: int, labels: np.ndarray) -> np.ndarray:
         np.resize(order[labels[order] == label], count) for label, count in zip(classes, counts, strict=True)
     ]
     return np.concatenate(taken)[_permutation('seed', seed, (_MIX, epoch), n)]
+
+
+def in_passes(order: Callable[[int], np.ndarray], n: int, first: int, count: int) -> np.ndarray:
+    """`count` images in a row from position `first` of pass after pass over n images.
+
+    `order` gives the order [n] of a pass by its number.
+    """
+    passes = range(first // n, -(-(first + count) // n))
+    rows = np.concatenate([order(number) for number in passes])
+    return rows[first - passes.start * n :][:count]
+
+
+@functools.lru_cache(maxsize=2)  # of millions of images it takes seconds, and an epoch sees a part of them
+def extra_order(seed: int, number: int, n: int) -> np.ndarray:
+    """The order [n] int32 of a pass over n extra images.
+
+    Raises:
+        InputError: The seed is negative.
+    """
+    return _permutation('seed', seed, (_EXTRA, number), n).astype(np.int32)
+
+
+def uniform_draws(seed: int, number: int, count: int, n: int) -> np.ndarray:
+    """`count` of n extra images [count] int32, each as likely as any other, for the epoch of this number.
+
+    Raises:
+        InputError: The seed is negative.
+    """
+    return (_bits('seed', seed, (_EXTRA, number), count) % n).astype(np.int32)
 
 
 def epoch_batches(order: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:

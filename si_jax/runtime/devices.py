@@ -252,6 +252,15 @@ def ready(tree: Tree, devices: list[jax.Device]) -> Tree:
     return jax.block_until_ready(tree) if devices[0].platform == 'cpu' else tree
 
 
+def memory() -> float:
+    """Bytes that a device of this process has: on the CPU its share of the machine's."""
+    device = jax.local_devices()[0]
+    known = device.memory_stats() if device.platform != 'cpu' else None
+    if known and 'bytes_limit' in known:
+        return float(known['bytes_limit'])
+    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / jax.local_device_count()
+
+
 def cores() -> int:
     """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1

@@ -7,6 +7,7 @@ and headers are read before any array is unpacked.
 import io
 import math
 import os
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -38,7 +39,9 @@ def headers(source: str | os.PathLike | bytes) -> dict[str, Header]:
     Raises:
         FileNotFoundError, ArchiveError: As in `read`.
     """
-    return _opened(source, None, lambda archive, found: {name: head for name, (_, head) in found.items()})
+    return _opened(
+        source, None, lambda _, found: {name: head for name, (_, head) in found.items()}, maps=True
+    )
 
 
 def read(source: str | os.PathLike | bytes, names: Sequence[str] | None = None) -> dict[str, np.ndarray]:
@@ -61,10 +64,45 @@ def read(source: str | os.PathLike | bytes, names: Sequence[str] | None = None) 
     )
 
 
+def mapped(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+    """As `read`, but an array that the file holds uncompressed stays there, mapped into memory, read only.
+
+    So it may be larger than memory. Its checksum is not compared, as that would read all of it.
+
+    Raises:
+        FileNotFoundError, ArchiveError: As in `read`.
+    """
+
+    def take(archive: zipfile.ZipFile, found: dict[str, Any]) -> dict[str, np.ndarray]:
+        return {
+            name: _mapped(path, info) if _is_stored(info) else _array(archive, info, name)
+            for name, (info, _) in found.items()
+        }
+
+    return _opened(path, names, take, maps=True)
+
+
+def checksums(source: str | os.PathLike | bytes) -> dict[str, int]:
+    """The CRC-32 that an npz file has of each array, whether compressed or not; none is unpacked.
+
+    Raises:
+        FileNotFoundError, ArchiveError: As in `read`.
+    """
+    return _opened(
+        source, None, lambda _, found: {name: info.CRC for name, (info, _) in found.items()}, maps=True
+    )
+
+
 def _opened(
-    source: str | os.PathLike | bytes, names: Sequence[str] | None, take: Callable[[Any, Any], Any]
+    source: str | os.PathLike | bytes,
+    names: Sequence[str] | None,
+    take: Callable[[Any, Any], Any],
+    maps: bool = False,
 ) -> Any:
-    """What `take` makes of an archive and of its members by name, each with its header, all checked."""
+    """What `take` makes of an archive and of its members by name, each with its header, all checked.
+
+    With `maps` members that are not compressed may be of any size.
+    """
     try:
         file: Any = io.BytesIO(source) if isinstance(source, bytes) else check_regular(source)
         with zipfile.ZipFile(file) as archive:
@@ -74,7 +112,8 @@ def _opened(
                 known = sorted(found)
                 more = f' and {len(known) - SHOWN} more' if len(known) > SHOWN else ''
                 raise ArchiveError(f'has no array {missing[0]!r}, only {known[:SHOWN]}{more}')
-            if words := too_large(found[name] for name in wanted):
+            unpacked = (found[name] for name in wanted if not (maps and _is_stored(found[name])))
+            if words := too_large(unpacked):
                 raise ArchiveError(f'cannot be read as an npz file: {words}')
             return take(
                 archive, {name: (found[name], _header(archive, found[name], name)) for name in wanted}
@@ -83,6 +122,10 @@ def _opened(
         raise
     except Exception as error:  # zipfile, zlib, numpy and its parser of headers raise a dozen kinds
         raise ArchiveError(f'cannot be read as an npz file ({error or type(error).__name__})') from error
+
+
+def _is_stored(info: zipfile.ZipInfo) -> bool:
+    return info.compress_type == zipfile.ZIP_STORED
 
 
 def too_large(members: Iterable[zipfile.ZipInfo]) -> str:
@@ -102,14 +145,19 @@ def _bomb(members: list[zipfile.ZipInfo]) -> str:
     )
 
 
+def _read_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, whether columns come first, and dtype, from the start of an array's bytes."""
+    version: Any = np.lib.format.read_magic(stream)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ArchiveError(f'cannot be read as an npz file: an array has format {version}')
+    return readers[version](stream)
+
+
 def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Header:
     """What an array says of itself, if it is of numbers and of this size."""
     with archive.open(info) as stream:
-        version: Any = np.lib.format.read_magic(stream)
-        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-        if version not in readers:
-            raise ArchiveError(f'cannot be read as an npz file: array {name!r} has format {version}')
-        shape, _, dtype = readers[version](stream)
+        shape, _, dtype = _read_header(stream)
         if dtype.hasobject:
             raise ArchiveError(
                 f'holds Python objects as {name!r}, which could run any code: they are not read'
@@ -120,6 +168,15 @@ def _header(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> Heade
                 f'cannot be read as an npz file: array {name!r} says {dtype} {shape} and has {held} bytes'
             )
     return Header(shape, dtype)
+
+
+def _mapped(path: str | os.PathLike, info: zipfile.ZipInfo) -> np.ndarray:
+    """An uncompressed member, whose header has been checked."""
+    with open(path, 'rb') as file:
+        file.seek(info.header_offset + 26)  # of the local header, where the lengths of two fields are
+        file.seek(sum(struct.unpack('<HH', file.read(4))), os.SEEK_CUR)
+        shape, columns_first, dtype = _read_header(file)
+        return np.memmap(path, dtype, 'r', file.tell(), shape, 'F' if columns_first else 'C')
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str) -> np.ndarray:

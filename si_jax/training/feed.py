@@ -1,33 +1,114 @@
-"""Data that lives on the device: gathered and augmented inside the compiled step.
+"""How data reach the compiled step, which augments them: from the device, or from the host batch by batch.
 
-The images are uploaded once, as bytes, and the indices of all batches once a pass: a step finds its own by
-its number, and the host hands over nothing.
+Resident data are uploaded once, as bytes, and the indices of all batches once a pass: a step finds its own by
+its number, and the host hands over nothing. Streamed data stay on the host, in memory or in their file: a
+thread reads the bytes of the next batches and hands them over while the devices are busy. Both give the same
+batches, whose images and random numbers follow from the number of the step, and the same parameters.
 """
 
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from si_jax import data
 from si_jax.data import Dataset
-from si_jax.runtime.devices import AXIS
+from si_jax.data.stream import Joined
+from si_jax.runtime.devices import AXIS, place_rows, replicate
 from si_jax.training.state import Batch, TrainState
 from si_jax.training.step import Carry
 
 Array = jax.Array
 # Of a step's key, where no image has its number.
 _MIXING = 2**32 - 1
+AHEAD = 2  # batches that are prepared before they are asked for
 
 
-def with_resident_data(
-    step: Callable[..., Any], train: Dataset, replays: int, mixtures: int = 0
+class Batches(NamedTuple):
+    """Which images each batch of a run has.
+
+    Attributes:
+        of_pass: Number of a pass over the data -> indices [S, B] int32 and mask [S, B] of its batches.
+        steps: S, batches of a pass.
+        replays: Steps in a row that see the same batch.
+    """
+
+    of_pass: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    steps: int
+    replays: int
+
+
+class Resident:
+    """Step number -> (images and labels, rows of the pass, key): what the step takes from the devices.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: int32 [N].
+        batches: Which of them each batch has.
+        seed: Of the run.
+    """
+
+    def __init__(self, images: Joined, labels: np.ndarray, batches: Batches, seed: int):
+        self.batches, self.key = batches, replicate(jax.random.key(seed))
+        self.data = replicate((images.whole(), labels))
+        self.rows: tuple[int, Any] = (-1, None)
+
+    def __call__(self, step: int) -> tuple[Any, Any, Any]:
+        number = step // self.batches.replays // self.batches.steps
+        if self.rows[0] != number:
+            indices, mask = self.batches.of_pass(number)
+            self.rows = number, place_rows((indices.T, mask.T))
+        return self.data, self.rows[1], self.key
+
+    def close(self) -> None:
+        """Nothing is under way."""
+
+
+class Streamed:
+    """Step number -> ((), rows of the batch, key): bytes of the images, labels, indices and mask.
+
+    A thread prepares the next `AHEAD` batches, whichever step is asked for. The arguments are as for
+    `Resident`; images that are mapped from a file are read there.
+    """
+
+    def __init__(self, images: Joined, labels: np.ndarray, batches: Batches, seed: int):
+        self.images, self.labels, self.batches = images, labels, batches
+        self.key = replicate(jax.random.key(seed))
+        self.pass_: tuple[int, Any] = (-1, None)
+        self.under_way: dict[int, Future[Any]] = {}
+        self.thread = ThreadPoolExecutor(1, 'feed')
+
+    def __call__(self, step: int) -> tuple[Any, Any, Any]:
+        number = step // self.batches.replays
+        wanted = range(number, number + 1 + AHEAD)
+        self.under_way = {
+            one: self.under_way.get(one) or self.thread.submit(self._prepared, one) for one in wanted
+        }
+        return (), self.under_way[number].result(), self.key
+
+    def _prepared(self, number: int) -> Any:
+        pass_, position = divmod(number, self.batches.steps)
+        if self.pass_[0] != pass_:
+            self.pass_ = pass_, self.batches.of_pass(pass_)
+        indices, mask = (rows[position] for rows in self.pass_[1])
+        return place_rows((self.images[indices], self.labels[indices], indices, mask))
+
+    def close(self) -> None:
+        """Ends the thread, after the batch that it is at."""
+        self.thread.shutdown(cancel_futures=True)
+
+
+def with_data(
+    step: Callable[..., Any], train: Dataset, replays: int, mixtures: int = 0, *, streamed: bool = False
 ) -> Callable[..., Any]:
     """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
 
     Indices and mask [rows, S] are those of the S batches of a pass; a step takes column
-    (step // replays) % S.
+    (step // replays) % S. Streamed, it is (state, carry, (), (images, labels, indices, mask), key) with those
+    of this batch alone.
 
     Every random number of a row comes from fold_in(fold_in(key, step // replays), image index): it depends
     neither on the number of devices nor on whether the run was interrupted. `replays` steps in a row see the
@@ -39,11 +120,15 @@ def with_resident_data(
     """
 
     def call(
-        state: TrainState, carry: Carry, resident: tuple[Array, Array], rows: tuple[Array, Array], key: Array
+        state: TrainState, carry: Carry, resident: tuple[Array, ...], rows: tuple[Array, ...], key: Array
     ) -> tuple[TrainState, Carry, dict[str, Array]]:
-        images, labels = resident
         number = state.step // replays
-        indices, mask = (batches[:, number % batches.shape[1]] for batches in rows)
+        if streamed:
+            images, labels, indices, mask = rows
+        else:
+            images, labels = resident
+            indices, mask = (batches[:, number % batches.shape[1]] for batches in rows)
+        found = slice(None) if streamed else indices
         step_key = jax.random.fold_in(key, number)
 
         def keys_of(indices: Array) -> Array:
@@ -51,13 +136,15 @@ def with_resident_data(
 
         keys = keys_of(indices)
 
-        def pixels(indices: Array, keys: Array) -> Array:
-            augmented = data.augment(images[indices], keys[:, 0], crop=train.crop, flip=train.flip)
+        def pixels(stored: Array, keys: Array) -> Array:
+            augmented = data.augment(stored, keys[:, 0], crop=train.crop, flip=train.flip)
             return data.to_unit(augmented, train.scale, jnp.float32)
 
-        batch = Batch(pixels(indices, keys), labels[indices], mask, keys[:, 1])
+        batch = Batch(pixels(images[found], keys), labels[found], mask, keys[:, 1])
         if mixtures:
             others, real = (jax.lax.all_gather(part, AXIS, tiled=True) for part in (indices, mask))
+            if streamed:  # the images of the whole batch
+                images, labels = (jax.lax.all_gather(part, AXIS, tiled=True) for part in (images, labels))
             own = jax.lax.axis_index(AXIS) * len(indices) + jnp.arange(len(indices))
 
             def mixed(number: Array) -> Batch:
@@ -66,10 +153,12 @@ def with_resident_data(
                 order = jnp.argsort(
                     jnp.where(real, jax.random.uniform(for_order, real.shape, jnp.float32), 2)
                 )
-                other = others[order[own]]
-                theirs = pixels(other, keys_of(other))
+                place = order[own]
+                other = others[place]
+                their_keys, found = keys_of(other), place if streamed else other
+                theirs = pixels(images[found], their_keys)
                 box = data.random_box(for_box, *batch.images.shape[1:3])
-                return mixture(batch, theirs, labels[other], box, train.num_classes, number)
+                return mixture(batch, theirs, labels[found], box, train.num_classes, number)
 
             mixing = jax.random.fold_in(step_key, _MIXING)
             batch = jax.tree.map(

@@ -218,7 +218,9 @@ class Statistics(Hook):
     def __init__(self, run: Run):
         ready = run.ready
         mixtures = ready.config.data.cutmix
-        self.recompute = Recompute(ingredients(ready), ready.train, ready.defense.replays, mixtures)
+        self.recompute = Recompute(
+            ingredients(ready), ready.train, ready.defense.replays, mixtures, streamed=ready.streamed
+        )
 
     def after_epoch(self, run: Run) -> None:
         steps = range(run.step - run.ready.steps_per_epoch, run.step)

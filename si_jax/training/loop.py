@@ -16,10 +16,9 @@ the lock, the checkpoint, the clock, a signal. The first one writes what is writ
 import contextlib
 import time
 
-import jax
 from ml_collections import ConfigDict
 
-from si_jax.runtime import devices, processes, watchdog
+from si_jax.runtime import processes, watchdog
 from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.profiling import Profile
 from si_jax.runtime.signals import InterruptGuard
@@ -30,10 +29,10 @@ from si_jax.training.log import next_command
 from si_jax.training.run import Run, begin
 from si_jax.training.setup import (
     Setup,
-    batch_of_step,
-    batches_of_pass,
     compile_train_step,
     data_facts,
+    feed_of,
+    rows_of_step,
     setup,
 )
 from si_jax.training.state import TrainState
@@ -49,7 +48,7 @@ def setup_everywhere(config: ConfigDict) -> Setup:
     ready = processes.agree_on_errors(lambda: setup(config))
     if processes.count() > 1:
         digests = {name: facts['digest'] for name, facts in data_facts(ready).items()}
-        check_identical({'config': ready.config.to_dict(), **digests})
+        check_identical({'config': ready.config.to_dict(), 'streamed': ready.streamed, **digests})
     return ready
 
 
@@ -77,6 +76,7 @@ def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainSt
             hooks = hooks_of(under_way, guard, traced)
             for hook in hooks:
                 stack.callback(hook.close)
+            under_way.feed = stack.enter_context(contextlib.closing(feed_of(ready)))
             finished = _train(under_way, hooks)
         if processes.is_first() and not (place.path / 'config.json').exists():
             under_way.record()  # of a finished run, whose config was lost
@@ -90,20 +90,15 @@ def _train(run: Run, hooks: list[Hook]) -> bool:
     """Trains until the last epoch; False if the run was asked to stop before."""
     ready = run.ready
     train_step = compile_train_step(ready)
-    resident = devices.replicate((ready.train.images, ready.train.labels))
-    key = devices.replicate(jax.random.key(ready.config.seed))
     while (epoch := run.step // ready.steps_per_epoch) < ready.config.epochs:
         if run.watched.stopped_at:
             processes.say(run.watched.why())
             break
         run.epoch = epoch
-        pass_, _ = batch_of_step(ready, epoch * ready.steps_per_epoch)
-        rows, _, mask = batches_of_pass(ready, pass_)
-        real, run.feed = mask.sum(axis=1), (resident, rows, key)
         for step in range(run.step, (epoch + 1) * ready.steps_per_epoch):
-            run.images = int(real[batch_of_step(ready, step)[1]]) * max(1, ready.config.data.cutmix)
+            run.images = rows_of_step(ready, step) * max(1, ready.config.data.cutmix)
             run.began = time.monotonic()
-            run.state, run.carry, run.metrics = train_step(run.state, run.carry, *run.feed)
+            run.state, run.carry, run.metrics = train_step(run.state, run.carry, *run.feed(step))
             run.step = step + 1
             watchdog.at_step(run.step)
             for hook in hooks:

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from ml_collections import ConfigDict, config_dict
 
 from si_jax import defenses, models
+from si_jax.data import extra
 from si_jax.errors import InputError, unknown
 
 Row = TypeVar('Row')
@@ -115,6 +116,14 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.data.balanced = False  # True: an epoch draws every class equally often, as many images as before
     # CutMix: N mixtures of each image with others of its batch, and a step sees N times the batch; 0: none.
     config.data.cutmix = 0
+    # Extra images, generated or with pseudo-labels: an npz with arrays `image` and `label`, or several with
+    # commas between; '': none.
+    config.data.extra = ''
+    config.data.extra_share = 0.7  # of a batch, how many are extra images; an epoch is as long as without
+    config.data.extra_draws = 'uniform'  # with replacement, or 'passes': each once before any comes again
+    # Where the data are: 'never' streamed, all on the device; 'always', each batch is handed over; 'auto', on
+    # the device if they take at most half of its memory. The batches are the same.
+    config.data.stream = 'auto'
     config.data.class_weights = ()  # one positive weight for each class, of its images in the loss; (): equal
 
     # Written down by train.py, for sets that the library does not have: what evaluate.py must know of them.
@@ -293,6 +302,38 @@ def weights_perturbed(name: str, *, si: bool, arch: str) -> ConfigDict:
     return config
 
 
+def with_generated_images(name: str, *, si: bool, arch: str) -> ConfigDict:
+    """TRADES with generated images in seven of ten places of a batch, as its authors train with 1M of them.
+
+    400 epochs of 98 batches of 512, cross-entropy with smoothed labels and 5 times the KL divergence, an
+    average of the weights, a rate that moves once an epoch. Differences are named in the file of the config.
+
+    Args:
+        name: `'trades'`.
+        si: Whether it is the scale-invariant version.
+        arch: As for `paper`.
+
+    Raises:
+        si_jax.errors.InputError: No such defense or architecture.
+
+    Source: Wang et al. (2023), repository wzekai99/DM-Improves-AT, train-wa.py and gowal21uncovering/utils.
+    """
+    config = paper(name, si=si, dataset='cifar10', arch=arch)
+    config.epochs, config.batch_size = 400, 512
+    config.data.extra, config.data.validation = extra.REQUIRED, 1024
+    config.model.activation, config.model.bn_momentum, config.model.bn_first_step = 'silu', 0.01, True
+    config.defense.weights.kl, config.defense.smoothing = 5.0, 0.1
+    config.defense.attack_bn = 'train'
+    config.optimiser.weight_decay, config.optimiser.decay = 5e-4, 'no_bn'
+    # Torch's OneCycleLR moves the momentum too, whatever the optimiser was given: .95 to .85 and back.
+    config.optimiser.momentum, config.optimiser.cycle_momentum = 0.95, True
+    config.optimiser.nesterov = True
+    config.schedule.kind, config.schedule.every = 'one_cycle', 'epoch'
+    config.schedule.peak, config.schedule.peak_at = 0.2, 0.025
+    config.average.kind = 'ema'
+    return config
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A run with the recipe of the paper, or of a single-step defense's repository.
@@ -304,6 +345,7 @@ class Recipe:
         arch: The architecture, if no other is asked for.
         inner: What the attack maximises; '' for the defense's own.
         awp: Whether it is the recipe with perturbed weights.
+        generated: Whether it is the recipe with generated images.
     """
 
     defense: str
@@ -312,6 +354,7 @@ class Recipe:
     arch: str = 'resnet18'
     inner: str = ''
     awp: bool = False
+    generated: bool = False
 
     def __call__(self, options: str | None = None) -> ConfigDict:
         """The config, with what follows the colon: ARCH, 'si', or 'ARCH,si'."""
@@ -319,6 +362,8 @@ class Recipe:
         arch, si, he = name or self.arch, si or self.kind == 'si', self.kind == 'he'
         if self.awp:
             return weights_perturbed(self.defense, si=si, arch=arch)
+        if self.generated:
+            return with_generated_images(self.defense, si=si, arch=arch)
         if self.defense in SINGLE_STEP | NEWER_SINGLE_STEP:
             return single_step(self.defense, si=si, arch=arch)
         config = paper(self.defense, si=si, he=he, dataset=self.dataset, arch=arch)
@@ -445,6 +490,7 @@ RECIPES: dict[str, Callable[..., ConfigDict]] = {
     **{f'{name}_cifar10': Recipe(name, arch=arch) for name, arch in NEWER_SINGLE_STEP.items()},
     'awp_cifar10': Recipe('at', arch='preact_resnet18', awp=True),
     'tradesawp_cifar10': Recipe('trades', arch='preact_resnet18', awp=True),
+    'wang2023_cifar10': Recipe('trades', arch='wrn_28_10', generated=True),
     # TRADES-SI changes attack and objective at once; these change one of the two.
     'tradesce_cifar10': Recipe('trades', inner='ce'),
     'tradescal_cifar10': Recipe('trades', inner='calibrated_ce'),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from si_jax.data import Dataset
 from si_jax.runtime import devices
-from si_jax.training.feed import with_resident_data
+from si_jax.training.feed import with_data
 from si_jax.training.state import Batch
 from si_jax.training.update import Ingredients, rows_of
 
@@ -59,16 +59,19 @@ def make_recount(parts: Ingredients) -> Callable[..., tuple[Recount, Any, dict[s
 class Recompute:
     """The compiled pass over an epoch: takes weights, and returns them with the statistics of its batches."""
 
-    def __init__(self, parts: Ingredients, train: Dataset, replays: int, mixtures: int = 0):
-        self._step = devices.compile_step(with_resident_data(make_recount(parts), train, replays, mixtures))
+    def __init__(
+        self, parts: Ingredients, train: Dataset, replays: int, mixtures: int = 0, *, streamed: bool = False
+    ):
+        whole = with_data(make_recount(parts), train, replays, mixtures, streamed=streamed)
+        self._step = devices.compile_step(whole)
 
-    def __call__(self, average: dict[str, Any], feed: tuple[Any, Any, Any], steps: range) -> dict[str, Any]:
+    def __call__(self, average: dict[str, Any], feed: Callable[[int], Any], steps: range) -> dict[str, Any]:
         """The average (replicated, and donated) with new 'batch_stats', from the batches of these steps.
 
-        `feed` are the resident data, the rows of the pass and the key, as the training step takes them.
+        `feed` gives what the training step takes beside state and carry, by the number of the step.
         """
         first, none = devices.replicate((jnp.int32(steps.start), jnp.int32(0)))
         state, carry = Recount(first, average['params'], average['batch_stats'], none), ()
-        for _ in steps:
-            state, carry, _ = self._step(state, carry, *feed)
+        for step in steps:
+            state, carry, _ = self._step(state, carry, *feed(step))
         return {'params': state.params, 'batch_stats': state.batch_stats}

@@ -13,7 +13,7 @@ from si_jax.storage.trees import differences
 from si_jax.training import schedules
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.recipes import completed, plain
-from si_jax.training.setup import Setup
+from si_jax.training.setup import EXTRA_DATA, Setup
 from si_jax.training.workdir import AFTER_DIVERGENCE, Workdir, divergence, refused
 
 
@@ -58,7 +58,8 @@ def find_start(
             raise InputError(f'{other} ({", ".join(changed)}): {remedy}, or give its values to go on from it')
         if differs := _other_data(step, metadata, data, ready.steps_per_epoch):
             raise InputError(
-                f'{other}: {differs}. Give the data of before (--config.data.dir=FOLDER), or {remedy}'
+                f'{other}: {differs}. Give the data of before (--config.data.dir=FOLDER, '
+                f'--config.data.extra=FILE.npz), or {remedy}'
             )
     if not found:
         return Start('last' if checkpoints.any_was_whole() else None)
@@ -87,6 +88,13 @@ def find_start(
 def _other_data(step: int, metadata: Mapping[str, Any], data: Mapping[str, Any], steps_per_epoch: int) -> str:
     """How the data of a checkpoint differ from those of the command; '' if they do not."""
     old = metadata.get('data')
+    if isinstance(old, Mapping) and (EXTRA_DATA in old) != (EXTRA_DATA in data):
+        with_them = f'{EXTRA_DATA}, {_shown(old.get(EXTRA_DATA, data.get(EXTRA_DATA)))}'
+        return (
+            f'it was trained with {with_them}, and this command has none'
+            if EXTRA_DATA in old
+            else f'it was trained without {with_them}, which this command has'
+        )
     for name, now in data.items() if old is not None else ():
         before = old.get(name) if isinstance(old, Mapping) else None
         if not isinstance(before, Mapping):
@@ -102,7 +110,8 @@ def _other_data(step: int, metadata: Mapping[str, Any], data: Mapping[str, Any],
     return ''
 
 
-def _shown(facts: Mapping[str, Any]) -> str:
+def _shown(facts: Any) -> str:
+    facts = facts if isinstance(facts, Mapping) else {}
     files = facts.get('files')
     where = f' from {", ".join(map(str, files))}' if isinstance(files, Sequence) and files else ''
     return f'{facts.get("images")} images{where} with the digest {facts.get("digest")}'

@@ -47,7 +47,7 @@ class Run:
         history: As in `Workdir`, with what this start changes.
         went_back: Whether it began before a divergence, with another config.
         began_at: The step at which this start began.
-        feed: What the training step takes beside state and carry: resident data, rows of the pass, key.
+        feed: Number of a step -> what it takes beside state and carry (`setup.feed_of`).
     """
 
     ready: Setup
@@ -72,7 +72,7 @@ class Run:
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     went_back: bool = False
     began_at: int = 0
-    feed: Any = ()
+    feed: Any = None
 
     @property
     def epoch_ended(self) -> bool:

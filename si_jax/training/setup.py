@@ -13,18 +13,20 @@ import optax
 from ml_collections import ConfigDict
 
 from si_jax import data, defenses, models
-from si_jax.data import Dataset
+from si_jax.data import Dataset, extra
+from si_jax.data.extra import Extra
+from si_jax.data.stream import Joined, is_streamed
 from si_jax.defenses import Defense
 from si_jax.errors import InputError
 from si_jax.runtime import processes
-from si_jax.runtime.devices import AXIS, check_divisible, compile_step, place_rows
+from si_jax.runtime.devices import AXIS, check_divisible, compile_step, memory
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 from si_jax.training import average, ramps, schedules
 from si_jax.training import free as free  # registers its step
 from si_jax.training.average import Average
 from si_jax.training.awp import Perturbation, perturbation_of
-from si_jax.training.feed import with_resident_data
+from si_jax.training.feed import Batches, Resident, Streamed, with_data
 from si_jax.training.ramps import Ramps
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import step_of
@@ -37,6 +39,7 @@ POSITIVE = {
     'logging': ('every_steps',),
 }
 LARGEST = 2**31 - 1
+EXTRA_DATA = 'extra data'  # in a checkpoint, where a run has any
 
 
 class Setup(NamedTuple):
@@ -54,6 +57,8 @@ class Setup(NamedTuple):
     average: Average | None = None
     ramps: Ramps | None = None
     awp: Perturbation | None = None
+    extra: Extra | None = None
+    streamed: bool = False
 
 
 def setup(config: ConfigDict) -> Setup:
@@ -86,6 +91,7 @@ def setup(config: ConfigDict) -> Setup:
             )
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
+    extra.check(config.data, config.batch_size)
     whole = data.load(config.data.name, 'train', config.data.dir, preprocessing=config.data.preprocessing)
     train, validation = data.split_validation(whole, config.data.validation, config.data.split_seed)
     if config.data.limit:
@@ -93,8 +99,12 @@ def setup(config: ConfigDict) -> Setup:
             images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
         )
     _check_class_weights(config.data.class_weights, train.num_classes)
-    ready = assembled(config, defense, train, validation)
-    for doubt in filter(None, (_copies(train, validation), _not_seen(ready))):
+    more = extra.load(config.data, config.batch_size, train)
+    ready = assembled(config, defense, train, validation, more)
+    doubts = [_copies(train.images, train.files, validation), _not_seen(ready)]
+    if more is not None and not ready.streamed:  # else it would take long to read them all
+        doubts += [_copies(part, more.files, validation) for part in more.images.parts]
+    for doubt in filter(None, doubts):
         if processes.is_first():
             warnings.warn(doubt, stacklevel=2)
     return ready
@@ -115,16 +125,16 @@ def _source(section: ConfigDict) -> data.Source:
     return source
 
 
-def _copies(train: Dataset, validation: Dataset) -> str:
+def _copies(images: np.ndarray, files: Sequence[str], validation: Dataset) -> str:
     """A warning where held-out images are trained on, pixel for pixel; '' where none is."""
     held_out = {image.tobytes() for image in validation.images}
-    known = held_out.intersection(image.tobytes() for image in train.images)
+    known = held_out.intersection(image.tobytes() for image in images)
     count = sum(image.tobytes() in known for image in validation.images)
     if not count:
         return ''
     return (
         f'{count} of {len(validation.labels)} held-out images are also trained on, pixel for pixel, so '
-        f'held-out accuracies are too high. Remove the copies from the training data ({_listed(train.files)})'
+        f'held-out accuracies are too high. Remove the copies from the training data ({_listed(files)})'
     )
 
 
@@ -134,7 +144,7 @@ def _not_seen(ready: Setup) -> str:
     passes, rest = divmod(config.epochs, replays)
     _, last = batch_of_step(ready, config.epochs * ready.steps_per_epoch - 1)
     left = count - (last + 1) * config.batch_size
-    if not rest or left <= 0:
+    if not rest or left <= 0 or ready.extra:  # with extra images an epoch sees a part of the real ones anyway
         return ''
     missed = 'are never seen' if not passes else f'are seen {passes} times, the others {passes + 1}'
     whole = ' or '.join(f'--config.epochs={replays * number}' for number in (passes, passes + 1) if number)
@@ -144,12 +154,22 @@ def _not_seen(ready: Setup) -> str:
     )
 
 
-def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: Dataset) -> Setup:
+def assembled(
+    config: ConfigDict,
+    defense: Defense,
+    train: Dataset,
+    validation: Dataset,
+    more: Extra | None = None,
+) -> Setup:
     """All that is made of a config but its defense and data, with them."""
     model = models.from_config(
         config.model, num_classes=train.num_classes, hypersphere=defense.hypersphere, bn_axis=AXIS
     )
     steps_per_epoch = -(-len(train.labels) // config.batch_size)
+    if more is not None:
+        real = len(train.labels) + len(validation.labels)
+        steps_per_epoch = extra.steps_of_epoch(real, config.batch_size)
+    size = train.images.nbytes + (more.images.nbytes if more is not None else 0)
     length = {'epochs': config.epochs, 'steps_per_epoch': steps_per_epoch}
     schedule, optimiser = schedules.schedule_and_optimiser(config.schedule, config.optimiser, **length)
     growing, defense = ramps.from_config(config.ramp, defense, **length)
@@ -168,6 +188,8 @@ def assembled(config: ConfigDict, defense: Defense, train: Dataset, validation: 
         awp=perturbation_of(
             config.awp, defense, possible=step_of(defense).awp, steps_per_epoch=steps_per_epoch
         ),
+        extra=more,
+        streamed=is_streamed(config.data.stream, size, memory()),
     )
 
 
@@ -185,19 +207,23 @@ def _augmented(section: ConfigDict, train: Dataset) -> Dataset:
 
 def plan(ready: Setup) -> str:
     """What a run reads, and what it is spread over, in a line each."""
-    size, devices = ready.config.batch_size, jax.device_count()
-    return f'data: {_listed(ready.train.files)}\n' + (
+    size, devices, more = ready.config.batch_size, jax.device_count(), ready.extra
+    lines = [f'data: {_listed(ready.train.files)}{", streamed" * ready.streamed}']
+    if more:
+        lines.append(more.words(size))
+    lines.append(
         f'processes: {processes.count()}, devices of each: {jax.local_device_count()} '
         f'({jax.devices()[0].device_kind}), batch: {size}, images a device: {size // devices}, '
         f'steps an epoch: {ready.steps_per_epoch}, epochs: {ready.config.epochs}, '
         f'images: {len(ready.train.labels)}, held out: {len(ready.validation.labels)}'
     )
+    return '\n'.join(lines)
 
 
 def data_facts(ready: Setup) -> dict[str, dict[str, Any]]:
     """What a run depends on beside its config: of each set its count, digest and files, in JSON's types."""
     sets = {'training data': ready.train, 'held-out data': ready.validation}
-    return {
+    facts = {
         name: {
             'images': len(part.labels),
             'digest': digest(part.images, part.labels),
@@ -205,6 +231,10 @@ def data_facts(ready: Setup) -> dict[str, dict[str, Any]]:
         }
         for name, part in sets.items()
     }
+    if more := ready.extra:
+        files = list(more.files)
+        facts[EXTRA_DATA] = {'images': len(more.labels), 'digest': more.digest, 'files': files}
+    return facts
 
 
 def _listed(files: Sequence[str]) -> str:
@@ -212,12 +242,14 @@ def _listed(files: Sequence[str]) -> str:
 
 
 def compile_train_step(ready: Setup) -> Any:
-    """The compiled step of a run: (state, carry, resident data, rows, key) -> (state, carry, metrics).
+    """The compiled step of a run: (state, carry, *feed(step)) -> (state, carry, metrics), with `feed_of`.
 
     The metrics are one array, in the order of `metric_names`: the host fetches and forgets one, not a dozen.
     """
     step = step_of(ready.defense).make(ingredients(ready))
-    whole = with_resident_data(step, ready.train, ready.defense.replays, ready.config.data.cutmix)
+    whole = with_data(
+        step, ready.train, ready.defense.replays, ready.config.data.cutmix, streamed=ready.streamed
+    )
     names = metric_names(ready.defense)
 
     def with_one_array(*given: Any) -> tuple[TrainState, Any, jax.Array]:
@@ -266,17 +298,39 @@ def rows_of_step(ready: Setup, step: int) -> int:
     """How many real images the batch of a step has: fewer in the last one of a pass."""
     _, position = batch_of_step(ready, step)
     size = ready.config.batch_size
+    if ready.extra:
+        return size
     return min(size, len(ready.train.labels) - position * size)
 
 
-def batches_of_pass(ready: Setup, number: int) -> tuple[Any, np.ndarray, np.ndarray]:
-    """The batches of a pass over the data: on the devices, and there as indices [S, B] and mask [S, B]."""
+def batches_of_pass(ready: Setup, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """The batches of a pass over the data: indices [S, B] and mask [S, B].
+
+    Indices of extra images are those behind the real ones.
+    """
+    seed, size, count = ready.config.seed, ready.config.batch_size, len(ready.train.labels)
+    if ready.extra:
+        steps = ready.steps_per_epoch
+        indices = ready.extra.batches(number, count, steps=steps, batch_size=size, seed=seed)
+        return indices, np.ones(indices.shape, bool)
     if ready.config.data.balanced:
-        order = data.balanced_order(ready.config.seed, number, ready.train.labels)
+        order = data.balanced_order(seed, number, ready.train.labels)
     else:
-        order = data.epoch_order(ready.config.seed, number, len(ready.train.labels))
-    indices, mask = data.epoch_batches(order, ready.config.batch_size)
-    return place_rows((indices.T, mask.T)), indices, mask
+        order = data.epoch_order(seed, number, count)
+    return data.epoch_batches(order, size)
+
+
+def feed_of(ready: Setup) -> Resident | Streamed:
+    """What the compiled step of a run takes beside state and carry, by the number of the step."""
+    images, labels = [ready.train.images], [ready.train.labels]
+    if ready.extra:
+        images += ready.extra.images.parts
+        labels.append(ready.extra.labels)
+    batches = Batches(
+        lambda number: batches_of_pass(ready, number), ready.steps_per_epoch, ready.defense.replays
+    )
+    kind = Streamed if ready.streamed else Resident
+    return kind(Joined(images), np.concatenate(labels), batches, ready.config.seed)
 
 
 def initial_state(ready: Setup) -> TrainState:

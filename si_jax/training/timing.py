@@ -4,7 +4,6 @@ Measured on the compiled training step itself, with adversarial training's objec
 with few and one with many attack steps, in turns.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from si_jax import defenses
 from si_jax.cost import flops
 from si_jax.cost.planning import Machine, model_of, source_of
 from si_jax.defenses import DEFENSES, Defense
-from si_jax.runtime.devices import place_rows, replicate
+from si_jax.runtime.devices import memory, place_rows, replicate
 from si_jax.training.setup import Setup, assembled, compile_train_step, initial_carry, initial_state
 
 FEW, MANY = 2, 8  # attack steps
@@ -48,7 +47,7 @@ def machine_of(config: ConfigDict, few: float, many: float) -> Machine:
         name='CPU' if jax.default_backend() == 'cpu' else jax.local_devices()[0].device_kind,
         attack=2 * flop / attack_step,
         update=flops.training_passes(DEFENSES['at'], 0).update * flop / update,
-        memory=os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / devices,
+        memory=memory(),
         link=None,
         accelerator=jax.default_backend() != 'cpu',
     )
@@ -58,7 +57,7 @@ def synthetic(config: ConfigDict, attack_steps: int, row: Defense | None = None)
     """What a run of a defense (by default AT) needs, with one batch of random pixels; nothing of it grows."""
     config = config.copy_and_resolve_references()
     config.attack.steps = attack_steps
-    config.data.cutmix = 0
+    config.data.update(cutmix=0, stream='never')
     config.ramp.update(eps=(), step_size=(), steps=(), weights=(), terms='')
     source = source_of(config)
     if row is None:

@@ -28,7 +28,10 @@ from si_jax.training.recipes import completed
 # What a resumed run may change: fields, or sections with all that they hold. None of them changes a step that
 # was already taken. `epochs` does move the schedule of the steps to come: its boundaries are fractions of it.
 # Of a data set that is registered in a file, checkpoints hold the digest of the images: the file may change.
-MAY_CHANGE = ('epochs', 'data.dir', 'data.code', 'data.code_digest', 'workdir', 'logging', 'checkpoint')
+MAY_CHANGE = (
+    'epochs', 'data.dir', 'data.code', 'data.code_digest', 'data.extra', 'data.stream', 'workdir', 'logging',
+    'checkpoint',
+)  # fmt: skip
 # What it may change beside these after a divergence, as the message about one advises.
 AFTER_DIVERGENCE = ('schedule.peak', 'optimiser.clip_norm', 'model.dtype')
 LONGEST_NAME = 100  # letters; file systems take 255 for the two that are joined

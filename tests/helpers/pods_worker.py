@@ -35,11 +35,9 @@ def train(config) -> dict[str, np.ndarray]:
     )
     state = devices.replicate(TrainState(**state._asdict()))
     carry = devices.shard_rows(setup.initial_carry(ready))
-    resident = devices.replicate((ready.train.images, ready.train.labels))
-    key, step = devices.replicate(jax.random.key(config.seed)), setup.compile_train_step(ready)
+    feed, step = setup.feed_of(ready), setup.compile_train_step(ready)
     for number in range(STEPS):
-        rows, _, _ = setup.batches_of_pass(ready, setup.batch_of_step(ready, number)[0])
-        state, carry, metrics = step(state, carry, resident, rows, key)
+        state, carry, metrics = step(state, carry, *feed(number))
     leaves = jax.tree_util.tree_leaves_with_path((state, devices.join_rows(carry), metrics))
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 

@@ -21,7 +21,7 @@ from si_jax.training.average import Average
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.loop import run
 from si_jax.training.recompute import Recompute
-from si_jax.training.setup import batches_of_pass, ingredients, initial_state, setup
+from si_jax.training.setup import feed_of, ingredients, initial_state, setup
 from si_jax.training.validation import HeldOut
 
 R1 = Average('ema', 0.995, start=2.5, ramp=True, batch_stats='live', steps_per_epoch=4)
@@ -186,10 +186,8 @@ def test_recomputed_statistics_are_those_of_the_batches_of_the_epoch():
     torch = pytest.importorskip('torch', reason='the convolution is one of PyTorch')
     ready = setup(config('standard', **{'average.kind': 'swa', 'average.batch_stats': 'recompute'}))
     train = ready.train
-    resident, key = devices.replicate(((train.images, train.labels), jax.random.key(0)))
     recompute = Recompute(ingredients(ready), train, 1)
-    feed = resident, batches_of_pass(ready, 1)[0], key
-    kept = recompute(devices.replicate(initial_state(ready).average), feed, range(3, 6))
+    kept = recompute(devices.replicate(initial_state(ready).average), feed_of(ready), range(3, 6))
     kernel = torch.tensor(np.asarray(kept['params']['conv1']['kernel'])).permute(3, 2, 0, 1)
     rows, mask = epoch_batches(epoch_order(0, 1, 20), 8)
     means, variances = [], []

@@ -12,7 +12,7 @@ from si_jax.defenses import DEFENSES, with_he, with_si
 from si_jax.errors import InputError
 from si_jax.runtime import devices
 from si_jax.training import recipes
-from si_jax.training.feed import with_resident_data
+from si_jax.training.feed import with_data
 from si_jax.training.setup import setup
 
 
@@ -58,7 +58,7 @@ def mixtures(count, number=2):
     def step(state, carry, batch):
         return state, carry, batch._replace(keys=jax.random.key_data(batch.keys))
 
-    call = with_resident_data(step, train, 1, number)
+    call = with_data(step, train, 1, number)
     used = jax.devices()[:count]
     whole, rows = PartitionSpec(), PartitionSpec(devices.AXIS)
 

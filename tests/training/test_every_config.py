@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from si_jax.runtime import devices
-from si_jax.training.setup import batches_of_pass, compile_train_step, initial_carry, initial_state, setup
+from si_jax.training.setup import compile_train_step, feed_of, initial_carry, initial_state, setup
 from si_jax.training.update import Calendar, metric_names
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
@@ -29,6 +29,7 @@ def images(tmp_path_factory):
             pixels = rng.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
             labels = rng.integers(0, classes, count).astype(np.uint8)
             np.savez(folder / f'{name}_{split}.npz', images=pixels, labels=labels)
+    np.savez(folder / 'extra.npz', image=pixels.repeat(3, 0), label=np.arange(24) % 10)
     return folder
 
 
@@ -39,12 +40,8 @@ def take_a_step(config, images, **changes):
     ready = setup(config)
     state = devices.replicate(initial_state(ready))
     before = jax.device_get(state.params)
-    resident = devices.replicate((ready.train.images, ready.train.labels))
-    rows, _, _ = batches_of_pass(ready, 0)
     carry = devices.shard_rows(initial_carry(ready))
-    state, _, metrics = compile_train_step(ready)(
-        state, carry, resident, rows, devices.replicate(jax.random.key(0))
-    )
+    state, _, metrics = compile_train_step(ready)(state, carry, *feed_of(ready)(0))
     assert int(state.step) == 1 and int(state.bad_step) == -1
     assert metrics.dtype == jnp.dtype('float32')
     metrics = dict(zip(metric_names(ready.defense), metrics.tolist(), strict=True))
@@ -58,6 +55,8 @@ def take_a_step(config, images, **changes):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_takes_a_step(name, images):
     config = importlib.import_module(f'configs.{name}').get_config('small_cnn')
+    if config.data.extra:  # of a recipe with generated images
+        config.data.extra = str(images / 'extra.npz')
     ready, state, metrics = take_a_step(config, images, **{'model.width': 2})
     method, _, dataset = name.rpartition('_')
     assert ready.train.name == dataset and ready.train.num_classes == (100 if dataset == 'cifar100' else 10)

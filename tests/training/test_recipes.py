@@ -72,6 +72,16 @@ NEWER = {
         'defense.start': 'gaussian', 'defense.passes': 'adv,nat,nat', 'defense.weights.natural_ce': 1.0,
         'defense.weights.kl': 6.0, 'defense.weights.adversarial_ce': 'absent',
     },
+    'wang2023_cifar10': {
+        'epochs': 400, 'batch_size': 512, 'data.extra': 'required', 'data.validation': 1024,
+        'model.arch': 'wrn_28_10', 'model.activation': 'silu', 'model.bn_momentum': 0.01,
+        'model.bn_first_step': True, 'defense.name': 'trades', 'defense.weights.natural_ce': 1.0,
+        'defense.weights.kl': 5.0, 'defense.weights.adversarial_ce': 'absent', 'defense.passes': 'nat,adv',
+        'defense.attack_bn': 'train', 'defense.smoothing': 0.1, 'optimiser.decay': 'no_bn',
+        'optimiser.momentum': 0.95, 'optimiser.cycle_momentum': True, 'optimiser.nesterov': True,
+        'schedule.kind': 'one_cycle', 'schedule.every': 'epoch', 'schedule.peak': 0.2,
+        'schedule.peak_at': 0.025, 'schedule.boundaries': (74 / 90,), 'average.kind': 'ema',
+    },
 }  # fmt: skip
 NEWER['ellea_cifar10'] = NEWER['elle_cifar10'] | {
     'defense.name': 'ellea', 'defense.weights.nonlinearity': 4000.0
@@ -197,7 +207,8 @@ def test_recipes_beyond_the_paper(run):
     assert (other.model.arch, other.model.variant, other.defense.si) == ('small_cnn', '', True)
     text = importlib.import_module(f'configs.{run.replace("ellea", "elle")}').__doc__
     shown = f'python train.py --config=configs/{run}.py'.replace('ellea', 'elle')
-    assert f'{shown}\n' in text and f'{shown}:{config.model.arch},si\n' in text
+    more = ' --config.data.extra=1m.npz' * bool(config.data.extra)
+    assert f'{shown}{more}\n' in text and f'{shown}:{config.model.arch},si{more}\n' in text
 
 
 def test_the_command_for_ellea_is_its_recipe():
@@ -254,6 +265,10 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'limit': 0,
             'balanced': False,
             'cutmix': 0,
+            'extra': '',
+            'extra_share': 0.7,
+            'extra_draws': 'uniform',
+            'stream': 'auto',
             'class_weights': (),
         },
         'model': {

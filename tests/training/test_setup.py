@@ -84,7 +84,7 @@ def test_replays_that_leave_images_out_are_counted(epochs, words):
     assert words in str(caught[0].message)
     seen = [batch_of_step(ready, step) for step in range(epochs * ready.steps_per_epoch)]
     last = {batch for number, batch in seen if number == seen[-1][0]}
-    _, indices, mask = batches_of_pass(ready, seen[-1][0])
+    indices, mask = batches_of_pass(ready, seen[-1][0])
     assert int(words.split()[0]) == 1200 - len(set(indices[sorted(last)][mask[sorted(last)]]))
 
 
