@@ -42,6 +42,7 @@ NETWORK = {
     ),
     'torch_checkpoint': Flag('FILE', 'PyTorch weights, of torch.save or safetensors'),
     'checkpoint': Flag('WHICH', 'of --workdir: best, last or a step', default='best'),
+    'weights': Flag('WHICH', 'of --workdir, if it averaged its weights: average or live (default: average)'),
     'arch': Flag(
         'NAME', 'of --torch_checkpoint: resnet18, resnet50, preact_resnet18, wrn_<depth>_<width>, small_cnn'
     ),
@@ -76,6 +77,7 @@ class Subject:
     model: str | None
     torch_checkpoint: str | None
     checkpoint: str
+    weights: str | None
     arch: str | None
     variant: str | None
     normalise: str | None
@@ -152,8 +154,10 @@ def load(subject: Subject) -> Loaded:
     dataset, data_dir, eps, norm = subject.dataset, subject.data_dir, subject.eps, subject.norm
     hint, folder = '', Path('evaluation')
     saved = workdir or (model if model is not None and _is_saved(model) else None)
+    if subject.weights is not None and saved is None:
+        raise InputError(f'--weights={subject.weights} belongs to --workdir: leave it out, or give that one')
     if saved is not None:
-        classifier = load_model(saved, subject.checkpoint)
+        classifier = load_model(saved, subject.checkpoint, weights=subject.weights)
         config = classifier.config
         if dataset in (None, config.data.name):
             dataset, data_dir = config.data.name, data_dir or config.data.dir
@@ -164,8 +168,10 @@ def load(subject: Subject) -> Loaded:
         else:
             about = {'workdir': workdir, 'checkpoint': subject.checkpoint, 'step': classifier.step}
             stem, folder = subject.checkpoint, Path(workdir) / 'evaluation'
-        if config.average.kind:
-            about['weights'] = f'average: {config.average.kind}'
+        about |= {'weights': classifier.weights} if classifier.weights else {}
+        about |= {'init_from': classifier.init_from} if classifier.init_from else {}
+        if classifier.weights == 'live':
+            stem = f'{stem}-live'
     else:
         if dataset is None:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
