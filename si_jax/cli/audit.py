@@ -75,6 +75,7 @@ def run_audit(
                 loaded.classifier,
                 loaded.images[:count],
                 loaded.labels[:count],
+                indices=None if loaded.indices is None else loaded.indices[:count],
                 progress=True,
                 state_path=state,
                 transfer_from=others,

@@ -244,6 +244,7 @@ def run(
                 loaded.classifier,
                 loaded.images,
                 loaded.labels,
+                indices=loaded.indices,
                 attacks=given,
                 eps=loaded.threat.eps,
                 norm=loaded.threat.norm,

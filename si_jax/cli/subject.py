@@ -7,16 +7,16 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 
 from si_jax import data, models
 from si_jax.attacks.pgd import Attack
 from si_jax.auditing.report import Audit
 from si_jax.cli import outputs
+from si_jax.cli.selection import select
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import with_logit_scale
-from si_jax.evaluation.request import check_count
+from si_jax.evaluation.pixels import Pixels
 from si_jax.evaluation.result import Result
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
@@ -38,12 +38,14 @@ NETWORK = {
     ),
     'torch_checkpoint': Flag('FILE', 'PyTorch weights, of torch.save or safetensors'),
     'checkpoint': Flag('WHICH', 'of --workdir: best, last or a step', default='best'),
+    'weights': Flag('WHICH', 'of --workdir, if it averaged its weights: average or live (default: average)'),
     'arch': Flag(
         'NAME', 'of --torch_checkpoint: resnet18, resnet50, preact_resnet18, wrn_<depth>_<width>, small_cnn'
     ),
     'variant': Flag('NAME', 'of --arch, where two have the same names (the error lists them)'),
     'normalise': Flag(
-        'NAME', 'what the authors of the checkpoint do to images: none, cifar10 or 2x-1 (default: none)'
+        'NAME',
+        'what its authors do to images: none, cifar10, imagenet or 2x-1 (default: none)',
     ),
     'stated_clean': Flag(
         'FRACTION', 'the clean accuracy that they state: the result warns if this one is far below', fraction
@@ -65,7 +67,11 @@ IMAGES = {
     'preprocessing': Flag(
         'NAME', "of images of several sizes, such as Res256Crop224 (default: the run's, or none)"
     ),
-    'num_examples': Flag('N', 'only the first N images (default: all, 200 with --audit)', int),
+    'num_examples': Flag('N', 'only N images (default: all, 200 with --audit)', int),
+    'sample': Flag('WHICH', 'of --num_examples: the first, or random ones', default='first'),
+    'sample_seed': Flag('N', 'of --sample=random', int, 0),
+    'images': Flag('FILE.txt', 'a list of images, one a line: their numbers, or class/file'),
+    'class_map': Flag('FILE.json', 'class (its name or number) to the index of an output of the network'),
     'eps': Flag(None, "radius in the pixel range [0, 1] (default: the run's, or 8/255)", fraction),
     'norm': Flag(None, "linf or l2, not l1 (default: the run's, or linf)"),
 }
@@ -79,6 +85,7 @@ class Subject:
     model: str | None
     torch_checkpoint: str | None
     checkpoint: str
+    weights: str | None
     arch: str | None
     variant: str | None
     normalise: str | None
@@ -88,6 +95,10 @@ class Subject:
     data_dir: str | None
     preprocessing: str | None
     num_examples: int | None
+    sample: str
+    sample_seed: int
+    images: str | None
+    class_map: str | None
     eps: float | None
     norm: str | None
 
@@ -96,19 +107,33 @@ class Subject:
         """Takes its fields out of parsed flags, and leaves the others."""
         return cls(**{name: arguments.pop(name) for name in (*NETWORK, *IMAGES)})
 
+    def selection(self) -> dict[str, Any]:
+        """What `selection.select` takes."""
+        names = 'num_examples', 'images', 'sample', 'sample_seed', 'class_map'
+        return {name: getattr(self, name) for name in names}
+
     def reads(self) -> list[str | None]:
         """The files and folders that it names."""
         _, _, place = (self.dataset or '').partition(':')
-        places = [self.workdir, self.torch_checkpoint, self.data_dir, place or None]
-        return [*places, *outputs.of_model(self.model)]
+        files = [
+            self.workdir,
+            self.torch_checkpoint,
+            self.data_dir,
+            place or None,
+            self.images,
+            self.class_map,
+        ]
+        return [*files, *outputs.of_model(self.model)]
 
 
 class Loaded(NamedTuple):
     """A subject that was read: its network, with images and their labels."""
 
     classifier: Any
-    images: np.ndarray  # [N, H, W, C], in [0, 1]: the first ones of the test split
+    images: Pixels  # [N, H, W, C], in [0, 1], of the test split
     labels: np.ndarray  # [N]
+    indices: np.ndarray | None  # [N], the numbers of the images; None for the first ones
+    selected: dict[str, Any]  # how they were chosen, in JSON's types; {} for the first ones
     dataset: str
     threat: Threat  # the ball that was asked for, or that of the run
     about: dict[str, Any]  # where the network came from, in JSON's types
@@ -120,14 +145,14 @@ class Loaded(NamedTuple):
     def path(self, output: str | None, name: str, settings: dict[str, Any]) -> Path:
         """The file of a result; unless one is given, other settings have another."""
         choice = {'dataset': self.dataset, 'eps': self.threat.eps, 'norm': self.threat.norm, **settings}
-        choice |= {key: self.about[key] for key in ('logit_scale',) if key in self.about}
+        choice |= {key: self.about[key] for key in ('logit_scale',) if key in self.about} | self.selected
         digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
         return Path(output) if output else self.folder / f'{self.stem}-{name}-{digest}.json'
 
     def named(self, result: Measured) -> Measured:
         """The result with the names of its data set and network."""
         names = {'class_names': list(self.classes)} if self.classes else {}
-        described = {'name': self.dataset, 'split': 'test', **result.dataset, **names}
+        described = {'name': self.dataset, 'split': 'test', **self.selected, **result.dataset, **names}
         return dataclasses.replace(result, dataset=described, model=self.about)
 
 
@@ -163,8 +188,10 @@ def load(subject: Subject) -> Loaded:
     section: dict[str, Any] = {}  # of the run's config, where its own data set is asked for
     hint, folder = '', Path('evaluation')
     saved = workdir or (model if model is not None and _is_saved(model) else None)
+    if subject.weights is not None and saved is None:
+        raise InputError(f'--weights={subject.weights} belongs to --workdir: leave it out, or give that one')
     if saved is not None:
-        classifier = load_model(saved, subject.checkpoint)
+        classifier = load_model(saved, subject.checkpoint, weights=subject.weights)
         config = classifier.config
         if dataset in (None, config.data.name):
             dataset, section = config.data.name, config.data.to_dict()
@@ -178,8 +205,10 @@ def load(subject: Subject) -> Loaded:
         else:
             about = {'workdir': workdir, 'checkpoint': subject.checkpoint, 'step': classifier.step}
             stem, folder = subject.checkpoint, Path(workdir) / 'evaluation'
-        if config.average.kind:
-            about['weights'] = f'average: {config.average.kind}'
+        about |= {'weights': classifier.weights} if classifier.weights else {}
+        about |= {'init_from': classifier.init_from} if classifier.init_from else {}
+        if classifier.weights == 'live':
+            stem = f'{stem}-live'
     else:
         if dataset is None:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
@@ -189,7 +218,8 @@ def load(subject: Subject) -> Loaded:
         Threat(norm, eps).check(source.shape)
         if model is not None:
             make = load_attribute(model, 'model')
-            _count(subject, data.load(dataset, 'test', **options), dataset)  # before its network is traced
+            test = data.load(dataset, 'test', **options)
+            select(test, **subject.selection())  # before its network is traced
             classifier = made_by(make, source.shape)
             about, stem = {'model': model}, _name_of(model)
         else:
@@ -205,7 +235,7 @@ def load(subject: Subject) -> Loaded:
                 subject.arch,
                 normalise=normalise,
                 variant=subject.variant,
-                num_classes=source.num_classes,
+                num_classes=None if subject.class_map else source.num_classes,
                 image_shape=source.shape,
             )
             about = {'torch_checkpoint': torch_checkpoint, **of_checkpoint, 'normalise': normalise}
@@ -223,18 +253,21 @@ def load(subject: Subject) -> Loaded:
         test = data.load(dataset, 'test', **options)
     threat = Threat(norm, eps)
     threat.check(test.images.shape[1:])
-    count = _count(subject, test, dataset)
-    images = np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale))
-    labels = test.labels[:count]
-    return Loaded(classifier, images, labels, dataset, threat, about, stem, folder, hint, test.classes)
-
-
-def _count(subject: Subject, test: Any, dataset: str) -> int:
-    """How many of the test images are wanted."""
-    count, there = subject.num_examples, len(test.labels)
-    if count is not None and check_count('num_examples', count) > there:
-        raise InputError(f'num_examples={count} is more than the {there} images of {dataset}')
-    return there if count is None else count
+    chosen = select(test, **subject.selection())
+    return Loaded(
+        classifier=classifier,
+        images=Pixels(chosen.images, test.scale),
+        labels=chosen.labels,
+        indices=chosen.indices,
+        selected=chosen.about,
+        dataset=dataset,
+        threat=threat,
+        about=about,
+        stem=stem,
+        folder=folder,
+        hint=hint,
+        classes=() if subject.class_map else test.classes,  # labels are outputs of the network then
+    )
 
 
 def load_classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model') -> Any:

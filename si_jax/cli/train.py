@@ -110,8 +110,9 @@ def main(argv: list[str]) -> int:
 
 def train() -> int:
     from si_jax.runtime import compilation_cache
+    from si_jax.training import initial
     from si_jax.training.loop import DivergedError, run, setup_everywhere
-    from si_jax.training.setup import plan
+    from si_jax.training.setup import initial_weights, plan
 
     config_file, _, arch = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     overrides = config_flags.get_override_values(flags.FLAGS['config'])
@@ -121,7 +122,10 @@ def train() -> int:
     compilation_cache.enable()
     processes.say(f'workdir: {workdir}')
     if DRY_RUN.value:
-        processes.say(plan(setup_everywhere(CONFIG.value)))
+        ready = setup_everywhere(CONFIG.value)
+        processes.say(plan(ready))
+        if start := initial_weights(ready):
+            processes.say(f'start: {initial.words(start.record)}')
         return terminal.OK
     try:
         run(CONFIG.value, workdir, flags.FLAGS['profile'].value)

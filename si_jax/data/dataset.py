@@ -24,11 +24,13 @@ class Arrays(NamedTuple):
         images: uint8 [N, H, W, C].
         labels: Integers [N].
         files: Where they were read: files in their order, or a folder or package that has them.
+        names: [N], of the images, such as `class/file`; () if they have none.
     """
 
     images: np.ndarray
     labels: np.ndarray
     files: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 class Loader(Protocol):
@@ -77,11 +79,16 @@ class Source(NamedTuple):
     code_digest: str = ''
 
     def dataset(
-        self, name: str, images: np.ndarray, labels: np.ndarray, files: tuple[str, ...] = ()
+        self,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray,
+        files: tuple[str, ...] = (),
+        names: tuple[str, ...] = (),
     ) -> 'Dataset':
         """These images as the data set `name`."""
         own = self.num_classes, self.scale, self.crop, self.flip
-        return Dataset(name, images, labels, *own, files, self.classes)
+        return Dataset(name, images, labels, *own, files, self.classes, names)
 
     def load(self, name: str, split: str, folder: str | pathlib.Path | None) -> 'Dataset':
         """One split, read and checked.
@@ -90,11 +97,10 @@ class Source(NamedTuple):
             InputError: The reader refuses, or what it gives is not what the row says.
         """
         what = f'the {split} split of {name}'
-        images, labels, files = arrays_of(self.read(split, folder), self.shape, what)
+        images, labels, files, names = arrays_of(self.read(split, folder), self.shape, what)
         labels = checked(what, images, labels, self.shape, self.num_classes, self.scale)
-        return self.dataset(
-            name, images, labels, files or tuple(filter(None, (self.code or self.described,)))
-        )
+        files = files or tuple(filter(None, (self.code or self.described,)))
+        return self.dataset(name, images, labels, files, names)
 
 
 class Dataset(NamedTuple):
@@ -105,7 +111,7 @@ class Dataset(NamedTuple):
         images: uint8 [N, H, W, C], from 0 to `scale`.
         labels: int32 [N], from 0 to `num_classes` - 1.
         num_classes, scale, crop, flip, classes: As in `Source`.
-        files: As in `Arrays`.
+        files, names: As in `Arrays`.
     """
 
     name: str
@@ -117,6 +123,7 @@ class Dataset(NamedTuple):
     flip: bool
     files: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
 
 def arrays_of(found: Any, shape: tuple[int, ...], what: str) -> Arrays:

@@ -153,4 +153,5 @@ def _read(
         if which:
             more = f' and {len(which) - 1} more of {len(files)} images' * (len(which) > 1)
             raise InputError(f'{which[0]}{more} {advice[kind]}')
-    return Arrays(images, np.array([one.label for one in files]), (str(folder),))
+    names = tuple(one.path.relative_to(folder).as_posix() for one in files)
+    return Arrays(images, np.array([one.label for one in files]), (str(folder),), names)

@@ -62,7 +62,7 @@ class Cascade:
         clean, classes = network.clean, request.classes
         correct, broken_by = clean.copy(), np.full(len(clean), -1, np.int8)
         queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
-        kept = network.images.copy() if request.keep else np.zeros((0, *network.images.shape[1:]))
+        kept = np.array(network.images) if request.keep else np.zeros((0, *network.images.shape[1:]))
         tables, gradients, largest, seconds = [], [], 0.0, {}
         for number, stage in enumerate(self.stages):
             began = time.perf_counter()
@@ -132,7 +132,7 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
         targets = ranks.T.astype(np.int32)
 
     alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
-    images = np.zeros_like(network.images) if request.keep else np.zeros((0,))
+    images = np.zeros(network.images.shape, network.images.dtype) if request.keep else np.zeros((0,))
     zero, not_finite = attacked.copy(), np.zeros(count, bool)
     forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, classes)
     apply, shared = network.surrogate(row.calibrated)
@@ -161,7 +161,7 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
         final = outcome.final
         return {
             'broken': outcome.broken,
-            'images': outcome.images[: len(outcome.images) * request.keep],
+            'images': outcome.images if request.keep else outcome.images[:0].copy(),
             # An attack that measures distances goes on after its first success.
             'queries': outcome.queries if final is None else final.queries,
             'forward_passes': outcome.queries.sum(),

@@ -56,6 +56,7 @@ def evaluate(
     progress: bool = False,
     devices: Sequence[jax.Device] | None = None,
     layout: str | None = None,
+    scale: int | None = None,
 ) -> Result:
     """Measures the accuracy of a classifier on clean images and under attacks.
 
@@ -75,7 +76,8 @@ def evaluate(
             torch.nn.Module, [B, C, H, W] in [0, 1] -> logits, which is translated in evaluation mode; or a
             `BlackBox`, for attacks without gradients.
         images: [N, H, W, C], floating, in [0, 1], of NumPy, JAX or PyTorch. Evaluated in float32, or in
-            float64 if they are and JAX has it enabled. What is outside of [0, 1] by at most 1e-6 is clipped,
+            float64 if they are and JAX has it enabled. Or uint8 with their `scale`: they stay bytes, and a
+            chunk at a time becomes float32. What is outside of [0, 1] by at most 1e-6 is clipped,
             and the result says so.
         labels: [N], integer, in [0, K).
         attacks: Names in the tables of `si_jax.attacks.registry`, as a sequence or a comma string. A
@@ -116,6 +118,7 @@ def evaluate(
         layout: 'nhwc' or 'nchw': of `images`, of the images that are returned, and of those that callables of
             yours are given, classifiers and attacks. If None it is 'nhwc'; for a torch.nn.Module, images
             [N, C, H, W] are recognised.
+        scale: Of uint8 images the stored value of white, 255 as a rule; None for floating ones.
 
     Returns:
         The `Result`.
@@ -149,6 +152,7 @@ def evaluate(
         return_images=return_images,
         devices=devices,
         layout=layout_of(layout, classifier, images),
+        scale=scale,
     )
     shown = progress and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.

@@ -16,6 +16,7 @@ from si_jax.attacks.facts import Facts
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
 from si_jax.evaluation.intervals import wilson
+from si_jax.evaluation.pixels import Images
 from si_jax.evaluation.result import AttackRecord, GradientCounts
 from si_jax.evaluation.tolerances import FLOAT32, disagreement, gaps
 from si_jax.outputs import Outputs
@@ -195,7 +196,7 @@ def check_compiled(compiled: Any, eager: Any, coarse: float = FLOAT32) -> None:
         )
 
 
-def check_finite(logits: Any, images: np.ndarray, indices: np.ndarray, what: str) -> None:
+def check_finite(logits: Any, images: Images, indices: np.ndarray, what: str) -> None:
     """Raises InputError with the first of the images, by its index, whose logits [B, K] are not finite.
 
     The error has the image itself as its `image`.

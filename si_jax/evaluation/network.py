@@ -8,6 +8,7 @@ counts a success that is none.
 import dataclasses
 import functools
 import hashlib
+import math
 import re
 import zlib
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation import cosines, gates, packing
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
+from si_jax.evaluation.pixels import Images
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.surrogate import Surrogate, backward_of, check_stand_in
@@ -37,9 +39,12 @@ Array = jax.Array
 _VERIFICATION = 2
 # In an identity: the name of the program whose gradient is followed.
 PROGRAM = "the program of the classifier's gradient"
-# Images in a unit of work that is saved, in whole chunks.
+# Images in a unit of work that is saved, in whole chunks, and bytes that they have at most: an attack holds
+# about ten arrays of their size.
 GROUP = {'cpu': 512}
 GROUP_ACCELERATOR = 4096
+GROUP_BYTES = {'cpu': 2**25}
+GROUP_BYTES_ACCELERATOR = 2**26
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -118,7 +123,7 @@ class Network:
         )
 
     @property
-    def images(self) -> np.ndarray:
+    def images(self) -> Images:
         return self.request.images
 
     @functools.cached_property
@@ -205,7 +210,7 @@ class Network:
 
     def _classify(
         self,
-        images: np.ndarray,
+        images: Images,
         keys: np.ndarray,
         on_share: Callable[[float], None] = lambda share: None,
     ) -> dict[str, np.ndarray]:
@@ -269,9 +274,20 @@ class Network:
         number = None if name is None else np.uint32(zlib.crc32(name.encode()))
         return np.asarray(_run_keys(self._key, self.request.indices, number, run))
 
+    @functools.cached_property
+    def group(self) -> int:
+        """How many images at most are worked on, and saved, together."""
+        most = GROUP_BYTES.get(self.devices[0].platform, GROUP_BYTES_ACCELERATOR)
+        image = math.prod(self.images.shape[1:]) * self.images.dtype.itemsize
+        return min(self._usual_group, max(most // image, self.request.chunk))
+
+    @property
+    def _usual_group(self) -> int:
+        return GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
+
     def groups(self, rows: np.ndarray) -> list[np.ndarray]:
         """The rows in the groups that are worked on, and saved, together: some for each process."""
-        chunk, wanted = self.request.chunk, GROUP.get(self.devices[0].platform, GROUP_ACCELERATOR)
+        chunk, wanted = self.request.chunk, self.group
         if self.shares > 1:
             wanted = -(-min(wanted, -(-len(rows) // self.shares)) // chunk) * chunk
         size = max(wanted // chunk, 1) * chunk
@@ -346,6 +362,7 @@ class Network:
             'weights': digest(*self.traced.weights, *self._stand_in_weights),
             'data': digest(self.images, self.labels, self.request.indices),
             'images at once': self.request.chunk,
+            **({'images in a unit': self.group} if self.group < self._usual_group else {}),
             **({'processes': self.shares} if self.shares > 1 else {}),
         }
 

@@ -85,7 +85,8 @@ class OnAllImages(abc.ABC):
         """
         images, keys = found['images'], network.keys(restart)[rows]
         correct, largest = network.confirm(rows, images, keys, request.threat, self.name)
-        kept = images[: len(images) * request.keep]
+        # A copy, as a view would keep all of them.
+        kept = images if request.keep else images[:0].copy()
         return found | {'correct': correct, 'largest': np.float64(largest), 'images': kept}
 
     def run(self, network: Network, request: Request) -> Outcome:
@@ -215,6 +216,7 @@ def count_gradients(attacked: np.ndarray, zero: np.ndarray, not_finite: np.ndarr
 def with_gradient(network: Network) -> list[str]:
     """The attacks of `ADVISED` whose gradient is there, and finite, at the correctly classified images."""
     rows, (apply, shared) = np.flatnonzero(network.clean)[:MOST_LOOKED_AT], network.surrogate()
+    rows = rows[: network.group]
     arrays = network.images[rows], network.labels[rows], network.keys(0)[rows]
 
     def share_of_zero(row: Attack) -> float:

@@ -4,6 +4,7 @@ Each check raises `InputError` with the value, the limit and the remedy.
 """
 
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,6 +20,7 @@ from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.classifier import PRECISIONS, Classifier, as_array, classifier_of
+from si_jax.evaluation.pixels import Images, Pixels
 from si_jax.evaluation.state import begun
 from si_jax.interop.loading import is_torch_module
 from si_jax.threat import Threat, ball_of
@@ -30,6 +32,9 @@ AttackFunction = Callable[[Any, jax.Array, jax.Array, Threat, jax.Array], Any]
 # has one of its own, and few rows are filling.
 CHUNK = {'cpu': 16}
 CHUNK_ACCELERATOR = 512
+# What the chunks of a device may take: of memory for each pixel of an image about what the gradient of a
+# ResNet-50 takes, and of an accelerator all that it has. The CPU has one chunk for each core.
+PIXEL_BYTES, CHUNK_BYTES = 8000, {'cpu': 2**29}
 GPUS = ('gpu', 'cuda', 'rocm')
 # Names that the files of a result use for something else.
 TAKEN = ('clean', 'worst_case', 'labels', 'indices')
@@ -54,7 +59,7 @@ class Request:
         names: The attacks in order.
         custom: The user's own attacks by name.
         sources: The classifiers that adversarial images come from, by the names of their rows.
-        images: [N, H, W, C], float32 or float64, in [0, 1].
+        images: [N, H, W, C], float32 or float64, in [0, 1]; of `Pixels` what is taken is.
         labels: [N], int64.
         indices: [N], uint32, the number of each image.
         keep: Whether the adversarial images are wanted.
@@ -70,7 +75,7 @@ class Request:
     names: tuple[str, ...]
     custom: dict[str, Attack | AttackFunction]
     sources: dict[str, Classifier]
-    images: np.ndarray
+    images: Images
     labels: np.ndarray
     indices: np.ndarray
     threat: Threat
@@ -113,6 +118,7 @@ class Request:
         return_images: bool = False,
         devices: Sequence[jax.Device] | None = None,
         layout: str | None = None,
+        scale: int | None = None,
     ) -> 'Request':
         """Checks the arguments of `evaluate` that have these names.
 
@@ -122,7 +128,7 @@ class Request:
         names, custom = parse_attacks(attacks)
         layout = layout or _told_from(_shape(images))
         sources = parse_sources(transfer_from, layout)
-        images, notes = check_images(images, layout)
+        images, notes = check_images(images, layout, scale)
         labels = check_labels(labels, len(images))
         indices = check_indices(indices, len(images))
         eps = check_number('eps', eps)
@@ -163,7 +169,9 @@ class Request:
             step_size=check_step_size(step_size, norm, images.shape[1:]),
             individual=individual,
             keep=return_images,
-            chunk=images_at_once(batch_size, len(images), devices, before.get('images at once')),
+            chunk=images_at_once(
+                batch_size, len(images), devices, before.get('images at once'), images.shape[1:]
+            ),
             precision=check_precision(search_precision, images.dtype, devices[0].platform),
             devices=devices,
             processes=shares if before and type(shares) is int and shares > 0 else None,
@@ -218,11 +226,15 @@ def _told_from(shape: tuple[int, ...]) -> str:
     return 'nhwc'
 
 
-def check_images(images: Any, layout: str = 'nhwc') -> tuple[np.ndarray, tuple[str, ...]]:
+def check_images(
+    images: Any, layout: str = 'nhwc', scale: int | None = None
+) -> tuple[Images, tuple[str, ...]]:
     """The images [N, H, W, C] on the host, and what was done to them, in words.
 
-    They are float32, or float64 if they are and JAX has it enabled.
+    They are float32, or float64 if they are and JAX has it enabled. Bytes of a known `scale` stay bytes.
     """
+    if isinstance(images, Pixels) and scale is None:
+        return images, ()
     images = as_array(images)
     if images.ndim != 4 or 0 in images.shape:
         raise InputError(
@@ -231,9 +243,12 @@ def check_images(images: Any, layout: str = 'nhwc') -> tuple[np.ndarray, tuple[s
         )
     if layout == 'nchw':
         images = np.moveaxis(images, 1, 3)
+    if scale is not None:
+        return Pixels(images, scale), ()
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise InputError(
-            f'images are {images.dtype}: they must be floating and in [0, 1]; divide 8-bit images by 255'
+            f'images are {images.dtype}: they must be floating and in [0, 1]; divide 8-bit images by 255, or '
+            'give scale=255, and they stay bytes until they are attacked'
         )
     lowest, highest = float(images.min()), float(images.max())
     if not np.isfinite(lowest) or not np.isfinite(highest):
@@ -463,15 +478,25 @@ def check_precision(wanted: str | None, dtype: np.dtype, platform: str) -> str |
     return wanted
 
 
-def images_at_once(batch_size: int | None, count: int, devices: list[jax.Device], before: Any = None) -> int:
+def images_at_once(
+    batch_size: int | None,
+    count: int,
+    devices: list[jax.Device],
+    before: Any = None,
+    image_shape: tuple[int, ...] = (),
+) -> int:
     """Images at once on all devices together: a multiple of their number, and no more than there are.
 
-    Where it is not given, as many as there were `before`, when the evaluation began on other devices.
+    Where it is not given, as many as there were `before`, when the evaluation began on other devices; else
+    as many as are fast, and fewer of large images [H, W, C], as the memory of a device has room for.
     """
     most = -(-count // len(devices)) * len(devices)
     if batch_size is None and type(before) is int and before in range(len(devices), most + 1, len(devices)):
         return before
     if batch_size is None:
-        batch_size = CHUNK.get(devices[0].platform, CHUNK_ACCELERATOR) * len(devices)
+        platform = devices[0].platform
+        room = CHUNK_BYTES.get(platform) or (devices[0].memory_stats() or {}).get('bytes_limit', math.inf)
+        fitting = room / (PIXEL_BYTES * math.prod(image_shape[:2]))
+        batch_size = int(max(1, min(CHUNK.get(platform, CHUNK_ACCELERATOR), fitting))) * len(devices)
     wanted = min(check_count('batch_size', batch_size), count)
     return -(-wanted // len(devices)) * len(devices)

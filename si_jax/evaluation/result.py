@@ -17,6 +17,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation import cosines, loading
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult
+from si_jax.evaluation.pixels import Images, Pixels
 from si_jax.runtime.terminal import named, wrapped
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.threat import Threat
@@ -306,13 +307,14 @@ def _gradients(record: AttackRecord) -> dict[str, Any]:
     return {'gradients': {key: max(shares[key] for shares in known) for key in known[0]}}
 
 
-def data_digest(images: np.ndarray, labels: np.ndarray) -> str:
+def data_digest(images: Images, labels: np.ndarray) -> str:
     """The SHA-256 of what was evaluated: shape, pixels as float32 and labels as int64, little-endian.
 
     Float32, so that an evaluation in float64 of the same images has the same.
     """
     total = hashlib.sha256(f'{images.shape}'.encode())
-    total.update(np.asarray(images, '<f4').tobytes())
+    for part in images.parts() if isinstance(images, Pixels) else (images,):
+        total.update(np.asarray(part, '<f4').tobytes())
     total.update(np.asarray(labels, '<i8').tobytes())
     return total.hexdigest()
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from si_jax.evaluation.intervals import wilson
+from si_jax.evaluation.pixels import Images, alike
 from si_jax.evaluation.tolerances import FLOAT32
 
 # How many images must be of other classes before one answer for all of them is a finding.
@@ -98,9 +99,9 @@ def chance(right: int, count: int, classes: int) -> list[str]:
     ]
 
 
-def decisions(logits: np.ndarray, labels: np.ndarray, images: np.ndarray) -> list[str]:
+def decisions(logits: np.ndarray, labels: np.ndarray, images: Images) -> list[str]:
     """What the decisions tell, from logits [N, K], labels [N] and images [N, H, W, C]."""
-    if (images == images[:1]).all():
+    if alike(images):
         return []  # copies of one image say nothing of others
     predicted = np.argmax(logits, axis=1)
     found = collapsed(predicted, labels)

@@ -82,8 +82,8 @@ def _settings(arch: str, variant: str | None, arrays: Mapping[str, np.ndarray]) 
     # Names the right variants if this one is unknown.
     models.create(arch, num_classes=1, variant=variant)
     if arch in _RESNETS:
-        gat = {'relu_before_sum': True} if variant == 'gat' else {}
-        return {'network': 'ResNet', **settings, **_RESNETS[arch], **gat}
+        own = {'gat': {'relu_before_sum': True}, 'imagenet': {'imagenet_stem': True}}.get(variant or '', {})
+        return {'network': 'ResNet', **settings, **_RESNETS[arch], **own}
     if arch == 'preact_resnet18':
         row = PREACT_VARIANTS[variant or next(iter(PREACT_VARIANTS))]
         settings |= {'preactivated_shortcut': row.preactivated_shortcut, 'final_norm': row.final_norm}

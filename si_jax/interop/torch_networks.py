@@ -69,10 +69,13 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    def __init__(self, num_classes, width, blocks, bottleneck=False, relu_before_sum=False):
+    def __init__(
+        self, num_classes, width, blocks, bottleneck=False, relu_before_sum=False, imagenet_stem=False
+    ):
         super().__init__()
         block = Bottleneck if bottleneck else BasicBlock
-        self.conv1 = conv(3, width, 3)
+        self.imagenet_stem = imagenet_stem
+        self.conv1 = conv(3, width, 7, 2) if imagenet_stem else conv(3, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
         inputs = width
         for stage, (name, count) in enumerate(zip(LAYERS, blocks, strict=True)):
@@ -85,6 +88,8 @@ class ResNet(nn.Module):
 
     def forward(self, x):
         x = activate(self.bn1(self.conv1(x)))
+        if self.imagenet_stem:
+            x = F.max_pool2d(x, 3, 2, 1)
         for name in LAYERS:
             x = self.get_submodule(name)(x)
         return self.linear(x.mean((2, 3)))

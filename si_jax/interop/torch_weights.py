@@ -35,6 +35,8 @@ _LEAVES = {
 _ENTRIES = ('state_dict', 'model_state_dict', 'model_state', 'model', 'net')
 # What DataParallel, and a wrapper with the network as an attribute, put before every name.
 _PREFIXES = ('module.', 'model.')
+# torchvision's names in a ResNet.
+_TORCHVISION = re.compile(r'^fc\.|(?<=\.)downsample(?=\.)')
 
 
 class Network(NamedTuple):
@@ -75,8 +77,9 @@ def from_torch(
 ) -> Network:
     """A named architecture with the weights of a state dict.
 
-    `num_batches_tracked`, and the unused `sub_block1` of some WRN checkpoints, are left out. The width and
-    the number of classes are the checkpoint's. float64 stays float64; other types become float32.
+    torchvision's names of a ResNet are read too. `num_batches_tracked`, and the unused `sub_block1` of some
+    WRN checkpoints, are left out. The width and the number of classes are the checkpoint's. float64 stays
+    float64; other types become float32.
 
     Args:
         state: Tensors or arrays by name, perhaps within a checkpoint that holds more.
@@ -94,6 +97,9 @@ def from_torch(
     wide = arch.startswith('wrn_')
     if wide:
         arrays = {name: a for name, a in arrays.items() if not name.startswith('sub_block1.')}
+    if arch.startswith('resnet'):
+        ours = {name: _TORCHVISION.sub(_ours, name) for name in arrays}
+        arrays = {name if ours[name] in arrays else ours[name]: array for name, array in arrays.items()}
     stem, last = arrays.get('conv1.weight'), arrays.get('fc.weight' if wide else 'linear.weight')
     fitting = _fitting(arch, arrays)
     model = models.create(
@@ -184,10 +190,18 @@ def _is_state(state: Mapping[Any, Any]) -> bool:
     return bool(state) and all(isinstance(k, str) and hasattr(v, 'shape') for k, v in state.items())
 
 
+def _ours(found: re.Match[str]) -> str:
+    """What a name of torchvision's is here."""
+    return 'linear.' if found[0] == 'fc.' else 'shortcut'
+
+
 def _fitting(arch: str, arrays: Mapping[str, np.ndarray]) -> tuple[str | None, ...]:
     """Variants that compute different things but have the names and shapes of a checkpoint."""
     if arch == 'resnet18':
         return 'standard', 'gat'
+    if arch == 'resnet50':
+        stem = arrays.get('conv1.weight')
+        return ('imagenet',) if stem is not None and stem.shape[-1] == 7 else ('standard',)
     if arch == 'preact_resnet18':
         # Without the final normalisation there are two as well, which differ in their initialisation alone.
         return ('bag_of_tricks', 'fast_at') if 'bn.weight' in arrays else ('fast_at_2019',)

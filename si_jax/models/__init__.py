@@ -48,6 +48,7 @@ def _wide(depth: int, widen: int) -> Architecture:
 
 
 _resnet18 = partial(ResNet, blocks=(2, 2, 2, 2))
+_resnet50 = partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck)
 
 ARCHITECTURES = {
     'resnet18': Architecture(
@@ -56,7 +57,7 @@ ARCHITECTURES = {
             'gat': partial(_resnet18, block=partial(BasicBlock, relu_before_sum=True)),
         }
     ),
-    'resnet50': Architecture({'standard': partial(ResNet, block=Bottleneck, blocks=(3, 4, 6, 3))}),
+    'resnet50': Architecture({'standard': _resnet50, 'imagenet': partial(_resnet50, imagenet_stem=True)}),
     'preact_resnet18': Architecture(
         {name: partial(PreActResNet, variant=variant) for name, variant in PREACT_VARIANTS.items()}
     ),

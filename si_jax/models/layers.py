@@ -63,6 +63,7 @@ NORMALISATIONS: dict[str, Normalisation | None] = {
     'cifar10': Normalisation(
         (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616), 'fast_adversarial:CIFAR10, AT_HE:CIFAR-10'
     ),
+    'imagenet': Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), 'torchvision, robustbench'),
     '2x-1': Normalisation((0.5,), (0.5,), 'hendrycks/pre-training, robustness/adversarial'),
 }
 

@@ -1,7 +1,8 @@
-"""ResNet-18 and ResNet-50 for small images: He et al., "Deep Residual Learning" (2016), with a 3x3 stem.
+"""ResNet-18 and ResNet-50: He et al., "Deep Residual Learning" (2016), for small images with a 3x3 stem.
 
 Layout and initialisation of TRADES:models/resnet.py, which MART and Bag-of-Tricks share. Module names are
-PyTorch's with '_' for '.': `layer2_0.shortcut_1.scale` is `layer2.0.shortcut.1.weight`.
+PyTorch's with '_' for '.': `layer2_0.shortcut_1.scale` is `layer2.0.shortcut.1.weight`. The variant for
+ImageNet has the layout of torchvision:models/resnet.py, whose strides are in the 3x3 convolutions too.
 """
 
 from collections.abc import Callable
@@ -77,6 +78,7 @@ class ResNet(nn.Module):
     Attributes:
         block: `BasicBlock` or `Bottleneck`, perhaps as a partial.
         blocks: Number of blocks in each of the four stages, of 1, 2, 4 and 8 times `width` filters.
+        imagenet_stem: Whether a 7x7 convolution and a pooling, of stride 2 each, come first.
     """
 
     num_classes: int
@@ -89,14 +91,18 @@ class ResNet(nn.Module):
     hypersphere: bool = False
     activation: str = 'relu'
     bn_momentum: float = 0.1
+    imagenet_stem: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
         conv = partial(Conv, dtype=self.dtype)
         norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum)
         activate = ACTIVATIONS[self.activation]
-        x = conv(self.width, 3, name='conv1')(normalise_images(images, self.normalise))
+        size, stride = (7, 2) if self.imagenet_stem else (3, 1)
+        x = conv(self.width, size, stride, name='conv1')(normalise_images(images, self.normalise))
         x = activate(norm(name='bn1')(x, train, mask))
+        if self.imagenet_stem:
+            x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))
         for stage, blocks in enumerate(self.blocks):
             for i in range(blocks):
                 stride = 2 if stage > 0 and i == 0 else 1

@@ -152,13 +152,15 @@ def settings(entry: dict[str, Any], about: dict[str, Any]) -> str:
 def _variant(result: Evaluated) -> list[Any]:
     """What makes another network of the same run."""
     model, about = result.model, result.about
-    return [model.get('step'), model.get('logit_scale', 1.0), about.get('gradient_of'), about['precision']]
+    own = [model.get('step'), model.get('logit_scale', 1.0), model.get('weights')]
+    return [*own, about.get('gradient_of'), about['precision']]
 
 
 def _note(result: Evaluated) -> str:
     model = result.model
     parts = [f'{model["checkpoint"]} checkpoint'] if model.get('checkpoint') else []
     parts += [f'step {model["step"]}'] if model.get('step') is not None else []
+    parts += ['live weights, not their average'] if model.get('weights') == 'live' else []
     if (scale := model.get('logit_scale', 1.0)) != 1.0:
         parts.append(f'logits times {scale:g}')
     if result.about.get('gradient_of'):

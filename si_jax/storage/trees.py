@@ -37,14 +37,16 @@ def difference(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
 
 
 def digest(*arrays: Any) -> str:
-    """A hash of the values, shapes and types of arrays."""
+    """A hash of the values, shapes and types of arrays, also of what gives one in `parts`."""
     total = hashlib.sha256()
     for array in arrays:
         if isinstance(array, jax.Array) and jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
             array = jax.random.key_data(array)
-        array = np.ascontiguousarray(array)
+        if not hasattr(array, 'parts'):
+            array = np.ascontiguousarray(array)
         total.update(f'{array.dtype} {array.shape} '.encode())
-        total.update(array.tobytes())
+        for part in array.parts() if hasattr(array, 'parts') else (array,):
+            total.update(part.tobytes())
     return total.hexdigest()[:16]
 
 

@@ -285,7 +285,7 @@ class Log(Hook):
             fixed_loss=not ready.defense.scheduled and ready.ramps is None,
             patience=ready.config.patience,
         )
-        self._print(log.header(ready, run.state.params))
+        self._print(log.header(ready, run.state.params, run.init_from))
 
     def after_epoch(self, run: Run) -> None:
         if run.watched.stopped_at:

@@ -2,18 +2,22 @@
 
 import os
 import shlex
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from si_jax.training import average, ramps
+from si_jax.training import average, initial, ramps
 from si_jax.training.setup import Setup, plan
 
 
-def header(ready: Setup, params: Any) -> str:
-    """What is trained on what, in lines; then what the columns of an epoch's line are."""
+def header(ready: Setup, params: Any, init_from: Mapping[str, Any] | None = None) -> str:
+    """What is trained on what, in lines; then what the columns of an epoch's line are.
+
+    `init_from` is the record of the weights that the run started from.
+    """
     config, train, held_out = ready.config, ready.train, len(ready.validation.labels)
     size = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))
     shape = ' x '.join(map(str, train.images.shape[1:]))
@@ -27,6 +31,7 @@ def header(ready: Setup, params: Any) -> str:
     return '\n'.join(
         (
             f'network: {config.model.arch}, {size:,} parameters',
+            *([f'start: {initial.words(init_from)}'] if init_from else []),
             f'images: {train.name}, {len(train.labels):,} to train on and {held_out:,} held out, of {shape} '
             f'(height, width, channels), {train.num_classes} classes',
             f'threat: {config.threat.norm}, eps {config.threat.eps:.4g} of the pixel range',

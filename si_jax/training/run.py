@@ -16,7 +16,7 @@ from si_jax.training import resume
 from si_jax.training.checkpoints import Checkpoints, Restored
 from si_jax.training.overfitting import Watched
 from si_jax.training.recipes import plain
-from si_jax.training.setup import Setup, data_facts, initial_carry, initial_state
+from si_jax.training.setup import Setup, data_facts, initial_carry, initial_state, initial_weights
 from si_jax.training.state import TrainState
 from si_jax.training.workdir import Workdir
 
@@ -44,6 +44,7 @@ class Run:
         stopping: Whether all processes stop as soon as they have saved.
         last_save: When it was saved last, by `time.monotonic`.
         data: Counts and digests of the data, as its checkpoints hold them.
+        init_from: The record of the weights that it started from, as its checkpoints hold it; {} without.
         history: As in `Workdir`, with what this start changes.
         went_back: Whether it began before a divergence, with another config.
         began_at: The step at which this start began.
@@ -69,6 +70,7 @@ class Run:
     stopping: bool = False
     last_save: float = dataclasses.field(default_factory=time.monotonic)
     data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     went_back: bool = False
     began_at: int = 0
@@ -101,6 +103,7 @@ class Run:
             'num_classes': self.ready.train.num_classes,
             'image_shape': list(self.ready.train.images.shape[1:]),
             'data': self.data,
+            **({'init_from': self.init_from} if self.init_from else {}),
         }
         saved = _saved(self.state, devices.join_rows(self.carry), self.kept)
         try:
@@ -129,22 +132,25 @@ def begin(ready: Setup, place: Workdir) -> Run:
     """A run at its first step, or where the last undamaged checkpoint of the workdir has it.
 
     Raises:
-        InputError: What lies in the workdir is of another run than the command (see `resume.find_start`).
+        InputError: What lies in the workdir is of another run than the command (see `resume.find_start`), or
+            the weights that a new run starts from cannot be (see `initial.read`).
     """
     config = ready.config
     checkpoints = Checkpoints(place.path / 'checkpoints', keep_last=config.checkpoint.keep_last)
-    state, carry = initial_state(ready), initial_carry(ready)
+    facts = data_facts(ready)
+    start = resume.Start(*processes.from_first(lambda: resume.find_start(ready, place, checkpoints, facts)))
+    initial = initial_weights(ready) if start.which is None else None
+    state, carry = initial_state(ready, initial), initial_carry(ready)
     run = Run(ready, place, checkpoints, state, carry, kept=weights(state) if config.overfitting.drop else ())
-    run.data, run.history = data_facts(ready), place.history
-    start = resume.Start(
-        *processes.from_first(lambda: resume.find_start(ready, place, checkpoints, run.data))
-    )
+    run.data, run.history = facts, place.history
+    run.init_from = initial.record if initial else {}
     words = ''
     if start.which is not None:
         restored = checkpoints.restore(start.which, like=_saved(state, carry, run.kept))
         run.carry, run.kept = restored.state.pop('carry'), restored.state.pop('kept')
         run.state = TrainState(**restored.state)
         run.sums, run.watched, words = _remembered(restored, run)
+        run.init_from = restored.metadata.get('init_from', {})
         run.step = run.began_at = restored.step
         processes.say(f'resuming {place.path} at step {restored.step}')
         watchdog.at_checkpoint(run.step)
@@ -183,7 +189,9 @@ def _remembered(restored: Restored, run: Run) -> tuple[dict[str, float], Watched
     The change is added to the history of the run.
     """
     try:
-        check_fields(restored.metadata, {('epoch_sums',): dict, ('watched',): dict})
+        kinds: dict[tuple[str, ...], type] = {('epoch_sums',): dict, ('watched',): dict}
+        kinds |= {('init_from',): dict} if 'init_from' in restored.metadata else {}
+        check_fields(restored.metadata, kinds)
         sums = restored.metadata['epoch_sums']
         check_fields(sums, {(name,): float for name in sums})
         event, words = resume.change(restored.metadata, run.ready, restored.step)

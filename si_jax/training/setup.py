@@ -22,11 +22,12 @@ from si_jax.runtime import processes
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, memory
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
-from si_jax.training import average, ramps, schedules
+from si_jax.training import average, initial, ramps, schedules
 from si_jax.training import free as free  # registers its step
 from si_jax.training.average import Average
 from si_jax.training.awp import Perturbation, perturbation_of
 from si_jax.training.feed import Batches, Resident, Streamed, with_data
+from si_jax.training.initial import Initial
 from si_jax.training.ramps import Ramps
 from si_jax.training.state import TrainState, create_state
 from si_jax.training.step import step_of
@@ -89,6 +90,11 @@ def setup(config: ConfigDict) -> Setup:
                 f'{name}={asked:g} looks at held-out images, and data.validation=0: give '
                 f'--config.data.validation=1000, or --config.{name}=0'
             )
+    if config.init_from and config.model.bn_first_step:
+        raise InputError(
+            f'init_from={config.init_from} brings running statistics of batch normalisation, which '
+            'model.bn_first_step would replace in the first step: give --config.model.bn_first_step=False'
+        )
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
     extra.check(config.data, config.batch_size)
@@ -333,8 +339,22 @@ def feed_of(ready: Setup) -> Resident | Streamed:
     return kind(Joined(images), np.concatenate(labels), batches, ready.config.seed)
 
 
-def initial_state(ready: Setup) -> TrainState:
-    """The state before the first step, on one device."""
+def initial_weights(ready: Setup) -> Initial | None:
+    """What a run starts from, read and checked; None for random weights.
+
+    Raises:
+        InputError: As `initial.read`.
+    """
+    return initial.read(
+        ready.config,
+        num_classes=ready.train.num_classes,
+        image_shape=ready.train.images.shape[1:],
+        hypersphere=ready.defense.hypersphere,
+    )
+
+
+def initial_state(ready: Setup, weights: Initial | None = None) -> TrainState:
+    """The state before the first step, on one device, from what `initial_weights` gave."""
     return create_state(
         ready.model,
         ready.optimiser,
@@ -343,6 +363,7 @@ def initial_state(ready: Setup) -> TrainState:
         image_shape=ready.train.images.shape[1:],
         average=ready.average,
         memory=ready.defense.first_memory(),
+        initial=weights,
     )
 
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from si_jax.training.average import Average
+from si_jax.training.initial import Initial
 
 Array = jax.Array
 
@@ -64,14 +65,17 @@ def create_state(
     image_shape: tuple[int, ...],
     average: Average | None = None,
     memory: Any = (),
+    initial: Initial | None = None,
 ) -> TrainState:
     """The state before the first step.
 
     `metric_names` are those of `si_jax.training.update.metric_names`, `memory` is the defense's
-    `first_memory`.
+    `first_memory`, and `initial` what is to stand in place of random weights.
     """
     # Not jitted: each shape's initialiser compiles once, where the whole takes XLA several times as long.
     variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
+    if initial is not None:
+        variables = initial.over(variables)
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=variables['params'],

@@ -61,7 +61,7 @@ def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None 
     place = folder / name
     place.mkdir(parents=True, exist_ok=True)
     file = place / 'weights.npz'
-    weights.write(file, config, model.step, model.variables)
+    weights.write(file, config, model.step, model.variables, model.init_from)
     for suffix in ('.json', '.npz'):
         shutil.copyfile(path.with_suffix(suffix), place / f'result{suffix}')
     entry = Entry(

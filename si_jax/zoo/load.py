@@ -13,14 +13,17 @@ from ml_collections import ConfigDict
 
 from si_jax import data, models
 from si_jax.errors import InputError, unknown
+from si_jax.interop import torch_weights
 from si_jax.outputs import Outputs
 from si_jax.storage.files import check_fields, read_json
 from si_jax.storage.trees import difference, leaves
-from si_jax.training import average
+from si_jax.training import average, initial
 from si_jax.training.recipes import completed
 from si_jax.zoo import weights
 from si_jax.zoo.entries import PREFIX, check_file, entry
 
+WEIGHTS = ('average', 'live')
+TORCH = ('.pt', '.pth', '.safetensors')  # files of PyTorch
 # What is read of a config, and of which kind it is.
 FIELDS: dict[tuple[str, ...], type] = {
     ('data', 'name'): str,
@@ -43,12 +46,17 @@ class LoadedModel:
         variables: Its parameters and running statistics.
         config: The config of the run.
         step: The training step of the checkpoint.
+        weights: Where the run averaged its weights 'average: ema', or 'live' for those of training; else ''.
+        init_from: The record of the weights that the run started from (`si_jax.training.initial`); {} for
+            random ones.
     """
 
     module: nn.Module
     variables: dict[str, Any]
     config: ConfigDict
     step: int
+    weights: str = ''
+    init_from: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, images: jax.Array) -> Outputs:
         """The logits, features and kernel, `Outputs`."""
@@ -78,7 +86,9 @@ def read_config(model: str | os.PathLike) -> ConfigDict:
         ) from error
 
 
-def load_model(model: str | os.PathLike, checkpoint: str | int = 'best') -> LoadedModel:
+def load_model(
+    model: str | os.PathLike, checkpoint: str | int = 'best', *, weights: str | None = None
+) -> LoadedModel:
     """Loads a network that train.py trained: the average of its weights where the run kept one.
 
     Args:
@@ -87,26 +97,43 @@ def load_model(model: str | os.PathLike, checkpoint: str | int = 'best') -> Load
             without.
         checkpoint: 'best' (by held-out robust accuracy), 'last', or a training step, of a run. A file holds
             one, so leave it out there.
+        weights: 'live' for the weights of training, 'average' for their average; None for the average where
+            the run kept one, which is what a file holds then.
 
     Raises:
         InputError: The folder holds no run, no such checkpoint, a damaged one, or one of another network; the
-            zoo has no such name (those that come near are named); the file is missing, damaged, has another
-            digest than the manifest says, or holds a pickle.
+            run kept no average, or the file no live weights beside it; the zoo has no such name (those that
+            come near are named); the file is missing, damaged, has another digest than the manifest says, or
+            holds a pickle.
     """
+    if weights not in (None, *WEIGHTS):
+        raise unknown('weights', weights, WEIGHTS)
     if (file := _file(model)) is not None:
         if checkpoint != 'best':
             raise InputError(
                 f'checkpoint={checkpoint!r} belongs to a workdir, {model} holds one: leave it out'
             )
-        return _from_file(file)
+        return _from_file(file, weights)
     # Orbax takes seconds to import, and `evaluate` needs none of it.
     from si_jax.training.checkpoints import Checkpoints
 
     config = read_config(model)
     module, variables = network(config)
-    like = average.needed(config.average, variables)
+    which = _weights(model, config, weights)
+    like = variables if which in ('', 'live') else average.needed(config.average, variables)
     restored = Checkpoints(Path(model) / 'checkpoints').restore(checkpoint, like=like, only=tuple(like))
-    return LoadedModel(module, average.evaluated(restored.state), config, restored.step)
+    record = restored.metadata.get('init_from', {})
+    return LoadedModel(module, average.evaluated(restored.state), config, restored.step, which, record)
+
+
+def _weights(model: str | os.PathLike, config: ConfigDict, asked: str | None) -> str:
+    """Which weights are asked for, as `LoadedModel.weights` has it."""
+    kind = config.average.kind
+    if asked == 'average' and not kind:
+        raise InputError(
+            f"weights='average': the run of {model} kept no average of its weights: leave it out"
+        )
+    return ('live' if asked == 'live' else f'average: {kind}') if kind else ''
 
 
 def network(config: ConfigDict) -> tuple[nn.Module, dict[str, Any]]:
@@ -159,7 +186,7 @@ def _file(model: str | os.PathLike) -> Path | None:
     return Path(text)
 
 
-def _from_file(path: Path) -> LoadedModel:
+def _from_file(path: Path, asked: str | None) -> LoadedModel:
     found = weights.read(path)
     try:
         check_fields(found.config, FIELDS)
@@ -169,5 +196,50 @@ def _from_file(path: Path) -> LoadedModel:
         raise InputError(f'{path} is of a network that this version cannot build: {error}') from error
     if differing := difference(found.headers, dict(leaves(like))):
         raise InputError(f'{path} is not of the network that it names: {differing}')
-    tree = traverse_util.unflatten_dict(found.arrays, sep='/')
-    return LoadedModel(module, {'params': {}, 'batch_stats': {}} | tree, config, found.step)
+    if (which := _weights(path, config, asked)) == 'live':
+        raise InputError(
+            f"weights='live': {path} holds the average alone: leave it out, or name the workdir of the run"
+        )
+    variables = {'params': {}, 'batch_stats': {}} | traverse_util.unflatten_dict(found.arrays, sep='/')
+    return LoadedModel(module, variables, config, found.step, which, found.init_from)
+
+
+@initial.reader
+def weights_to_start_from(name: str, config: ConfigDict, image_shape: tuple[int, ...]) -> initial.Given:
+    """The weights that `init_from` names: of a run its best checkpoint, or its last where none was measured.
+
+    Those of PyTorch are read as a network of the config's architecture, variant and normalisation.
+    """
+    if Path(name).suffix in TORCH:
+        model = config.model
+        try:
+            network = torch_weights.load(
+                name,
+                model.arch,
+                normalise=model.normalise,
+                variant=model.variant or None,
+                image_shape=image_shape,
+            )
+        except InputError as error:
+            raise InputError(
+                f'init_from={name}: {error} (it is read by --config.model.arch, variant and normalise)'
+            ) from error
+        variables = {'batch_stats': {}} | network.variables
+        return initial.Given(variables, network.num_classes, None, {})
+    if Path(name).is_file() and Path(name).suffix != weights.SUFFIX:
+        known = ', '.join((weights.SUFFIX, *TORCH))
+        raise InputError(
+            f'init_from={name} is a file of none of the kinds {known}: give one, a workdir, or zoo:NAME'
+        )
+    which = 'best'
+    if not is_file_or_zoo(name):
+        from si_jax.training.checkpoints import Checkpoints
+
+        which = 'best' if Checkpoints(Path(name) / 'checkpoints').best_step is not None else 'last'
+    try:
+        loaded = load_model(name, which)
+    except InputError as error:
+        raise InputError(f'init_from={name}: {error}') from error
+    about = {'checkpoint': which, 'step': loaded.step, 'weights': loaded.weights}
+    classes = loaded.module.num_classes
+    return initial.Given(loaded.variables, classes, loaded.config, about)

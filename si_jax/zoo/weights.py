@@ -3,6 +3,8 @@
     params/conv1/kernel, batch_stats/bn/mean, ...   the arrays
     about                                           UTF-8 bytes of {"format": 1, "config": {...}, "step": N}
 
+A network that started from other weights has their record there too, as "init_from".
+
 NumPy reads them without pickle, so that a file can hold no code.
 """
 
@@ -35,12 +37,14 @@ class Weights(NamedTuple):
         config: That of the run.
         step: The training step of the checkpoint.
         headers: Shapes and dtypes of the arrays by path, which nothing was unpacked for.
+        init_from: The record of the weights that the run started from; {} for random ones.
     """
 
     path: Path
     config: dict[str, Any]
     step: int
     headers: dict[str, npz.Header]
+    init_from: dict[str, Any]
 
     @property
     def arrays(self) -> dict[str, np.ndarray]:
@@ -48,13 +52,20 @@ class Weights(NamedTuple):
         return _reading(self.path, lambda: npz.read(self.path, list(self.headers)))
 
 
-def write(path: str | os.PathLike, config: Mapping[str, Any], step: int, variables: Any) -> None:
-    """Writes a network in one step, into a folder that exists; the config is in JSON's types."""
-    about = json.dumps({'format': FORMAT, 'config': config, 'step': step}, sort_keys=True).encode()
+def write(
+    path: str | os.PathLike,
+    config: Mapping[str, Any],
+    step: int,
+    variables: Any,
+    init_from: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a network in one step, into a folder that exists; config and record are in JSON's types."""
+    content = {'format': FORMAT, 'config': config, 'step': step}
+    about = json.dumps(content | ({'init_from': init_from} if init_from else {}), sort_keys=True).encode()
     arrays = {name: np.asarray(array) for name, array in sorted(leaves(variables))}
-    content = io.BytesIO()
-    np.savez_compressed(content, **{ABOUT: np.frombuffer(about, np.uint8)}, **arrays)  # type: ignore[arg-type]
-    write_atomic(path, content.getvalue())
+    file = io.BytesIO()
+    np.savez_compressed(file, **{ABOUT: np.frombuffer(about, np.uint8)}, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, file.getvalue())
 
 
 def read(path: str | os.PathLike) -> Weights:
@@ -73,6 +84,7 @@ def read(path: str | os.PathLike) -> Weights:
         about = parse_json(content)
         check_fields(about, {('format',): int, ('config',): dict, ('step',): int})
         found, config, step = about['format'], about['config'], about['step']
+        check_fields({'init_from': {}, **about}, {('init_from',): dict})
     except ValueError as error:
         raise InputError(
             f'{path} does not say what network it is of ({error}): only files of python -m si_jax.zoo add '
@@ -80,7 +92,7 @@ def read(path: str | os.PathLike) -> Weights:
         ) from error
     if found != FORMAT:
         raise InputError(f'{path} has format {found}, this version of si_jax reads format {FORMAT}')
-    return Weights(path, config, step, headers)
+    return Weights(path, config, step, headers, about.get('init_from', {}))
 
 
 def _reading(path: Path, read: Callable[[], Any]) -> Any:

@@ -74,6 +74,17 @@ class TorchResNet(nn.Module):
         return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
 
 
+class ImageNetResNet50(TorchResNet):
+    def __init__(self, width):
+        super().__init__(Bottle, (3, 4, 6, 3), width)
+        self.conv1 = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+
+    def features(self, x):
+        x = self.maxpool(relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x)))).mean((2, 3))
+
+
 class PreAct(nn.Module):
     def __init__(self, inputs, filters, stride, raw_shortcut):
         super().__init__()

@@ -14,7 +14,7 @@ from si_jax.interop.torch_weights import from_torch, state_arrays
 torch = pytest.importorskip('torch', reason="the checkpoints are PyTorch's")
 
 from tests.helpers.parity import assert_parity, random_images  # noqa: E402
-from tests.helpers.torch_references import NETWORKS, randomised  # noqa: E402
+from tests.helpers.torch_references import NETWORKS, ImageNetResNet50, randomised  # noqa: E402
 
 SHAPE = (12, 12, 3)
 
@@ -79,6 +79,27 @@ def test_round_trip(name, tmp_path):
     tensor = torch.tensor(images).permute(0, 3, 1, 2)
     with torch.no_grad():
         np.testing.assert_allclose(module.double()(tensor), whole(tensor), rtol=1e-5, atol=1e-5)
+
+
+def test_a_resnet50_of_imagenet_with_the_names_of_torchvision(tmp_path):
+    reference = randomised(ImageNetResNet50(2)).eval()
+    torchvision = {
+        name.replace('shortcut', 'downsample').replace('linear', 'fc'): tensor
+        for name, tensor in reference.state_dict().items()
+    }
+    loaded = from_torch(torchvision, 'resnet50', normalise='imagenet')
+    whole, images = Whole(reference, 'imagenet'), random_images((2, 32, 32, 3))
+    with torch.no_grad():
+        expected = whole(torch.tensor(images).permute(0, 3, 1, 2))
+        outputs = jax.jit(loaded.model.apply)(loaded.variables, images)
+        np.testing.assert_allclose(outputs.logits, expected, rtol=1e-9, atol=1e-9)
+        options = {'arch': 'resnet50', 'variant': 'imagenet', 'normalise': 'imagenet'}
+        module = load_module(export.export(loaded.variables, tmp_path, **options))
+        np.testing.assert_allclose(
+            module.double()(torch.tensor(images).permute(0, 3, 1, 2)), expected, rtol=1e-5, atol=1e-5
+        )
+    with pytest.raises(InputError, match='1 unknown: fc.weight'):
+        from_torch({**torchvision, 'linear.weight': torchvision['fc.weight']}, 'resnet50')
 
 
 def test_exported_logits_are_those_of_the_network_in_float32(tmp_path):

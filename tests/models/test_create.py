@@ -43,6 +43,7 @@ def test_full_networks_have_the_published_number_of_parameters():
         ('resnet18', 'standard'): 11_173_962,
         ('resnet18', 'gat'): 11_173_962,
         ('resnet50', 'standard'): 23_520_842,
+        ('resnet50', 'imagenet'): 23_528_522,  # torchvision's 25,557,032 with 1,000 classes
         ('preact_resnet18', 'bag_of_tricks'): 11_172_170,
         ('preact_resnet18', 'fast_at'): 11_172_170,
         ('preact_resnet18', 'fast_at_2019'): 11_171_146,

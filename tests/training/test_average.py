@@ -23,6 +23,7 @@ from si_jax.training.loop import run
 from si_jax.training.recompute import Recompute
 from si_jax.training.setup import feed_of, ingredients, initial_state, setup
 from si_jax.training.validation import HeldOut
+from si_jax.zoo import weights
 
 R1 = Average('ema', 0.995, start=2.5, ramp=True, batch_stats='live', steps_per_epoch=4)
 
@@ -142,6 +143,34 @@ def test_a_result_says_so(finished, tmp_path):
     flags = [f'--workdir={folder}', '--attacks=fgsm', '--num_examples=8', f'--output={output}']
     assert evaluate.main(flags) == 0
     assert json.loads(output.read_text())['model']['weights'] == 'average: ema'
+
+
+def test_the_live_weights_can_be_asked_for(finished, tmp_path):
+    folder, state, _ = finished
+    live, average = (load_model(folder, 'last', weights=which) for which in ('live', 'average'))
+    same(live.variables, {'params': state.params, 'batch_stats': state.batch_stats})
+    same(average.variables, state.average)
+    assert (live.weights, average.weights) == ('live', 'average: ema')
+    assert load_model(folder, 'last').weights == 'average: ema'
+    flags = [f'--workdir={folder}', '--attacks=fgsm', '--num_examples=8', '--weights=live']
+    assert evaluate.main(flags) == 0
+    (path,) = (folder / 'evaluation').glob('best-live-fgsm-*.json')
+    assert json.loads(path.read_text())['model']['weights'] == 'live'
+
+
+def test_weights_that_are_not_there_are_refused(finished, tmp_path, capsys):
+    folder, state, _ = finished
+    with pytest.raises(InputError, match="unknown weights 'ema'.*known: average, live"):
+        load_model(folder, weights='ema')
+    with pytest.raises(InputError, match='kept no average of its weights: leave it out'):
+        load_model('zoo:digits-at', weights='average')
+    assert load_model('zoo:digits-at', weights='live').weights == ''
+    weights.write(tmp_path / 'w.npz', recipes.plain(config(**EVERYTHING)), 6, state.average)
+    with pytest.raises(InputError, match='holds the average alone'):
+        load_model(tmp_path / 'w.npz', weights='live')
+    flags = ['--model=anything.py:build', '--dataset=digits', '--weights=live']
+    assert evaluate.main(flags) == 2
+    assert '--weights=live belongs to --workdir' in capsys.readouterr().err
 
 
 def test_the_page_and_the_log_say_so(finished):
