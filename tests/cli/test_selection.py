@@ -1,7 +1,6 @@
 """Which images evaluate.py takes: the first, random ones, those of a list; and class maps."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,12 +16,11 @@ LABELS = np.arange(12, dtype=np.int32) % 3
 TEST = Dataset('small', IMAGES, LABELS, 3, 255, 0, False)
 
 
-class Named(SimpleNamespace):
-    """A data set whose images and classes have names, as those of a folder have."""
-
-    name, images, labels = 'named', IMAGES, LABELS
-    class_names = ('cat', 'dog', 'eel')
-    names = tuple(f'{("cat", "dog", "eel")[i % 3]}/{i}.png' for i in range(12))
+# A data set whose images and classes have names, as those of a folder have.
+CLASSES = 'cat', 'dog', 'eel'
+NAMED = TEST._replace(
+    name='named', classes=CLASSES, names=tuple(f'{CLASSES[i % 3]}/{i}.png' for i in range(12))
+)
 
 
 def chosen(test=TEST, **asked):
@@ -56,7 +54,7 @@ def test_a_list_of_numbers_or_of_names(tmp_path):
     numbers = chosen(images=write(tmp_path / 'numbers.txt', '7\n\n 02 \n11\n'))
     assert numbers.indices.tolist() == [7, 2, 11]
     assert numbers.about['images']['file'].endswith('numbers.txt') and len(numbers.about['images']) == 2
-    names = chosen(Named(), images=write(tmp_path / 'names.txt', 'eel/8.png\ncat/3.png\n'))
+    names = chosen(NAMED, images=write(tmp_path / 'names.txt', 'eel/8.png\ncat/3.png\n'))
     assert names.indices.tolist() == [8, 3] and names.labels.tolist() == [2, 0]
     few = chosen(images=write(tmp_path / 'all.txt', '9\n4\n1\n'), num_examples=2)
     assert few.indices.tolist() == [9, 4]
@@ -68,7 +66,7 @@ def test_a_class_map(tmp_path):
     by_number = write(tmp_path / 'numbers.json', '{"0": 281, "1": 5, "2": 7, "9": 1}')
     assert chosen(class_map=by_number, num_examples=3).labels.tolist() == [281, 5, 7]
     by_name = write(tmp_path / 'names.json', '{"cat": 3, "dog": 2, "2": 1}')
-    found = chosen(Named(), class_map=by_name, num_examples=3)
+    found = chosen(NAMED, class_map=by_name, num_examples=3)
     assert found.labels.tolist() == [3, 2, 1] and 'class_map' in found.about
 
 
@@ -79,7 +77,7 @@ def test_what_is_not_there_is_refused_before_compute(tmp_path):
 
     missing = write(tmp_path / 'list.txt', '\n'.join(map(str, range(10, 40))))
     refused(r'28 of 30 images are not in small, which has 12: 12, 13, .* 21 and 18 more', images=missing)
-    refused('1 of 1 images are not in named.*eel/1.png', Named(), images=write(tmp_path / 'a', 'eel/1.png'))
+    refused('1 of 1 images are not in named.*eel/1.png', NAMED, images=write(tmp_path / 'a', 'eel/1.png'))
     refused('no names: give their numbers, from 0 to 11', images=write(tmp_path / 'b', 'eel/8.png'))
     refused("names '2' 2 times", images=write(tmp_path / 'c', '2\n3\n02'))
     refused('names no image', images=write(tmp_path / 'd', '\n'))
