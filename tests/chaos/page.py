@@ -55,11 +55,12 @@ def _chaos(content: dict[str, Any]) -> str:
     lines.append(f'| together | {together["faults"]} | {together["survived"]} | {together["lost"]} | '
                  f'{together["runs"]} | | | | | | |')  # fmt: skip
     commands = ' and\n'.join(f'`{command}`' for command in sorted({row['command'] for row in rows.values()}))
+    seeds = ' or '.join(sorted({str(row['seed']) for row in rows.values()}))
     first = next(iter(rows.values()))
     known, failed = first['environment'], [row['starts that failed by themselves'] for row in rows.values()]
     lines += [
         '',
-        f'Made by {commands},\nseed {first["seed"]}, with Python {known["python"]}, JAX {known["jax"]},',
+        f'Made by {commands},\nseed {seeds}, with Python {known["python"]}, JAX {known["jax"]},',
         f'Orbax {known["orbax-checkpoint"]}. Every kill with its point is in `results/chaos.json`.',
     ]
     if count := sum(map(len, failed)):
