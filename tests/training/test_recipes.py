@@ -248,6 +248,11 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
         'data': {
             'name': dataset,
             'dir': None,
+            'preprocessing': '',
+            'image_shape': (),
+            'num_classes': 0,
+            'code': '',
+            'code_digest': '',
             'validation': 1000,
             'split_seed': 0,
             'limit': 0,
@@ -255,6 +260,7 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'cutmix': 0,
             'class_weights': (),
         },
+        'augment': {'crop': None, 'flip': None},
         'model': {
             'arch': arch,
             'width': 0,
