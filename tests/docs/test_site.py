@@ -21,6 +21,7 @@ from si_jax import defenses
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.cli import compare, evaluate, figures, report, train
 from si_jax.cli.page import parser as page_parser
+from si_jax.data import sources
 from si_jax.defenses import DEFENSES
 from si_jax.training import recipe_fields
 
@@ -152,7 +153,9 @@ COMMANDS = shown_commands()
 
 def test_every_command_of_the_pages_parses(monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))  # a config may register a row of its own
+    # A config may register rows of its own.
+    monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))
+    monkeypatch.setattr(sources, 'SOURCES', dict(sources.SOURCES))
     assert len(COMMANDS) > 100
     for page, command in COMMANDS:
         try:

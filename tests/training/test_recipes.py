@@ -260,6 +260,11 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
         'data': {
             'name': dataset,
             'dir': None,
+            'preprocessing': '',
+            'image_shape': (),
+            'num_classes': 0,
+            'code': '',
+            'code_digest': '',
             'validation': 1000,
             'split_seed': 0,
             'limit': 0,
@@ -271,6 +276,7 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'stream': 'auto',
             'class_weights': (),
         },
+        'augment': {'crop': None, 'flip': None},
         'model': {
             'arch': arch,
             'width': 0,
