@@ -64,7 +64,7 @@ IMAGES = {
     'data_dir': Flag('FOLDER', 'with <name>_test.npz, or data_dir of tensorflow-datasets (default: its own)'),
     'num_examples': Flag('N', 'only the first N images (default: all, 200 with --audit)', int),
     'eps': Flag(None, "radius in the pixel range [0, 1] (default: the run's, or 8/255)", fraction),
-    'norm': Flag(None, "linf or l2, not l1 (default: the run's, or linf)"),
+    'norm': Flag(None, "linf, l2 or l1 (default: the run's, or linf)"),
 }
 
 
