@@ -22,27 +22,78 @@ ABOUT = """
 Holds the attacks against reference results on published networks, and writes
 down what it measured. The folder holds networks, images and, for each network,
 one flag per image from PyTorch implementations: the PGD family with five seeds,
-and each stage of AutoAttack alone and the cascade from fra31/auto-attack.
+and each stage of AutoAttack alone and the cascade from fra31/auto-attack. In L1
+the folder has the stages and the cascade, on fewer images.
 
 examples:
   all networks, an hour or so on two CPU cores
     python -m benchmarks.conformance --shared=../shared
   one of them; of the others the file keeps what it says
     python -m benchmarks.conformance --networks=cnn_a_adv4
+  in L1, into results/conformance_l1.json
+    python -m benchmarks.conformance --norm=l1
   into another file
     python -m benchmarks.conformance --output=conformance.json
 """
-NETWORKS = ('cnn_a_adv4', 'kw_base', 'resnet4b')
-IMAGES = 1000
-FAMILY = ('pgd', 'cw', 'dlr', 'sipgd')
 STAGES = ('apgd-ce', 'apgd-t', 'fab-t', 'square')
 SEEDS = 3  # of the cascade
-# Bounds, in points of accuracy or percent of flags. The reference moves by about as much with its own seed.
-FAMILY_MEAN = 0.3
-STAGE_ACCURACY = {'fab-t': 0.4, 'square': 1.0}
-STAGE_FLAGS = {'apgd-ce': 99.0, 'apgd-t': 99.0}
+FAMILY_MEAN = 0.3  # points
 FLAGS_ON = ('cnn_a_adv4', 'kw_base')
-CASCADE_ABOVE, CASCADE_EITHER = 0.2, 0.4
+
+
+class Standard(NamedTuple):
+    """What there is to compare with in a norm, and how near it must be.
+
+    Bounds are in points of accuracy or percent of flags. The reference moves by about as much with its own
+    seed.
+
+    Attributes:
+        networks: Their names.
+        images: How many there are flags of.
+        suffix: Of the reference's files, after the name of the network, and of the output.
+        eps: The radius; None for that of the network.
+        family: Attacks of the PGD family.
+        flags: Percent of flags that agree, by stage.
+        accuracy: How far the accuracy may be off, by stage.
+        above: How far the cascade's may be above.
+        either: And below.
+    """
+
+    networks: tuple[str, ...]
+    images: int
+    suffix: str
+    eps: float | None
+    family: tuple[str, ...]
+    flags: dict[str, float]
+    accuracy: dict[str, float]
+    above: float
+    either: float
+
+
+STANDARDS = {
+    'linf': Standard(
+        ('cnn_a_adv4', 'kw_base', 'resnet4b'),
+        1000,
+        '',
+        None,
+        ('pgd', 'cw', 'dlr', 'sipgd'),
+        {'apgd-ce': 99.0, 'apgd-t': 99.0},
+        {'fab-t': 0.4, 'square': 1.0},
+        above=0.2,
+        either=0.4,
+    ),
+    'l1': Standard(
+        ('cnn_a_adv4', 'kw_base'),
+        500,
+        '_l1',
+        3.0,
+        (),
+        {'apgd-ce': 98.0},
+        {'apgd-t': 0.6, 'fab-t': 1.0, 'square': 2.0},
+        above=0.6,
+        either=0.6,
+    ),
+}
 
 
 class Problem(NamedTuple):
@@ -54,7 +105,7 @@ class Problem(NamedTuple):
     eps: float
 
 
-def problem(shared: Path, name: str, count: int = IMAGES) -> Problem:
+def problem(shared: Path, name: str, count: int = 1000) -> Problem:
     """Loads a network and `count` images from the folder with `checkpoints`, `data` and `reference`."""
     spec = importlib.util.spec_from_file_location('nets', shared / 'reference' / 'nets.py')
     assert spec is not None and spec.loader is not None
@@ -66,31 +117,36 @@ def problem(shared: Path, name: str, count: int = IMAGES) -> Problem:
     return Problem(network, images, data['labels'][:count].astype(np.int32), nets.EPS[name] / 255)
 
 
-def compare(shared: Path, name: str) -> dict[str, Any]:
+def compare(shared: Path, name: str, norm: str = 'linf') -> dict[str, Any]:
     """Measures all attacks on one network.
 
     Args:
         shared: The folder with `checkpoints`, `data` and `reference`.
         name: Of the network.
+        norm: A row of `STANDARDS`.
 
     Returns:
         For each attack our figures, those of the reference, and whether the bounds hold.
     """
-    network, images, labels, eps = problem(shared, name)
-    numbers = json.loads((shared / 'reference' / f'{name}.json').read_text())
-    flags = np.load(shared / 'reference' / f'{name}.npz')
-    settings: dict[str, Any] = {'eps': eps, 'batch_size': None, 'progress': True}
+    standard = STANDARDS[norm]
+    network, images, labels, eps = problem(shared, name, standard.images)
+    numbers = json.loads((shared / 'reference' / f'{name}{standard.suffix}.json').read_text())
+    flags = np.load(shared / 'reference' / f'{name}{standard.suffix}.npz')
+    settings: dict[str, Any] = {'eps': standard.eps or eps, 'norm': norm, 'progress': True}
 
-    family = evaluate(network, images, labels, attacks=FAMILY, restarts=5, **settings)
+    stages = [stage for stage in STAGES if f'aa_{stage}' in flags]
+    alone = evaluate(network, images, labels, attacks=stages, **settings)
     report: dict[str, Any] = {
         'clean': {
-            'accuracy': family.accuracy['clean'],
+            'accuracy': alone.accuracy['clean'],
             'reference': float(flags['clean'].mean()),
-            'flags_percent': _agreement(family.correct['clean'], flags['clean']),
+            'flags_percent': _agreement(alone.correct['clean'], flags['clean']),
         }
     }
     report['clean']['holds'] = report['clean']['flags_percent'] == 100.0
-    for attack in FAMILY:
+    if standard.family:
+        family = evaluate(network, images, labels, attacks=standard.family, restarts=5, **settings)
+    for attack in standard.family:
         ours = family.attacks[attack].runs.mean(axis=1)
         difference = _points(ours.mean() - numbers[attack]['mean'])
         report[attack] = {
@@ -101,31 +157,31 @@ def compare(shared: Path, name: str) -> dict[str, Any]:
             'holds': abs(difference) <= FAMILY_MEAN,
         }
 
-    alone = evaluate(network, images, labels, attacks=STAGES, **settings)
-    for stage in STAGES:
+    for stage in stages:
         theirs = flags[f'aa_{stage}']
         difference = _points(alone.accuracy[stage] - theirs.mean())
         agreement = _agreement(alone.correct[stage], theirs)
-        asked = name in FLAGS_ON and stage in STAGE_FLAGS
+        asked = name in FLAGS_ON and stage in standard.flags
         report[stage] = {
             'accuracy': alone.accuracy[stage],
             'reference': float(theirs.mean()),
             'difference_points': difference,
             'flags_percent': agreement,
-            'holds': abs(difference) <= STAGE_ACCURACY.get(stage, np.inf)
-            and (not asked or agreement >= STAGE_FLAGS[stage]),
+            'holds': abs(difference) <= standard.accuracy.get(stage, np.inf)
+            and (not asked or agreement >= standard.flags[stage]),
             'seconds': alone.timing['parts'][stage],
         }
 
-    # A stage does the same to an image alone as in the cascade: with this seed the cascade has been run.
-    left = alone.correct['clean']
-    stages: dict[str, float] = {}
-    for stage in STAGES:
+    left, after, runs, seconds = alone.correct['clean'], {}, [], []
+    for stage in stages:
         left = left & alone.correct[stage]
-        stages[stage] = float(left.mean())
-    runs, seconds = [float(left.mean())], []
-    for seed in range(1, SEEDS):
+        after[stage] = float(left.mean())
+    if len(stages) == len(STAGES):
+        # A stage does the same to an image alone as in the cascade: with this seed the cascade has been run.
+        runs.append(float(left.mean()))
+    for seed in range(len(runs), SEEDS):
         result = evaluate(network, images, labels, attacks='autoattack', seed=seed, **settings)
+        left = result.correct['autoattack'] if seed == 0 else left
         runs.append(result.accuracy['autoattack'])
         seconds.append(result.timing['seconds'])
     difference = _points(np.mean(runs) - flags['aa'].mean())
@@ -135,8 +191,8 @@ def compare(shared: Path, name: str) -> dict[str, Any]:
         'reference': float(flags['aa'].mean()),
         'difference_points': difference,
         'flags_percent': _agreement(left, flags['aa']),
-        'after_each_stage': stages,
-        'holds': -CASCADE_EITHER <= difference <= CASCADE_ABOVE,
+        'after_each_stage': after,
+        'holds': -standard.either <= difference <= standard.above,
         'seconds': seconds,
     }
     return report
@@ -155,14 +211,14 @@ def main(argv: list[str] | None = None) -> int:
         default=Path(os.environ.get('SI_JAX_SHARED', '../shared')),
         help='the reference material (default: $SI_JAX_SHARED, or ../shared)',
     )
+    flags.add_argument('--norm', choices=STANDARDS, default='linf', help='default: %(default)s')
     flags.add_argument(
         '--output',
         type=Path,
         metavar='FILE.json',
-        default=Path('results/conformance.json'),
-        help='default: %(default)s',
+        help='default: results/conformance.json, results/conformance_l1.json in L1',
     )
-    flags.add_argument('--networks', metavar='A,B', default=','.join(NETWORKS), help='default: %(default)s')
+    flags.add_argument('--networks', metavar='A,B', help='default: all that there are results of')
     arguments = flags.parse_args(argv)
     return terminal.run('conformance', lambda: measure(arguments))
 
@@ -171,19 +227,22 @@ def measure(arguments: argparse.Namespace) -> int:
     """Measures the networks that were asked for, and says whether all bounds hold by the exit status."""
     if not arguments.shared.is_dir():
         raise InputError(f'--shared={arguments.shared} is not a folder: give another, or set SI_JAX_SHARED')
-    for name in arguments.networks.split(','):
-        if name not in NETWORKS:
-            raise unknown('network', name, NETWORKS)
+    standard = STANDARDS[arguments.norm]
+    output = arguments.output or Path(f'results/conformance{standard.suffix}.json')
+    names = arguments.networks.split(',') if arguments.networks else standard.networks
+    for name in names:
+        if name not in standard.networks:
+            raise unknown('network', name, standard.networks)
     # The command line would say where on this machine it ran.
     made_with = {key: value for key, value in environment().items() if key != 'command'}
-    content: dict[str, Any] = {'images': IMAGES, 'environments': {}, 'networks': {}}
-    if arguments.output.exists():
-        before = json.loads(arguments.output.read_text())
+    content: dict[str, Any] = {'images': standard.images, 'environments': {}, 'networks': {}}
+    if output.exists():
+        before = json.loads(output.read_text())
         content |= {key: before.get(key, {}) for key in ('environments', 'networks')}
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    for name in arguments.networks.split(','):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
         began = time.perf_counter()
-        report = compare(arguments.shared, name)
+        report = compare(arguments.shared, name, arguments.norm)
         content['networks'][name], content['environments'][name] = report, made_with
         print(f'{name} ({time.perf_counter() - began:.0f} s)')
         for attack, row in report.items():
@@ -195,7 +254,7 @@ def measure(arguments: argparse.Namespace) -> int:
         content['holds'] = all(
             row['holds'] for report in content['networks'].values() for row in report.values()
         )
-        write_json(arguments.output, content)
+        write_json(output, content)
     return terminal.OK if content['holds'] else terminal.FAILED
 
 

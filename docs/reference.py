@@ -23,7 +23,6 @@ from si_jax.attacks.pgd import STARTS
 from si_jax.attacks.registry import ATTACKS, PRESETS, SCREENS, SEARCHES, Stage
 from si_jax.data import SOURCES
 from si_jax.errors import InputError
-from si_jax.evaluation import cascade
 from si_jax.paper import report
 from si_jax.paper.figures import FIGURES
 from si_jax.training import recipe_fields
@@ -97,11 +96,11 @@ def searches(classes: int = 10) -> str:
     """The searches, with as many classes."""
     rows = []
     for name, row in SEARCHES.items():
-        search = row.make(classes, 0, 1)
+        search = Stage(name).search(classes)
         rows.append(
             (
                 code(name),
-                cascade._iterations(Stage(name), classes),
+                search.iterations - search.idle,
                 'yes' if search.targeted else '',
                 'none' if row.black_box else f'{row.gradients(classes):g} a query',
                 'yes' if row.calibrated else '',
@@ -119,7 +118,7 @@ def presets() -> str:
         for stage in stages:
             extra = [f'{stage.restarts} restarts'] * (stage.restarts > 1)
             extra += [f'{stage.eot_samples} EoT samples'] * (stage.eot_samples > 1)
-            extra += [f'{stage.targets} targets'] * SEARCHES[stage.attack].make(10, 0, 1).targeted
+            extra += [f'{stage.targets} targets'] * stage.search(10).targeted
             shown.append(code(stage.attack) + (f' ({", ".join(extra)})' if extra else ''))
         rows.append((code(name), ', '.join(shown), 'a screen' if name in SCREENS else 'a protocol'))
     return grid(('preset', 'stages', 'is'), rows)

@@ -14,6 +14,7 @@ from si_jax.auditing import Audit, audit
 from si_jax.errors import InputError
 from si_jax.evaluation import BlackBox, Randomised, Result, evaluate
 from si_jax.evaluation.compare import Comparison, compare
+from si_jax.evaluation.union import Union, evaluate_union
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
 from si_jax.zoo.load import LoadedModel, load_model
@@ -32,10 +33,12 @@ __all__ = [
     'Randomised',
     'Result',
     'Threat',
+    'Union',
     '__version__',
     'audit',
     'compare',
     'evaluate',
+    'evaluate_union',
     'load_model',
     'verify',
 ]

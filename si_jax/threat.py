@@ -5,7 +5,8 @@ Pixels are in [0, 1] and eps is a fraction of that range: 8/255, not 8.
 A threat model is a norm and a radius. All that follows from the norm stands in one class, its *ball*: how
 long a perturbation is, which way a loss rises fastest, how a point is put back, how noise is drawn. Attacks
 ask the ball and never the name of the norm, so that a new norm is a new ball in `BALLS`. Only algorithms that
-are different ones in each norm have a table by norm of their own (Square, the hyperplanes of FAB).
+are different ones in each norm have a table by norm of their own (Square, the hyperplanes of FAB), and APGD
+is another algorithm in L1.
 """
 
 import abc
@@ -18,14 +19,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from si_jax import l1
 from si_jax.errors import InputError, unknown
 
 Array = jax.Array
-# For L1, APGD and Square are other algorithms: sparse steps, a schedule of radii, another projection.
-NO_L1 = (
-    "norm 'l1' is not implemented, for no attack: evaluate with 'linf' or 'l2', or with the public PyTorch "
-    "implementation (fra31/auto-attack, norm='L1')"
-)
 IMAGE = (1, 2, 3)  # the axes of an image in a batch [B, H, W, C]
 
 
@@ -38,11 +35,13 @@ class Ball(abc.ABC):
     Attributes:
         words: How far an attack may move an image, as a phrase.
         tolerance: What the audit allows beyond eps, as a multiple of max(1, eps).
+        sparse: Whether the furthest points of the ball are those that move few pixels.
     """
 
     words: str
     # The grid of 8-bit pixels at 8/255 is off by up to 2.6e-8 in float32.
     tolerance: float = 1e-6
+    sparse: bool = False
 
     @abc.abstractmethod
     def limit(self, shape: tuple[int, ...]) -> float:
@@ -59,6 +58,10 @@ class Ball(abc.ABC):
     @abc.abstractmethod
     def steepest(self, gradient: Array) -> Array:
         """The direction of length 1 in which the loss rises fastest; a zero gradient stays zero."""
+
+    def ascend(self, images: Array, gradient: Array, length: Any) -> Array:
+        """The images after a step of this length in the direction in which the loss rises fastest."""
+        return images + length * self.steepest(gradient)
 
     @abc.abstractmethod
     def project(self, images: Array, centre: Array, eps: float) -> Array:
@@ -170,14 +173,70 @@ class L2Ball(Ball):
         return delta
 
 
-BALLS: dict[str, Ball] = {'linf': LinfBall(), 'l2': L2Ball()}
+class L1Ball(Ball):
+    """sum_i |d_i| <= eps: one budget for all pixels. Unlike the others it is projected on within [0, 1]."""
+
+    words = 'by eps in the sum over all pixels'
+    # Sums of 150,528 terms in float32.
+    tolerance = 1e-5
+    sparse = True
+
+    def limit(self, shape: tuple[int, ...]) -> float:
+        return float(math.prod(shape))
+
+    def length(self, delta: Any, xp: Any = jnp) -> Any:
+        return xp.sum(xp.abs(delta), axis=tuple(range(1, delta.ndim)))
+
+    def dual_length(self, gradient: Array) -> Array:
+        return jnp.max(jnp.abs(gradient), axis=tuple(range(1, gradient.ndim)))
+
+    def steepest(self, gradient: Array) -> Array:
+        """The sign of the largest entry; of several equal ones each has the same share."""
+        return l1.largest(gradient, 0.0)
+
+    def ascend(self, images: Array, gradient: Array, length: Any) -> Array:
+        """Pixels in the order of their gradients, each as far as 0 or 1, until the length is spent.
+
+        That is the step of steepest ascent in [0, 1]: the one pixel of largest gradient soon has no room.
+        """
+        room = jnp.where(gradient > 0, 1 - images, jnp.where(gradient < 0, images, 0))
+        room = jnp.maximum(room, 0)
+        return images + jnp.sign(gradient) * room * l1.fill(jnp.abs(gradient), room, length)
+
+    def project(self, images: Array, centre: Array, eps: float) -> Array:
+        return l1.project(images, centre, eps)
+
+    def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
+        # With one number more than there are pixels, the sum of the others is distributed as the radius is.
+        for_noise, for_radius = jax.random.split(key)
+        noise = jax.random.laplace(for_noise, shape, dtype)
+        return eps * noise / (jnp.sum(jnp.abs(noise)) + jax.random.exponential(for_radius, (), dtype))
+
+    def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        return jax.random.normal(key, shape, dtype)
+
+    def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
+        noise = jax.random.laplace(key, shape, dtype)
+        return eps * noise / jnp.sum(jnp.abs(noise))
+
+    def sample(
+        self, rng: np.random.Generator, shape: tuple[int, ...], radius: float, *, corners: bool
+    ) -> np.ndarray:
+        delta = rng.laplace(size=shape)
+        delta *= radius / self.length(delta, np).reshape(-1, 1, 1, 1)
+        if not corners:
+            delta *= rng.uniform(size=(shape[0], 1, 1, 1)) ** (1 / math.prod(shape[1:]))
+        return delta
+
+
+BALLS: dict[str, Ball] = {'linf': LinfBall(), 'l2': L2Ball(), 'l1': L1Ball()}
 NORMS = tuple(BALLS)
 
 
 def ball_of(norm: str) -> Ball:
     """The ball of a norm by name; InputError if there is none."""
     if norm not in tuple(BALLS):  # a tuple, as what a caller gave may have no hash
-        raise InputError(NO_L1) if str(norm).lower() == 'l1' else unknown('norm', norm, BALLS)
+        raise unknown('norm', norm, BALLS)
     return BALLS[norm]
 
 
@@ -186,8 +245,8 @@ class Threat:
     """The ball of radius eps around each image, intersected with [0, 1].
 
     Attributes:
-        norm: 'linf' or 'l2', a row of `BALLS`.
-        eps: Radius; in (0, 1] for Linf, in (0, sqrt(H W C)] for L2 (checked by `check`).
+        norm: 'linf', 'l2' or 'l1', a row of `BALLS`.
+        eps: Radius; in (0, 1] for Linf, (0, sqrt(H W C)] for L2, (0, H W C] for L1 (checked by `check`).
     """
 
     norm: str
@@ -209,8 +268,8 @@ class Threat:
     def project(self, images: Array, centre: Array) -> Array:
         """The images [B, H, W, C] moved into the ball around `centre`, then into [0, 1].
 
-        For Linf this is the nearest point of the intersection; for L2 the ball comes first, then the range,
-        as in the reference code of AutoAttack.
+        For Linf and L1 this is the nearest point of the intersection; for L2 the ball comes first, then the
+        range, as in the reference code of AutoAttack.
         """
         chex.assert_equal_shape([images, centre])
         return jnp.clip(self.ball.project(images, centre, self.eps), 0.0, 1.0)

@@ -18,7 +18,7 @@ The modules, in the order to read them:
 - `steps`: the step of steepest ascent. The ball knows which direction is the steepest.
 - `pgd`: PGD and its variants, each a record `Attack` of the parts above; `run` runs one on a batch.
 - `search`: attacks that stop at an image's first misclassified point, and so run in parts.
-- `apgd`: a search along the gradient that chooses its own step size.
+- `apgd`, `apgd_l1`: a search along the gradient that chooses its own step size; in L1 it is another one.
 - `fab`: a search for the nearest misclassified image; `hyperplane` has the projection that FAB needs.
 - `square`, `spsa`, `rays`: searches without gradients (random windows, estimated slopes, predicted classes).
 - `registry`: every attack by its name, with its settings; presets such as `autoattack` run several.

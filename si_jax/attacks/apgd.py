@@ -5,8 +5,8 @@ at 2 eps. At fixed checkpoints APGD asks whether the loss still rises, for each 
 not, APGD halves the step and goes on from the best point.
 
 Source: Croce and Hein (2020), "Reliable evaluation of adversarial robustness with an ensemble of diverse
-parameter-free attacks", algorithm 1; details as in repository fra31/auto-attack, autopgd_base.py. L1 is left
-out: it is another algorithm (sparse steps, a schedule of radii).
+parameter-free attacks", algorithm 1; details as in repository fra31/auto-attack, autopgd_base.py. In L1 it is
+another algorithm: `apgd_l1`.
 """
 
 from typing import NamedTuple
@@ -85,8 +85,10 @@ def rule(threat: Threat, steps: int) -> Rule:
         steps: Number of steps; `update` also takes i = steps, for the evaluation of the last point.
 
     Raises:
-        InputError: An unknown norm, or fewer than one step.
+        InputError: An unknown norm, L1, or fewer than one step.
     """
+    if threat.ball.sparse:
+        raise InputError(f'the APGD of {threat.norm} is another algorithm: use apgd_l1 in place of apgd')
     if steps < 1:
         raise InputError(f'APGD needs at least one step, not steps={steps}')
     direction = threat.ball.steepest
@@ -180,7 +182,7 @@ def apgd(
         objective,
         score,
         start=random_start,
-        rule=lambda threat: rule(threat, steps),
+        rule=lambda threat, images: rule(threat, steps),
         steps=steps,
         eot_samples=eot_samples,
     )

@@ -47,7 +47,7 @@ def fab(
     eta: float = 1.05,
     beta: float = 0.9,
 ) -> Search:
-    """FAB (untargeted) or FAB-T (one target class a run), for Linf and L2.
+    """FAB (untargeted) or FAB-T (one target class a run), for every norm.
 
     To be run on images that are correctly classified. Any other class counts, also for FAB-T. An image is
     fooled once a misclassified point is found within eps; one that is found further away is no success. An

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS, SEARCHES, SearchAttack
+from si_jax.attacks.registry import ATTACKS, SEARCHES, SearchAttack, Setup
 from si_jax.errors import InputError
 from si_jax.objectives import Objective
 from si_jax.outputs import Outputs, Score
@@ -84,7 +84,7 @@ class Facts:
     def _maximised(self, classes: int) -> tuple[Objective | None, Score | None]:
         if isinstance(self.row, Attack):
             return self.row.objective, self.row.score
-        search = self.row.make(classes, 0, 1)
+        search = self.row.make(Setup(classes))
         return search.objective_for(jnp.full(len(_LABELS), 3 % classes)), search.score
 
     def _least(self, objective_of: Callable[[int], Objective | None]) -> int:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from si_jax import objectives
 from si_jax.attacks.apgd import apgd
+from si_jax.attacks.apgd_l1 import apgd_l1
 from si_jax.attacks.fab import fab
 from si_jax.attacks.pgd import Attack, from_original, from_signs
 from si_jax.attacks.rays import rays
@@ -72,11 +73,29 @@ ATTACKS: dict[str, Attack] = {
 TARGETS = 9  # targeted searches aim at the classes of rank 2 to 10, as far as there are so many
 
 
+class Setup(NamedTuple):
+    """What a search depends on, beside its row.
+
+    Attributes:
+        classes: Of the classifier.
+        norm: Of the threat model.
+        restart: The number of the run, from 0.
+        eot_samples: Gradients averaged in each step.
+        largereps: Whether APGD in L1 begins in larger balls.
+    """
+
+    classes: int
+    norm: str = 'linf'
+    restart: int = 0
+    eot_samples: int = 1
+    largereps: bool = True
+
+
 class SearchAttack(NamedTuple):
     """A search with its fixed settings.
 
     Attributes:
-        make: (number of classes, restart, EoT samples) -> Search.
+        make: Setup -> Search.
         part: Iterations between two times that finished images make room for others. More cost less time
             for packing, fewer less time on images that are done.
         gradients: Gradients per query, from the number of classes; 0 for black-box attacks.
@@ -85,9 +104,10 @@ class SearchAttack(NamedTuple):
         calibrated: As in `Attack`.
         averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
         gaps: The least and the largest median gap between the two highest logits that its steps can follow.
+        dense: Whether it moves all pixels by as much, and so reaches little of a ball of sparse points.
     """
 
-    make: Callable[[int, int, int], Search]
+    make: Callable[[Setup], Search]
     part: int
     gradients: Callable[[int], float]
     queries: int = 1
@@ -95,6 +115,7 @@ class SearchAttack(NamedTuple):
     calibrated: bool = False
     averages: bool = False
     gaps: tuple[float, float] = (0.0, math.inf)
+    dense: bool = False
 
     @property
     def black_box(self) -> bool:
@@ -112,21 +133,24 @@ def _apgd(
 ) -> SearchAttack:
     """APGD on an objective; where it needs more `classes` than there are, on that for `fewer`."""
 
-    def make(number: int, restart: int, eot_samples: int) -> Search:
-        return apgd(objective if number >= classes else fewer, score, eot_samples=eot_samples)
+    def make(one: Setup) -> Search:
+        raised = objective if one.classes >= classes else fewer
+        if one.norm == 'l1':
+            return apgd_l1(raised, score, eot_samples=one.eot_samples, largereps=one.largereps)
+        return apgd(raised, score, eot_samples=one.eot_samples)
 
     return SearchAttack(make, 10, lambda number: 1.0, calibrated=calibrated, averages=True)
 
 
 def _spsa(evaluations: int) -> SearchAttack:
-    make = lambda classes, restart, eot: spsa(evaluations=evaluations)  # noqa: E731
+    make = lambda one: spsa(evaluations=evaluations)  # noqa: E731
     # Adam divides by the size of the estimates plus 1e-8, and float32 holds no square of what is above 1e19.
     return SearchAttack(make, 5, _none, queries=evaluations + 1, gaps=(1e-5, 1e15))
 
 
 def _rays(query_limit: int) -> SearchAttack:
-    make = lambda classes, restart, eot: rays(query_limit=query_limit)  # noqa: E731
-    return SearchAttack(make, 500, _none, measures_distance=True)
+    make = lambda one: rays(query_limit=query_limit)  # noqa: E731
+    return SearchAttack(make, 500, _none, measures_distance=True, dense=True)
 
 
 def _none(classes: int) -> float:
@@ -139,7 +163,7 @@ SEARCHES: dict[str, SearchAttack] = {
     'apgd-t': _apgd(objectives.targeted_dlr, classes=4, fewer=objectives.targeted_margin),
     # As a stage of `fast`, where images that fall leave.
     'pgd-hybrid-20': SearchAttack(
-        lambda classes, r, eot: of_attack(ATTACKS['pgd-hybrid'], 20, eot),
+        lambda one: of_attack(ATTACKS['pgd-hybrid'], 20, one.eot_samples),
         7,
         lambda classes: 1.0,
         averages=True,
@@ -150,15 +174,15 @@ SEARCHES: dict[str, SearchAttack] = {
     'apgd-si': _apgd(adversarial_ce, scaled_cosine(SI_SCALE)),
     'apgd-si-t': _apgd(objectives.targeted_margin, cosine),
     'fab': SearchAttack(
-        lambda classes, r, eot: fab(targeted=False, random_start=r > 0),
+        lambda one: fab(targeted=False, random_start=one.restart > 0),
         20,
         lambda classes: (classes - 1) / 2,
         queries=2,
     ),
     'fab-t': SearchAttack(
-        lambda classes, r, eot: fab(targeted=True, random_start=r > 0), 20, lambda classes: 0.5, queries=2
+        lambda one: fab(targeted=True, random_start=one.restart > 0), 20, lambda classes: 0.5, queries=2
     ),
-    'square': SearchAttack(lambda classes, r, eot: square(5000), 250, _none),
+    'square': SearchAttack(lambda one: square(5000), 250, _none),
     'spsa': _spsa(256),
     'spsa-128': _spsa(128),
     'spsa-512': _spsa(512),
@@ -175,12 +199,18 @@ class Stage(NamedTuple):
         restarts: Runs from new random numbers; a targeted search runs once for each target in each of them.
         eot_samples: Gradients averaged in each step.
         targets: Classes that a targeted search aims at.
+        largereps: Whether APGD in L1 begins in larger balls.
     """
 
     attack: str
     restarts: int = 1
     eot_samples: int = 1
     targets: int = TARGETS
+    largereps: bool = True
+
+    def search(self, classes: int, norm: str = 'linf', restart: int = 0) -> Search:
+        """The search of this stage for a classifier of so many classes, in a run."""
+        return SEARCHES[self.attack].make(Setup(classes, norm, restart, self.eot_samples, self.largereps))
 
 
 # Croce and Hein (2020); restarts and order as in repository fra31/auto-attack, autoattack.py.
@@ -200,6 +230,23 @@ PRESETS: dict[str, tuple[Stage, ...]] = {
     'fast': (Stage('pgd-hybrid-20'), Stage('apgd-cal'), Stage('apgd-t', targets=2)),
 }
 
+# Where a protocol has other stages in a norm. `largereps` is set by the standard version alone, in the
+# reference code; there the others are the same in every norm.
+PRESETS_IN: dict[str, dict[str, tuple[Stage, ...]]] = {
+    'l1': {
+        'autoattack': (
+            Stage('apgd-ce', restarts=5),
+            Stage('apgd-t', targets=5),
+            Stage('fab-t'),
+            Stage('square'),
+        ),
+        **{
+            name: tuple(stage._replace(largereps=False) for stage in PRESETS[name])
+            for name in ('autoattack-plus', 'autoattack-rand')
+        },
+    }
+}
+
 # Presets that are quick looks, not protocols: their results say so.
 SCREENS = {
     'fast': "a screen for development, without seven of AutoAttack's targets, FAB and Square: it cannot see "
@@ -207,11 +254,18 @@ SCREENS = {
 }
 
 
-def stages(name: str, eot_samples: int) -> tuple[Stage, ...]:
-    """The stages of a preset, or a search as its only stage: with the caller's EoT samples if it averages."""
-    if name in PRESETS:
-        return PRESETS[name]
-    return (Stage(name, eot_samples=eot_samples if SEARCHES[name].averages else 1),)
+def stages(name: str, eot_samples: int, norm: str = 'linf') -> tuple[Stage, ...]:
+    """The stages of a preset in a norm, or a search as its only stage.
+
+    A search alone is the stage that it is in `autoattack`, if it is one, with the caller's EoT samples if it
+    averages.
+    """
+    presets = PRESETS | PRESETS_IN.get(norm, {})
+    if name in presets:
+        return presets[name]
+    known = {stage.attack: stage for stage in presets['autoattack']}
+    alone = known.get(name, Stage(name))
+    return (alone._replace(eot_samples=eot_samples if SEARCHES[name].averages else 1),)
 
 
 def parse(attacks: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

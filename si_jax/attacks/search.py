@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Ascent, Gradients, Rule, UnderWay, none_seen, step
+from si_jax.attacks.ascent import Ascent, Gradients, Rule, UnderWay, Value, none_seen, step
 from si_jax.attacks.pgd import (
     Attack,
     KeyedClassifier,
@@ -83,6 +83,7 @@ class Search(NamedTuple):
             first + 1, ..., first + count - 1; `first` may be traced. So may `count`, but for Square, which
             draws its windows for all of them beforehand. Rows whose `fooled` is set keep their `found`.
         iterations: How many iterations there are in all.
+        idle: How many of them only evaluate a point, and make no step.
         targeted: Whether it is run once for each target class in turn.
         objective: What it raises, or a function from target classes [B] to it; None if it raises no loss.
         score: What the objective is computed from; None likewise.
@@ -94,6 +95,7 @@ class Search(NamedTuple):
     targeted: bool = False
     objective: 'Objective | TargetedObjective | None' = None
     score: Score | None = None
+    idle: int = 0
 
     def objective_for(self, targets: Array) -> Objective | None:
         """What it raises toward these target classes [B]."""
@@ -111,9 +113,11 @@ def gradient_search(
     score: Score,
     *,
     start: Start,
-    rule: Callable[[Threat], Rule],
+    rule: Callable[[Threat, Array], Rule],
     steps: int,
     eot_samples: int,
+    idle: int = 1,
+    counted_from: int = 0,
 ) -> Search:
     """A search that raises an objective along its gradient: an ascent of the engine, made in parts.
 
@@ -121,12 +125,36 @@ def gradient_search(
     the point after the last step. An image keeps its first misclassified point and is done. A query is one
     forward and one backward pass. A function from target classes [B] to an objective makes the search a
     targeted one.
+
+    Args:
+        objective: What it raises.
+        score: What the objective is computed from.
+        start: Where it starts.
+        rule: From the threat model and the images [B, H, W, C] how a point moves.
+        steps: Number of steps.
+        eot_samples: Gradients averaged in each step.
+        idle: How many iterations there are beyond the steps.
+        counted_from: The first iteration whose point is in the ball; points before it do not count as found.
     """
+
+    def counted(value: Value) -> Value:
+        """The value function; for a point outside the ball no success and, where the loss is NaN, -inf."""
+        if not counted_from:
+            return value
+
+        def inside(i: Array, x: Array) -> tuple[Array, Array, Array]:
+            loss, gradient, fooled = value(i, x)
+            counts = i >= counted_from
+            return jnp.where(counts | ~jnp.isnan(loss), loss, -jnp.inf), gradient, fooled & counts
+
+        return inside
 
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
         del classifier
         first = starting_points(start, threat, problem.images, problem.keys)
-        return nothing_found(problem, (first, rule(threat).init(first)), none_seen(len(first)))
+        return nothing_found(
+            problem, (first, rule(threat, problem.images).init(first)), none_seen(len(first))
+        )
 
     def advance(
         classifier: KeyedClassifier,
@@ -138,8 +166,10 @@ def gradient_search(
     ) -> SearchState:
         _, keys = rows.split(problem.keys)
         goal = objective if isinstance(objective, Objective) else objective(problem.targets)
-        value = value_function(goal, score, classifier, problem.labels, None, keys, eot_samples=eot_samples)
-        how = rule(threat)
+        value = counted(
+            value_function(goal, score, classifier, problem.labels, None, keys, eot_samples=eot_samples)
+        )
+        how = rule(threat, problem.images)
 
         def project(x: Array) -> Array:
             return threat.project(x, problem.images)
@@ -165,7 +195,7 @@ def gradient_search(
         return SearchState(seen.fooled_image, seen.fooled, queries, inner, seen.gradients)
 
     targeted = not isinstance(objective, Objective)
-    return Search(init, advance, steps + 1, targeted, objective, score)
+    return Search(init, advance, steps + idle, targeted, objective, score, idle)
 
 
 def of_attack(attack: Attack, steps: int, eot_samples: int) -> Search:
@@ -179,7 +209,7 @@ def of_attack(attack: Attack, steps: int, eot_samples: int) -> Search:
         attack.score,
         start=attack.start,
         # The attack fixes its step size, so the caller's does not count.
-        rule=lambda threat: rule_of(attack, threat, steps, math.nan),
+        rule=lambda threat, images: rule_of(attack, threat, steps, math.nan),
         steps=steps,
         eot_samples=eot_samples,
     )

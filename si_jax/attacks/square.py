@@ -5,8 +5,8 @@ depends on the batch (the reference code shares one window among the images of a
 if its margin, g_y - max_{k != y} g_k, is lower. The windows shrink with the number of the iteration.
 
 Source: Andriushchenko et al. (2020), "Square Attack: a query-efficient black-box adversarial attack via
-random search", algorithms 1 to 3; repository fra31/auto-attack, square.py, with its schedule not rescaled. L1
-is left out: it needs another projection.
+random search", algorithms 1 to 3; L1: Croce and Hein (2021), "Mind the box"; repository fra31/auto-attack,
+square.py, with its schedule not rescaled.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax import losses
+from si_jax import l1, losses
 from si_jax.attacks import rows
 from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
@@ -33,7 +33,7 @@ HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 def sides(norm: str, iterations: int, height: int, width: int, p_init: float = 0.8) -> np.ndarray:
     """The side of the windows in each iteration, [iterations] int32.
 
-    The integer next to sqrt(p H W), at least 1; for L2 made odd and at least 3. Never above min(H, W).
+    The integer next to sqrt(p H W), at least 1; for L2 and L1 made odd and at least 3. Never above min(H, W).
 
     Raises:
         InputError: Unknown norm.
@@ -60,7 +60,7 @@ class Moves(NamedTuple):
 
 
 def square(queries: int = 5000, p_init: float = 0.8) -> Search:
-    """Square as a search, for Linf and L2.
+    """Square as a search, for every norm.
 
     Args:
         queries: Number of iterations; the start needs one query more, as in the reference code.
@@ -173,26 +173,33 @@ def _linf(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
     return Moves(start, 2 + shape[2], propose)
 
 
-def _l2(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
-    """Moves the mass of the perturbation in one window into another, where it takes the form of `pattern`."""
+class Patterns(NamedTuple):
+    """The form of a perturbation in windows, for the norms where it is not flat.
+
+    Attributes:
+        tiles: (keys [B], images) -> tiles of the pattern all over each image.
+        window: (words [B, 1 + channels], i, dtype, rows [B], columns [B]) -> the pattern in the window of
+            iteration i at this place, turned or not, and with a sign for each channel; 0 around it.
+    """
+
+    tiles: Callable[[Array, Array], Array]
+    window: Callable[[Array, Array, jnp.dtype, Array, Array], Array]
+
+
+def _patterns(norm: str, shape: tuple[int, ...], side_of: np.ndarray) -> Patterns:
+    """The patterns of a norm for images [H, W, C]."""
     height, width, channels = shape
     distinct, which = np.unique(side_of, return_inverse=True)
     # For each side the pattern and the pattern turned, on a canvas from which an image-sized part is cut.
     canvases = np.zeros((len(distinct), 2, 2 * height, 2 * width))
     for k, side in enumerate(distinct):
-        form = pattern(side)
+        form = pattern(side, norm)
         canvases[k, :, height : height + side, width : width + side] = form, form.T
 
-    def norm(delta: Array, axis: tuple[int, ...]) -> Array:
-        return jnp.sqrt(jnp.sum(delta**2, axis=axis, keepdims=True))
-
-    def on_sphere(images: Array, delta: Array) -> Array:
-        return jnp.clip(images + eps * delta / (norm(delta, (1, 2, 3)) + 1e-12), 0.0, 1.0)
-
-    def start(keys: Array, images: Array) -> Array:
-        # Tiles of the pattern all over the image, each turned or not, and with a sign for each channel.
+    def tiles(keys: Array, images: Array) -> Array:
+        # Each turned or not, and with a sign for each channel.
         side = max(min(height, width) // 5, 1)
-        tile = jnp.asarray(pattern(side), images.dtype)
+        tile = jnp.asarray(pattern(side, norm), images.dtype)
         down, across = height // side, width // side
         edges = [(length - side * (length // side)) for length in (height, width)]
 
@@ -205,7 +212,32 @@ def _l2(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
 
         inner = jax.vmap(draw)(keys)
         around = [(0, 0), *((edge // 2, edge - edge // 2) for edge in edges), (0, 0)]
-        return on_sphere(images, jnp.pad(inner, around))
+        return jnp.pad(inner, around)
+
+    def window(words: Array, i: Array, dtype: jnp.dtype, row: Array, column: Array) -> Array:
+        canvas = jnp.asarray(canvases, dtype)[jnp.asarray(which)[i]]
+        turned = (words[:, 0] & 1).astype(jnp.int32)
+        cut = jax.vmap(
+            lambda t, r, c: jax.lax.dynamic_slice(canvas, (t, height - r, width - c), (1, height, width))
+        )
+        signs = _signs(words[:, 1:], dtype)[:, None, None, :]
+        return cut(turned, row, column)[:, 0, :, :, None] * signs
+
+    return Patterns(tiles, window)
+
+
+def _l2(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
+    """Moves the mass of the perturbation in one window into another, where it takes the form of `pattern`."""
+    channels, patterns = shape[2], _patterns('l2', shape, side_of)
+
+    def norm(delta: Array, axis: tuple[int, ...]) -> Array:
+        return jnp.sqrt(jnp.sum(delta**2, axis=axis, keepdims=True))
+
+    def on_sphere(images: Array, delta: Array) -> Array:
+        return jnp.clip(images + eps * delta / (norm(delta, (1, 2, 3)) + 1e-12), 0.0, 1.0)
+
+    def start(keys: Array, images: Array) -> Array:
+        return on_sphere(images, patterns.tiles(keys, images))
 
     def propose(words: Array, i: Array, images: Array, best: Array) -> Array:
         side = jnp.asarray(side_of)[i]
@@ -219,13 +251,7 @@ def _l2(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
         mass = norm(old, (1, 2)) ** 2
         budget = jnp.sqrt(unused / channels + mass + norm(jnp.where(out_of & ~into, delta, 0), (1, 2)) ** 2)
 
-        canvas = jnp.asarray(canvases, images.dtype)[jnp.asarray(which)[i]]
-        turned = (words[:, 4] & 1).astype(jnp.int32)
-        cut = jax.vmap(
-            lambda t, r, c: jax.lax.dynamic_slice(canvas, (t, height - r, width - c), (1, height, width))
-        )
-        signs = _signs(words[:, 5:], images.dtype)[:, None, None, :]
-        fresh = cut(turned, row, column)[:, 0, :, :, None] * signs
+        fresh = patterns.window(words[:, 4:], i, images.dtype, row, column)
         # |fresh + scale old| from products, as |fresh| = 1: the sum need not be made for it.
         scale = 1 / (jnp.sqrt(mass) + 1e-12)
         product = jnp.sum(fresh * delta, axis=(1, 2), keepdims=True)
@@ -236,28 +262,71 @@ def _l2(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
     return Moves(start, 5 + channels, propose)
 
 
+def _l1(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
+    """As in L2 the mass of one window moves into another; then the sum is above eps, and is projected."""
+    channels, patterns = shape[2], _patterns('l1', shape, side_of)
+    radius = eps * (1 - 1e-6)  # as in the reference code
+
+    def mass(delta: Array) -> Array:
+        return jnp.sum(jnp.abs(delta), axis=(1, 2), keepdims=True)
+
+    def projected(images: Array, delta: Array) -> Array:
+        return jnp.clip(l1.project(images + delta, images, radius), 0.0, 1.0)
+
+    def start(keys: Array, images: Array) -> Array:
+        return projected(images, patterns.tiles(keys, images))
+
+    def propose(words: Array, i: Array, images: Array, best: Array) -> Array:
+        side = jnp.asarray(side_of)[i]
+        row, column, into = _windows(words[:, :2], shape, side)
+        out_of = _windows(words[:, 2:4], shape, side)[2]
+        delta = best - images
+        old = jnp.where(into, delta, 0)
+
+        new = patterns.window(words[:, 4:], i, images.dtype, row, column) + old / (mass(old) + 1e-12)
+        unused = jnp.maximum(eps - jnp.sum(mass(delta), axis=3, keepdims=True), 0)
+        # What a channel has to spend, times the number of channels: the projection decides which one gets it.
+        budget = (unused / channels + mass(jnp.where(into | out_of, delta, 0))) * channels
+        new = new / (mass(new) + 1e-12) * budget
+        return projected(images, jnp.where(into, new, jnp.where(out_of, 0, delta)))
+
+    return Moves(start, 5 + channels, propose)
+
+
 # In each norm Square is another random search: how it moves, and which sides its windows may have.
-MOVES: dict[str, Callable[[float, tuple[int, ...], np.ndarray], Moves]] = {'linf': _linf, 'l2': _l2}
+MOVES: dict[str, Callable[[float, tuple[int, ...], np.ndarray], Moves]] = {
+    'linf': _linf,
+    'l2': _l2,
+    'l1': _l1,
+}
 SIDES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'linf': lambda side: side,
     'l2': lambda side: np.maximum(side, 3) | 1,
+    'l1': lambda side: np.maximum(side, 3) | 1,
+}
+# How steep the hills of a pattern are, and what their size is.
+STEEPNESS = {'l2': 2, 'l1': 4}
+SIZES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    'l2': lambda values: np.sqrt(np.sum(values**2)),
+    'l1': lambda values: np.sum(np.abs(values)),
 }
 
 
-def pattern(side: int) -> np.ndarray:
-    """The update of L2 in a window, [side, side], of norm 1: a positive hill above a negative one.
+def pattern(side: int, norm: str = 'l2') -> np.ndarray:
+    """The update of L2 or L1 in a window, [side, side], of norm 1: a positive hill above a negative one.
 
-    A hill in h x w pixels is sum_r 1 / (r + 1)^2 over all r not smaller than the distance (the larger one of
-    rows and columns) from its centre (h // 2, w // 2).
+    A hill in h x w pixels is sum_r 1 / (r + 1)^p over all r not smaller than the distance (the larger one of
+    rows and columns) from its centre (h // 2, w // 2); p is 2 in L2 and 4 in L1.
     """
+    size = SIZES[norm]
 
     def hill(height: int, width: int) -> np.ndarray:
         rows_away = np.abs(np.arange(height) - height // 2)[:, None]
         columns_away = np.abs(np.arange(width) - width // 2)[None, :]
-        terms = 1.0 / np.arange(1, max(height // 2, width // 2) + 2) ** 2
+        terms = 1.0 / np.arange(1, max(height // 2, width // 2) + 2) ** STEEPNESS[norm]
         tail = np.cumsum(terms[::-1])[::-1]
         values = tail[np.maximum(rows_away, columns_away)]
-        return values / np.sqrt(np.sum(values**2)) if values.size else values
+        return values / size(values) if values.size else values
 
     both = np.concatenate([hill(side // 2, side), -hill(side - side // 2, side)])
-    return both / np.sqrt(np.sum(both**2))
+    return both / size(both)

@@ -23,6 +23,7 @@ from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
+from si_jax.evaluation.union import THREATS, Union, parse_threats, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
 from si_jax.storage.files import remove_leftovers
@@ -54,6 +55,9 @@ examples:
         --normalise=none --dataset=cifar10
   whether the accuracy under PGD can be trusted: a verdict for each check
     python evaluate.py --workdir=WORKDIR --audit
+  in three norms at once: an image must withstand the attacks in all of them
+    python evaluate.py --workdir=WORKDIR --attacks=autoattack \\
+        --threats=linf:8/255,l2:0.5,l1:12
   a defense without a gradient, attacked by way of the network inside it
     python evaluate.py --model=my_model.py:build --dataset=cifar10 \\
         --gradient_of=my_model.py:undefended
@@ -93,6 +97,10 @@ ATTACKING = {
     ),
     'transfer_from': Flag(
         'A,B', 'other models, FILE.py:FUNCTION or folders of runs: what breaks them, tried on this one'
+    ),
+    'threats': Flag(
+        'NORM:EPS,...',
+        f'several threat models in place of --norm and --eps, and their union ({",".join(THREATS)})',
     ),
     'individual': Flag(None, 'each stage of a cascade on all correct images', bool),
     'search_precision': Flag('NAME', 'float32, tf32 or bfloat16, of the search alone (default: by device)'),
@@ -168,7 +176,7 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
     """The exit status of an audit; `of_audit` has the values of the flags --audit_eps and so on."""
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
-    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile'):
+    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile', 'threats'):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
     settings = dict(zip(('eps_grid', 'steps_grid', 'queries', 'planted'), of_audit, strict=True))
@@ -188,8 +196,9 @@ def run(
     gradient_of: str | None = None,
     transfer_from: str | None = None,
     profile: str | None = None,
+    threats: str | None = None,
     **settings: Any,
-) -> Result:
+) -> Result | Union:
     """Evaluates a network; prints and writes the result.
 
     What is finished is kept in `<output without .json>.partial` until the result is written.
@@ -202,6 +211,7 @@ def run(
         gradient_of: 'path/to/file.py:build', the classifier whose derivative attacks take (BPDA).
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         profile: A folder for a profile of a part of the first attack; None for none.
+        threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
@@ -210,12 +220,17 @@ def run(
     """
     given = [load_attribute(one.strip(), 'attacks') if '.py:' in one else one for one in attacks.split(',')]
     names, custom = parse_attacks(given)
+    several = {} if threats is None else parse_threats(threats)
+    for name in ('eps', 'norm'):
+        if several and getattr(subject, name) is not None:
+            raise InputError(f'--{name} is given beside --threats, which has it: leave one of them out')
     reads = [*subject.reads(), *outputs.of_model(attacks, gradient_of, transfer_from)]
 
     def check_outputs(path: Path) -> None:
-        files = [path, path.with_suffix('.npz'), path.with_suffix('.partial')]
-        files.append(path.with_name(f'{path.stem}{outputs.POINT}'))
-        files += [path.with_name(f'{path.stem}_images.npz')] * save_images
+        files = [path.with_name(f'{path.stem}{outputs.POINT}')]
+        for one in (path, *paths(path, several.items()).values()):
+            files += [one, one.with_suffix('.npz'), one.with_suffix('.partial')]
+            files += [one.with_name(f'{one.stem}_images.npz')] * save_images
         processes.from_first(lambda: outputs.check('--output=FILE.json', files, reads))
 
     if output is not None:
@@ -231,49 +246,62 @@ def run(
     filled = {name: DEFAULTS[name] for name in DEFAULTS if settings.get(name) is None}
     choice = {'count': len(loaded.labels), **settings, **filled}
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
+    choice |= {'threats': list(several)} if several else {}
+    each = several or {'': loaded.threat}
+    for threat in each.values():
+        threat.check(shape)
     path = loaded.path(output, '-'.join(names), choice)
     if output is None:
         check_outputs(path)
 
     state = path.with_suffix('.partial')
-    resumed = state.exists()
+    places = paths(path, several.items()) if several else {'': path}
+    states = {text: place.with_suffix('.partial') for text, place in places.items()}
+    resumed = any(place.exists() for place in states.values())
     with saved.alone(state):
         kept = resumable(f'what was finished is kept in {state}')
         with kept, outputs.point_beside(path), profiling.wanted(profile) as profiled:
-            result = evaluate(
-                loaded.classifier,
-                loaded.images,
-                loaded.labels,
-                indices=loaded.indices,
-                attacks=given,
-                eps=loaded.threat.eps,
-                norm=loaded.threat.norm,
-                return_images=save_images,
-                progress=True,
-                state_path=state,
-                **others,
-                **settings,
-            )
-        if result.gradient_of is not None:
-            result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
-        if loaded.hint:
-            clean = result.accuracy['clean'], result.ci95['clean'][1]
-            found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
-            rest = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
-            result = dataclasses.replace(result, warnings=found + rest)
-        result = loaded.named(result)
+            results = {
+                text: evaluate(
+                    loaded.classifier,
+                    loaded.images,
+                    loaded.labels,
+                    indices=loaded.indices,
+                    attacks=given,
+                    eps=threat.eps,
+                    norm=threat.norm,
+                    return_images=save_images,
+                    progress=True,
+                    state_path=states[text],
+                    **others,
+                    **settings,
+                )
+                for text, threat in each.items()
+            }
+        for text, result in results.items():
+            if result.gradient_of is not None:
+                result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
+            if loaded.hint:
+                clean = result.accuracy['clean'], result.ci95['clean'][1]
+                found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
+                rest = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
+                result = dataclasses.replace(result, warnings=found + rest)
+            results[text] = loaded.named(result)
+        whole = Union(results) if several else results['']
         if processes.is_first():
-            result.save(path)
+            whole.save(path)
             remove_leftovers(path.parent, path.stem)
-            saved.remove(state)
+            for place in (*states.values(), state):
+                saved.remove(place)
     if processes.is_first():
-        show(result.table())
-        if not resumed and (speed := attained_speed(result, loaded.classifier, shape)):
-            print(speed)
+        show(whole.table())
+        for result in results.values():
+            if not resumed and (speed := attained_speed(result, loaded.classifier, shape)):
+                print(speed)
         if profiled:
             print(profiled.report())
         print(f'written to {path}')
-    return result
+    return whole
 
 
 def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]) -> str:

@@ -13,8 +13,8 @@ from si_jax.runtime import processes
 from si_jax.storage import lock, npz
 from si_jax.storage.files import read_json, write_atomic
 
-# What an evaluation, an audit, a comparison and a figure have beside their schema.
-OURS = ('worst_case', 'checks', 'differences', 'figure')
+# What an evaluation, a union of several, an audit, a comparison and a figure have beside their schema.
+OURS = ('worst_case', 'union', 'checks', 'differences', 'figure')
 FLAGS = ('clean', 'worst_case', 'labels', 'indices')  # of each image, in the npz file of an evaluation
 POINT = '_point.npz'
 

@@ -73,7 +73,7 @@ IMAGES = {
     'images': Flag('FILE.txt', 'a list of images, one a line: their numbers, or class/file'),
     'class_map': Flag('FILE.json', 'class (its name or number) to the index of an output of the network'),
     'eps': Flag(None, "radius in the pixel range [0, 1] (default: the run's, or 8/255)", fraction),
-    'norm': Flag(None, "linf or l2, not l1 (default: the run's, or linf)"),
+    'norm': Flag(None, "linf, l2 or l1 (default: the run's, or linf)"),
 }
 
 

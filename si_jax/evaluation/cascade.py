@@ -1,8 +1,9 @@
 """The cascade: searches one after another, each on the images that are still classified correctly.
 
 Each search starts from the original images. A targeted one aims at the classes of rank 2 to 10 of the clean
-logits in turn, and only images that withstood one target go on to the next. Since an image's random numbers
-come from its own key and the name of the attack, a stage does the same to it here as when it runs alone.
+logits in turn (APGD-T in L1 at those of rank 2 to 6), and only images that withstood one target go on to the
+next. Since an image's random numbers come from its own key and the name of the attack, a stage does the same
+to it here as when it runs alone.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ import numpy as np
 from si_jax.attacks.facts import facts
 from si_jax.attacks.rays import average_distance
 from si_jax.attacks.registry import SCREENS, SEARCHES, Stage
+from si_jax.attacks.search import Search
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
@@ -49,8 +51,7 @@ class Cascade:
 
     def cost(self, request: Request) -> int:
         """The forward passes that it makes of an image, at most and roughly."""
-        classes = request.classes
-        return sum(runs(stage, classes) * cost(stage, classes) for stage in self.stages)
+        return sum(runs(stage, request) * cost(stage, request) for stage in self.stages)
 
     def run(self, network: Network, request: Request) -> Outcome:
         """Runs the stages on the correctly classified images.
@@ -59,7 +60,7 @@ class Cascade:
         flags of the attack are the same, those of the stages are more. An image that was not broken stays
         the original.
         """
-        clean, classes = network.clean, request.classes
+        clean = network.clean
         correct, broken_by = clean.copy(), np.full(len(clean), -1, np.int8)
         queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
         kept = np.array(network.images) if request.keep else np.zeros((0, *network.images.shape[1:]))
@@ -77,7 +78,7 @@ class Cascade:
             if request.keep:
                 kept[new] = done.images[new]
             after = clean & ~done.broken if request.individual else correct
-            tables.append(_table(stage, done, after, classes))
+            tables.append(_table(stage, done, after, request))
             gradients.append(done.gradients)
             seconds[stage.attack] = time.perf_counter() - began
         single = SEARCHES.get(self.name)
@@ -88,7 +89,7 @@ class Cascade:
             eot_samples=self.stages[0].eot_samples if SEARCHES[self.stages[0].attack].averages else None,
             max_perturbation=largest,
             stages=tuple(tables),
-            protocol=_protocol(self.name, self.stages, classes, request.individual),
+            protocol=_protocol(self.name, self.stages, request),
             broken_by=broken_by,
             queries=queries,
             distances=distances if single and single.measures_distance else None,
@@ -97,16 +98,17 @@ class Cascade:
         return Outcome(record, kept, seconds if len(self.stages) > 1 else {})
 
 
-def runs(stage: Stage, classes: int) -> int:
+def runs(stage: Stage, request: Request) -> int:
     """How many searches a stage makes one after another: one for each restart, and for each target in it."""
-    return stage.restarts * (min(stage.targets, classes - 1) if _targeted(stage, classes) else 1)
+    targets = min(stage.targets, request.classes - 1)
+    return stage.restarts * (targets if _search(stage, request).targeted else 1)
 
 
-def cost(stage: Stage, classes: int) -> int:
+def cost(stage: Stage, request: Request) -> int:
     """The forward passes that a run makes of an image, at most and roughly."""
     row = SEARCHES[stage.attack]
-    queries = row.make(classes, 0, 1).iterations * row.queries * stage.eot_samples
-    return round(queries * (1 + (GRADIENT - 1) * row.gradients(classes)))
+    queries = _search(stage, request).iterations * row.queries * stage.eot_samples
+    return round(queries * (1 + (GRADIENT - 1) * row.gradients(request.classes)))
 
 
 class _Done(NamedTuple):
@@ -124,9 +126,9 @@ class _Done(NamedTuple):
 
 
 def _run_stage(network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
-    row, classes, count = SEARCHES[stage.attack], request.classes, len(attacked)
+    row, count = SEARCHES[stage.attack], len(attacked)
     targets = np.zeros((0, count), np.int32)
-    if _targeted(stage, classes):
+    if _search(stage, request).targeted:
         # Of equal logits the class with the lower number comes first.
         ranks = np.argsort(-network.clean_logits, axis=1, kind='stable')[:, 1 : stage.targets + 1]
         targets = ranks.T.astype(np.int32)
@@ -134,12 +136,12 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
     alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
     images = np.zeros(network.images.shape, network.images.dtype) if request.keep else np.zeros((0,))
     zero, not_finite = attacked.copy(), np.zeros(count, bool)
-    forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, classes)
+    forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, request)
     apply, shared = network.surrogate(row.calibrated)
 
     def compiled(again: bool) -> CompiledSearch:
         # Restarts but the first may be searches of their own, but are all alike.
-        search = row.make(classes, int(again), stage.eot_samples)
+        search = _search(stage, request, int(again))
         return compile_search(search, row.part, apply, request.threat, network.key_impl, network.devices)
 
     def search(rows: np.ndarray, again: bool, aims: np.ndarray, keys: np.ndarray) -> Arrays:
@@ -153,7 +155,7 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
             largest = max(largest, distance)
             return ~correct
 
-        about = stage.attack, row, stage.eot_samples, request.threat, again
+        about = stage._replace(restarts=1, targets=1), row, request.threat, again
         program = network.program(about, functools.partial(compiled, again))
         problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
         wanted = row.measures_distance
@@ -171,7 +173,7 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
             **({} if outcome.gradients is None else outcome.gradients._asdict()),
         }
 
-    for run in range(runs(stage, classes)):
+    for run in range(runs(stage, request)):
         restart, target = divmod(run, max(len(targets), 1))
         keys = network.keys(run, stage.attack)
         aims = targets[target] if len(targets) else np.zeros(count, np.int32)
@@ -202,11 +204,11 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
     )
 
 
-def _targeted(stage: Stage, classes: int) -> bool:
-    return SEARCHES[stage.attack].make(classes, 0, 1).targeted
+def _search(stage: Stage, request: Request, restart: int = 0) -> Search:
+    return stage.search(request.classes, request.threat.norm, restart)
 
 
-def _table(stage: Stage, done: _Done, correct: np.ndarray, classes: int) -> dict[str, Any]:
+def _table(stage: Stage, done: _Done, correct: np.ndarray, request: Request) -> dict[str, Any]:
     """The stage in the result, in JSON's types."""
     row = SEARCHES[stage.attack]
     forward = done.forward_passes
@@ -216,11 +218,11 @@ def _table(stage: Stage, done: _Done, correct: np.ndarray, classes: int) -> dict
         'attacked': done.attacked,
         'broken': int(done.broken.sum()),
         'refused': done.refused,
-        'iterations': _iterations(stage, classes),
-        'runs': runs(stage, classes),
+        'iterations': _iterations(stage, request),
+        'runs': runs(stage, request),
         'eot_samples': stage.eot_samples,
         'forward_passes': forward,
-        'backward_passes': round(forward * row.gradients(classes)),
+        'backward_passes': round(forward * row.gradients(request.classes)),
     }
     if done.gradients is not None:
         table['gradients'] = done.gradients.shares()
@@ -233,26 +235,27 @@ def _table(stage: Stage, done: _Done, correct: np.ndarray, classes: int) -> dict
     return table
 
 
-def _iterations(stage: Stage, classes: int) -> int:
+def _iterations(stage: Stage, request: Request) -> int:
     """The iterations of one run: steps, where an attack makes steps, or queries."""
-    search = SEARCHES[stage.attack].make(classes, 0, 1)
-    return search.iterations - stage.attack.startswith(('apgd', 'pgd'))  # whose last one only evaluates
+    search = _search(stage, request)
+    return search.iterations - search.idle
 
 
-def _protocol(name: str, stages: tuple[Stage, ...], classes: int, individual: bool) -> dict[str, Any]:
+def _protocol(name: str, stages: tuple[Stage, ...], request: Request) -> dict[str, Any]:
     """The stamp by which a reader knows what ran."""
     return {
         'name': name,
-        'cascade': len(stages) > 1 and not individual,
+        'cascade': len(stages) > 1 and not request.individual,
         'stages': [
             {
                 'attack': stage.attack,
-                'iterations': _iterations(stage, classes),
+                'iterations': _iterations(stage, request),
                 'restarts': stage.restarts,
-                'targets': runs(stage, classes) // stage.restarts if _targeted(stage, classes) else 0,
+                'targets': runs(stage, request) // stage.restarts if search.targeted else 0,
                 'eot_samples': stage.eot_samples,
+                **({'largereps': True} if search.idle > 1 else {}),
             }
-            for stage in stages
+            for stage, search in ((stage, _search(stage, request)) for stage in stages)
         ],
         'follows': REFERENCE if name.startswith('autoattack') else None,
         **({'screen': SCREENS[name]} if name in SCREENS else {}),

@@ -85,7 +85,7 @@ def evaluate(
             labels, threat, key) -> images, or pairs (name, one of these); see `docs/attacks.md`. They run on
             all images in `restarts` runs, and their final images count, audited and verified like all others.
         eps: Radius of the ball, as a fraction of the pixel range.
-        norm: 'linf' or 'l2'; 'l1' is not implemented.
+        norm: 'linf', 'l2' or 'l1'.
         steps: Steps of the PGD family; 20 if None. This and the next two, and `eot_samples`, are refused if
             they are given and no attack of the call takes them. The JSON has null where an attack does not.
         step_size: Of the PGD family, as a fraction of the pixel range; eps / 4 if None.
@@ -211,6 +211,7 @@ def _result(
             *request.notes,
             *sanity.decisions(network.clean_logits, request.labels, request.images),
             *sanity.outputs(network.clean_logits, network.traced.coarse),
+            *gates.out_of_reach(kinds, request.threat),
             *gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
             *cosines.warnings(network.si, len(clean), readers),
         ],

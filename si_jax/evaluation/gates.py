@@ -21,6 +21,7 @@ from si_jax.evaluation.result import AttackRecord, GradientCounts
 from si_jax.evaluation.tolerances import FLOAT32, disagreement, gaps
 from si_jax.outputs import Outputs
 from si_jax.runtime import compilation_cache
+from si_jax.threat import Threat
 
 Array = jax.Array
 
@@ -273,6 +274,19 @@ def out_of_range(logits: np.ndarray, attacks: Sequence[Gated]) -> list[str]:
         f'the two highest logits are {gap:.2g} apart (median), and {", ".join(lost)} needs {least:g} to '
         f'{most:g}: its steps cannot follow others in this precision, and it finds nothing. Return the '
         'logits times a factor, which changes no decision, or trust square and rays'
+    ]
+
+
+def out_of_reach(attacks: Sequence[Gated], threat: Threat) -> list[str]:
+    """Which attacks reach little of the ball, as its furthest points move few pixels and they move all."""
+    facts = {part.attack: part.facts for attack in attacks for part in attack.parts if part.facts}
+    dense = [name for name, known in facts.items() if getattr(known.row, 'dense', False)]
+    if not dense or not threat.ball.sparse:
+        return []
+    return [
+        f'{", ".join(dense)} moves all pixels by as much, and the furthest points of an {threat.norm} ball '
+        'move few: what it leaves standing says little. Trust square, which needs no gradient either, or '
+        'autoattack'
     ]
 
 

@@ -35,4 +35,4 @@ def kind_of(name: str, request: Request) -> Kind:
         return CustomAttack(name, given)
     if name in registry.ATTACKS:
         return Pgd(name, registry.ATTACKS[name], name, samples)
-    return Cascade(name, registry.stages(name, samples))
+    return Cascade(name, registry.stages(name, samples, request.threat.norm))

@@ -26,7 +26,7 @@ OF_ATTACK: dict[str, type] = {
     'stages': list,
 }
 TEXTS = ('name', 'split', 'digest')  # of the data set
-SECTIONS = ('model', 'environment', 'timing', 'calibration', 'gradient_of', 'robustbench')
+SECTIONS = ('model', 'environment', 'timing', 'calibration', 'gradient_of', 'robustbench', 'union')
 # What every result has, and of which kind it is.
 FIELDS: dict[tuple[str, ...], type] = {
     ('dataset', 'examples'): int,
@@ -104,6 +104,9 @@ def _check_kinds(about: dict[str, Any]) -> None:
     optional: dict[tuple[str, ...], type] = {('dataset', 'classes'): int, ('overestimation_gap',): float}
     optional.update({('dataset', name): str for name in TEXTS})
     optional.update({(name,): dict for name in SECTIONS} | {('model', 'logit_scale'): float})
+    if 'union' in about:
+        optional[('union', 'worst_case')] = dict
+        files.check_fields(about, {('union', 'accuracy'): float})
     if 'si' in about:
         files.check_fields(about, {('si', name): float for name in cosines.FIELDS})
     for name in about['attacks']:

@@ -113,6 +113,7 @@ class Result:
             two largest logits, to compare it with; `mean_feature_norm` the mean of |z|; `mean_true_cosine`
             that of the cosine of the true class.
         gradient_of: What is known of the classifier whose gradient the attacks took; None for its own.
+        union: What `Union.to_json` says, of a result that is one of several threat models'; else None.
         images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
             classifier, else of the first. None unless asked for.
     """
@@ -132,6 +133,7 @@ class Result:
     calibration: dict[str, float] | None = None
     si: dict[str, float] | None = None
     gradient_of: dict[str, Any] | None = None
+    union: dict[str, Any] | None = None
     images: dict[str, np.ndarray] | None = None
 
     @property
@@ -205,6 +207,7 @@ class Result:
             **({} if self.calibration is None else {'calibration': self.calibration}),
             **({} if self.si is None else {'si': self.si}),
             **({} if self.gradient_of is None else {'gradient_of': self.gradient_of}),
+            **({} if self.union is None else {'union': self.union}),
             **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
             'environment': self.environment,
@@ -242,9 +245,9 @@ class Result:
             for key in ('broken_by', 'queries', 'distances'):
                 if (array := getattr(record, key)) is not None:
                     arrays[f'{key}_{name}'] = array
-        _write_npz(path.with_suffix('.npz'), arrays)
+        write_npz(path.with_suffix('.npz'), arrays)
         if self.images is not None:
-            _write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
+            write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
         write_json(path, self.to_json())
 
     @staticmethod
@@ -327,7 +330,8 @@ def check_output(path: str | os.PathLike) -> Path:
     return path
 
 
-def _write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    """Writes arrays in one step."""
     content = io.BytesIO()
     np.savez(content, **arrays)  # type: ignore[arg-type]
     write_atomic(path, content.getvalue())

@@ -124,6 +124,9 @@ def _cells(about: dict[str, Any]) -> list[tuple[str, tuple[str, str], Cell]]:
         names = ', '.join(about['attacks'])
         of = f'of {names}' if len(protocols) <= 4 else f'of {len(protocols)} attacks: {names}'
         found.append((json.dumps(sorted(protocols)), ('worst case', of), cell_of(about['worst_case'])))
+    if union := about.get('union'):
+        of = f'withstands all of {", ".join(union["worst_case"])}'
+        found.append((json.dumps(['union', sorted(protocols), of]), ('union', of), cell_of(union)))
     return found
 
 

@@ -152,7 +152,7 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
 
     config.defense = defense(name, si=si, he=he)
 
-    config.threat.norm = 'linf'
+    config.threat.norm = 'linf'  # or 'l2', or 'l1'
     config.threat.eps = 8 / 255
 
     row = defenses.DEFENSES[name]

@@ -363,7 +363,7 @@ def three_classes(images, keys):
 def test_bad_settings_are_named():
     with pytest.raises(InputError, match='steps=0'):
         rule(THREATS['linf'], 0)
-    with pytest.raises(InputError, match='linf'):
+    with pytest.raises(InputError, match='apgd_l1'):
         rule(Threat('l1', 1.0), 10)
     with pytest.raises(InputError, match='4 classes'):
         run(search_of('targeted_dlr', 2), problem(), THREATS['linf'], [3], three_classes)

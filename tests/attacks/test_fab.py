@@ -10,7 +10,9 @@ from si_jax.attacks.search import Problem
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
 
-NORMS = ['linf', 'l2']
+NORMS = ['linf', 'l2', 'l1']
+ORDER = {'linf': np.inf, 'l2': 2, 'l1': 1}
+DUAL = {'linf': 1, 'l2': 2, 'l1': np.inf}
 
 
 def problem_of(images, labels, targets=None, seed=0):
@@ -33,8 +35,7 @@ def run(search, classifier, problem, threat, chunks=None):
 
 
 def length(delta, norm):
-    flat = delta.reshape(len(delta), -1)
-    return np.abs(flat).max(axis=1) if norm == 'linf' else np.sqrt((flat**2).sum(axis=1))
+    return np.linalg.norm(delta.reshape(len(delta), -1), ORDER[norm], axis=1)
 
 
 class Network:
@@ -58,9 +59,17 @@ class Network:
 
 
 def project(point, w, b, norm):
-    """The point of the box and the hyperplane <w, u> = b that is nearest to `point`: bisection."""
+    """The point of the box and the hyperplane <w, u> = b nearest to `point`: bisection, in L1 by turns."""
     gap = w @ point - b
     w = w if gap >= 0 else -w
+    if norm == 'l1':
+        point, left = point.copy(), abs(gap)
+        for i in np.argsort(-np.abs(w)):
+            end = 0.0 if w[i] > 0 else 1.0
+            gained = min(w[i] * (point[i] - end), left)
+            point[i] -= gained / w[i]
+            left -= gained
+        return point
     direction = np.sign(w) if norm == 'linf' else w
     low, high = 0.0, 1e6
     for _ in range(200):
@@ -75,14 +84,13 @@ def fab_of_one_image(network, image, label, target, norm, iterations):
     x0 = image.copy()
     x1 = image.copy()
     nearest, best = x0, np.inf
-    order = np.inf if norm == 'linf' else 2
+    order = ORDER[norm]
     for _ in range(iterations):
         g, gradients = network.logits(x1), network.gradients(x1)
         choice = target
         if target is None:
-            dual = 1 if norm == 'linf' else 2
             away = {
-                k: abs(g[k] - g[label]) / np.linalg.norm(gradients[:, k] - gradients[:, label], dual)
+                k: abs(g[k] - g[label]) / np.linalg.norm(gradients[:, k] - gradients[:, label], DUAL[norm])
                 for k in range(4)
                 if k != label
             }

@@ -42,6 +42,6 @@ def test_a_new_row_needs_no_other_edit():
     new = Attack(objectives.dlr, then=objectives.adversarial_ce)
     assert known(facts(new)) == (False, False, 3, 3, True)
     cosine = SearchAttack(
-        lambda classes, r, eot: apgd(objectives.targeted_dlr, scaled_cosine(3.0)), 10, lambda classes: 1.0
+        lambda setup: apgd(objectives.targeted_dlr, scaled_cosine(3.0)), 10, lambda classes: 1.0
     )
     assert known(facts(cosine)) == (True, True, 4, 4, True)

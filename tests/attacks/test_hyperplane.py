@@ -107,15 +107,37 @@ def test_linf_distance_equals_a_linear_program():
         assert np.abs(d).max() == pytest.approx(program.fun, abs=1e-9)
 
 
-@pytest.mark.parametrize('norm', ['linf', 'l2'])
+def test_l1_distance_equals_a_linear_program():
+    rng = np.random.default_rng(3)
+    points, normal, gap = (a[:150] for a in random_cases(rng, 20))
+    reach = np.sum(np.abs(normal) * np.where(np.sign(gap)[:, None] * normal > 0, points, 1 - points), axis=1)
+    ours = np.asarray(jax.jit(displacement, static_argnums=3)(points, normal, gap, 'l1'))
+    assert np.all((points + ours >= -1e-15) & (points + ours <= 1 + 1e-15))
+    left = np.abs(gap + np.sum(normal * ours, axis=1))
+    np.testing.assert_allclose(left, np.maximum(np.abs(gap) - reach, 0), rtol=1e-9, atol=1e-9)
+    within = np.abs(gap) < reach
+    assert 0.5 < within.mean() < 1
+    for t, w, g, d in zip(points[within], normal[within], gap[within], ours[within], strict=True):
+        # Variables (up, down), both not negative: least sum, t + up - down in the box and on the plane.
+        program = linprog(
+            np.ones(40),
+            A_eq=np.r_[w, -w][None] / np.abs(w).max(),
+            b_eq=[-g / np.abs(w).max()],
+            bounds=[*((0, 1 - one) for one in t), *((0, one) for one in t)],
+        )
+        assert program.status == 0
+        assert np.abs(d).sum() == pytest.approx(program.fun, abs=1e-9)
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l2', 'l1'])
 def test_zero_and_tiny_normals(norm):
     points = jnp.full((2, 4), 0.5, jnp.float32)
     normal = jnp.asarray([[0, 0, 0, 0], [1e-25, -2e-25, 1e-25, 1e-25]], jnp.float32)
     moves = displacement(points, normal, jnp.asarray([1.0, 5e-26], jnp.float32), norm)
     np.testing.assert_array_equal(moves[0], np.zeros(4))
     # Divided by the largest weight: weights (1, -2, 1, 1) / 2 and a gap of 1/4.
-    expected = np.array([-1, 1, -1, -1]) / 10 if norm == 'linf' else np.array([-1, 2, -1, -1]) / 14
-    np.testing.assert_allclose(moves[1], expected, rtol=1e-5)
+    expected = {'linf': [-0.1, 0.1, -0.1, -0.1], 'l2': np.array([-1, 2, -1, -1]) / 14, 'l1': [0, 0.25, 0, 0]}
+    np.testing.assert_allclose(moves[1], expected[norm], rtol=1e-5)
 
 
 def test_rows_do_not_depend_on_each_other():

@@ -26,7 +26,7 @@ def test_no_name_means_two_things():
 
 
 def test_the_published_protocols():
-    made = {name: attack.make(10, 0, 1) for name, attack in SEARCHES.items()}
+    made = {name: Stage(name).search(10) for name in SEARCHES}
     assert {name: search.iterations for name, search in made.items()} == {
         # 100 steps and the evaluation of the last point.
         'apgd-ce': 101,
@@ -53,6 +53,27 @@ def test_the_published_protocols():
     assert stages('square', 20) == (Stage('square'),)  # it averages nothing
 
 
+def test_the_protocol_in_l1():
+    cascade = stages('autoattack', 1, 'l1')
+    assert [(one.attack, one.restarts, one.targets) for one in cascade] == [
+        ('apgd-ce', 5, 9),
+        ('apgd-t', 1, 5),
+        ('fab-t', 1, 9),
+        ('square', 1, 9),
+    ]
+    # Alone a search does what it does in the cascade.
+    assert stages('apgd-ce', 1, 'l1') == cascade[:1] and stages('apgd-t', 1, 'l1') == cascade[1:2]
+    assert [one.search(10, 'l1').iterations for one in cascade] == [103, 103, 100, 5000]
+    # The reference code begins in larger balls in its standard version alone.
+    for name in ('autoattack-plus', 'autoattack-rand'):
+        there, here = stages(name, 1), stages(name, 1, 'l1')
+        assert [one._replace(largereps=True) for one in here] == list(there)
+        assert [one.search(10, 'l1').iterations for one in here if 'apgd' in one.attack] == [101] * sum(
+            'apgd' in one.attack for one in here
+        )
+    assert stages('fast', 1, 'l1') == stages('fast', 1)
+
+
 def test_what_a_query_costs():
     gradients = {name: attack.gradients(10) for name, attack in SEARCHES.items()}
     assert gradients['apgd-t'] == 1 and gradients['fab-t'] == 0.5 and gradients['fab'] == 4.5
@@ -64,7 +85,7 @@ def test_what_a_query_costs():
 
 def test_parts_fit_the_searches():
     for name, attack in SEARCHES.items():
-        search = attack.make(10, 0, 1)
+        search = Stage(name).search(10)
         assert 1 <= attack.part < search.iterations
         # Square needs parts of one length.
         assert name != 'square' or search.iterations % attack.part == 0

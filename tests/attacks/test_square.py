@@ -12,7 +12,7 @@ from si_jax.outputs import Outputs
 from si_jax.threat import Threat
 
 SHAPE = (8, 8, 3)
-THREATS = {'linf': Threat('linf', 0.05), 'l2': Threat('l2', 0.5)}
+THREATS = {'linf': Threat('linf', 0.05), 'l2': Threat('l2', 0.5), 'l1': Threat('l1', 2.5)}
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.standard_normal((192, 10)), RNG.standard_normal((10, 5))
 
@@ -62,12 +62,13 @@ def test_schedule_of_linf():
     assert sides('linf', 1, 4, 100, p_init=1.0)[0] == 4
 
 
-def test_schedule_of_l2_is_odd_and_at_least_three():
-    table = sides('l2', 10000, 32, 32)
+@pytest.mark.parametrize('norm', ['l2', 'l1'])
+def test_schedule_of_l2_and_l1_is_odd_and_at_least_three(norm):
+    table = sides(norm, 10000, 32, 32)
     changes = np.flatnonzero(np.diff(table)) + 1
     np.testing.assert_array_equal(table[[0, *changes]], [29, 21, 15, 11, 7, 5, 3])
     np.testing.assert_array_equal(changes, [11, 51, 201, 501, 1001, 4001])
-    assert sides('l2', 1, 8, 8, p_init=1.0)[0] == 8  # never larger than the image
+    assert sides(norm, 1, 8, 8, p_init=1.0)[0] == 8  # never larger than the image
 
 
 def test_pattern_is_a_hill_above_a_valley():
@@ -83,6 +84,16 @@ def test_pattern_is_a_hill_above_a_valley():
         assert np.linalg.norm(form) == pytest.approx(1)
         assert (form[: side // 2] > 0).all() and (form[side // 2 :] < 0).all()
         assert np.linalg.norm(form[: side // 2]) == pytest.approx(np.sqrt(0.5))
+
+
+def test_pattern_of_l1_is_steeper():
+    edge, centre = 1 / 16, 17 / 16
+    above = np.array([edge, centre, edge])
+    below = -np.array([[edge, edge, edge], [edge, centre, edge]])
+    expected = np.vstack([above / above.sum(), -below / below.sum()]) / 2
+    np.testing.assert_allclose(pattern(3, 'l1'), expected, rtol=1e-12)
+    for side in (1, 2, 5, 7, 14, 29):
+        assert np.abs(pattern(side, 'l1')).sum() == pytest.approx(1)
 
 
 def test_start_of_linf_is_stripes():
@@ -189,6 +200,66 @@ def test_moves_of_l2_follow_their_definition(iteration):
         np.testing.assert_allclose(x[b], np.clip(images[b] + moved, 0, 1), rtol=0, atol=1e-10)
 
 
+def projected(delta, image, eps):
+    """The point of the L1 ball in [0, 1] that is nearest, by bisection."""
+    room = np.minimum(np.abs(delta), np.where(delta > 0, 1 - image, image))
+    low, high = 0.0, np.abs(delta).max()
+    if room.sum() <= eps:
+        return image + np.sign(delta) * room
+    for _ in range(70):
+        middle = (low + high) / 2
+        inside = np.clip(np.abs(delta) - middle, 0, room).sum() <= eps
+        low, high = (low, middle) if inside else (middle, high)
+    return image + np.sign(delta) * np.clip(np.abs(delta) - high, 0, room)
+
+
+@pytest.mark.parametrize('iteration', [0, 2500])
+def test_moves_of_l1_follow_their_definition(iteration):
+    """Against the update written out for one image and one channel at a time."""
+    eps, count, shape = 3.0, 40, (16, 16, 3)
+    table = sides('l1', 5000, 16, 16)
+    how, side = MOVES['l1'](eps, shape, table), int(table[iteration])
+    rng = np.random.default_rng(0)
+    images = rng.uniform(size=(count, *shape))
+    delta = rng.standard_normal(images.shape) * (rng.uniform(size=images.shape) < 0.2)
+    start = [projected(d, x, rng.uniform(0.3, 1) * eps) for d, x in zip(delta, images, strict=True)]
+    delta = np.array(start) - images
+    words = np.asarray(words_of(how, count))
+    x = np.asarray(
+        how.propose(
+            jnp.asarray(words), jnp.int32(iteration), jnp.asarray(images), jnp.asarray(images + delta)
+        )
+    )
+    for b in range(count):
+        corners = [int((int(word) >> 16) * (16 - side) >> 16) for word in words[b, :4]]
+        into = np.s_[corners[0] : corners[0] + side, corners[1] : corners[1] + side]
+        out_of = np.s_[corners[2] : corners[2] + side, corners[3] : corners[3] + side]
+        both = np.zeros((16, 16), bool)
+        both[into] = both[out_of] = True
+        form = pattern(side, 'l1').T if words[b, 4] & 1 else pattern(side, 'l1')
+        unused = max(eps - np.abs(delta[b]).sum(), 0)
+        moved = delta[b].copy()
+        for c in range(3):
+            old = delta[b, ..., c]
+            new = form * (1 - 2 * int(words[b, 5 + c] & 1)) + old[into] / (1e-12 + np.abs(old[into]).sum())
+            new *= (unused / 3 + np.abs(old[both]).sum()) * 3 / np.abs(new).sum()
+            moved[..., c][out_of] = 0
+            moved[..., c][into] = new
+        np.testing.assert_allclose(x[b], projected(moved, images[b], eps * (1 - 1e-6)), rtol=0, atol=1e-9)
+
+
+def test_start_of_l1_is_tiles_in_the_ball():
+    images = jnp.full((2, 32, 32, 3), 0.5)
+    keys = jax.random.split(jax.random.key(1), 2)
+    start = MOVES['l1'](12.0, (32, 32, 3), sides('l1', 10, 32, 32)).start(keys, images)
+    delta = np.asarray(start - images)
+    np.testing.assert_allclose(np.abs(delta).sum(axis=(1, 2, 3)), 12, rtol=1e-5)
+    # 25 tiles of a channel have 25 between them before the projection cuts off their edges.
+    assert (delta[:, [0, 31]] == 0).all() and 50 < (delta[0] != 0).sum() < 600
+    for row, column in ((4, 4), (10, 22)):  # the centres of lower halves have one sign, or they are turned
+        assert np.abs(delta[:, row - 3 : row + 3, column - 3 : column + 3]).max(axis=(1, 2)).min() > 0
+
+
 @pytest.mark.parametrize('norm', THREATS)
 def test_search(norm):
     where, threat = problem(), THREATS[norm]
@@ -273,6 +344,6 @@ def test_bad_settings_are_named():
         square(0)
     with pytest.raises(InputError, match=r'p_init=1.5 is not in \(0, 1\]'):
         square(p_init=1.5)
-    with pytest.raises(InputError, match='l2'):
-        run(square(1), problem(1), Threat('l1', 1.0), [1])
+    with pytest.raises(InputError, match="unknown norm 'l3'"):
+        run(square(1), problem(1), Threat('l3', 1.0), [1])
     assert (square().iterations, square().targeted) == (5000, False)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from si_jax.attacks.steps import steepest_step
+from si_jax.attacks.steps import sparse_step, steepest_step
 from si_jax.errors import InputError
 from si_jax.threat import BALLS, NORMS
 
@@ -32,6 +32,28 @@ def test_step_in_l2():
     np.testing.assert_allclose(
         move(steepest_step('l2', 0.1), x, gradient), [[0.56, 0.42], [0.2, 0.8]], atol=1e-15
     )
+
+
+def test_step_in_l1():
+    x, gradient = batch([0.5, 0.5], [0.2, 0.8]), batch([3.0, -4.0], [0.0, 0.0])
+    np.testing.assert_allclose(
+        move(steepest_step('l1', 0.1), x, gradient), [[0.5, 0.4], [0.2, 0.8]], atol=1e-15
+    )
+    # Half of it goes as far as 0, and the rest to the next pixel.
+    np.testing.assert_allclose(
+        move(steepest_step('l1', 0.6), x, gradient), [[0.6, 0.0], [0.2, 0.8]], atol=1e-15
+    )
+
+
+def test_a_sparse_step_moves_a_share_of_the_pixels():
+    x = jnp.full((1, 2, 2, 1), 0.5)
+    gradient = jnp.asarray([1.0, -4.0, 3.0, 2.0]).reshape(x.shape)
+    for share, moved in ((0.25, [0.5, 0.4, 0.5, 0.5]), (0.5, [0.5, 0.45, 0.55, 0.5])):
+        rule = sparse_step(0.1, share)
+        found, _ = rule.update(jnp.asarray(0), x, jnp.zeros(1), gradient, (), lambda x: x)
+        np.testing.assert_allclose(found.ravel(), moved, atol=1e-9)
+    with pytest.raises(InputError, match=r'share=0 is not in \(0, 1\]'):
+        sparse_step(0.1, 0)
 
 
 @pytest.mark.parametrize('norm', NORMS)

@@ -193,7 +193,6 @@ def test_other_models_and_attacks_of_ones_own(model, tmp_path):
             'eps=8 is not in (0, 1] for linf: did you mean 8/255?',
         ),
         (['--model=net.py:build', '--dataset=digits', '--norm=l3'], "unknown norm 'l3'"),
-        (['--model=net.py:build', '--dataset=digits', '--norm=l1'], "norm 'l1' is not implemented"),
         (
             ['--model=net.py:build', '--dataset=digits', '--attacks=pgd,cww'],
             "unknown attack 'cww': did you mean cw",
@@ -254,3 +253,25 @@ def test_a_torch_module_from_a_model_file(tmp_path, monkeypatch):
     assert evaluate.main(['--model=torch_net.py:build', *flags, '--output=result.json']) == 0
     result = json.loads((tmp_path / 'result.json').read_text())
     assert set(result['attacks']) == {'pgd', 'sipgd'} and result['dataset']['examples'] == 16
+
+
+def test_several_threat_models(model, tmp_path, capsys):
+    flags = [model, '--dataset=digits', '--num_examples=40', '--attacks=pgd', '--steps=3']
+    flags += ['--threats=linf:1/20,l1:2', '--output=out/union.json']
+    for _ in range(2):  # the second time in place of the files of the first
+        assert evaluate.main(flags) == 0
+    out, _ = capsys.readouterr()
+    assert 'withstand all of linf:1/20, l1:2' in ' '.join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+    union = json.loads((tmp_path / 'out/union.json').read_text())['union']
+    names = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    each = [f'union-{one}.{end}' for one in ('l1-2', 'linf-0.05') for end in ('json', 'npz')]
+    assert names == [*each, 'union.json', 'union.npz']
+    flags_of = [np.load(tmp_path / 'out' / name)['worst_case'] for name in each[1::2]]
+    assert union['accuracy'] == np.logical_and(*flags_of).mean()
+    for about in (json.loads((tmp_path / 'out' / name).read_text()) for name in each[::2]):
+        assert about['union'] == union and about['dataset']['name'] == 'digits'
+    err = refused(capsys, model, '--dataset=digits', '--threats=l1:2', '--eps=0.1')
+    assert '--eps is given beside --threats' in err
+    err = refused(capsys, model, '--dataset=digits', '--threats=l1:2,linf:2')
+    assert 'eps=2 is not in (0, 1] for linf' in err

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.losses import page
 from benchmarks.screens import FAST, LIMIT, SHARE
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, TARGETS
+from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, TARGETS, Stage
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / 'docs' / 'attacks.md').read_text()
@@ -35,8 +35,8 @@ def test_the_searches():
     rows = table('| attack | climbs or asks | iterations | targets | source |')
     assert set(rows) == set(SEARCHES)
     for name, (climbs, iterations, targets, _) in rows.items():
-        search = SEARCHES[name].make(10, 0, 1)
-        assert int(iterations) == search.iterations - name.startswith(('apgd', 'pgd')), name
+        search = Stage(name).search(10)
+        assert int(iterations) == search.iterations - search.idle, name
         assert targets == (str(TARGETS) if search.targeted else ''), name
         assert ('one a for all' in climbs) == SEARCHES[name].calibrated, name
 
@@ -50,7 +50,7 @@ def test_the_presets():
 
 
 def test_what_the_screen_costs():
-    made = [(SEARCHES[stage.attack].make(10, 0, 1), stage) for stage in PRESETS['fast']]
+    made = [(stage.search(10), stage) for stage in PRESETS['fast']]
     passes = sum(search.iterations * (stage.targets if search.targeted else 1) for search, stage in made)
     assert f'{passes} forward and {passes} backward passes' in ' '.join(PAGE.split())
     # APGD-CE, APGD-T, FAB-T (two forward and one backward pass an iteration) and Square.

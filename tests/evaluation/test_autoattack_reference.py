@@ -43,3 +43,17 @@ def test_the_cascade(result, reference):
     assert np.mean(flags['worst_case'] == reference['aa']) >= 0.99
     assert 100 * (content['worst_case']['accuracy'] - reference['aa'].mean()) <= 0.5 + 1e-6
     assert content['warnings'] == []
+
+
+def test_the_first_stages_in_l1(shared, tmp_path):
+    """APGD, with all its restarts and larger balls, and FAB-T: one image of 60 may fall on the other side."""
+    content, flags = reference_networks.run(
+        shared, NAME, 60, tmp_path / 'l1.json', attacks='apgd-ce,apgd-t,fab-t', norm='l1', eps=3.0
+    )
+    theirs = np.load(shared / 'reference' / f'{NAME}_l1.npz')
+    for stage in ('apgd-ce', 'apgd-t', 'fab-t'):
+        assert np.sum(flags[stage] != theirs[f'aa_{stage}'][:60]) <= 1, stage
+        assert 2.5 < content['attacks'][stage]['max_perturbation'] <= 3 + 3e-5
+    (stage,) = content['attacks']['apgd-ce']['stages']
+    assert (stage['iterations'], stage['runs']) == (100, 5)
+    assert content['attacks']['apgd-ce']['protocol']['stages'][0]['largereps']

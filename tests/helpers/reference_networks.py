@@ -31,9 +31,8 @@ def main(shared: str, name: str, images: str, output: str, settings: str) -> Non
     network, _ = nets.load(folder / 'checkpoints' / f'{name}.npz', name)
     data = np.load(folder / 'data' / 'cifar10_test.npz')
     pixels = (data['images'][:count] / 255).astype(np.float32)
-    evaluate(network, pixels, data['labels'][:count], eps=nets.EPS[name] / 255, **json.loads(settings)).save(
-        output
-    )
+    given = {'eps': nets.EPS[name] / 255} | json.loads(settings)
+    evaluate(network, pixels, data['labels'][:count], **given).save(output)
 
 
 if __name__ == '__main__':

@@ -7,25 +7,32 @@ import jax.numpy as jnp
 
 from si_jax.attacks import rows
 from si_jax.attacks.apgd import apgd
+from si_jax.attacks.apgd_l1 import apgd_l1
 from si_jax.attacks.ascent import none_seen
 from si_jax.attacks.fab import fab
 from si_jax.attacks.rays import rays
-from si_jax.attacks.registry import SEARCHES, SearchAttack
+from si_jax.attacks.registry import SEARCHES, SearchAttack, Setup
 from si_jax.attacks.search import Search, SearchState
 from si_jax.attacks.spsa import spsa
 from si_jax.attacks.square import square
 from si_jax.objectives import adversarial_ce, dlr, margin, targeted_dlr, targeted_margin
 
+
+def quick_apgd(setup: Setup, objective: Any) -> Search:
+    """APGD of ten steps, in L1 its own."""
+    return (apgd_l1 if setup.norm == 'l1' else apgd)(objective, steps=10, eot_samples=setup.eot_samples)
+
+
 QUICK = {
-    'apgd-ce': lambda k, r, eot: apgd(adversarial_ce, steps=10, eot_samples=eot),
-    'apgd-cal': lambda k, r, eot: apgd(adversarial_ce, steps=10, eot_samples=eot),
-    'apgd-dlr': lambda k, r, eot: apgd(dlr if k > 2 else margin, steps=10, eot_samples=eot),
-    'apgd-t': lambda k, r, eot: apgd(targeted_dlr if k > 3 else targeted_margin, steps=10, eot_samples=eot),
-    'fab': lambda k, r, eot: fab(targeted=False, random_start=r > 0, iterations=10),
-    'fab-t': lambda k, r, eot: fab(targeted=True, random_start=r > 0, iterations=10),
-    'square': lambda k, r, eot: square(120),
-    'spsa': lambda k, r, eot: spsa(evaluations=8, iterations=10),
-    'rays': lambda k, r, eot: rays(query_limit=200),
+    'apgd-ce': lambda s: quick_apgd(s, adversarial_ce),
+    'apgd-cal': lambda s: quick_apgd(s, adversarial_ce),
+    'apgd-dlr': lambda s: quick_apgd(s, dlr if s.classes > 2 else margin),
+    'apgd-t': lambda s: quick_apgd(s, targeted_dlr if s.classes > 3 else targeted_margin),
+    'fab': lambda s: fab(targeted=False, random_start=s.restart > 0, iterations=10),
+    'fab-t': lambda s: fab(targeted=True, random_start=s.restart > 0, iterations=10),
+    'square': lambda s: square(120),
+    'spsa': lambda s: spsa(evaluations=8, iterations=10),
+    'rays': lambda s: rays(query_limit=200),
 }
 PARTS = {'square': 40, 'spsa': 5, 'rays': 50}
 
@@ -72,4 +79,4 @@ def told(iterations: int = 12, targeted: bool = False, answer: Any = None) -> Se
 
 
 def row(search: Search, part: int = 4, gradients: float = 1.0) -> SearchAttack:
-    return SearchAttack(lambda classes, restart, eot: search, part, lambda classes: gradients)
+    return SearchAttack(lambda setup: search, part, lambda classes: gradients)

@@ -1,0 +1,182 @@
+"""Several threat models at once: an image must withstand the attacks in each of them.
+
+A network that was trained for one ball may fall in another. `evaluate_union` evaluates it in several balls
+and counts the images that withstand all.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from si_jax.errors import InputError
+from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.intervals import wilson
+from si_jax.evaluation.loading import SCHEMA
+from si_jax.evaluation.result import Result, check_output, write_npz
+from si_jax.runtime.terminal import fraction, wrapped
+from si_jax.storage.files import write_json
+from si_jax.threat import Threat, ball_of
+
+# Radii that are usual for CIFAR-10 (Croce and Hein, 2022, E-AT).
+THREATS = ('linf:8/255', 'l2:0.5', 'l1:12')
+
+
+@dataclasses.dataclass(frozen=True)
+class Union:
+    """Accuracy of a classifier in several threat models.
+
+    Attributes:
+        results: The result in each threat model, by its text, such as 'linf:8/255'.
+    """
+
+    results: dict[str, Result]
+
+    @property
+    def correct(self) -> np.ndarray:
+        """[N] bool, whether the image is classified correctly, under every attack of every result too."""
+        return np.logical_and.reduce([result.correct['worst_case'] for result in self.results.values()])
+
+    @property
+    def accuracy(self) -> float:
+        """The fraction of `correct` images over all."""
+        return float(np.mean(self.correct))
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of `accuracy`."""
+        return wilson(int(np.sum(self.correct)), len(self.correct))
+
+    def to_json(self) -> dict[str, Any]:
+        """What the JSON files have under `union`: the accuracy, and that of each threat model alone."""
+        alone = {text: result.accuracy['worst_case'] for text, result in self.results.items()}
+        return {'accuracy': self.accuracy, 'ci95': list(self.ci95), 'worst_case': alone}
+
+    def table(self) -> str:
+        """The tables of all results, and the union below."""
+        low, high = self.ci95
+        line = f'{100 * self.accuracy:.2f} % ({100 * low:.2f} - {100 * high:.2f}) withstand all of '
+        tables = [result.table() for result in self.results.values()]
+        return '\n\n'.join([*tables, '\n'.join(wrapped('union: ', line + ', '.join(self.results)))])
+
+    def paths(self, path: str | os.PathLike) -> dict[str, Path]:
+        """The JSON file of each result, beside that of the union."""
+        return paths(path, [(text, result.threat) for text, result in self.results.items()])
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Writes each result as `<stem>-<norm>-<eps>.json` with its flags, and `<stem>.json` of the union.
+
+        `<stem>.npz` holds `clean` and `worst_case`, which is `correct`, bool [N], with `labels` and
+        `indices`. The files of the results are those of `Result.save`, with a field `union`.
+
+        Args:
+            path: The JSON file of the union.
+
+        Raises:
+            InputError: The path does not end in `.json`.
+            OSError: A file cannot be written.
+        """
+        path = check_output(path)
+        about, first = self.to_json(), next(iter(self.results.values()))
+        for text, place in self.paths(path).items():
+            dataclasses.replace(self.results[text], union=about).save(place)
+        write_npz(
+            path.with_suffix('.npz'),
+            {
+                'clean': first.clean,
+                'worst_case': self.correct,
+                'labels': first.labels,
+                'indices': first.indices,
+            },
+        )
+        write_json(path, {'schema': SCHEMA, 'union': about})
+
+
+def evaluate_union(
+    classifier: Any,
+    images: Any,
+    labels: Any,
+    *,
+    threats: str | Iterable[str] = THREATS,
+    attacks: Any = 'autoattack',
+    state_path: str | os.PathLike | None = None,
+    **settings: Any,
+) -> Union:
+    """Evaluates a classifier in several threat models.
+
+    Args:
+        classifier: As for `evaluate`, as are images, labels and attacks.
+        images: [N, H, W, C] in [0, 1].
+        labels: [N].
+        threats: Texts 'NORM:EPS', as a sequence or a comma string; eps is a number or a fraction.
+        attacks: What runs in each of them.
+        state_path: A folder in which each evaluation has one of its own, to go on after an interruption.
+        settings: Further arguments of `evaluate`, but eps and norm.
+
+    Returns:
+        The `Union`.
+
+    Raises:
+        InputError: As `evaluate`, or a threat model is none, or given twice.
+        AssertionError: As `evaluate`.
+    """
+    if given := [name for name in ('eps', 'norm') if name in settings]:
+        raise InputError(f'{given[0]} is given, and the threats have theirs: leave it out, or call evaluate')
+    each = parse_threats(threats)
+    for threat in each.values():
+        threat.check(tuple(np.shape(images))[1:])
+    return Union(
+        {
+            text: evaluate(
+                classifier,
+                images,
+                labels,
+                attacks=attacks,
+                eps=threat.eps,
+                norm=threat.norm,
+                state_path=None if state_path is None else Path(state_path) / slug(threat),
+                **settings,
+            )
+            for text, threat in each.items()
+        }
+    )
+
+
+def parse_threats(threats: str | Iterable[str]) -> dict[str, Threat]:
+    """The threat models by their texts, in order.
+
+    Raises:
+        InputError: A text is no 'NORM:EPS', or two are the same threat model.
+    """
+    found: dict[str, Threat] = {}
+    for text in threats.split(',') if isinstance(threats, str) else threats:
+        text = str(text).strip()
+        norm, colon, eps = text.partition(':')
+        try:
+            radius = fraction(eps)
+        except ValueError:
+            radius = 0.0
+        if not colon or not radius > 0:
+            raise InputError(f'{text!r} is no threat model: write NORM:EPS, such as {", ".join(THREATS)}')
+        ball_of(norm)
+        threat = Threat(norm, radius)
+        if threat in found.values():
+            raise InputError(f'{text} is given twice: give each threat model once')
+        found[text] = threat
+    if not found:
+        raise InputError(f'no threat model is given: write some, such as {",".join(THREATS)}')
+    return found
+
+
+def slug(threat: Threat) -> str:
+    """A threat model in the name of a file."""
+    return f'{threat.norm}-{threat.eps:.6g}'
+
+
+def paths(path: str | os.PathLike, threats: Iterable[tuple[str, Threat]]) -> dict[str, Path]:
+    """The JSON files of the results in some threat models, beside that of their union."""
+    place = Path(path)
+    return {text: place.with_name(f'{place.stem}-{slug(threat)}.json') for text, threat in threats}

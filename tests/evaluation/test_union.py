@@ -1,0 +1,88 @@
+"""Several threat models at once: the images that withstand all of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+import si_jax
+from benchmarks.selfcheck import problem
+from si_jax import InputError
+from si_jax.evaluation.union import parse_threats
+from si_jax.threat import Threat
+
+GIVEN = ('linf:8/255', 'l2:0.15', 'l1:0.15')
+
+
+@pytest.fixture(scope='module')
+def found():
+    p = problem(3, 'l1')
+    return p, si_jax.evaluate_union(p.logits, p.images, p.labels, threats=GIVEN, attacks='pgd', steps=10)
+
+
+def test_an_image_must_withstand_all(found):
+    p, union = found
+    assert list(union.results) == list(GIVEN)
+    assert [result.threat.norm for result in union.results.values()] == ['linf', 'l2', 'l1']
+    expected = np.ones(len(p.labels), bool)
+    for text, result in union.results.items():
+        norm, eps = text.split(':')
+        alone = si_jax.evaluate(
+            p.logits,
+            p.images,
+            p.labels,
+            attacks='pgd',
+            steps=10,
+            norm=norm,
+            eps=8 / 255 if '/' in eps else float(eps),
+        )
+        np.testing.assert_array_equal(result.correct['pgd'], alone.correct['pgd'])
+        expected &= alone.correct['pgd']
+    np.testing.assert_array_equal(union.results['l1:0.15'].correct['pgd'], p.withstands)
+    np.testing.assert_array_equal(union.correct, expected)
+    assert union.accuracy == expected.mean() and union.ci95[0] < union.accuracy < union.ci95[1]
+    lines = ' '.join(union.table().split())
+    assert f'union: {100 * union.accuracy:.2f} %' in lines and 'withstand all of linf:8/255, l2:0.15' in lines
+
+
+def test_files(found, tmp_path):
+    _, union = found
+    union.save(tmp_path / 'both.json')
+    about = json.loads((tmp_path / 'both.json').read_text())['union']
+    assert about == union.to_json() and about['accuracy'] == union.accuracy
+    flags = np.load(tmp_path / 'both.npz')
+    np.testing.assert_array_equal(flags['worst_case'], union.correct)
+    for text, path in union.paths(tmp_path / 'both.json').items():
+        read = si_jax.Result.load(path)
+        assert read.about['union'] == about
+        assert read.about['worst_case']['accuracy'] == about['worst_case'][text]
+        np.testing.assert_array_equal(read.correct['pgd'], union.results[text].correct['pgd'])
+    assert len(list(tmp_path.glob('*.json'))) == 4
+
+
+def test_parse():
+    assert parse_threats('linf:8/255, l1:12') == {
+        'linf:8/255': Threat('linf', 8 / 255),
+        'l1:12': Threat('l1', 12),
+    }
+    for wrong, message in (
+        ('linf', "'linf' is no threat model: write NORM:EPS, such as linf:8/255"),
+        ('linf:', 'no threat model'),
+        ('l1:x', 'no threat model'),
+        ('l1:-1', 'no threat model'),
+        ('l1:1/0', 'no threat model'),
+        ('l3:1', "unknown norm 'l3'"),
+        ('l1:12,l1:12.0', 'l1:12.0 is given twice'),
+    ):
+        with pytest.raises(InputError, match=message):
+            parse_threats(wrong)
+    with pytest.raises(InputError, match='no threat model is given'):
+        parse_threats([])
+
+
+def test_wrong_arguments(found):
+    p, _ = found
+    with pytest.raises(InputError, match='eps is given, and the threats have theirs'):
+        si_jax.evaluate_union(p.logits, p.images, p.labels, eps=0.1)
+    with pytest.raises(InputError, match=r'eps=40 is not in \(0, 36\] for l1'):
+        si_jax.evaluate_union(p.logits, p.images, p.labels, threats='linf:0.1,l1:40')
