@@ -140,7 +140,8 @@ def rule(threat: Threat, images: Array, steps: int, *, largereps: bool = True) -
         end = jnp.asarray(ends)[i]
         target = jnp.where(end, best, point + step_size[:, None, None, None] * direction)
         next_eps = (jnp.asarray(following, x.dtype) * threat.eps)[i]
-        x = dataclasses.replace(threat, eps=next_eps).project(target, images)
+        wider = dataclasses.replace(threat, eps=next_eps)  # type: ignore[arg-type]  # a number that is traced
+        x = wider.project(target, images)
 
         begun = moved(x)
         return x, State(
