@@ -103,6 +103,9 @@ class LinfBall(Ball):
     def steepest(self, gradient: Array) -> Array:
         return jnp.sign(gradient)
 
+    def ascend(self, images: Array, gradient: Array, length: Any) -> Array:
+        return images + length * jnp.sign(gradient)  # PGD as everybody writes it
+
     def project(self, images: Array, centre: Array, eps: float) -> Array:
         return jnp.clip(images, centre - eps, centre + eps)
 

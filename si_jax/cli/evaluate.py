@@ -261,8 +261,9 @@ def run(
     with saved.alone(state):
         kept = resumable(f'what was finished is kept in {state}')
         with kept, outputs.point_beside(path), profiling.wanted(profile) as profiled:
-            results = {
-                text: evaluate(
+            results = {}
+            for text, threat in each.items():
+                results[text] = evaluate(
                     loaded.classifier,
                     loaded.images,
                     loaded.labels,
@@ -276,8 +277,6 @@ def run(
                     **others,
                     **settings,
                 )
-                for text, threat in each.items()
-            }
         for text, result in results.items():
             if result.gradient_of is not None:
                 result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
