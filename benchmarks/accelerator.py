@@ -55,19 +55,19 @@ OPTIONS = {
 class Scale(NamedTuple):
     """How large the work is; `REHEARSAL` is for a CPU."""
 
+    arch: str = 'resnet18'
     batches: tuple[int, ...] = (256, 128, 512)
     products: tuple[int, ...] = (128, 256, 512, 1024)
-    width: int = 64
+    channels: int = 64  # of the first stage of the convolutions
     steps: int = 10
     turns: int = 10
     epochs: int = 10
     limit: int = 0
-    examples: int = 10_000
-    autoattack: int = 500
+    attacks: tuple[tuple[str, int], ...] = (('fast', 10_000), ('autoattack', 500))  # with numbers of images
     dtype: str = 'bfloat16'
 
 
-REHEARSAL = Scale((8,), (2,), 2, 1, 2, 1, 64, 16, 4, 'float32')
+REHEARSAL = Scale('small_cnn', (8,), (2,), 2, 1, 2, 1, 64, (('pgd', 16), ('apgd-ce', 16)), 'float32')
 
 
 class Stage(NamedTuple):
@@ -103,7 +103,7 @@ def products(scale: Scale, dtype: str, precision: str) -> dict[str, Any]:
     """TFLOP/s of the convolutions of ResNet-18, forward, by shape and batch."""
     found = {}
     for side, channels in SHAPES:
-        channels = max(1, channels * scale.width // 64)
+        channels = channels * scale.channels // 64
         for batch in scale.products:
             images = jnp.ones((batch, side, side, channels), dtype)
             kernel = jnp.ones((3, 3, channels, channels), dtype)
@@ -130,9 +130,9 @@ def products(scale: Scale, dtype: str, precision: str) -> dict[str, Any]:
 
 
 def config_of(scale: Scale, method: str) -> Any:
-    """TRADES or TRADES-SI with a ResNet-18, in the precision of the scale."""
-    config = recipes.paper('trades', si=method.endswith('si'), dataset='cifar10', arch='resnet18')
-    config.model.width, config.model.dtype, config.attack.steps = scale.width, scale.dtype, scale.steps
+    """TRADES or TRADES-SI with the network of the scale, in its precision."""
+    config = recipes.paper('trades', si=method.endswith('si'), dataset='cifar10', arch=scale.arch)
+    config.model.dtype, config.attack.steps = scale.dtype, scale.steps
     return config
 
 
@@ -156,7 +156,7 @@ def step_of_torch(scale: Scale, method: str, batch: int) -> dict[str, Any]:
     from benchmarks import peers, torch_steps
 
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    net = peers.network('resnet18', scale.width).to(device)
+    net = peers.network(scale.arch, None).to(device)
     rng = np.random.default_rng(0)
     images = rng.random((batch, 32, 32, 3), np.float32)
     x, y = (one.to(device) for one in peers.tensors(images, rng.integers(0, 10, batch)))
@@ -209,12 +209,14 @@ def training(scale: Scale, data_dir: str | None, workdirs: Path, reference: str 
         on = functools.partial(evaluated, folder, data_dir)
         stages += [
             Stage(f'training of {method}', 90, functools.partial(trained, scale, method, data_dir, folder)),
-            Stage(f'fast on {method}', 30, functools.partial(on, 'fast', scale.examples)),
-            Stage(f'autoattack on {method}', 60, functools.partial(on, 'autoattack', scale.autoattack)),
+            *(
+                Stage(f'{attack} on {method}', 45, functools.partial(on, attack, count))
+                for attack, count in scale.attacks
+            ),
         ]
     if reference is not None:
         public = functools.partial(of_the_reference, workdirs / METHODS[0], data_dir, reference)
-        stages.append(Stage('public AutoAttack on trades', 180, lambda: public(scale.autoattack)))
+        stages.append(Stage('public AutoAttack on trades', 180, lambda: public(scale.attacks[-1][1])))
     return stages
 
 
@@ -256,8 +258,9 @@ def of_the_reference(folder: Path, data_dir: str | None, reference: str, count: 
     import autoattack
 
     images, labels = of_test(data_dir, count)
-    variables = si_jax.load_model(folder, checkpoint='last').variables
-    path = export(variables, folder / 'export', arch='resnet18')
+    loaded = si_jax.load_model(folder, checkpoint='last')
+    variables, config = loaded.variables, loaded.config
+    path = export(variables, folder / 'export', arch=config.model.arch)
     spec = importlib.util.spec_from_file_location('exported', path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
