@@ -140,8 +140,7 @@ def rule(threat: Threat, images: Array, steps: int, *, largereps: bool = True) -
         end = jnp.asarray(ends)[i]
         target = jnp.where(end, best, point + step_size[:, None, None, None] * direction)
         next_eps = (jnp.asarray(following, x.dtype) * threat.eps)[i]
-        wider = dataclasses.replace(threat, eps=next_eps)  # type: ignore[arg-type]  # a number that is traced
-        x = wider.project(target, images)
+        x = dataclasses.replace(threat, eps=next_eps).project(target, images)  # type: ignore[arg-type]
 
         begun = moved(x)
         return x, State(
