@@ -45,9 +45,9 @@ a table, and writes one JSON file with the flags of each image beside it.
 examples:
   a run of train.py, under four attacks of 20 steps
     python evaluate.py --workdir=runs/quickstart/44136fa3
-  a network of the zoo under AutoAttack, on the first 100 images
+  a network of the zoo, 100 images, in two norms: each has to withstand both
     python evaluate.py --model=zoo:digits-at --attacks=autoattack \\
-        --num_examples=100
+        --num_examples=100 --threats=linf:0.2,l2:1
   your own network: build() in my_model.py returns a function of images
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255
   weights of PyTorch
@@ -55,9 +55,6 @@ examples:
         --normalise=none --dataset=cifar10
   whether the accuracy under PGD can be trusted: a verdict for each check
     python evaluate.py --workdir=WORKDIR --audit
-  in three norms at once: an image must withstand the attacks in all of them
-    python evaluate.py --workdir=WORKDIR --attacks=autoattack \\
-        --threats=linf:8/255,l2:0.5,l1:12
   a defense without a gradient, attacked by way of the network inside it
     python evaluate.py --model=my_model.py:build --dataset=cifar10 \\
         --gradient_of=my_model.py:undefended

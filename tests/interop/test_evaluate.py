@@ -95,7 +95,7 @@ def test_checkpoints_that_do_not_fit_are_refused_before_any_compute(checkpoint, 
     assert 'the names are not those of resnet18' in run(capsys, [*flags, '--arch=resnet18'], 2)
     assert "unknown architecture 'resnet19'" in run(capsys, [*flags, '--arch=resnet19'], 2)
     assert "normalise='cifar10' is made for 3 channels" in run(capsys, [*flags, '--normalise=cifar10'], 2)
-    assert "unknown normalisation 'imagenet'" in run(capsys, [*flags, '--normalise=imagenet'], 2)
+    assert "unknown normalisation 'imagnet'" in run(capsys, [*flags, '--normalise=imagnet'], 2)
     assert "unknown variant of small_cnn 'gat'" in run(capsys, [*flags, '--variant=gat'], 2)
     path = pathlib.Path('net.pt')
     path.write_bytes(path.read_bytes()[:500])

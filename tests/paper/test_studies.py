@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from si_jax.paper import report
+from si_jax.paper import configs, report
 from si_jax.paper.studies import STUDIES
 
 ROOT = pathlib.Path(report.__file__).resolve().parents[2]
@@ -23,6 +23,21 @@ def test_a_pair_names_rows_of_its_table():
     for table in STUDIES.values():
         rows = {', '.join(row.labels) for row in table.rows}
         assert rows >= {name for pair in table.pairs for name in pair}
+
+
+@pytest.mark.parametrize('table', ['ingredients', 'evidence'])
+def test_what_a_row_adds_is_what_its_config_has(table):
+    rows = {row.labels[0]: configs.config_of(row.source, row.source.overrides) for row in STUDIES[table].rows}
+    for label, config in rows.items():
+        assert (config.average.kind == 'ema') == (table == 'evidence' or label.endswith(' + average'))
+        assert (config.awp.gamma > 0) == label.endswith(' + AWP')
+        assert config.defense.si == ('-SI' in label or 'SI regulariser' in label)
+        method, _, added = label.partition(' + ')
+        inner = {'SI attack': 'si', 'calibrated attack': 'calibrated_ce', 'SI regulariser': 'kl'}.get(
+            added, ''
+        )
+        assert config.defense.inner == inner
+        assert config.defense.name == method.removesuffix('-SI').replace('N-FGSM', 'nfgsm').lower()
 
 
 @pytest.mark.parametrize('table', COMMITTED)

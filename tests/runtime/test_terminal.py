@@ -99,6 +99,7 @@ def comparison(seeds: int) -> Comparison:
         only_b=np.full(seeds, 9_999),
         mcnemar_p=np.full(seeds, 1.2e-111),
         ci95=(-1.0, 1.0),
+        seeds_ci95=(-1.0, 1.0),
         paired_t_p=1.2e-9,
     )
     paths = [f'runs/{LONG}/{seed}.json' for seed in range(seeds)]
