@@ -106,6 +106,7 @@ SHARED_FIELDS = {
     'logging': {'every_steps': 50, 'tensorboard': True},
     'overfitting': {'drop': 0.0},
     'patience': 0,
+    'init_from': '',
 }
 RECIPES = {
     'resnet18': {
