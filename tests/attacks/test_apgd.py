@@ -1,5 +1,7 @@
 """APGD step by step in float64 against a loop of its own, written from the description of the algorithm."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from si_jax.attacks.search import Problem
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 from si_jax.threat import Threat
+from tests.helpers.searches import run_search
 
 SHAPE, CLASSES, BATCH = (4, 4, 3), 6, 8
 OBJECTIVES = {
@@ -131,16 +134,7 @@ def search_of(name, steps):
     return apgd(OBJECTIVES[name], steps=steps)
 
 
-def run(search, where, threat, chunks, classifier=NETWORK):
-    state = jax.jit(lambda p: search.init(classifier, p, threat))(where)
-    advance = jax.jit(
-        lambda p, s, first, count: search.advance(classifier, p, threat, s, first, count), static_argnums=3
-    )
-    done = 0
-    for count in chunks:
-        state, done = advance(where, state, jnp.int32(done), count), done + count
-    assert done == search.iterations
-    return state
+run = functools.partial(run_search, classifier=NETWORK)
 
 
 def test_checkpoints():
@@ -332,11 +326,12 @@ def test_eot_averages_gradients_and_counts_queries():
     where, threat = problem(), Threat('linf', 1e-6)  # too small to fool a correctly classified image by much
     labels = jnp.argmax(where.images.reshape(BATCH, -1) @ weights, axis=1).astype(jnp.int32)
     where = where._replace(labels=labels)
-    state = run(apgd(objectives.adversarial_ce, steps=3, eot_samples=3), where, threat, [2, 2], noisy)
+    search = apgd(objectives.adversarial_ce, steps=3, eot_samples=3)
+    state = run(search, where, threat, [2, 2], classifier=noisy)
     robust = ~np.asarray(state.fooled)
     assert robust.any()
     np.testing.assert_array_equal(np.asarray(state.queries)[robust], 12)
-    again = run(apgd(objectives.adversarial_ce, steps=3, eot_samples=3), where, threat, [4], noisy)
+    again = run(search, where, threat, [4], classifier=noisy)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), state, again)
 
 
@@ -366,4 +361,4 @@ def test_bad_settings_are_named():
     with pytest.raises(InputError, match='apgd_l1'):
         rule(Threat('l1', 1.0), 10)
     with pytest.raises(InputError, match='4 classes'):
-        run(search_of('targeted_dlr', 2), problem(), THREATS['linf'], [3], three_classes)
+        run(search_of('targeted_dlr', 2), problem(), THREATS['linf'], [3], classifier=three_classes)

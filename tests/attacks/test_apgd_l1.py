@@ -1,5 +1,7 @@
 """APGD in L1 step by step in float64 against a loop of its own, written from its description."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from si_jax.attacks.search import Problem
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 from si_jax.threat import Threat
+from tests.helpers.searches import run_search
 
 SHAPE, BATCH, EPS = (4, 4, 3), 6, 0.8
 RNG = np.random.default_rng(1)
@@ -107,16 +110,7 @@ def test_every_iterate_equals_the_plain_loop(steps, largereps):
         np.testing.assert_allclose(points[:, b].reshape(len(points), -1), expected, rtol=0, atol=1e-10)
 
 
-def run(search, where, threat, chunks, classifier=network):
-    state = jax.jit(lambda p: search.init(classifier, p, threat))(where)
-    advance = jax.jit(
-        lambda p, s, first, count: search.advance(classifier, p, threat, s, first, count), static_argnums=3
-    )
-    done = 0
-    for count in chunks:
-        state, done = advance(where, state, jnp.int32(done), count), done + count
-    assert done == search.iterations
-    return state
+run = functools.partial(run_search, classifier=network)
 
 
 @pytest.mark.parametrize('objective', [objectives.adversarial_ce, objectives.targeted_dlr])
@@ -161,9 +155,9 @@ def test_nan_outside_the_ball_is_no_fault_and_inside_it_is_seen():
         return classifier
 
     search = apgd_l1(objectives.adversarial_ce, steps=20)
-    state = run(search, where, threat, [23], undefined(0.36))
+    state = run(search, where, threat, [23], classifier=undefined(0.36))
     assert np.isfinite(network(state.found, None).logits).all()
     threat.audit(np.asarray(state.found), np.asarray(where.images), source='apgd')
-    state = run(search, where, threat, [23], undefined(0.1))
+    state = run(search, where, threat, [23], classifier=undefined(0.1))
     assert state.fooled.all()
     assert np.isnan(undefined(0.1)(state.found, None).logits).all()

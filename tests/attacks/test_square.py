@@ -127,6 +127,16 @@ def words_of(how, count, seed=0):
     return jax.random.bits(jax.random.key(seed), (count, how.words), jnp.uint32)
 
 
+def two_windows(words, side):
+    """The windows that mass moves into and out of, as slices of 16 x 16 pixels, and the mask of both."""
+    corners = [int((int(word) >> 16) * (16 - side) >> 16) for word in words[:4]]
+    into = np.s_[corners[0] : corners[0] + side, corners[1] : corners[1] + side]
+    out_of = np.s_[corners[2] : corners[2] + side, corners[3] : corners[3] + side]
+    both = np.zeros((16, 16), bool)
+    both[into] = both[out_of] = True
+    return into, out_of, both
+
+
 @pytest.mark.parametrize('iteration', [0, 20, 100, 2500])
 def test_moves_of_linf_are_windows_of_two_eps(iteration):
     """The proposal is the best point plus 2 eps signs in a window, into the ball, then into [0, 1]."""
@@ -182,11 +192,7 @@ def test_moves_of_l2_follow_their_definition(iteration):
         )
     )
     for b in range(count):
-        corners = [int((int(word) >> 16) * (16 - side) >> 16) for word in words[b, :4]]
-        into = np.s_[corners[0] : corners[0] + side, corners[1] : corners[1] + side]
-        out_of = np.s_[corners[2] : corners[2] + side, corners[3] : corners[3] + side]
-        both = np.zeros((16, 16), bool)
-        both[into] = both[out_of] = True
+        into, out_of, both = two_windows(words[b], side)
         form = pattern(side).T if words[b, 4] & 1 else pattern(side)
         unused = max(eps**2 - (delta[b] ** 2).sum(), 0)
         moved = delta[b].copy()
@@ -231,11 +237,7 @@ def test_moves_of_l1_follow_their_definition(iteration):
         )
     )
     for b in range(count):
-        corners = [int((int(word) >> 16) * (16 - side) >> 16) for word in words[b, :4]]
-        into = np.s_[corners[0] : corners[0] + side, corners[1] : corners[1] + side]
-        out_of = np.s_[corners[2] : corners[2] + side, corners[3] : corners[3] + side]
-        both = np.zeros((16, 16), bool)
-        both[into] = both[out_of] = True
+        into, out_of, both = two_windows(words[b], side)
         form = pattern(side, 'l1').T if words[b, 4] & 1 else pattern(side, 'l1')
         unused = max(eps - np.abs(delta[b]).sum(), 0)
         moved = delta[b].copy()

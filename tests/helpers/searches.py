@@ -44,6 +44,19 @@ def quicken(monkeypatch: Any) -> None:
         monkeypatch.setitem(SEARCHES, name, quick)
 
 
+def run_search(search: Search, where: Any, threat: Any, chunks: Any, classifier: Any) -> SearchState:
+    """The state of a search after all its iterations, so many in each of the chunks."""
+    state = jax.jit(lambda p: search.init(classifier, p, threat))(where)
+    advance = jax.jit(
+        lambda p, s, first, count: search.advance(classifier, p, threat, s, first, count), static_argnums=3
+    )
+    done = 0
+    for count in chunks:
+        state, done = advance(where, state, jnp.int32(done), count), done + count
+    assert done == search.iterations
+    return state
+
+
 def told(iterations: int = 12, targeted: bool = False, answer: Any = None) -> Search:
     """A search that claims success in iteration answer(images, targets) [B], with the images moved by eps.
 
