@@ -35,23 +35,12 @@ html_css_files = ['site.css']
 
 # The reading order. A page that is not named here comes last; one that is not there is left out.
 PAGES = {
-    'Use': [
-        'training',
-        'data',
-        'evaluation',
-        'trust',
-        'attacks',
-        'defenses',
-        'recipes',
-        'audit',
-        'compare',
-        'report',
-        'tables',
-        'study',
-        'figures',
-    ],
-    'Bring your own': ['pytorch', 'table5', 'adaptive', 'examples', 'zoo', 'related'],
-    'Run at scale': ['pods', 'performance', 'reliability'],
+    'Begin': ['install', 'first', 'attack', 'reading', 'judging', 'glossary'],
+    'Evaluate': ['evaluation', 'attacks', 'pytorch', 'random', 'radii', 'audit', 'adaptive', 'trust'],
+    'Train': ['training', 'defenses', 'recipes', 'data', 'zoo'],
+    'Report': ['compare', 'report', 'tables', 'study', 'figures', 'table5'],
+    'Scale': ['pods', 'performance', 'reliability'],
+    'More': ['examples', 'related'],
     'Reference': ['commands', 'configs', 'catalogue', 'networks', 'api', 'contributing', 'changelog'],
 }
 
@@ -60,7 +49,7 @@ def contents() -> str:
     """The tables of contents of the first page."""
     there = {path.stem for path in (ROOT / 'docs').glob('*.md')} - {'index'}
     known = [page for pages in PAGES.values() for page in pages]
-    trees = PAGES | {'More': sorted(there.difference(known))}
+    trees = PAGES | {'Others': sorted(there.difference(known))}
     blocks = []
     for caption, pages in trees.items():
         if shown := [page for page in pages if page in there]:

@@ -1,7 +1,9 @@
-"""Every example runs: small here, through the arguments of its `main`; the notebook as it is."""
+"""Every example runs: small here, through the arguments of its `main`; the notebooks as they are."""
 
+import ast
 import json
 import pathlib
+import re
 import sys
 
 import nbformat
@@ -67,23 +69,48 @@ def test_every_example_is_tested_and_says_how_it_is_run():
     for name in scripts:
         text = (EXAMPLES / f'{name}.py').read_text()
         assert f'    python -m examples.{name}' in text and len(text.splitlines()) < 160
-    assert [path.name for path in EXAMPLES.glob('*.ipynb')] == ['figure1.ipynb']
+    notebooks = sorted(path.stem for path in EXAMPLES.glob('*.ipynb'))
+    assert notebooks == ['figure1', 'jax_tutorial', 'torch_tutorial']
 
 
-def test_the_notebook(tmp_path):
-    notebook = nbformat.read(EXAMPLES / 'figure1.ipynb', as_version=4)
+def executed(name, folder):
+    """The code cells of a notebook after it was run in `folder`, and what they printed."""
+    notebook = nbformat.read(EXAMPLES / f'{name}.ipynb', as_version=4)
     nbformat.validate(notebook)
     code = [cell for cell in notebook.cells if cell.cell_type == 'code']
     assert all(not cell.outputs and cell.execution_count is None for cell in code)
     # The kernel of this environment, whatever kernels the user has.
-    (tmp_path / 'kernels' / 'python3').mkdir(parents=True)
+    (folder / 'kernels' / 'python3').mkdir(parents=True)
     argv = [sys.executable, '-m', 'ipykernel_launcher', '-f', '{connection_file}']
     spec = {'argv': argv, 'display_name': 'Python 3', 'language': 'python'}
-    (tmp_path / 'kernels' / 'python3' / 'kernel.json').write_text(json.dumps(spec))
-    client = NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(tmp_path)}})
-    client.create_kernel_manager().kernel_spec_manager.kernel_dirs.insert(0, str(tmp_path / 'kernels'))
-    client.execute(env=environment(optimised=True) | {'JUPYTER_RUNTIME_DIR': str(tmp_path)})
-    text = ''.join(output.get('text', '') for cell in code for output in cell.outputs)
+    (folder / 'kernels' / 'python3' / 'kernel.json').write_text(json.dumps(spec))
+    client = NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(folder)}})
+    client.create_kernel_manager().kernel_spec_manager.kernel_dirs.insert(0, str(folder / 'kernels'))
+    client.execute(env=environment(optimised=True) | {'JUPYTER_RUNTIME_DIR': str(folder)})
+    return code, ''.join(output.get('text', '') for cell in code for output in cell.outputs)
+
+
+def test_the_tutorial_for_jax(tmp_path):
+    code, text = executed('jax_tutorial', tmp_path)
+    tables = [output.data['text/html'] for cell in code for output in cell.outputs if 'data' in output]
+    assert len(tables) == 2 and all('SI-PGD' in table or 'sipgd' in table for table in tables)
+    fooled = int(re.search(r'(\d+) of 100 images fool the network', text)[1])
+    assert fooled > 30 and 'the largest change of a pixel: 0.1000' in text
+    # Loud logits mislead PGD and nobody else, and the result says so.
+    accuracy = ast.literal_eval(re.search(r'^\{.+\}$', text, re.MULTILINE)[0])
+    assert float(accuracy['pgd']) > float(accuracy['pgd-gap']) + 0.2 and 'warning: ' in text
+
+
+def test_the_tutorial_for_pytorch(tmp_path):
+    code, text = executed('torch_tutorial', tmp_path)
+    tables = [output.data['text/html'] for cell in code for output in cell.outputs if 'data' in output]
+    assert len(tables) == 2 and 'apgd-ce' in tables[0] and 'square(queries=200)' in tables[1]
+    assert 'Tensor (100, 1, 8, 8)' in text
+    assert float(re.search(r'accuracy in PyTorch on these images: (\S+)', text)[1]) < 0.7
+
+
+def test_the_notebook_of_figure_1(tmp_path):
+    code, text = executed('figure1', tmp_path)
     assert 'TRADES-SI' in text and text.count('SI-PGD at any') == 2
     pictures = [output.data for cell in code for output in cell.outputs if 'data' in output]
     assert len(pictures) == 1 and len(pictures[0]['image/png']) > 20_000

@@ -1,4 +1,4 @@
-"""The README, and the page that goes on from it, say what the code has and what the programs measured."""
+"""The README, and the pages that go on from it, say what the code has and what the programs measured."""
 
 import json
 import pathlib
@@ -11,6 +11,7 @@ from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / 'README.md').read_text()
 EVALUATION = (ROOT / 'docs' / 'evaluation.md').read_text()
+CONFIGS = (ROOT / 'docs' / 'configs.md').read_text()
 TITLES = {'clean': 'natural', 'pgd': 'PGD-20', 'cw': 'PGD-CW-20', 'dlr': 'PGD-DLR-20', 'sipgd': 'SI-PGD-20',
           'worst_case': 'worst case'}  # fmt: skip
 
@@ -33,7 +34,7 @@ def test_every_attack_is_in_the_table_and_nothing_else():
 
 
 def test_every_config_is_named():
-    methods = {method for line in README.splitlines() if line.startswith('|') and '`cifar10`' in line
+    methods = {method for line in CONFIGS.splitlines() if line.startswith('|') and '`cifar10`' in line
                for method in re.findall('`(.+?)`', line)} - {'cifar10', 'cifar100', 'svhn'}  # fmt: skip
     files = {path.stem.rpartition('_')[0] for path in (ROOT / 'configs').glob('[a-z]*_*.py')}
     assert methods == files
