@@ -37,7 +37,7 @@ html_css_files = ['site.css']
 PAGES = {
     'Begin': ['install', 'first', 'attack', 'reading', 'judging', 'glossary'],
     'Evaluate': ['evaluation', 'attacks', 'pytorch', 'random', 'radii', 'audit', 'adaptive', 'trust'],
-    'Train': ['training', 'defenses', 'recipes', 'data', 'zoo'],
+    'Train': ['training', 'defenses', 'recipes', 'own_defense', 'data', 'zoo'],
     'Report': ['compare', 'report', 'tables', 'study', 'figures', 'table5'],
     'Scale': ['pods', 'performance', 'reliability'],
     'More': ['examples', 'related'],

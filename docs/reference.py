@@ -17,14 +17,14 @@ from sphinx.util.docutils import SphinxDirective
 import configs
 import si_jax
 from configs import at_cifar10
-from si_jax import defenses, models, objectives
+from si_jax import models
 from si_jax.attacks.facts import facts
 from si_jax.attacks.pgd import STARTS
 from si_jax.attacks.registry import ATTACKS, PRESETS, SCREENS, SEARCHES, Stage
 from si_jax.data import SOURCES
-from si_jax.errors import InputError
-from si_jax.paper import report
+from si_jax.paper import methods, report
 from si_jax.paper.figures import FIGURES
+from si_jax.paper.methods import grid, named, of_score
 from si_jax.training import recipe_fields
 
 CONFIGS = pathlib.Path(configs.__file__).parent
@@ -43,32 +43,9 @@ COMMANDS = {
 }
 
 
-def grid(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
-    """A Markdown table."""
-    lines = [list(head), ['---'] * len(list(head)), *(list(map(str, row)) for row in rows)]
-    return '\n'.join(f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in line)} |' for line in lines)
-
-
 def code(words: Iterable[str] | str) -> str:
     """Words as code."""
     return ' '.join(f'`{word}`' for word in ([words] if isinstance(words, str) else words))
-
-
-def named(objective: Any) -> str:
-    """The name of an objective in si_jax.objectives; of one that was made there, the maker's."""
-    for name, value in vars(objectives).items():
-        if value is objective:
-            return name
-    return objective.loss.__qualname__.split('.')[0]
-
-
-def of_score(score: Callable[..., Any]) -> str:
-    """What a score is computed from."""
-    name, *inner = score.__qualname__.split('.')
-    if not inner:
-        return name
-    (scale,) = [cell.cell_contents for cell in score.__closure__ or ()]
-    return f'{name}({scale:g})'
 
 
 def family() -> str:
@@ -122,46 +99,6 @@ def presets() -> str:
             shown.append(code(stage.attack) + (f' ({", ".join(extra)})' if extra else ''))
         rows.append((code(name), ', '.join(shown), 'a screen' if name in SCREENS else 'a protocol'))
     return grid(('preset', 'stages', 'is'), rows)
-
-
-def started(row: defenses.Defense) -> str:
-    """Where an attack starts, and where its steps may lead if it is not the ball."""
-    radius = '' if row.start_radius == 1 else f' of {row.start_radius:g} eps'
-    bounds = {'ball': '', 'pixels': ', cut to [0, 1] alone', 'none': ', not cut'}[row.bounds]
-    return f'{row.start}{radius}{bounds}'
-
-
-def compared(term: defenses.Term) -> str:
-    """What a term is computed from."""
-    if term.of_gradients or term.of_segment:
-        return 'gradients' if term.of_gradients else 'losses along segments'
-    return code(of_score(term.score))
-
-
-def defense_rows() -> str:
-    """Table 1, with the SI and HE forms of each row."""
-    rows = []
-    for name, plain in defenses.DEFENSES.items():
-        forms = {name: plain}
-        for suffix, make in (('si', defenses.with_si), ('he', defenses.with_he)):
-            with contextlib.suppress(InputError):
-                forms[f'{name} + {suffix}'] = make(plain)
-        for label, row in forms.items():
-            inner = 'the outer objective' if row.persistent else 'no attack'
-            if row.inner is not None:
-                inner = f'{code(named(row.inner))} of {code(of_score(row.inner_score))}'
-                inner += ''.join(f' + {term.weight:g} {code(key)}' for key, term in row.inner_terms.items())
-            outer = ' + '.join(
-                f'{term.weight:g} {code(key)} of {compared(term)}' for key, term in row.outer.items()
-            )
-            attack = (
-                ''
-                if row.inner is None
-                else f'{row.steps} × {row.step_size:g} eps, {started(row)}, {row.attack_bn}'
-            )
-            rows.append((label, inner, outer, attack, ', '.join((*row.before, *row.passes))))
-    head = ('row', 'the attack climbs', 'training minimises', 'steps, start, BN', 'passes')
-    return grid(head, rows)
 
 
 def architectures() -> str:
@@ -294,7 +231,7 @@ TABLES: dict[str, Callable[[], str]] = {
     'family': family,
     'searches': searches,
     'presets': presets,
-    'defenses': defense_rows,
+    'defenses': lambda: grid(methods.HEAD, methods.rows(code)),
     'architectures': architectures,
     'datasets': datasets,
     'config-fields': config_fields,

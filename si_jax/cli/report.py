@@ -40,7 +40,10 @@ def parser() -> argparse.ArgumentParser:
     flags = terminal.parser('report.py', USAGE, ABOUT, EXIT)
     table = {
         'table': Flag(
-            'NAME', f'one of {", ".join(report.TABLES)}: of the paper, and studies of ours', required=True
+            'NAME',
+            f'{report.METHODS} for the defenses as the code has them; or of results, of the paper and '
+            f'studies of ours, {", ".join(report.TABLES)}',
+            required=True,
         ),
         'runs': Flag('FOLDER', 'of all runs', default='runs'),
         'seeds': Flag(None, 'with commas between', default='0'),

@@ -8,7 +8,7 @@ from typing import Any
 
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.request import check_count
-from si_jax.paper import tables
+from si_jax.paper import methods, tables
 from si_jax.paper.cells import Table
 from si_jax.paper.commands import Choice
 from si_jax.paper.matching import fill
@@ -17,6 +17,7 @@ from si_jax.paper.studies import STUDIES
 from si_jax.reports.results import scan
 
 TABLES = {**PAPER_TABLES, **STUDIES}
+METHODS = '1'  # the paper's table of defenses, which has no numbers
 CHECKPOINTS = ('best', 'last')
 
 
@@ -43,6 +44,8 @@ def run(
     Raises:
         InputError: A value is wrong, or results cannot be told apart.
     """
+    if table == METHODS:
+        return methods.show(markdown=markdown, as_json=json)
     if checkpoint not in CHECKPOINTS:
         raise unknown('checkpoint', checkpoint, CHECKPOINTS)
     report = make(
@@ -78,7 +81,7 @@ def make(table: Table, choice: Choice) -> tables.Report:
 
 def _table(name: str, labels: str | None) -> Table:
     if name not in TABLES:
-        raise unknown('table', name, TABLES)
+        raise unknown('table', name, (METHODS, *TABLES))
     table = TABLES[name]
     if labels is None:
         return table

@@ -12,7 +12,10 @@ import si_jax
 from tests.helpers.processes import quick
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = {name: (ROOT / 'docs' / f'{name}.md').read_text() for name in ('adaptive', 'related', 'zoo')}
+PAGES = {
+    name: (ROOT / 'docs' / f'{name}.md').read_text()
+    for name in ('adaptive', 'attack', 'own_defense', 'related', 'zoo')
+}
 PAPER = 'Scale-Invariant Adversarial Attack for Evaluating and Enhancing Adversarial Defenses'
 
 
@@ -41,6 +44,36 @@ print(json.dumps({{'codes': codes, 'won': won, 'eot': averaged.accuracy['pgd'], 
     assert {'gradients', 'eps', 'black-box', 'binarization'} <= set(audit['checks'])
     transfer = json.loads((tmp_path / 'transfer.json').read_text())
     assert set(transfer['attacks']) == {'pgd', 'transfer-digits-at', 'transfer-digits-martsi'}
+
+
+def test_the_config_of_the_page_on_own_defenses_is_trained_with_and_without_si(tmp_path, monkeypatch):
+    from si_jax import defenses
+    from si_jax.training.loop import run
+
+    monkeypatch.setattr(defenses, 'DEFENSES', dict(defenses.DEFENSES))
+    (block,) = re.findall(r'```python\n(.*?)```', PAGES['own_defense'], re.DOTALL)
+    page: dict = {}
+    exec(block, page)
+    for si in (False, True):
+        config = page['get_config']()
+        config.defense = page['recipes'].defense('my_defense', si=si)
+        config.epochs, config.batch_size, config.attack.steps = 1, 64, 1
+        config.data.limit, config.data.validation = 128, 32
+        config.evaluation.steps = 1
+        run(config, str(tmp_path / str(si)))
+        (line,) = (tmp_path / str(si) / 'metrics.jsonl').read_text().splitlines()
+        figures = json.loads(line)
+        assert {'train/natural_ce', 'train/distance'} <= set(figures)
+        assert any('si' in name for name in figures if name.startswith('train/')) == si
+
+
+def test_the_snippets_of_the_page_on_own_networks():
+    pytest.importorskip('torch')
+    for block in re.findall(r'```python\n(.*?)```', PAGES['attack'], re.DOTALL):
+        page: dict = {}
+        exec(block, page)
+        assert {'clean', 'pgd', 'apgd-ce', 'worst_case'} == set(page['result'].accuracy)
+        assert page['result'].accuracy['worst_case'] <= page['result'].accuracy['clean']
 
 
 @pytest.mark.parametrize('name', PAGES)
