@@ -20,12 +20,16 @@ class Meter(NamedTuple):
     devices: int  # how many share the work
 
     def describe(self, images_per_second: float) -> str:
-        """'61.1 TFLOP/s, MFU 12.4 % of 8 NVIDIA H100 SXM', or why there is no MFU; '' without a speed."""
+        """'61.1 TFLOP/s, MFU 12.4 % of 8 NVIDIA H100 SXM', or why there is no MFU; '' without a speed.
+
+        On a CPU it is the speed alone."""
         rate = self.flops * images_per_second
         if not math.isfinite(rate):
             return ''
         text = f'{rate / 1e12:.3g} TFLOP/s' if rate >= 1e11 else f'{rate / 1e9:.3g} GFLOP/s'
         chip = chips.of_device()
+        if jax.default_backend() == 'cpu':
+            return text  # no vendor states a peak of these cores
         if chip is None:
             return f'{text}, unknown chip {jax.local_devices()[0].device_kind}'
         if self.precision not in chip.peak:

@@ -139,7 +139,8 @@ class _Filler:
     def _note_others(self, row: Row, seeds: set[int]) -> None:
         if others := sorted(seeds - set(self.choice.seeds)):
             listed = ', '.join(map(str, others))
-            self.notes.append(f'{", ".join(row.labels)}: seeds {listed} are there too; --seeds shows them')
+            seed = f'seeds {listed} are' if len(others) > 1 else f'seed {listed} is'
+            self.notes.append(f'{", ".join(row.labels)}: {seed} there too; --seeds shows them')
 
     def _fill_seed(
         self, filled: Filled, seed: int, found: list[FoundResult], protocol: Protocol, run: Run | None = None

@@ -178,7 +178,7 @@ class Report:
         )
         if len(f'{line}  {seeds}') <= WIDTH:
             return [f'{line}  {seeds}']
-        return [line, *wrapped(' ' * 6 + 'seeds ', seeds)]
+        return [line, *wrapped(' ' * 6 + ('seeds ' if len(cell.values) > 1 else 'seed '), seeds)]
 
     def markdown(self) -> str:
         """A grid: our mean, the spread or the interval, and the paper's number in parentheses."""

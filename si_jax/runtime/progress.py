@@ -212,7 +212,7 @@ class _Bar(tqdm):
 
 
 class _PlainLines:
-    """Progress for log files: `epoch 3/120: 128/391 step, 2.10 step/s, 02:05 left, loss=0.53`."""
+    """Progress for log files: `epoch 3/120: 128/391 steps, 2.10 steps/s, 02:05 left, loss=0.53`."""
 
     def __init__(
         self,
@@ -265,9 +265,11 @@ class _PlainLines:
         left = None if self._total is None else self._total - self._done
         rate, parts = self._pace.rate, []
         if self._unit:
-            parts.append(f'{self._done}{"" if self._total is None else f"/{self._total}"} {self._unit}')
+            counted = self._done if self._total is None else self._total
+            of = '' if self._total is None else f'/{self._total}'
+            parts.append(f'{self._done}{of} {self._unit}{"s" * (counted != 1)}')
             if rate:
-                parts.append(f'{rate:.2f} {self._unit}/s')
+                parts.append(f'{rate:.2f} {self._unit}s/s' if rate >= 1 else f'{1 / rate:.1f} s a {self._unit}')
         elif self._total is not None:
             share = int(100 * self._done / self._total) if self._total else 100
             parts.append(f'{share if self._closed else min(share, 99)} %')

@@ -125,7 +125,7 @@ def test_devices_are_found_by_what_jax_calls_them():
 def test_utilisation_in_words(monkeypatch):
     meter = Meter(flops=1e9, precision='bfloat16', devices=2)
     assert meter.describe(float('nan')) == ''
-    assert meter.describe(50.0) == '50 GFLOP/s, unknown chip cpu'
+    assert meter.describe(50.0) == '50 GFLOP/s'
     monkeypatch.setattr(mfu.chips, 'of_device', lambda: chips.CHIPS['v5e'])
     assert meter.describe(197e3) == '197 TFLOP/s, MFU 50.0 % of 2 TPU v5e'
     assert 'no published peak' in meter._replace(precision='float32').describe(1e6)

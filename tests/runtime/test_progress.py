@@ -38,10 +38,19 @@ def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch):
             bar.update()
     bar.close()
     assert log.getvalue().splitlines() == [
-        'epoch 1/2: 70/100 step, 2.00 step/s, 00:15 left, loss=6.333, note=x',
-        'epoch 1/2: 90/100 step, 2.00 step/s, 00:05 left, loss=13, note=x',
-        'epoch 1/2: 100/100 step, 2.00 step/s, 00:25 in all, loss=16.33, note=x',
+        'epoch 1/2: 70/100 steps, 2.00 steps/s, 00:15 left, loss=6.333, note=x',
+        'epoch 1/2: 90/100 steps, 2.00 steps/s, 00:05 left, loss=13, note=x',
+        'epoch 1/2: 100/100 steps, 2.00 steps/s, 00:25 in all, loss=16.33, note=x',
     ]
+
+
+def test_slow_units_are_told_by_the_time_of_each(monkeypatch):
+    clock, log = [0.0], io.StringIO()
+    monkeypatch.setattr(progress_module.time, 'monotonic', lambda: clock[0])
+    with progress(1, 'page', 'network', file=log) as bar:
+        clock[0] += 40
+        bar.update()
+    assert log.getvalue().splitlines()[-1] == 'page: 1/1 network, 40.0 s a network, 00:40 in all'
 
 
 def test_progress_without_total_or_steps(monkeypatch):

@@ -125,7 +125,8 @@ def draw(numbers: dict[str, Any]) -> Picture:
     """Rise of the loss, loss and accuracy over d: means over the directions, with their range."""
     d, surfaces = numbers['distances'], numbers['surfaces']
     directions, middle = len(surfaces[0]['loss']), len(d) // 2
-    title = f'Adversarial loss along {directions} random filter-normalised weight directions'
+    along = f'{directions} random filter-normalised weight direction{"s" * (directions > 1)}'
+    title = f'Adversarial loss along {along}'
     title += f', PGD-{numbers["steps"]} made anew at each point'
     picture = style.new(11, 4, title, style.measured_on(numbers))
     axes = picture.subplots(1, 3)
