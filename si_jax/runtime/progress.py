@@ -269,7 +269,8 @@ class _PlainLines:
             of = '' if self._total is None else f'/{self._total}'
             parts.append(f'{self._done}{of} {self._unit}{"s" * (counted != 1)}')
             if rate:
-                parts.append(f'{rate:.2f} {self._unit}s/s' if rate >= 1 else f'{1 / rate:.1f} s a {self._unit}')
+                pace = f'{rate:.2f} {self._unit}s/s' if rate >= 1 else f'{1 / rate:.1f} s a {self._unit}'
+                parts.append(pace)
         elif self._total is not None:
             share = int(100 * self._done / self._total) if self._total else 100
             parts.append(f'{share if self._closed else min(share, 99)} %')

@@ -48,9 +48,13 @@ def test_slow_units_are_told_by_the_time_of_each(monkeypatch):
     clock, log = [0.0], io.StringIO()
     monkeypatch.setattr(progress_module.time, 'monotonic', lambda: clock[0])
     with progress(1, 'page', 'network', file=log) as bar:
-        clock[0] += 40
         bar.update()
-    assert log.getvalue().splitlines()[-1] == 'page: 1/1 network, 40.0 s a network, 00:40 in all'
+    assert log.getvalue().splitlines()[-1] == 'page: 1/1 network, 00:00 in all'
+    with progress(3, 'page', 'network', file=log) as bar:
+        for _ in range(3):
+            clock[0] += 40
+            bar.update()
+    assert log.getvalue().splitlines()[-1] == 'page: 3/3 networks, 40.0 s a network, 02:00 in all'
 
 
 def test_progress_without_total_or_steps(monkeypatch):
@@ -58,7 +62,7 @@ def test_progress_without_total_or_steps(monkeypatch):
     log = io.StringIO()
     with progress(None, 'attack', 'image', seconds=0, file=log) as bar:
         bar.update(3)
-    assert log.getvalue().splitlines() == ['attack: 3 image', 'attack: 3 image, 00:00 in all']
+    assert log.getvalue().splitlines() == ['attack: 3 images', 'attack: 3 images, 00:00 in all']
 
 
 def test_work_that_need_not_be_done_says_nothing_about_the_time_left(monkeypatch):
