@@ -1,9 +1,11 @@
 """Measures the accuracy of a classifier on clean images and under attacks."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, t
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.union import THREATS, Union, parse_threats, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
+from si_jax.runtime.sinks import Sinks, Start
+from si_jax.runtime.sinks import parse as parse_sinks
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
 from si_jax.storage.files import remove_leftovers
 
@@ -107,6 +111,7 @@ ATTACKING = {
 WRITTEN = {
     'output': Flag('FILE.json', 'default: a new file in <workdir>/evaluation, or evaluation'),
     'save_images': Flag(None, 'the adversarial images too', bool),
+    'sinks': Flag('NAME,...', 'where the accuracies go too: tensorboard, wandb, trackio or FILE.py:NAME'),
     'profile': Flag('FOLDER', 'a profile of a part of the first attack (docs/performance.md)'),
 }
 
@@ -173,7 +178,7 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
     """The exit status of an audit; `of_audit` has the values of the flags --audit_eps and so on."""
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
-    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile', 'threats'):
+    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile', 'threats', 'sinks'):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
     settings = dict(zip(('eps_grid', 'steps_grid', 'queries', 'planted'), of_audit, strict=True))
@@ -194,6 +199,7 @@ def run(
     transfer_from: str | None = None,
     profile: str | None = None,
     threats: str | None = None,
+    sinks: str | None = None,
     **settings: Any,
 ) -> Result | Union:
     """Evaluates a network; prints and writes the result.
@@ -209,6 +215,7 @@ def run(
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         profile: A folder for a profile of a part of the first attack; None for none.
         threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
+        sinks: Names of `si_jax.runtime.sinks`, with commas between; None for none.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
@@ -217,6 +224,7 @@ def run(
     """
     given = [load_attribute(one.strip(), 'attacks') if '.py:' in one else one for one in attacks.split(',')]
     names, custom = parse_attacks(given)
+    makes = parse_sinks(sinks or '', '--sinks')
     several = {} if threats is None else parse_threats(threats)
     for name in ('eps', 'norm'):
         if several and getattr(subject, name) is not None:
@@ -255,7 +263,10 @@ def run(
     places = paths(path, several.items()) if several else {'': path}
     states = {text: place.with_suffix('.partial') for text, place in places.items()}
     resumed = any(place.exists() for place in states.values())
-    with saved.alone(state):
+    about = {'model': loaded.about, **choice, 'dataset': loaded.dataset, 'attacks': names}
+    start = Start(path.with_suffix(''), path.stem, about)
+    opened = contextlib.closing(Sinks(makes if processes.is_first() else {}, start))
+    with saved.alone(state), opened as sink:
         kept = resumable(f'what was finished is kept in {state}')
         with kept, outputs.point_beside(path), profiling.wanted(profile) as profiled:
             results = {}
@@ -289,6 +300,7 @@ def run(
             remove_leftovers(path.parent, path.stem)
             for place in (*states.values(), state):
                 saved.remove(place)
+            sink.write(loaded.about.get('step', 0), numbers_of(results))
     if processes.is_first():
         show(whole.table())
         for result in results.values():
@@ -298,6 +310,15 @@ def run(
             print(profiled.report())
         print(f'written to {path}')
     return whole
+
+
+def numbers_of(results: Mapping[str, Result]) -> dict[str, float]:
+    """The accuracies of results by threat model ('' for the only one) under the names that sinks get."""
+    return {
+        '/'.join(filter(None, (text, name, 'accuracy'))): accuracy
+        for text, result in results.items()
+        for name, accuracy in result.accuracy.items()
+    }
 
 
 def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]) -> str:

@@ -217,6 +217,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
 
     config.logging.every_steps = 50
     config.logging.tensorboard = True
+    # Where the numbers of each epoch go too: 'wandb', 'trackio' or FILE.py:NAME, several with commas between.
+    config.logging.sinks = ''
     return config
 
 
