@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
-from si_jax.cli import compare, outputs
+from si_jax.cli import compare, corruptions, outputs
 from si_jax.cli.audit import run_audit
 from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, load_classifier, sources
 from si_jax.cost import flops
@@ -38,13 +38,15 @@ USAGE = """
   evaluate.py --model=FILE.py:FUNCTION --dataset=NAME [flags]
   evaluate.py --torch_checkpoint=FILE --arch=NAME --dataset=NAME [flags]
   evaluate.py audit --workdir=FOLDER [flags]
-  evaluate.py compare A.json B.json [flags]"""
+  evaluate.py compare A.json B.json [flags]
+  evaluate.py corruptions --folder=CIFAR-10-C --workdir=FOLDER [flags]"""
 ABOUT = """
 Measures the accuracy of a classifier on clean images and under attacks: prints
 a table, and writes one JSON file with the flags of each image beside it.
 `audit` checks whether an accuracy can be trusted, as does the flag --audit.
 `compare` holds two such results against each other, image by image
-(compare --help).
+(compare --help). `corruptions` measures the accuracy under common corruptions
+(corruptions --help).
 
 examples:
   a run of train.py, under four attacks of 20 steps
@@ -157,6 +159,9 @@ def start(argv: list[str]) -> int:
     if argv[:1] == ['compare']:
         compare.run(**vars(compare.parser().parse_args(argv[1:])))
         return terminal.OK
+    if argv[:1] == ['corruptions']:
+        corruptions.run(vars(corruptions.parser().parse_args(argv[1:])))
+        return terminal.OK
     if argv[:1] == ['audit']:
         argv = ['--audit', *argv[1:]]
     arguments = vars(parser().parse_args(argv))
@@ -178,7 +183,15 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
     """The exit status of an audit; `of_audit` has the values of the flags --audit_eps and so on."""
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
-    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile', 'threats', 'sinks'):
+    for name in (
+        'individual',
+        'search_precision',
+        'save_images',
+        'gradient_of',
+        'profile',
+        'threats',
+        'sinks',
+    ):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
     settings = dict(zip(('eps_grid', 'steps_grid', 'queries', 'planted'), of_audit, strict=True))

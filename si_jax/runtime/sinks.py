@@ -202,8 +202,8 @@ class Sinks:
                     raise
                 del self._open[name]
                 print(
-                    f'warning: the sink {name} failed ({type(error).__name__}: {error}) and gets nothing more; '
-                    'the files have all numbers',
+                    f'warning: the sink {name} failed ({type(error).__name__}: {error}) and gets nothing '
+                    'more; the files have all numbers',
                     file=sys.stderr,
                 )
 

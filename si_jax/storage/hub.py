@@ -59,8 +59,8 @@ def parse(name: str) -> Address:
     if (found := _NAME.fullmatch(name)) is None:
         raise InputError(
             f'{name!r} is not of the form hf:OWNER/NAME@REVISION/FILE#sha256=DIGEST, of which /FILE '
-            f'({DEFAULT_FILE}) and the digest may be left out: REVISION is a commit, a tag or a branch such as '
-            'main, and the digest 64 small hexadecimal digits'
+            f'({DEFAULT_FILE}) and the digest may be left out: REVISION is a commit, a tag or a branch such '
+            'as main, and the digest 64 small hexadecimal digits'
         )
     fields = found.groupdict(default='')
     return Address(**fields | {'file': fields['file'] or DEFAULT_FILE})

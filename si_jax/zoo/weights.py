@@ -5,8 +5,8 @@
 
 A network that started from other weights has their record there too, as "init_from".
 
-A safetensors file holds the same arrays, and `about` in its metadata. NumPy reads npz files without pickle, so
-that neither can hold code. `si_jax.storage.hub` says how one is named that lies on the Hugging Face Hub.
+A safetensors file holds the same arrays, and `about` in its metadata. NumPy reads npz files without pickle,
+so that neither can hold code. `si_jax.storage.hub` says how one is named that lies on the Hugging Face Hub.
 """
 
 import hashlib
@@ -140,7 +140,7 @@ def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
 
     try:
         with safe_open(path, 'numpy') as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
             return arrays, file.metadata() or {}
     except Exception as error:  # the library raises errors of several types for a damaged file
         raise InputError(f'{path} is damaged, or not a safetensors file ({error}): get it again') from error

@@ -98,7 +98,9 @@ def test_a_sink_that_fails_is_left_out_and_the_file_has_all(tmp_path, monkeypatc
 
     monkeypatch.setattr(sinks, 'SINKS', sinks.SINKS | {'failing': Failing})
     options = {'tensorboard': False, 'sinks': 'failing'}
-    with contextlib.closing(MetricsWriter(tmp_path, config={'error': ValueError('gone')}, **options)) as writer:
+    with contextlib.closing(
+        MetricsWriter(tmp_path, config={'error': ValueError('gone')}, **options)
+    ) as writer:
         writer.write(1, 0, {})
         writer.write(2, 0, {})
     assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 2

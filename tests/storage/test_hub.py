@@ -20,7 +20,7 @@ def server(tmp_path, monkeypatch):
     files, asked = {'/owner/net/resolve/v1.0/model.safetensors': CONTENT}, []
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             asked.append(self.path)
             content = files.get(self.path)
             self.send_response(404 if content is None else 200)

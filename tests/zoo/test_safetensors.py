@@ -24,7 +24,7 @@ def saved(tmp_path_factory):
     config = recipes.recipe('quickstart')
     config.model.width = 2
     config = ConfigDict(recipes.plain(config))
-    module, shapes = network(config)
+    _, shapes = network(config)
     keys = iter(jax.random.split(jax.random.key(0), 99))
     variables = jax.tree.map(lambda leaf: jax.random.normal(next(keys), leaf.shape, leaf.dtype), shapes)
     path = tmp_path_factory.mktemp('saved') / 'model.safetensors'
