@@ -79,7 +79,7 @@ def write(
     shown = pictures.pictures(workdirs, figures, networks, problems)
     made_with, commands = runs.environments(networks)
     page = (
-        _environment()
+        templates()
         .get_template('page.html')
         .render(
             ids=ids,
@@ -178,7 +178,8 @@ def _paired(group: accuracy.Group) -> str | None:
     return shlex.join(['python', 'evaluate.py', 'compare', *(str(result.path) for result in firsts)])
 
 
-def _environment() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """The templates of this folder, with what they call."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
