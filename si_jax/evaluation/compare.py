@@ -125,7 +125,7 @@ class Comparison:
         if low <= 0 <= high or (p is not None and p > LEVEL):
             what = 'the stronger attack' if self.attacks else 'more robust'
             span = f'{self._points(mean)}, between {self._number(low)} and {self._number(high)}'
-            return f'Neither is shown to be {what}: {b} keeps {span}, more than {a}{luck}.'
+            return f'Neither is shown to be {what}: {b} less {a} is {span}{luck}.'
         best, other = (b, a) if mean > 0 else (a, b)
         least, most = sorted((abs(low), abs(high)))
         span = f'{self._points(abs(mean))}, between {self._number(least)} and {self._number(most)}'

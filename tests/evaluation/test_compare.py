@@ -273,7 +273,7 @@ def test_the_sentence_says_who_is_better_by_how_much_and_how_likely_by_luck(writ
     assert turned.sentence.partition(' points')[0] == one.sentence.partition(' points')[0]
     assert 'no image of 120 tells them apart' in compare('a.json', 'a.json').sentence
     write('c.json', draw=3, robust=0.52)
-    assert compare('a.json', 'c.json').sentence.startswith('Neither is shown to be more robust: b keeps ')
+    assert compare('a.json', 'c.json').sentence.startswith('Neither is shown to be more robust: b less a is ')
     assert one.to_json()['sentence'] == one.sentence and one.to_json()['names'] == ['AT', 'AT-SI']
     with pytest.raises(InputError, match='two that differ'):
         compare('a.json', 'b.json', names=('x', 'x'))
