@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from si_jax.auditing import plots
+from si_jax.auditing.headings import headings
 from si_jax.auditing.verdicts import FAIL, FEW, PASS, SKIP, WARN, Check, overall
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.result import check_output
@@ -88,7 +89,12 @@ class Audit:
             'verdict': self.verdict,
             'words': self.words,
             'checks': {
-                check.name: {'outcome': check.outcome, 'words': check.words, 'evidence': check.evidence}
+                check.name: {
+                    'outcome': check.outcome,
+                    'words': check.words,
+                    'evidence': check.evidence,
+                    'headings': headings(check.name),
+                }
                 for check in self.checks
             },
             'environment': self.environment,

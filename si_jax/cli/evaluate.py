@@ -1,9 +1,11 @@
 """Measures the accuracy of a classifier on clean images and under attacks."""
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
-from si_jax.cli import compare, outputs
+from si_jax.cli import compare, corruptions, outputs
 from si_jax.cli.audit import run_audit
 from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, load_classifier, sources
 from si_jax.cost import flops
@@ -25,6 +27,8 @@ from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, t
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.union import THREATS, Union, parse_threats, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
+from si_jax.runtime.sinks import Sinks, Start
+from si_jax.runtime.sinks import parse as parse_sinks
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
 from si_jax.storage.files import remove_leftovers
 
@@ -34,13 +38,15 @@ USAGE = """
   evaluate.py --model=FILE.py:FUNCTION --dataset=NAME [flags]
   evaluate.py --torch_checkpoint=FILE --arch=NAME --dataset=NAME [flags]
   evaluate.py audit --workdir=FOLDER [flags]
-  evaluate.py compare A.json B.json [flags]"""
+  evaluate.py compare A.json B.json [flags]
+  evaluate.py corruptions --folder=CIFAR-10-C --workdir=FOLDER [flags]"""
 ABOUT = """
 Measures the accuracy of a classifier on clean images and under attacks: prints
 a table, and writes one JSON file with the flags of each image beside it.
 `audit` checks whether an accuracy can be trusted, as does the flag --audit.
 `compare` holds two such results against each other, image by image
-(compare --help).
+(compare --help). `corruptions` measures the accuracy under common corruptions
+(corruptions --help).
 
 examples:
   a run of train.py, under four attacks of 20 steps
@@ -107,6 +113,7 @@ ATTACKING = {
 WRITTEN = {
     'output': Flag('FILE.json', 'default: a new file in <workdir>/evaluation, or evaluation'),
     'save_images': Flag(None, 'the adversarial images too', bool),
+    'sinks': Flag('NAME,...', 'where the accuracies go too: tensorboard, wandb, trackio or FILE.py:NAME'),
     'profile': Flag('FOLDER', 'a profile of a part of the first attack (docs/performance.md)'),
 }
 
@@ -152,6 +159,9 @@ def start(argv: list[str]) -> int:
     if argv[:1] == ['compare']:
         compare.run(**vars(compare.parser().parse_args(argv[1:])))
         return terminal.OK
+    if argv[:1] == ['corruptions']:
+        corruptions.run(vars(corruptions.parser().parse_args(argv[1:])))
+        return terminal.OK
     if argv[:1] == ['audit']:
         argv = ['--audit', *argv[1:]]
     arguments = vars(parser().parse_args(argv))
@@ -173,7 +183,15 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
     """The exit status of an audit; `of_audit` has the values of the flags --audit_eps and so on."""
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
-    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile', 'threats'):
+    for name in (
+        'individual',
+        'search_precision',
+        'save_images',
+        'gradient_of',
+        'profile',
+        'threats',
+        'sinks',
+    ):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
     settings = dict(zip(('eps_grid', 'steps_grid', 'queries', 'planted'), of_audit, strict=True))
@@ -194,6 +212,7 @@ def run(
     transfer_from: str | None = None,
     profile: str | None = None,
     threats: str | None = None,
+    sinks: str | None = None,
     **settings: Any,
 ) -> Result | Union:
     """Evaluates a network; prints and writes the result.
@@ -209,6 +228,7 @@ def run(
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         profile: A folder for a profile of a part of the first attack; None for none.
         threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
+        sinks: Names of `si_jax.runtime.sinks`, with commas between; None for none.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
@@ -217,6 +237,7 @@ def run(
     """
     given = [load_attribute(one.strip(), 'attacks') if '.py:' in one else one for one in attacks.split(',')]
     names, custom = parse_attacks(given)
+    makes = parse_sinks(sinks or '', '--sinks')
     several = {} if threats is None else parse_threats(threats)
     for name in ('eps', 'norm'):
         if several and getattr(subject, name) is not None:
@@ -255,7 +276,10 @@ def run(
     places = paths(path, several.items()) if several else {'': path}
     states = {text: place.with_suffix('.partial') for text, place in places.items()}
     resumed = any(place.exists() for place in states.values())
-    with saved.alone(state):
+    about = {'model': loaded.about, **choice, 'dataset': loaded.dataset, 'attacks': names}
+    start = Start(path.with_suffix(''), path.stem, about)
+    opened = contextlib.closing(Sinks(makes if processes.is_first() else {}, start))
+    with saved.alone(state), opened as sink:
         kept = resumable(f'what was finished is kept in {state}')
         with kept, outputs.point_beside(path), profiling.wanted(profile) as profiled:
             results = {}
@@ -289,6 +313,7 @@ def run(
             remove_leftovers(path.parent, path.stem)
             for place in (*states.values(), state):
                 saved.remove(place)
+            sink.write(loaded.about.get('step', 0), numbers_of(results))
     if processes.is_first():
         show(whole.table())
         for result in results.values():
@@ -298,6 +323,15 @@ def run(
             print(profiled.report())
         print(f'written to {path}')
     return whole
+
+
+def numbers_of(results: Mapping[str, Result]) -> dict[str, float]:
+    """The accuracies of results by threat model ('' for the only one) under the names that sinks get."""
+    return {
+        '/'.join(filter(None, (text, name, 'accuracy'))): accuracy
+        for text, result in results.items()
+        for name, accuracy in result.accuracy.items()
+    }
 
 
 def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]) -> str:

@@ -10,11 +10,13 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.runtime import processes
-from si_jax.storage import lock, npz
+from si_jax.storage import hub, lock, npz
 from si_jax.storage.files import read_json, write_atomic
+from si_jax.zoo import weights
 
-# What an evaluation, a union of several, an audit, a comparison and a figure have beside their schema.
-OURS = ('worst_case', 'union', 'checks', 'differences', 'figure')
+# What an evaluation, a union of several, an audit, a comparison, a figure and scores of corruptions have
+# beside their schema.
+OURS = ('worst_case', 'union', 'checks', 'differences', 'figure', 'corruptions')
 FLAGS = ('clean', 'worst_case', 'labels', 'indices')  # of each image, in the npz file of an evaluation
 POINT = '_point.npz'
 
@@ -99,6 +101,8 @@ def is_ours(file: Path) -> bool:
         return b'<title>Robustness report: ' in file.read_bytes()
     if file.name == 'model.py':
         return 'exported by si_jax' in _first_line(file)
+    if file.name == hub.DEFAULT_FILE:
+        return weights.is_ours(file)
     if file.stem == 'weights':
         return (file.parent / 'model.py').is_file() and is_ours(file.parent / 'model.py')
     if file.name.endswith(POINT):

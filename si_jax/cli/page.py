@@ -25,7 +25,8 @@ examples:
   one run with its evaluations: report/index.html
     python report.py --workdirs=runs/quickstart/44136fa3
   two runs beside each other, in a folder of your choice
-    python report.py --workdirs=runs/at_cifar10/A,runs/atsi_cifar10/B --out=page
+    python report.py --workdirs=runs/at_cifar10/A,runs/atsi_cifar10/B \\
+        --names=AT,AT-SI --out=page
   your own model, from the result of evaluate.py
     python report.py --workdirs=evaluation/my_model.json
   all runs of a folder, without the images before and after an attack
@@ -39,6 +40,7 @@ examples:
             'folders of runs of train.py, folders above them, or JSON files of evaluate.py',
             required=True,
         ),
+        'names': Flag('A,B', 'what to call them, in this order (default: the shortest that tell them apart)'),
         'out': Flag('FOLDER', 'gets index.html', default='report'),
         'gallery': Flag(
             'N', 'test images shown before and after an attack; 0 reads no checkpoint', int, GALLERY
@@ -52,7 +54,9 @@ examples:
     return flags
 
 
-def run(*, workdirs: str, out: str, gallery: int, data_dir: str | None, figures: str) -> None:
+def run(
+    *, workdirs: str, names: str | None, out: str, gallery: int, data_dir: str | None, figures: str
+) -> None:
     """Writes the page, says where it lies, and on stderr what could not be shown.
 
     Raises:
@@ -61,7 +65,8 @@ def run(*, workdirs: str, out: str, gallery: int, data_dir: str | None, figures:
     sources = split_workdirs(workdirs)
     outputs.check('--out=FOLDER', [Path(out) / 'index.html'], [*sources, data_dir, figures])
     compilation_cache.enable()
-    path, problems = write(sources, out, gallery=gallery, data_dir=data_dir, figures=figures)
+    called = None if names is None else [name.strip() for name in names.split(',')]
+    path, problems = write(sources, out, gallery=gallery, data_dir=data_dir, figures=figures, names=called)
     for problem in problems:
         print(f'report.py: not shown: {problem}', file=sys.stderr)
     print(f'written to {path}')

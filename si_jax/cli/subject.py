@@ -22,10 +22,11 @@ from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_
 from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.runtime.modules import import_file, unended
 from si_jax.runtime.terminal import Flag, fraction
+from si_jax.storage import hub
 from si_jax.threat import Threat
 from si_jax.zoo.entries import PREFIX
-from si_jax.zoo.load import is_file_or_zoo, load_model
-from si_jax.zoo.weights import SUFFIX
+from si_jax.zoo.load import SUFFIXES, is_file_or_zoo, load_model
+from si_jax.zoo.weights import sha256
 
 Measured = TypeVar('Measured', Audit, Result)
 
@@ -34,9 +35,12 @@ NETWORK = {
     'workdir': Flag('FOLDER', 'of a run of train.py'),
     'model': Flag(
         'FILE.py:FUNCTION',
-        'a function that returns a classifier or nn.Module; or zoo:NAME, or a file of weights FILE.npz',
+        'a function that returns a classifier or nn.Module; or zoo:NAME, or a file of weights FILE.npz, '
+        'FILE.safetensors or hf:OWNER/NAME@REVISION/FILE',
     ),
-    'torch_checkpoint': Flag('FILE', 'PyTorch weights, of torch.save or safetensors'),
+    'torch_checkpoint': Flag(
+        'FILE', 'PyTorch weights, of torch.save or safetensors; or hf:OWNER/NAME@REVISION/FILE'
+    ),
     'checkpoint': Flag('WHICH', 'of --workdir: best, last or a step', default='best'),
     'weights': Flag('WHICH', 'of --workdir, if it averaged its weights: average or live (default: average)'),
     'arch': Flag(
@@ -239,9 +243,12 @@ def load(subject: Subject) -> Loaded:
                 image_shape=source.shape,
             )
             about = {'torch_checkpoint': torch_checkpoint, **of_checkpoint, 'normalise': normalise}
-            stem = Path(torch_checkpoint).stem
+            of_hub = hub.is_address(torch_checkpoint)
+            stem = _name_of(torch_checkpoint) if of_hub else Path(torch_checkpoint).stem
             hint = accuracy_hint(subject.arch, subject.variant, normalise)
     assert dataset is not None
+    if (source_of := saved or torch_checkpoint) and hub.is_address(source_of):
+        about['sha256'] = sha256(hub.local(source_of))
 
     if subject.logit_scale != 1:
         classifier = with_logit_scale(classifier, subject.logit_scale)
@@ -298,15 +305,17 @@ def sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
 
 def _is_saved(model: str) -> bool:
     """Whether --model is a network of the zoo or a file of weights, not a function of a Python file."""
-    return model.startswith(PREFIX) or model.endswith(SUFFIX)
+    return model.startswith((PREFIX, hub.PREFIX)) or model.endswith(SUFFIXES)
 
 
 def _name_of(model: str) -> str:
     """A name for files and rows: of a Python file, a file of weights, a network of the zoo or a workdir."""
     if '.py:' in model:
         return Path(model.rpartition(':')[0]).stem
+    if hub.is_address(model):
+        return hub.parse(model).repository.replace('/', '-')
     if is_file_or_zoo(model):
-        return Path(model).stem if model.endswith(SUFFIX) else model.removeprefix(PREFIX)
+        return Path(model).stem if model.endswith(SUFFIXES) else model.removeprefix(PREFIX)
     return '-'.join(Path(model).parts[-2:])
 
 

@@ -8,9 +8,9 @@ images = data.augment(train.images[indices[0]], keys, crop=train.crop, flip=trai
 images = data.to_unit(images, train.scale)                             # [0, 1]
 
 A data set is a `Source` of `dataset`, a row that says what it holds and reads it. `sources` has the table of
-them, adds those that a user registers, and makes others of a folder or a name with `npz`, `folders` and
-`tfds`. `raw` reads the files of the authors of CIFAR and SVHN, `preprocessing` brings images to one size.
-`batches` is about order, `augment` about pixels. Nothing here knows of networks or of training.
+them, adds those that a user registers, and makes others of a folder or a name with `npz`, `folders`,
+`corrupted` and `tfds`. `raw` reads the files of the authors of CIFAR and SVHN, `preprocessing` brings images
+to one size. `batches` is about order, `augment` about pixels. Nothing here knows of networks or of training.
 """
 
 from si_jax.data.augment import augment, box, random_box, to_unit

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from si_jax.data import folders, npz, preprocessing, raw, tfds
+from si_jax.data import corrupted, folders, npz, preprocessing, raw, tfds
 from si_jax.data.dataset import SPLITS, Arrays, Dataset, Reader, Source, check_classes
 from si_jax.errors import InputError, unknown
 from si_jax.runtime.modules import import_file
@@ -68,7 +68,7 @@ SOURCES = {
     ),
 }  # fmt: skip
 BUILT_IN = frozenset(SOURCES)
-FORMS = ('npz:FOLDER', 'folder:FOLDER', 'tfds:NAME', 'FILE.py:NAME')
+FORMS = ('npz:FOLDER', 'folder:FOLDER', 'tfds:NAME', 'corrupted:FOLDER/NAME@SEVERITY', 'FILE.py:NAME')
 
 
 def _no_preprocessing(name: str, kind: str) -> None:
@@ -84,8 +84,14 @@ def _npz(place: str, folder: str | pathlib.Path | None, process: str) -> Source:
     return npz.source(folder or place)
 
 
+def _corrupted(place: str, folder: str | pathlib.Path | None, process: str) -> Source:
+    _no_preprocessing(process, f'corrupted:{place}')
+    return corrupted.source(place, folder)
+
+
 PLACES: dict[str, Callable[[str, Any, str], Source]] = {
     'npz': _npz,
+    'corrupted': _corrupted,
     'folder': lambda place, folder, process: folders.source(folder or place, process),
     'tfds': lambda place, folder, process: tfds.source(place, folder or None, process),
 }
@@ -153,7 +159,7 @@ def canonical(name: str) -> str:
         InputError: The file is not there, or registers no such set.
     """
     kind, _, place = name.partition(':')
-    if kind in ('npz', 'folder') and place:
+    if kind in ('npz', 'folder', 'corrupted') and place:
         return f'{kind}:{pathlib.Path(place).expanduser().resolve()}'
     file, _, own = name.rpartition(':')
     if not file.endswith('.py'):
@@ -193,8 +199,9 @@ def load(
 
     Args:
         name: cifar10, cifar100, svhn, digits or a name that was registered; `npz:FOLDER` (see
-            `si_jax.data.npz`), `folder:FOLDER` (`si_jax.data.folders`), `tfds:NAME` (`si_jax.data.tfds`); or
-            `FILE.py:NAME`, which the file registers.
+            `si_jax.data.npz`), `folder:FOLDER` (`si_jax.data.folders`), `tfds:NAME` (`si_jax.data.tfds`),
+            `corrupted:FOLDER/NAME@SEVERITY` (`si_jax.data.corrupted`); or `FILE.py:NAME`, which the file
+            registers.
         split: 'train' or 'test'.
         data_dir: Of a set of the table, a folder with `<name>_test.npz`, `<name>_train.npz` or
             `<name>_train_1.npz` is read as npz files, one with the files of its authors as these (see

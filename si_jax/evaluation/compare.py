@@ -1,10 +1,11 @@
-"""Two classifiers compared image by image, from the files that `evaluate.py` wrote.
+"""Two classifiers, or two attacks on one, compared image by image, from the files that `evaluate.py` wrote.
 
 Both were measured on the same images, so their difference is far better known than either accuracy: images
 that both get right, or both wrong, say nothing about it. Only the others count (McNemar, 1947).
 """
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from si_jax.runtime.terminal import named, wrapped
 RESAMPLES = 10_000
 # What attacks must have in common to be compared: fields of their entries in the JSON.
 PROTOCOL = (*SETTINGS, 'protocol')
+LEVEL = 0.05  # of p, above which a difference is not called one
 Paths = str | os.PathLike | Sequence[str | os.PathLike]
 
 
@@ -86,6 +88,8 @@ class Comparison:
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
         notes: What a reader of the differences must know.
+        names: What to call a and b.
+        attacks: The attack of a and that of b, where two attacks on one network are compared; else None.
     """
 
     differences: dict[str, Difference]
@@ -98,6 +102,44 @@ class Comparison:
     resamples: int
     seed: int
     notes: list[str]
+    names: tuple[str, str] = ('a', 'b')
+    attacks: tuple[str, str] | None = None
+
+    @property
+    def headline(self) -> str:
+        """The name of the difference that counts: of the worst cases, or of what was attacked alone."""
+        attacked = [name for name in self.differences if name not in ('clean', 'worst_case')]
+        return attacked[0] if len(attacked) == 1 else 'worst_case' if attacked else 'clean'
+
+    @property
+    def sentence(self) -> str:
+        """What the headline says, for a reader who skips the table; differences in percentage points."""
+        one, (a, b) = self.differences[self.headline], self.names
+        low, high = one.ci95
+        mean = float(np.mean(one.b - one.a))
+        p = one.mcnemar_p[0] if len(self.seeds) == 1 else one.paired_t_p
+        if not np.any(one.only_a + one.only_b):
+            what = f'{a} and {b} break the same images' if self.attacks else f'{a} and {b} are right alike'
+            return f'{what}: no image of {self.images} tells them apart.'
+        luck = '' if p is None else f'; such a difference by luck: {chance(float(p))}'
+        if low <= 0 <= high or (p is not None and p > LEVEL):
+            what = 'the stronger attack' if self.attacks else 'more robust'
+            span = f'{self._points(mean)}, between {self._number(low)} and {self._number(high)}'
+            return f'Neither is shown to be {what}: {b} less {a} is {span}{luck}.'
+        best, other = (b, a) if mean > 0 else (a, b)
+        least, most = sorted((abs(low), abs(high)))
+        span = f'{self._points(abs(mean))}, between {self._number(least)} and {self._number(most)}'
+        if self.attacks:
+            return f'{other} is the stronger attack: it leaves {span}, less than {best}{luck}.'
+        return f'{best} is more robust than {other} by {span}{luck}.'
+
+    def _number(self, fraction: float) -> str:
+        """A fraction in percent, with the decimals that so many images can tell."""
+        value = round(100 * fraction, max(0, min(2, int(math.log10(self.images)) - 2)))
+        return f'{value + 0.0:g}'
+
+    def _points(self, fraction: float) -> str:
+        return f'{self._number(fraction)} points'
 
     def to_json(self) -> dict[str, Any]:
         """The comparison in JSON's types; differences are b - a, as fractions."""
@@ -110,14 +152,19 @@ class Comparison:
             'threat_model': self.threat,
             'bootstrap': {'resamples': self.resamples, 'seed': self.seed, 'method': 'percentile'},
             'differences': {name: one.to_json() for name, one in self.differences.items()},
+            'names': list(self.names),
+            **({'attacks': list(self.attacks)} if self.attacks else {}),
+            'sentence': self.sentence,
             'notes': self.notes,
         }
 
     def table(self) -> str:
         """The accuracies and their difference in percent, for a terminal of 80 columns."""
+        what = [f'{attack} of ' for attack in self.attacks or ()] or ['', '']
+        called = [f' ({name})' if name != side else '' for name, side in zip(self.names, 'ab', strict=True)]
         lines = [
-            f'a: {_short(self.a)}',
-            f'b: {_short(self.b)}',
+            *wrapped('', f'a{called[0]}: {what[0]}{_short(self.a)}'),
+            *wrapped('', f'b{called[1]}: {what[1]}{_short(self.b)}'),
             *wrapped(
                 '',
                 f'{self.threat["norm"]} eps={self.threat["eps"]:.6g}, {self.images} images, '
@@ -148,11 +195,20 @@ class Comparison:
             lines += named(name.replace('_', ' '), columns, first)
         for note in self.notes:
             lines += wrapped('note: ', note)
+        lines += wrapped('', self.sentence)
         return '\n'.join(lines)
 
 
-def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) -> Comparison:
-    """Compares two classifiers by the results of their evaluations, image by image.
+def compare(
+    a: Paths,
+    b: Paths,
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+    attacks: tuple[str, str] | None = None,
+    names: tuple[str, str] | None = None,
+) -> Comparison:
+    """Compares two classifiers, or two attacks on one, by the results of evaluations, image by image.
 
     Args:
         a: The JSON file that `Result.save` wrote, or several, one for each seed (of the evaluation or of the
@@ -160,11 +216,14 @@ def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) ->
         b: Those of the other classifier, in the same order of seeds.
         resamples: Of the bootstrap.
         seed: Of the bootstrap.
+        attacks: The attack of a and the attack of b that are compared on one network; a and b may be the same
+            file. None to compare two networks under the same attacks.
+        names: What to call a and b; None for the attacks, or 'a' and 'b'.
 
     Raises:
         InputError: A file is missing or damaged, or the results were not measured alike: other images,
             labels, data set, norm, eps, attacks, steps, restarts, stages or seeds. The message names the
-            difference and the remedy.
+            difference and the remedy. Or a result lacks one of `attacks`, or they are of two networks.
     """
     resamples = check_count('resamples', resamples)
     seed = check_count('seed', seed, least=0)
@@ -177,12 +236,22 @@ def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) ->
         )
     first = sides[0][0]
     for other in (*sides[0][1:], *sides[1]):
-        check_alike(first, other)
+        check_alike(first, other, same_attacks=attacks is None)
+    if names is None:
+        names = attacks or ('a', 'b')
+    if names[0] == names[1] or not all(names):
+        raise InputError(f'names={names} must be two that differ: they tell the sides apart')
+    rows = {name: (name, name) for name in first.correct}
+    if attacks is not None:
+        _check_attacks(sides, attacks)
+        rows = {'clean': ('clean', 'clean'), f'{attacks[0]} | {attacks[1]}': attacks}
 
     rng = np.random.default_rng(seed)
     differences = {}
-    for name in first.correct:
-        flags_a, flags_b = (np.stack([one.correct[name] for one in side]) for side in sides)
+    for name, both in rows.items():
+        flags_a, flags_b = (
+            np.stack([one.correct[own] for one in side]) for side, own in zip(sides, both, strict=True)
+        )
         differences[name] = _difference(flags_a, flags_b, resamples, rng)
     return Comparison(
         differences=differences,
@@ -195,11 +264,39 @@ def compare(a: Paths, b: Paths, *, resamples: int = RESAMPLES, seed: int = 0) ->
         resamples=resamples,
         seed=seed,
         notes=_notes([*sides[0], *sides[1]]),
+        names=(names[0], names[1]),
+        attacks=attacks,
     )
 
 
-def check_alike(first: SavedResult, other: SavedResult) -> None:
-    """Raises InputError unless both were measured alike: on the same images, in the same way."""
+def chance(p: float) -> str:
+    """A probability as a reader takes it: `4 %`, `below 0.01 %`."""
+    return 'below 0.01 %' if p < 1e-4 else f'{100 * p:.2g} %' if p < 0.995 else '100 %'
+
+
+def _check_attacks(sides: list[list[SavedResult]], attacks: tuple[str, str]) -> None:
+    """Raises InputError unless all results are of one network, and each side has its attack."""
+    for side, attack in zip(sides, attacks, strict=True):
+        for one in side:
+            if attack not in one.about['attacks']:
+                raise InputError(
+                    f'{one.path} has no attack {attack!r}, only {", ".join(one.about["attacks"]) or "none"}: '
+                    'give one of them, or another result'
+                )
+    for x, y in zip(*sides, strict=True):
+        first, other = (one.about.get('model') for one in (x, y))
+        if first != other or not np.array_equal(x.correct['clean'], y.correct['clean']):
+            raise InputError(
+                f'{x.path} and {y.path} are of two networks, and two attacks are compared on one: give '
+                'results of one checkpoint, or leave the attacks out to compare two networks'
+            )
+
+
+def check_alike(first: SavedResult, other: SavedResult, *, same_attacks: bool = True) -> None:
+    """Raises InputError unless both were measured alike: on the same images, in the same way.
+
+    `same_attacks`: whether the attacks and their settings must be the same too.
+    """
 
     def check(what: str, x: Any, y: Any, remedy: str, shown: Callable[[Any], Any] = str) -> None:
         if x != y:
@@ -230,6 +327,8 @@ def check_alike(first: SavedResult, other: SavedResult) -> None:
     for key in ('norm', 'eps'):
         x, y = mine['threat_model'][key], others['threat_model'][key]
         check(f'{key} differs', x, y, f'with the same --{key}')
+    if not same_attacks:
+        return
     check(
         'the attacks differ',
         list(mine['attacks']),

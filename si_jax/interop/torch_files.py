@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.storage import npz
+from si_jax.storage import hub, npz
 
 FORMATS = {'torch': '.pt', 'safetensors': '.safetensors'}
 # How torch words what it has refused.
@@ -37,13 +37,14 @@ def _import(module: str, title: str) -> Any:
 
 def read(path: str | pathlib.Path) -> Any:
     """What a file of weights holds: for `.safetensors` a dict of NumPy arrays by name, else whatever
-    torch.save was given, with its tensors on the CPU.
+    torch.save was given, with its tensors on the CPU. `hf:OWNER/NAME@REVISION/FILE` is a path too, see
+    `si_jax.storage.hub`.
 
     Raises:
         InputError: If there is no such file, it is not a file of torch.save or safetensors, is truncated, or
             holds anything but plain data.
     """
-    path = pathlib.Path(path)
+    path = hub.local(path)
     if not path.is_file():
         raise InputError(f'{path} is not a file')
     if path.suffix == '.npz':

@@ -12,7 +12,8 @@ from si_jax.errors import InputError
 from si_jax.evaluation.loading import SavedResult
 from si_jax.evaluation.result import Result
 from si_jax.reports import results
-from si_jax.reports.labels import labels_of
+from si_jax.reports.audits import audits
+from si_jax.reports.labels import labels_of, shortest
 from si_jax.reports.results import Run
 from si_jax.training.recipes import completed
 
@@ -73,7 +74,7 @@ class Contents(NamedTuple):
     problems: list[str]
 
 
-def collect(places: Sequence[str]) -> Contents:
+def collect(places: Sequence[str], names: Sequence[str] | None = None) -> Contents:
     """Reads all runs and results below folders.
 
     A result belongs to the run whose folder it lies in, which it names as its model, or which it is named
@@ -81,9 +82,12 @@ def collect(places: Sequence[str]) -> Contents:
 
     Args:
         places: Folders, or JSON files of results.
+        names: What to call the networks, in their order on the page; None for the shortest names that tell
+            them apart.
 
     Raises:
-        InputError: Nothing can be shown; the message says of each place why.
+        InputError: Nothing can be shown; the message says of each place why. Or the names are not as many as
+            the networks, or one comes twice.
     """
     problems: list[str] = []
     runs: dict[Path, Run] = {}
@@ -98,7 +102,8 @@ def collect(places: Sequence[str]) -> Contents:
                 runs.setdefault(run.path.resolve(), usable)
         for result in (*folder.results, *more):
             found.setdefault(result.path.resolve(), result)
-        if not folder.runs and not folder.results and not more and len(problems) == before:
+        shown = folder.runs or folder.results or more or _has_audit(Path(place), problems)
+        if not shown and len(problems) == before:
             problems.append(_nothing(Path(place)))
     evaluated: dict[Path | None, list[Evaluated]] = {}
     for path, result in found.items():
@@ -108,6 +113,14 @@ def collect(places: Sequence[str]) -> Contents:
     problems = list(dict.fromkeys(problems))
     if not networks:
         raise InputError(f'nothing can be shown. {" ".join(problems)}')
+    if names is not None:
+        if len(names) != len(networks) or len(set(names)) < len(names) or not all(names):
+            found = '; '.join(f'{one.label} ({one.folder})' for one in networks)
+            raise InputError(
+                f'--names={",".join(names)} must be {len(networks)}, each once: one for each network of the '
+                f'page in this order: {found}'
+            )
+        networks = [one._replace(label=name) for one, name in zip(networks, names, strict=True)]
     return Contents(networks, problems)
 
 
@@ -122,10 +135,12 @@ def _networks(runs: dict[Path, Run], evaluated: dict[Path | None, list[Evaluated
         others.setdefault(named if one.model else str(one.path), []).append(one)
     drafts += [(_title(some[0]), None, some) for some in others.values()]
     titles = [label for label, _, _ in drafts]
+    places = [run.path if run else some[0].path for _, run, some in drafts]
     networks = []
     for number, (label, run, some) in enumerate(drafts):
         if titles.count(label) > 1:
-            label = f'{label} ({run.path if run else some[0].path})'
+            alike = [place for place, title in zip(places, titles, strict=True) if title == label]
+            label = f'{label} ({shortest(places[number], alike)})'
         trained_with = _environment(run.path) if run else {}
         networks.append(Network(number, label, run, trained_with, some))
     return networks
@@ -135,7 +150,8 @@ def _title(result: Evaluated) -> str:
     """What a network is called that no run is known of."""
     for key in ('model', 'torch_checkpoint', 'workdir'):
         if value := result.model.get(key):
-            return Path(str(value)).name if key == 'torch_checkpoint' else str(value)
+            parts = {'torch_checkpoint': 1, 'workdir': 2}.get(key, 0)
+            return '/'.join(Path(str(value)).parts[-parts:]) if parts else str(value)
     return result.path.stem
 
 
@@ -224,6 +240,10 @@ def _lacking(config: dict[str, Any]) -> str | None:
                 return name
             section = section[part]
     return None
+
+
+def _has_audit(place: Path, problems: list[str]) -> bool:
+    return bool(audits([str(place)], problems))
 
 
 def _nothing(place: Path) -> str:

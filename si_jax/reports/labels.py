@@ -1,5 +1,7 @@
-"""What runs are called beside each other: by their method, and by the fields in which they differ."""
+"""What runs are called beside each other: by their method, and by the fewest fields that tell them apart."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +40,59 @@ def split_workdirs(workdirs: str) -> list[str]:
     return folders
 
 
+MOST_FIELDS = 3  # in a label
+CANDIDATES = 12  # fields of which they are chosen
+
+
 def labels_of(configs: dict[str, ConfigDict]) -> dict[str, str]:
-    """A label for the run of each workdir; runs of one method are told apart by what they differ in."""
+    """A label for the run of each workdir; runs of one method are told apart by the fewest fields that do."""
     titles = {folder: _title(config.defense) for folder, config in configs.items()}
     labels = dict(titles)
-    for folder, title in titles.items():
-        alike = [configs[other].to_dict() for other in titles if titles[other] == title and other != folder]
-        config = configs[folder].to_dict()
-        fields = {name: new for other in alike for name, (_, new) in differences(other, config).items()}
-        shown = [f'{name.removeprefix("defense.")}={value}' for name, value in fields.items() if counts(name)]
-        if shown:
-            labels[folder] = f'{title} ({", ".join(shown)})'
+    for title in dict.fromkeys(titles.values()):
+        alike = [folder for folder, other in titles.items() if other == title]
+        flat = {folder: _flat(configs[folder]) for folder in alike}
+        for folder, chosen in zip(alike, itertools.repeat(_telling(list(flat.values())))):
+            shown = [f'{_short(name, chosen)}={flat[folder].get(name)}' for name in chosen]
+            labels[folder] = f'{title} ({", ".join(shown)})' if shown else title
     return labels
+
+
+def _flat(config: ConfigDict) -> dict[str, Any]:
+    """The fields that make runs different, by their dotted names."""
+    return {name: new for name, (_, new) in differences({}, config.to_dict()).items() if counts(name)}
+
+
+def _telling(configs: Sequence[dict[str, Any]]) -> tuple[str, ...]:
+    """The fewest fields that tell configs apart, as far as fields do; of as many the shortest to read."""
+    names = dict.fromkeys(name for config in configs for name in config)
+    values = {name: [repr(config.get(name)) for config in configs] for name in names}
+    differing = [name for name in names if len(set(values[name])) > 1]
+    # The most telling first, so that a few are enough to choose from.
+    differing = sorted(differing, key=lambda name: -len(set(values[name])))[:CANDIDATES]
+    best: tuple[str, ...] = ()
+    known = 1
+    for size in range(1, MOST_FIELDS + 1):
+        for some in sorted(itertools.combinations(differing, size), key=lambda some: len(''.join(some))):
+            if (told := len(set(zip(*(values[name] for name in some), strict=True)))) > known:
+                best, known = some, told
+        if known == len(configs):
+            break
+    return tuple(name for name in names if name in best)
+
+
+def _short(name: str, beside: Sequence[str]) -> str:
+    """The last part of a field's name, or all of it where another has the same last part."""
+    last = name.rpartition('.')[2]
+    return last if [other.rpartition('.')[2] for other in beside].count(last) == 1 else name
+
+
+def shortest(path: Path, alike: Sequence[Path]) -> str:
+    """The shortest end of a path that no other of these has."""
+    for count in range(1, len(path.parts)):
+        end = path.parts[-count:]
+        if sum(other.parts[-count:] == end for other in alike) == 1:
+            return '/'.join(end)
+    return str(path)
 
 
 def _title(defense: Any) -> str:

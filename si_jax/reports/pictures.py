@@ -24,7 +24,6 @@ class Picture(NamedTuple):
     uri: str  # as a data URI
     width: int  # in pixels
     height: int  # likewise
-    lines: list[tuple[str, str, str]]  # (name, outcome, words) of the checks of an audit
 
 
 def pictures(
@@ -60,7 +59,6 @@ def pictures(
 
 def _picture(path: Path, about: dict[str, Any], runs: set[Path] | None) -> Picture | None:
     """The picture beside a JSON file; None if it is none of ours, or of none of these runs."""
-    lines = []
     if about.get('kind') == 'audit':
         attack = about['attack']['name']
         title = f'Audit of {attack}: {about["verdict"]}'
@@ -68,7 +66,6 @@ def _picture(path: Path, about: dict[str, Any], runs: set[Path] | None) -> Pictu
         if about['accuracy'] is not None:
             clean, robust = 100 * about['clean'], 100 * about['accuracy']
             alt += f' Accuracy {clean:.1f} % clean, {robust:.1f} % under {attack}.'
-        lines = [(name, one['outcome'], one['words']) for name, one in about['checks'].items()]
     elif (name := str(about.get('figure'))) in FIGURE_TITLES:
         models = about.get('models', [])
         if runs is not None and not any(Path(str(one['workdir'])).resolve() in runs for one in models):
@@ -82,7 +79,7 @@ def _picture(path: Path, about: dict[str, Any], runs: set[Path] | None) -> Pictu
     with Image.open(path.with_suffix('.png')) as picture:
         width, height = picture.size
     uri = f'data:image/png;base64,{base64.b64encode(content).decode()}'
-    return Picture(title, alt, path, uri, width, height, lines)
+    return Picture(title, alt, path, uri, width, height)
 
 
 def _numbers(about: dict[str, Any]) -> str:

@@ -9,17 +9,21 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from si_jax.auditing.headings import POINTS
 from si_jax.errors import InputError
 from si_jax.evaluation import cosines
 from si_jax.evaluation.request import check_count
 from si_jax.reports import accuracy, charts, classes, curves, gallery, pictures, runs
+from si_jax.reports.audits import audits
 from si_jax.reports.collect import Network, collect
+from si_jax.reports.summary import summary
 from si_jax.runtime.environment import environment
 from si_jax.storage.files import write_atomic
 
 GALLERY = 10  # images, unless told otherwise
 MOST_DRAWN = 12  # networks in one chart; more cannot be told apart
 MOST_CLASSES = 20  # in a chart
+MOST_SUMMARIES = 3  # at the top of a page; the other groups have their tables
 FEW = 4  # networks side by side; more stand below each other, with their evaluations folded
 LIMIT = 5_000_000  # bytes of a page
 
@@ -52,6 +56,7 @@ def write(
     gallery: int = GALLERY,
     data_dir: str | None = None,
     figures: str = 'runs/figures',
+    names: Sequence[str] | None = None,
 ) -> tuple[Path, list[str]]:
     """Writes the report page of runs.
 
@@ -60,6 +65,8 @@ def write(
         out: The folder that gets `index.html`; made if it does not exist.
         gallery: How many test images are shown before and after an attack; 0 reads no checkpoint.
         data_dir: Where their data set lies; None for where the runs had it.
+        names: What to call the networks, in the order of the page; None for the shortest names that tell them
+            apart.
         figures: Where `report.py --figure` puts its files: those of these runs are shown.
 
     Returns:
@@ -72,14 +79,18 @@ def write(
     folder = Path(out)
     if folder.exists() and not folder.is_dir():
         raise InputError(f'--out={out} is a file: give the folder that gets index.html')
-    contents = collect(workdirs)
+    contents = collect(workdirs, names)
     ids, problems = charts.Ids(), list(contents.problems)
     networks = contents.networks
     parts = [_part(ids, networks, name, gallery, data_dir, problems) for name in _datasets(networks)]
     shown = pictures.pictures(workdirs, figures, networks, problems)
+    audited = audits(workdirs, problems)
+    warnings = [(one, *remark) for one in networks for remark in runs.remarks(one)]
+    groups = [comparison.group for part in parts for comparison in part.comparisons]
+    summaries = [summary(group, audited, len(warnings)) for group in groups[:MOST_SUMMARIES]]
     made_with, commands = runs.environments(networks)
     page = (
-        _environment()
+        templates()
         .get_template('page.html')
         .render(
             ids=ids,
@@ -87,7 +98,10 @@ def write(
             parts=parts,
             pictures=shown,
             problems=problems,
-            warnings=[(one, *remark) for one in networks for remark in runs.remarks(one)],
+            warnings=warnings,
+            audits=audited,
+            summaries=summaries,
+            points=POINTS,
             remarks=[(one, remark) for one in networks for remark in curves.remarks(one)],
             missing=runs.missing(networks),
             made_with=made_with,
@@ -178,7 +192,8 @@ def _paired(group: accuracy.Group) -> str | None:
     return shlex.join(['python', 'evaluate.py', 'compare', *(str(result.path) for result in firsts)])
 
 
-def _environment() -> jinja2.Environment:
+def templates() -> jinja2.Environment:
+    """The templates of this folder, with what they call."""
     made = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,

@@ -22,6 +22,7 @@ from si_jax.training import log, symptoms
 from si_jax.training.average import evaluated
 from si_jax.training.metrics import MetricsWriter, read_metrics
 from si_jax.training.overfitting import OverfittingGuard, collapse
+from si_jax.training.recipes import plain
 from si_jax.training.recompute import Recompute
 from si_jax.training.run import Run, weights
 from si_jax.training.setup import ingredients, rows_of_step
@@ -273,8 +274,12 @@ class Log(Hook):
 
     def __init__(self, run: Run):
         ready = run.ready
-        self.writer = MetricsWriter(run.place.path, tensorboard=ready.config.logging.tensorboard)
+        logging = ready.config.logging
+        self.writer = MetricsWriter(
+            run.place.path, tensorboard=logging.tensorboard, sinks=logging.sinks, config=plain(ready.config)
+        )
         self.writer.cut(run.step or -1)
+        self.writer.open()
         self.lines = list(read_metrics(self.writer.path)) if self.writer.path.exists() else []
         self.meter, self.speed = mfu.of_training(ready), ''
         self.about = symptoms.About(

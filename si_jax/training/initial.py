@@ -2,6 +2,7 @@
 
     WORKDIR, zoo:NAME, FILE.npz              a network of this library: the weights that its evaluation takes
     FILE.pt, FILE.pth, FILE.safetensors      a PyTorch network of the config's architecture
+    hf:OWNER/NAME@REVISION/FILE              such a file on the Hugging Face Hub (si_jax.storage.hub)
 
 Optimiser and epochs begin as in any run, averages as copies of these weights, and the running statistics of
 batch normalisation come along. Where the number of classes is another, the last layer is new. All else must

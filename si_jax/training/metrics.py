@@ -1,4 +1,4 @@
-"""What a run reports: JSON lines and TensorBoard events."""
+"""What a run reports: JSON lines, and the numbers for its sinks."""
 
 import json
 import math
@@ -10,25 +10,48 @@ from typing import Any
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.runtime import sinks as sink
 from si_jax.storage.files import check_regular, parse_json, write_atomic
 
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl` in a workdir, and the numbers to TensorBoard events in `tensorboard/`.
+    """Appends to `metrics.jsonl` in a workdir, and hands the numbers to sinks (`si_jax.runtime.sinks`).
 
     Write the metrics of a step before its checkpoint: after a crash in between, `cut` removes the line and
     the step is run again. The other way round the line would be lost.
 
     Args:
         workdir: The folder of the run. It must exist.
-        tensorboard: Whether to write events too.
+        tensorboard: Whether TensorBoard's events in `tensorboard/` are one of them.
+        sinks: The others, a comma string.
+        config: The config of the run, for those that show it.
+
+    Raises:
+        InputError: There is no such sink.
     """
 
-    def __init__(self, workdir: str | os.PathLike, *, tensorboard: bool = True):
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        *,
+        tensorboard: bool = True,
+        sinks: str = '',
+        config: Mapping[str, Any] | None = None,
+    ):
         self.path = Path(workdir) / 'metrics.jsonl'
-        self._events: Any = None
-        self._tensorboard = tensorboard
-        self._purge_step: int | None = None
+        self._makes = sink.parse(','.join(['tensorboard'] * tensorboard + [sinks]), 'logging.sinks')
+        self._start = sink.Start(self.path.parent, sink.name_of(self.path.parent), config or {})
+        self._sinks: sink.Sinks | None = None
+
+    def open(self) -> None:
+        """Opens the sinks, as the first `write` does otherwise.
+
+        Raises:
+            InputError: wandb or trackio cannot begin.
+        """
+        if self._sinks is None:
+            self._sinks = sink.Sinks(self._makes, self._start)
+            self._start = self._start._replace(purge_step=None)
 
     def write(self, step: int, epoch: float, values: Mapping[str, Any]) -> None:
         """Appends one line, which is complete in the file when this returns.
@@ -55,8 +78,9 @@ class MetricsWriter:
             line['non_finite'] = non_finite
         with open(self.path, 'a', encoding='utf-8') as file:
             file.write(json.dumps(line, allow_nan=False) + '\n')
-        if self._tensorboard:
-            self._write_events(step, scalars)
+        self.open()
+        assert self._sinks is not None
+        self._sinks.write(step, scalars)
 
     def cut(self, step: int) -> None:
         """Removes what was written after `step`, and a last line cut short. -1 removes everything."""
@@ -64,28 +88,13 @@ class MetricsWriter:
             kept = [json.dumps(line) + '\n' for line in read_metrics(self.path) if line['step'] <= step]
             write_atomic(self.path, ''.join(kept))
         self.close()
-        self._purge_step = step + 1
+        self._start = self._start._replace(purge_step=step + 1)
 
     def close(self) -> None:
-        """Writes out what TensorBoard's writer still holds."""
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-
-    def _write_events(self, step: int, scalars: Mapping[str, Any]) -> None:
-        if self._events is None:
-            from tensorboardX import SummaryWriter  # slow to import, and evaluation needs none of it
-
-            folder = self.path.parent / 'tensorboard'
-            # The library names files by the second: without the count, two starts in one would share a file.
-            count = len(list(folder.glob('*'))) if folder.is_dir() else 0
-            self._events = SummaryWriter(
-                str(folder), purge_step=self._purge_step, flush_secs=10, filename_suffix=f'.{count:04d}'
-            )
-            self._purge_step = None
-        for name, value in scalars.items():
-            if isinstance(value, int | float):
-                self._events.add_scalar(name, value, step)
+        """Closes the sinks; the next `write` opens them again."""
+        if self._sinks is not None:
+            self._sinks.close()
+            self._sinks = None
 
 
 def read_metrics(path: str | os.PathLike) -> Iterator[dict[str, Any]]:

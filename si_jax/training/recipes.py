@@ -104,7 +104,7 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     # Ends the run if the best held-out robust accuracy has not risen for so many epochs; 0: never.
     config.patience = 0
     # Weights to start from: WORKDIR, zoo:NAME, FILE.npz, or PyTorch's FILE.pt, FILE.pth, FILE.safetensors;
-    # '': random ones.
+    # hf:OWNER/NAME@REVISION/FILE downloads one of these; '': random ones.
     config.init_from = ''
     for section in SECTIONS:
         config[section] = ConfigDict()
@@ -217,6 +217,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
 
     config.logging.every_steps = 50
     config.logging.tensorboard = True
+    # Where the numbers of each epoch go too: 'wandb', 'trackio' or FILE.py:NAME, several with commas between.
+    config.logging.sinks = ''
     return config
 
 

@@ -18,7 +18,7 @@ from si_jax.data.extra import Extra
 from si_jax.data.stream import Joined, is_streamed
 from si_jax.defenses import Defense
 from si_jax.errors import InputError
-from si_jax.runtime import processes
+from si_jax.runtime import processes, sinks
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, memory
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
@@ -80,6 +80,7 @@ def setup(config: ConfigDict) -> Setup:
         for name in names:
             _check_positive(f'{section}.{name}', config[section][name])
     check_divisible(config.batch_size)
+    sinks.parse(config.logging.sinks, 'logging.sinks')
     if not 0 <= config.overfitting.drop < 1:
         raise InputError(f'overfitting.drop={config.overfitting.drop:g} is not in [0, 1): 0 is no guard')
     if config.patience < 0:

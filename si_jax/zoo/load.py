@@ -15,6 +15,7 @@ from si_jax import data, models
 from si_jax.errors import InputError, unknown
 from si_jax.interop import torch_weights
 from si_jax.outputs import Outputs
+from si_jax.storage import hub
 from si_jax.storage.files import check_fields, read_json
 from si_jax.storage.trees import difference, leaves
 from si_jax.training import average, initial
@@ -23,7 +24,8 @@ from si_jax.zoo import weights
 from si_jax.zoo.entries import PREFIX, check_file, entry
 
 WEIGHTS = ('average', 'live')
-TORCH = ('.pt', '.pth', '.safetensors')  # files of PyTorch
+SUFFIXES = (weights.SUFFIX, weights.SAFETENSORS)  # of this library's files
+TORCH = ('.pt', '.pth', '.safetensors')  # files of PyTorch; the last one may be of this library too
 # What is read of a config, and of which kind it is.
 FIELDS: dict[tuple[str, ...], type] = {
     ('data', 'name'): str,
@@ -92,7 +94,8 @@ def load_model(
     """Loads a network that train.py trained: the average of its weights where the run kept one.
 
     Args:
-        model: The folder of the run; a file `.npz` of weights, as `python -m si_jax.zoo add` writes it; or
+        model: The folder of the run; a file of weights, `.npz` as `python -m si_jax.zoo add` writes it or
+            `.safetensors` as export --format=jax does; `hf:OWNER/NAME@REVISION` (`si_jax.storage.hub`); or
             the name of a network of the zoo, with `zoo:` before it or, if there is no folder of that name,
             without.
         checkpoint: 'best' (by held-out robust accuracy), 'last', or a training step, of a run. A file holds
@@ -163,9 +166,9 @@ def network(config: ConfigDict) -> tuple[nn.Module, dict[str, Any]]:
 def is_file_or_zoo(model: str | os.PathLike) -> bool:
     """Whether `load_model` takes this for a file of weights or a name of the zoo, not for a workdir."""
     text = str(model)
-    if text.startswith(PREFIX):
+    if text.startswith((PREFIX, hub.PREFIX)):
         return True
-    return not Path(text).is_dir() and (text.endswith(weights.SUFFIX) or os.sep not in text)
+    return not Path(text).is_dir() and (text.endswith(SUFFIXES) or os.sep not in text)
 
 
 def _file(model: str | os.PathLike) -> Path | None:
@@ -173,7 +176,9 @@ def _file(model: str | os.PathLike) -> Path | None:
     text = str(model)
     if not is_file_or_zoo(model):
         return None
-    if text.startswith(PREFIX) or not text.endswith(weights.SUFFIX):
+    if hub.is_address(text):
+        return hub.local(text)
+    if text.startswith(PREFIX) or not text.endswith(SUFFIXES):
         try:
             return check_file(entry(text))
         except InputError as error:
@@ -210,11 +215,16 @@ def weights_to_start_from(name: str, config: ConfigDict, image_shape: tuple[int,
 
     Those of PyTorch are read as a network of the config's architecture, variant and normalisation.
     """
-    if Path(name).suffix in TORCH:
+    try:
+        path = hub.local(name)
+        ours = path.is_file() and weights.is_ours(path)
+    except InputError as error:
+        raise InputError(f'init_from={name}: {error}') from error
+    if path.suffix in TORCH and not ours:
         model = config.model
         try:
             network = torch_weights.load(
-                name,
+                path,
                 model.arch,
                 normalise=model.normalise,
                 variant=model.variant or None,
@@ -226,7 +236,7 @@ def weights_to_start_from(name: str, config: ConfigDict, image_shape: tuple[int,
             ) from error
         variables = {'batch_stats': {}} | network.variables
         return initial.Given(variables, network.num_classes, None, {})
-    if Path(name).is_file() and Path(name).suffix != weights.SUFFIX:
+    if path.is_file() and path.suffix not in SUFFIXES:
         known = ', '.join((weights.SUFFIX, *TORCH))
         raise InputError(
             f'init_from={name} is a file of none of the kinds {known}: give one, a workdir, or zoo:NAME'

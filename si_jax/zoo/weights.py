@@ -5,10 +5,12 @@
 
 A network that started from other weights has their record there too, as "init_from".
 
-NumPy reads them without pickle, so that a file can hold no code.
+A safetensors file holds the same arrays, and `about` in its metadata. NumPy reads npz files without pickle,
+so that neither can hold code. `si_jax.storage.hub` says how one is named that lies on the Hugging Face Hub.
 """
 
 import hashlib
+import importlib
 import io
 import json
 import math
@@ -26,7 +28,7 @@ from si_jax.storage.trees import leaves
 
 FORMAT = 1
 ABOUT = 'about'
-SUFFIX = '.npz'
+SUFFIX, SAFETENSORS = '.npz', '.safetensors'
 
 
 class Weights(NamedTuple):
@@ -49,6 +51,8 @@ class Weights(NamedTuple):
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """The arrays by path, unpacked now; InputError as in `read`."""
+        if self.path.suffix == SAFETENSORS:
+            return _safetensors(self.path)[0]
         return _reading(self.path, lambda: npz.read(self.path, list(self.headers)))
 
 
@@ -62,7 +66,10 @@ def write(
     """Writes a network in one step, into a folder that exists; config and record are in JSON's types."""
     content = {'format': FORMAT, 'config': config, 'step': step}
     about = json.dumps(content | ({'init_from': init_from} if init_from else {}), sort_keys=True).encode()
-    arrays = {name: np.asarray(array) for name, array in sorted(leaves(variables))}
+    arrays = {name: np.asarray(array, order='C') for name, array in sorted(leaves(variables))}
+    if Path(path).suffix == SAFETENSORS:
+        write_atomic(path, _library().save(arrays, {ABOUT: about.decode()}))
+        return
     file = io.BytesIO()
     np.savez_compressed(file, **{ABOUT: np.frombuffer(about, np.uint8)}, **arrays)  # type: ignore[arg-type]
     write_atomic(path, file.getvalue())
@@ -76,10 +83,15 @@ def read(path: str | os.PathLike) -> Weights:
             something else.
     """
     path = Path(path)
-    headers = _reading(path, lambda: npz.headers(path))
-    shape, dtype = headers.pop(ABOUT, npz.Header((0,), np.dtype(np.uint8)))
-    small = dtype == np.uint8 and 0 < math.prod(shape) < LARGEST_JSON
-    content = _reading(path, lambda: npz.read(path, [ABOUT])[ABOUT].tobytes()) if small else b''
+    if path.suffix == SAFETENSORS:
+        arrays, metadata = _safetensors(path)
+        headers = {name: npz.Header(array.shape, array.dtype) for name, array in arrays.items()}
+        content = metadata.get(ABOUT, '').encode()
+    else:
+        headers = _reading(path, lambda: npz.headers(path))
+        shape, dtype = headers.pop(ABOUT, npz.Header((0,), np.dtype(np.uint8)))
+        small = dtype == np.uint8 and 0 < math.prod(shape) < LARGEST_JSON
+        content = _reading(path, lambda: npz.read(path, [ABOUT])[ABOUT].tobytes()) if small else b''
     try:
         about = parse_json(content)
         check_fields(about, {('format',): int, ('config',): dict, ('step',): int})
@@ -87,8 +99,9 @@ def read(path: str | os.PathLike) -> Weights:
         check_fields({'init_from': {}, **about}, {('init_from',): dict})
     except ValueError as error:
         raise InputError(
-            f'{path} does not say what network it is of ({error}): only files of python -m si_jax.zoo add '
-            'can be read'
+            f'{path} does not say what network it is of ({error}): only files of python -m si_jax.zoo add, '
+            'and of python -m si_jax.cli.export --format=jax, can be read so; weights of PyTorch are '
+            '--torch_checkpoint=FILE --arch=NAME'
         ) from error
     if found != FORMAT:
         raise InputError(f'{path} has format {found}, this version of si_jax reads format {FORMAT}')
@@ -104,6 +117,33 @@ def _reading(path: Path, read: Callable[[], Any]) -> Any:
         ) from None
     except (OSError, npz.ArchiveError) as error:
         raise InputError(f'{path} {error}: get it again') from error
+
+
+def is_ours(path: Path) -> bool:
+    """Whether a safetensors file was written by `write`, and not for PyTorch; InputError as in `read`."""
+    return path.suffix == SAFETENSORS and ABOUT in _safetensors(path)[1]
+
+
+def _library() -> Any:
+    try:
+        return importlib.import_module('safetensors.numpy')
+    except ImportError as error:
+        raise InputError('safetensors is not installed: pip install safetensors') from error
+
+
+def _safetensors(path: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Arrays and metadata of a safetensors file."""
+    if not path.is_file():
+        raise InputError(f'there is no file of weights {path}: give one that is there')
+    _library()
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, 'numpy') as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            return arrays, file.metadata() or {}
+    except Exception as error:  # the library raises errors of several types for a damaged file
+        raise InputError(f'{path} is damaged, or not a safetensors file ({error}): get it again') from error
 
 
 def sha256(path: Path) -> str:

@@ -254,3 +254,53 @@ def test_files_that_are_no_results(write, tmp_path, capsys):
         compare('a.json', 'b.json')
     assert evaluate.main(['compare', 'a.json', 'b.json']) == 2
     assert capsys.readouterr().err.startswith('evaluate.py: ')
+
+
+def test_the_sentence_says_who_is_better_by_how_much_and_how_likely_by_luck(write):
+    write('a.json', draw=1, robust=0.5)
+    write('b.json', draw=2, robust=0.7)
+    one = compare('a.json', 'b.json', names=('AT', 'AT-SI'))
+    worst = one.differences['worst_case']
+    points, low, high = (f'{round(100 * x):g}' for x in (worst.b[0] - worst.a[0], *worst.ci95))
+    p = f'{100 * worst.mcnemar_p[0]:.2g} %' if worst.mcnemar_p[0] >= 1e-4 else 'below 0.01 %'
+    assert low != '0' and worst.ci95[0] > 0 and one.headline == 'worst_case'
+    assert one.sentence == (
+        f'AT-SI is more robust than AT by {points} points, between {low} and {high}; such a difference by '
+        f'luck: {p}.'
+    )
+    # Turned around it is the same sentence; of a network and itself it says so.
+    turned = compare('b.json', 'a.json', names=('AT-SI', 'AT'))
+    assert turned.sentence.partition(' points')[0] == one.sentence.partition(' points')[0]
+    assert 'no image of 120 tells them apart' in compare('a.json', 'a.json').sentence
+    write('c.json', draw=3, robust=0.52)
+    assert compare('a.json', 'c.json').sentence.startswith('Neither is shown to be more robust: b less a is ')
+    assert one.to_json()['sentence'] == one.sentence and one.to_json()['names'] == ['AT', 'AT-SI']
+    with pytest.raises(InputError, match='two that differ'):
+        compare('a.json', 'b.json', names=('x', 'x'))
+
+
+def test_two_attacks_on_one_network(write, capsys):
+    first = result(draw=1)
+    weak, strong = first.correct['pgd'], first.correct['pgd'] & (np.arange(COUNT) % 4 > 0)
+    attacks = {'pgd': weak, 'autoattack': strong}
+    records = {name: AttackRecord(flags[None], 20, 0.05, 1, 0.2) for name, flags in attacks.items()}
+    write('a.json', draw=1, attacks=records)
+    assert evaluate.main(['compare', 'a.json', '--attacks=pgd,autoattack', '--page=page']) == 0
+    out = capsys.readouterr().out
+    one = compare('a.json', 'a.json', attacks=('pgd', 'autoattack'))
+    assert list(one.differences) == ['clean', 'pgd | autoattack'] and one.names == ('pgd', 'autoattack')
+    pair = one.differences['pgd | autoattack']
+    assert pair.only_a[0] == (weak & ~strong).sum() > 5 and pair.only_b[0] == 0
+    assert one.sentence.startswith('autoattack is the stronger attack: it leaves ')
+    assert one.sentence in ' '.join(out.split()) and out.endswith('written to page/index.html\n')
+    page = Path('page/index.html').read_text()
+    assert one.sentence in page and f'value="{pair.a[0]}"' in page and '://' not in page
+    assert evaluate.main(['compare', 'a.json', '--attacks=pgd']) == 2
+    assert 'give two, with a comma between' in capsys.readouterr().err
+    assert evaluate.main(['compare', 'a.json']) == 2
+    assert 'give B.json too' in capsys.readouterr().err
+    with pytest.raises(InputError, match="has no attack 'cw', only pgd, autoattack"):
+        compare('a.json', 'a.json', attacks=('pgd', 'cw'))
+    write('b.json', draw=2, attacks=records)
+    with pytest.raises(InputError, match='are of two networks'):
+        compare('a.json', 'b.json', attacks=('pgd', 'autoattack'))

@@ -103,7 +103,7 @@ SHARED_FIELDS = {
     'threat': {'norm': 'linf', 'eps': 8 / 255},
     'evaluation': {'every_epochs': 1, 'steps': 20, 'step_size': 2 / 255, 'batch_size': 0},
     'checkpoint': {'every_steps': 0, 'every_minutes': 10.0, 'keep_last': 2},
-    'logging': {'every_steps': 50, 'tensorboard': True},
+    'logging': {'every_steps': 50, 'tensorboard': True, 'sinks': ''},
     'overfitting': {'drop': 0.0},
     'patience': 0,
     'init_from': '',
