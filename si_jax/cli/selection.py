@@ -28,7 +28,7 @@ class Selection(NamedTuple):
     """The images that are evaluated.
 
     Attributes:
-        images: uint8 [M, H, W, C].
+        images: uint8 [M, H, W, C]; a `Lazy` if those of the data set are one.
         labels: [M], outputs of the network.
         indices: [M], their numbers in the data set; None for the first ones.
         about: What a result says of the choice, beside its data set; {} for the first ones.
@@ -81,7 +81,7 @@ def select(
     if class_map is not None:
         labels = _mapped(Path(class_map), labels, test.classes)
         about['class_map'] = _file(Path(class_map))
-    return Selection(test.images[chosen], labels, indices, about)
+    return Selection(data.chosen(test.images, chosen), labels, indices, about)
 
 
 def _file(path: Path) -> dict[str, str]:

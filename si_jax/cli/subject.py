@@ -222,7 +222,7 @@ def load(subject: Subject) -> Loaded:
         Threat(norm, eps).check(source.shape)
         if model is not None:
             make = load_attribute(model, 'model')
-            test = data.load(dataset, 'test', **options)
+            test = data.load(dataset, 'test', **options, lazy=True)
             select(test, **subject.selection())  # before its network is traced
             classifier = made_by(make, source.shape)
             about, stem = {'model': model}, _name_of(model)
@@ -255,15 +255,15 @@ def load(subject: Subject) -> Loaded:
         about['logit_scale'] = subject.logit_scale
 
     if section:
-        test = data.remembered(section, 'test', subject.data_dir)
+        test = data.remembered(section, 'test', subject.data_dir, lazy=True)
     else:
-        test = data.load(dataset, 'test', **options)
+        test = data.load(dataset, 'test', **options, lazy=True)
     threat = Threat(norm, eps)
     threat.check(test.images.shape[1:])
     chosen = select(test, **subject.selection())
     return Loaded(
         classifier=classifier,
-        images=Pixels(chosen.images, test.scale),
+        images=Pixels(np.asarray(chosen.images), test.scale),  # of a set in files, no others are read
         labels=chosen.labels,
         indices=chosen.indices,
         selected=chosen.about,

@@ -129,7 +129,7 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
     if whole is None:
         place = config.data.dir, config.data.preprocessing
         whole = source.train_images or len(
-            data.load(config.data.name, 'train', place[0], preprocessing=place[1]).labels
+            data.load(config.data.name, 'train', place[0], preprocessing=place[1], lazy=True).labels
         )
     count = whole - config.data.validation
     if config.data.limit:

@@ -27,6 +27,7 @@ from si_jax.data.sources import (
     remember,
     remembered,
 )
+from si_jax.data.stream import chosen
 
 __all__ = [
     'BUILT_IN',
@@ -39,6 +40,7 @@ __all__ = [
     'balanced_order',
     'box',
     'canonical',
+    'chosen',
     'describe',
     'epoch_batches',
     'epoch_order',

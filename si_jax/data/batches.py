@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from si_jax.data.dataset import Dataset
+from si_jax.data.stream import chosen
 from si_jax.errors import InputError
 
 # Streams of one seed that must not meet.
@@ -63,7 +64,7 @@ def split_validation(dataset: Dataset, count: int, split_seed: int) -> tuple[Dat
 
     def part(indices: np.ndarray) -> Dataset:
         indices = np.sort(indices)
-        return dataset._replace(images=dataset.images[indices], labels=dataset.labels[indices])
+        return dataset._replace(images=chosen(dataset.images, indices), labels=dataset.labels[indices])
 
     return part(order[count:]), part(order[:count])
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from si_jax.data.stream import Lazy, parts
 from si_jax.errors import InputError
 
 SPLITS = ('train', 'test')
@@ -21,16 +22,19 @@ class Arrays(NamedTuple):
     """One split as it was read.
 
     Attributes:
-        images: uint8 [N, H, W, C].
+        images: uint8 [N, H, W, C], an array or a `Lazy`.
         labels: Integers [N].
         files: Where they were read: files in their order, or a folder or package that has them.
         names: [N], of the images, such as `class/file`; () if they have none.
+        identity: What tells these images from others where it would take long to read all of their pixels;
+            '' for the pixels.
     """
 
-    images: np.ndarray
+    images: Any
     labels: np.ndarray
     files: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    identity: str = ''
 
 
 class Loader(Protocol):
@@ -85,22 +89,26 @@ class Source(NamedTuple):
         labels: np.ndarray,
         files: tuple[str, ...] = (),
         names: tuple[str, ...] = (),
+        identity: str = '',
     ) -> 'Dataset':
         """These images as the data set `name`."""
         own = self.num_classes, self.scale, self.crop, self.flip
-        return Dataset(name, images, labels, *own, files, self.classes, names)
+        return Dataset(name, images, labels, *own, files, self.classes, names, identity)
 
-    def load(self, name: str, split: str, folder: str | pathlib.Path | None) -> 'Dataset':
-        """One split, read and checked.
+    def load(
+        self, name: str, split: str, folder: str | pathlib.Path | None, *, lazy: bool = False
+    ) -> 'Dataset':
+        """One split, read and checked; with `lazy` its images may be a `Lazy`.
 
         Raises:
             InputError: The reader refuses, or what it gives is not what the row says.
         """
         what = f'the {split} split of {name}'
-        images, labels, files, names = arrays_of(self.read(split, folder), self.shape, what)
+        images, labels, files, names, identity = arrays_of(self.read(split, folder), self.shape, what)
         labels = checked(what, images, labels, self.shape, self.num_classes, self.scale)
         files = files or tuple(filter(None, (self.code or self.described,)))
-        return self.dataset(name, images, labels, files, names)
+        found = self.dataset(name, images, labels, files, names, identity)
+        return found if lazy else found.whole()
 
 
 class Dataset(NamedTuple):
@@ -108,10 +116,10 @@ class Dataset(NamedTuple):
 
     Attributes:
         name: As it was asked for.
-        images: uint8 [N, H, W, C], from 0 to `scale`.
+        images: uint8 [N, H, W, C], from 0 to `scale`; a `Lazy` where that was asked for.
         labels: int32 [N], from 0 to `num_classes` - 1.
         num_classes, scale, crop, flip, classes: As in `Source`.
-        files, names: As in `Arrays`.
+        files, names, identity: As in `Arrays`.
     """
 
     name: str
@@ -124,6 +132,11 @@ class Dataset(NamedTuple):
     files: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    identity: str = ''
+
+    def whole(self) -> 'Dataset':
+        """The same with its images in memory."""
+        return self._replace(images=np.asarray(self.images))
 
 
 def arrays_of(found: Any, shape: tuple[int, ...], what: str) -> Arrays:
@@ -134,7 +147,8 @@ def arrays_of(found: Any, shape: tuple[int, ...], what: str) -> Arrays:
     """
     if isinstance(found, tuple):
         images, labels, *files = found
-        return Arrays(np.asarray(images), np.asarray(labels), *files)
+        images = images if isinstance(images, Lazy) else np.asarray(images)
+        return Arrays(images, np.asarray(labels), *files)
     images, labels = np.empty((len(found), *shape), np.uint8), np.empty(len(found), np.int64)
     for index in range(len(found)):
         item, label = found[index]
@@ -155,7 +169,7 @@ def arrays_of(found: Any, shape: tuple[int, ...], what: str) -> Arrays:
 
 def checked(
     what: str,
-    images: np.ndarray,
+    images: Any,
     labels: np.ndarray,
     shape: tuple[int, ...],
     num_classes: int,
@@ -173,9 +187,11 @@ def checked(
             f'{what}: images have shape {images.shape}, not (N, {", ".join(map(str, shape))}): '
             'store them as [N, height, width, channels]'
         )
-    if scale < 255 and images.max(initial=0) > scale:  # which reads all of them
+    # Which reads all of them.
+    highest = 0 if scale == 255 else max((int(part.max(initial=0)) for part in parts(images)), default=0)
+    if highest > scale:
         raise InputError(
-            f'{what}: images go up to {images.max()}, where white is {scale}: store them up to {scale}'
+            f'{what}: images go up to {highest}, where white is {scale}: store them up to {scale}'
         )
     if labels.dtype.kind not in 'iu':
         raise InputError(f'{what}: labels are {labels.dtype}, not integers: store class indices')

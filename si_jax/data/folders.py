@@ -5,9 +5,12 @@ beside `train` and `test`. The images of a split are in the order of their class
 """
 
 import concurrent.futures
-import functools
+import dataclasses
+import hashlib
+import multiprocessing
 import os
 import pathlib
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +18,13 @@ import numpy as np
 from si_jax.data import preprocessing
 from si_jax.data.dataset import SPLITS, Arrays, Source, check_classes, listed, read_classes
 from si_jax.data.preprocessing import Preprocessing
+from si_jax.data.stream import Lazy
 from si_jax.errors import InputError
 
 ENDINGS = ('.png', '.jpg', '.jpeg')
 CHANNELS = {'L': 1, 'RGB': 3}  # of Pillow's modes, where no preprocessing changes them
-# Pillow decodes without Python's lock.
-THREADS = min(16, os.cpu_count() or 1)
+# Pillow decodes without Python's lock. Of worker processes there is one for each core already.
+THREADS = min(16, os.cpu_count() or 1) if multiprocessing.parent_process() is None else 1
 
 
 class Image(NamedTuple):
@@ -28,6 +32,68 @@ class Image(NamedTuple):
 
     path: pathlib.Path
     label: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Files:
+    """The images of a split by their numbers, each decoded when it is asked for.
+
+    Attributes:
+        folder: Of the split.
+        names: Of the files, from there.
+        shape: (H, W, C) of all images.
+        process: What is done to each first, if anything.
+    """
+
+    folder: pathlib.Path
+    names: tuple[str, ...]
+    shape: tuple[int, int, int]
+    process: Preprocessing | None
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Images uint8 [B, H, W, C] of the numbers [B]; InputError for one that is broken or does not fit."""
+        images = np.empty((len(rows), *self.shape), np.uint8)
+
+        def store(number: int, image: Any) -> None:
+            images[number] = np.asarray(self.process(image) if self.process else image).reshape(self.shape)
+
+        self._go_through(rows, store)
+        return images
+
+    def check(self, rows: np.ndarray) -> None:
+        """The same errors, as far as the heads of the files say."""
+        self._go_through(rows, lambda number, image: None)
+
+    def _go_through(self, rows: np.ndarray, use: Callable[[int, Any], None]) -> None:
+        """Opens these images and calls `use` with the position and the image; InputError for wrong ones."""
+
+        def problem(number: int) -> tuple[str, str]:
+            try:
+                with _opened(self.folder / self.names[rows[number]]) as image:
+                    width, height = image.size
+                    if self.process is None and (height, width, CHANNELS.get(image.mode)) != self.shape:
+                        return 'other', f'{height} x {width} {image.mode}'
+                    use(number, image)
+            except Exception as error:  # Pillow raises a dozen kinds
+                return 'broken', str(error) or type(error).__name__
+            return '', ''
+
+        problems: dict[str, list[str]] = {'broken': [], 'other': []}
+        with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
+            for row, (kind, words) in zip(rows, pool.map(problem, range(len(rows))), strict=True):
+                if kind:
+                    problems[kind].append(f'{self.folder / self.names[row]} ({words})')
+        height, width, channels = self.shape
+        advice = {
+            'broken': 'cannot be read as an image: replace it, or move it away',
+            'other': f'is not {height} x {width} {"RGB" if channels == 3 else "L"}, as the first image is: '
+            'give all images one size and mode, or give a preprocessing, such as '
+            '--config.data.preprocessing=Res256Crop224 (evaluate.py: --preprocessing)',
+        }
+        for kind, which in problems.items():
+            if which:
+                more = f' and {len(which) - 1} more of {len(rows)} images' * (len(which) > 1)
+                raise InputError(f'{which[0]}{more} {advice[kind]}')
 
 
 def source(folder: str | pathlib.Path, name: str = '') -> Source:
@@ -72,7 +138,10 @@ def source(folder: str | pathlib.Path, name: str = '') -> Source:
     def read(split: str, _: object) -> Arrays:
         if split not in files:
             raise InputError(f'{folder} has no {split}/: put images into {folder / split}/CLASS/')
-        return _read(files[split], shape, process, folder / split)
+        place, labels = folder / split, np.array([one.label for one in files[split]])
+        names = tuple(one.path.relative_to(place).as_posix() for one in files[split])
+        images = Lazy(Files(place, names, shape, process), (len(names), *shape))
+        return Arrays(images, labels, (str(place),), names, _identity(files[split], names))
 
     return Source(read, shape, len(classes), classes, len(files.get('train', ())), described=str(folder))
 
@@ -116,42 +185,7 @@ def _shape(path: pathlib.Path) -> tuple[int, int, int]:
     return height, width, CHANNELS[mode]
 
 
-def _decoded(
-    path: pathlib.Path, shape: tuple[int, int, int], process: Preprocessing | None
-) -> np.ndarray | tuple[str, str]:
-    """An image uint8 [H, W, C]; or ('broken', why) or ('other', what it is)."""
-    try:
-        with _opened(path) as image:
-            width, height = image.size
-            if process is None and (height, width, CHANNELS.get(image.mode)) != shape:
-                return 'other', f'{height} x {width} {image.mode}'
-            return np.asarray(process(image) if process else image).reshape(shape)
-    except Exception as error:  # Pillow raises a dozen kinds
-        return 'broken', str(error) or type(error).__name__
-
-
-def _read(
-    files: list[Image], shape: tuple[int, int, int], process: Preprocessing | None, folder: pathlib.Path
-) -> Arrays:
-    """The images of a split; InputError for broken ones, or ones of another size or mode."""
-    images = np.empty((len(files), *shape), np.uint8)
-    problems: dict[str, list[str]] = {'broken': [], 'other': []}
-    decode = functools.partial(_decoded, shape=shape, process=process)
-    with concurrent.futures.ThreadPoolExecutor(THREADS) as pool:
-        for number, found in enumerate(pool.map(decode, (one.path for one in files))):
-            if isinstance(found, tuple):
-                problems[found[0]].append(f'{files[number].path} ({found[1]})')
-            else:
-                images[number] = found
-    advice = {
-        'broken': 'cannot be read as an image: replace it, or move it away',
-        'other': f'is not {shape[0]} x {shape[1]} {"RGB" if shape[2] == 3 else "L"}, as the first image is: '
-        'give all images one size and mode, or give a preprocessing, such as '
-        '--config.data.preprocessing=Res256Crop224 (evaluate.py: --preprocessing)',
-    }
-    for kind, which in problems.items():
-        if which:
-            more = f' and {len(which) - 1} more of {len(files)} images' * (len(which) > 1)
-            raise InputError(f'{which[0]}{more} {advice[kind]}')
-    names = tuple(one.path.relative_to(folder).as_posix() for one in files)
-    return Arrays(images, np.array([one.label for one in files]), (str(folder),), names)
+def _identity(files: list[Image], names: tuple[str, ...]) -> str:
+    """A hash of the names of the files and of their sizes: to decode a large set would take hours."""
+    lines = (f'{name} {one.path.stat().st_size}' for name, one in zip(names, files, strict=True))
+    return hashlib.sha256('\n'.join(lines).encode('utf-8', 'surrogateescape')).hexdigest()

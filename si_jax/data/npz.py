@@ -14,6 +14,7 @@ import numpy as np
 
 from si_jax.data import tfds
 from si_jax.data.dataset import SPLITS, Arrays, Source, check_classes, checked, read_classes
+from si_jax.data.stream import Joined, Lazy
 from si_jax.errors import InputError
 from si_jax.storage import npz
 
@@ -166,21 +167,25 @@ def _classes(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> tuple[str, 
 
 def read(
     paths: Sequence[pathlib.Path], shape: tuple[int, int, int], num_classes: int, scale: int
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Any, np.ndarray]:
     """Reads one split from its `files`: images uint8 [N, H, W, C] up to `scale`, and labels int32 [N].
 
-    Parts are joined in their order. `shape` is (H, W, C).
+    Parts are joined in their order. `shape` is (H, W, C). Images that the files hold uncompressed, as
+    np.savez writes them, stay there (`Lazy`), once their checksums were compared.
 
     Raises:
         InputError: A file cannot be read or holds the wrong arrays.
     """
     parts = [_read_file(path, shape, num_classes, scale) for path in paths]
-    return np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts])
+    images, labels = [images for images, _ in parts], np.concatenate([labels for _, labels in parts])
+    if not any(isinstance(part, np.memmap) for part in images):
+        return np.concatenate(images), labels
+    return Lazy(Joined(images).__getitem__, (len(labels), *shape)), labels
 
 
 def _read_file(
     path: pathlib.Path, shape: tuple[int, int, int], num_classes: int, scale: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    found = _reading(path, lambda: npz.read(path, ('images', 'labels')))
+    found = _reading(path, lambda: npz.mapped(path, ('images', 'labels'), verify=True))
     images, labels = found['images'], found['labels']
     return images, checked(str(path), images, labels, shape, num_classes, scale)

@@ -19,6 +19,21 @@ from si_jax.data.dataset import SPLITS, Arrays, Dataset, Reader, Source, check_c
 from si_jax.errors import InputError, unknown
 from si_jax.runtime.modules import import_file
 
+# fmt: off
+CIFAR100 = (
+    'apple', 'aquarium_fish', 'baby', 'bear', 'beaver', 'bed', 'bee', 'beetle', 'bicycle', 'bottle', 'bowl',
+    'boy', 'bridge', 'bus', 'butterfly', 'camel', 'can', 'castle', 'caterpillar', 'cattle', 'chair',
+    'chimpanzee', 'clock', 'cloud', 'cockroach', 'couch', 'crab', 'crocodile', 'cup', 'dinosaur', 'dolphin',
+    'elephant', 'flatfish', 'forest', 'fox', 'girl', 'hamster', 'house', 'kangaroo', 'keyboard', 'lamp',
+    'lawn_mower', 'leopard', 'lion', 'lizard', 'lobster', 'man', 'maple_tree', 'motorcycle', 'mountain',
+    'mouse', 'mushroom', 'oak_tree', 'orange', 'orchid', 'otter', 'palm_tree', 'pear', 'pickup_truck',
+    'pine_tree', 'plain', 'plate', 'poppy', 'porcupine', 'possum', 'rabbit', 'raccoon', 'ray', 'road',
+    'rocket', 'rose', 'sea', 'seal', 'shark', 'shrew', 'skunk', 'skyscraper', 'snail', 'snake', 'spider',
+    'squirrel', 'streetcar', 'sunflower', 'sweet_pepper', 'table', 'tank', 'telephone', 'television',
+    'tiger', 'tractor', 'train', 'trout', 'tulip', 'turtle', 'wardrobe', 'whale', 'willow_tree', 'wolf',
+    'woman', 'worm',
+)  # the fine labels
+# fmt: on
 CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 # In scikit-learn's order, the first 1,400 of the 1,797 digits are for training and the last 397 for testing;
 # both hold the classes about equally often, and many writers of the test digits are not in training.
@@ -60,7 +75,7 @@ def _digits(split: str, _: object) -> Arrays:
 
 SOURCES = {
     'cifar10': _of_tfds('cifar10', 'cifar10', classes=CIFAR10),
-    'cifar100': _of_tfds('cifar100', 'cifar100', num_classes=100),
+    'cifar100': _of_tfds('cifar100', 'cifar100', num_classes=100, classes=CIFAR100),
     'svhn': _of_tfds('svhn', 'svhn_cropped', train_images=73_257, flip=False),
     'digits': _published(
         'digits', _digits, shape=(8, 8, 1), num_classes=10, train_images=1400, scale=16,
@@ -193,7 +208,12 @@ def describe(name: str, data_dir: str | pathlib.Path | None = None, *, preproces
 
 
 def load(
-    name: str, split: str, data_dir: str | pathlib.Path | None = None, *, preprocessing: str = ''
+    name: str,
+    split: str,
+    data_dir: str | pathlib.Path | None = None,
+    *,
+    preprocessing: str = '',
+    lazy: bool = False,
 ) -> Dataset:
     """Loads one split of a data set, in the original order.
 
@@ -209,6 +229,8 @@ def load(
             one. The digits need none. For `npz:` and `folder:` it stands in place of the folder in the name,
             so that a set can move; a registered set's reader gets it.
         preprocessing: Of images of several sizes, a name of `si_jax.data.preprocessing`.
+        lazy: Whether images may stay in their files until an index asks for them (`si_jax.data.stream.Lazy`):
+            those of a folder, of an npz that is not compressed, and of `tfds:NAME`.
 
     Raises:
         InputError: An unknown name or split; a folder that is missing, or has no such data and cannot get it
@@ -218,23 +240,31 @@ def load(
     if split not in SPLITS:
         raise unknown('split', split, SPLITS)
     name = canonical(name)
-    return describe(name, data_dir, preprocessing=preprocessing).load(name, split, data_dir)
+    return describe(name, data_dir, preprocessing=preprocessing).load(name, split, data_dir, lazy=lazy)
 
 
-def remembered(section: Mapping[str, Any], split: str, data_dir: str | pathlib.Path | None = None) -> Dataset:
+def remembered(
+    section: Mapping[str, Any],
+    split: str,
+    data_dir: str | pathlib.Path | None = None,
+    *,
+    lazy: bool = False,
+) -> Dataset:
     """Loads one split of the data set that a stored config names in its section `data`.
 
     Args:
         section: Of a config that is completed.
         split: 'train' or 'test'.
         data_dir: Where the set lies now; None for where the run had it.
+        lazy: As for `load`.
 
     Raises:
         InputError: As `load`; or the file that registered the set is gone or has changed; or the set has
             another number of classes now, as a folder has whose `train` is not there.
     """
     remember(section)
-    found = load(section['name'], split, data_dir or section['dir'], preprocessing=section['preprocessing'])
+    process = section['preprocessing']
+    found = load(section['name'], split, data_dir or section['dir'], preprocessing=process, lazy=lazy)
     if (count := section['num_classes']) not in (0, found.num_classes):
         raise InputError(
             f'{found.name} has {found.num_classes} classes here, and had {count} when the network was '

@@ -18,6 +18,7 @@ import numpy as np
 from si_jax.data import preprocessing
 from si_jax.data.dataset import Arrays, Source
 from si_jax.data.preprocessing import Preprocessing
+from si_jax.data.stream import Lazy
 from si_jax.errors import InputError
 
 FORMAT = 'array_record'
@@ -64,8 +65,52 @@ class _Place(NamedTuple):
     def missing(self, problem: str) -> InputError:
         return missing_data(self.name, problem, f'python -c {shlex.quote(self.script())}')
 
+    def damaged(self, folder: object, error: Exception) -> InputError:
+        reason = f'{type(error).__name__}: {error}'
+        return self.missing(f'{folder} is damaged ({reason}); delete that folder')
+
     def builder(self) -> Any:
         return _builder(self.tfds_name, str(self.root))
+
+
+class Records:
+    """The images of a prepared split by their numbers, each decoded when it is asked for.
+
+    Args:
+        place: Where the set is.
+        split: As the set calls it.
+        order: Number of an image -> where it is stored.
+        shape: (H, W, C) of all images.
+        process: What is done to each first, if anything.
+    """
+
+    def __init__(
+        self,
+        place: _Place,
+        split: str,
+        order: np.ndarray,
+        shape: tuple[int, ...],
+        process: Preprocessing | None,
+    ):
+        self.place, self.split, self.order = place, split, order
+        self.shape, self.process = shape, process
+        self.source: Any = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {'source': None}  # a process opens files of its own
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Images uint8 [B, H, W, C] of the numbers [B]; InputError for damaged ones."""
+        images = np.empty((len(rows), *self.shape), np.uint8)
+        try:
+            if self.source is None:
+                self.source = self.place.builder().as_data_source(self.split)
+            found = self.source.__getitems__(self.order[rows].tolist()) if len(rows) else ()
+            for number, one in enumerate(found):
+                images[number] = self.process.of(one['image']) if self.process else one['image']
+            return images
+        except Exception as error:  # whatever array_record, protobuf and pillow make of damaged files
+            raise self.place.damaged(self.place.root / self.place.tfds_name, error) from error
 
 
 def read(
@@ -74,12 +119,14 @@ def read(
     split: str,
     data_dir: str | pathlib.Path | None,
     process: Preprocessing | None = None,
+    shape: tuple[int, ...] = (),
 ) -> Arrays:
     """Reads one split; prepares the data set first if it is not there.
 
     A set that is there as TFRecord only is prepared again, as array_record, in the folder `array_record`
     beside it; the finished download is used again. `data_dir` is as TensorFlow Datasets takes it; None is its
-    default, usually ~/tensorflow_datasets.
+    default, usually ~/tensorflow_datasets. Images of a set that the table does not have stay in their files
+    (`Lazy`); their labels are read here.
 
     Args:
         name: In the table; '' for a set that the table does not have. Of the former the images must come with
@@ -88,6 +135,7 @@ def read(
         split: 'train' or 'test'; where there is no test split, it is called 'validation'.
         data_dir: See above.
         process: What is done to each image first.
+        shape: (H, W, C) after that, of a set that the table does not have.
 
     Returns:
         Images uint8 [N, H, W, C] and labels int32 [N], in the order before TensorFlow Datasets shuffled them.
@@ -112,7 +160,7 @@ def read(
             )
     try:
         images, labels, positions = _decode(
-            builder.as_data_source(split), f'{name or tfds_name} {split}', process
+            _records(builder, split, bool(name)), f'{name or tfds_name} {split}'
         )
         order = np.argsort(positions, kind='stable')
         if not np.array_equal(positions[order], np.arange(len(labels))):
@@ -120,9 +168,22 @@ def read(
                 raise ValueError('ids are missing or repeated')
             order = np.arange(len(labels))
     except Exception as error:  # whatever array_record, protobuf and pillow make of damaged files
-        reason = f'{type(error).__name__}: {error}'
-        raise place.missing(f'{builder.data_path} is damaged ({reason}); delete that folder') from error
-    return Arrays(images[order], labels[order], (str(data_dir or f'TensorFlow Datasets, {tfds_name}'),))
+        raise place.damaged(builder.data_path, error) from error
+    files = (str(data_dir or f'TensorFlow Datasets, {tfds_name}'),)
+    if name:
+        return Arrays(np.stack(images)[order], labels[order], files)
+    lazy = Lazy(Records(place, split, order, shape, process), (len(labels), *shape))
+    facts = builder.info.splits[split]
+    return Arrays(lazy, labels[order], files, identity=f'{builder.info.full_name} {split} {facts.num_bytes}')
+
+
+def _records(builder: Any, split: str, decoded: bool) -> Any:
+    """The items of a split, by their numbers; unless `decoded` images are the bytes that are stored."""
+    if decoded:
+        return builder.as_data_source(split)
+    import tensorflow_datasets as tfds
+
+    return builder.as_data_source(split, decoders={'image': tfds.decode.SkipDecoding()})
 
 
 def source(tfds_name: str, data_dir: str | pathlib.Path | None, name: str = '') -> Source:
@@ -164,7 +225,7 @@ def source(tfds_name: str, data_dir: str | pathlib.Path | None, name: str = '') 
         )
 
     def read_split(split: str, folder: str | pathlib.Path | None) -> Arrays:
-        return read('', tfds_name, split, folder or data_dir, process)
+        return read('', tfds_name, split, folder or data_dir, process, shape)
 
     classes = tuple(label.names)
     train = info.splits['train'].num_examples if 'train' in info.splits else 0
@@ -230,10 +291,8 @@ def _unknown_host(urls: list[str]) -> str | None:
     return None
 
 
-def _decode(
-    records: Any, what: str, process: Preprocessing | None = None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Images, labels and original positions; no positions where the items have none."""
+def _decode(records: Any, what: str) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
+    """Images, labels and original positions; no positions where the items have none, and no bytes kept."""
     import tqdm
 
     images, labels, positions = [], [], []
@@ -242,13 +301,11 @@ def _decode(
     with tqdm.tqdm(total=len(records), desc=f'reading {what}', **options) as bar:
         for start in range(0, len(records), _CHUNK):
             chunk = records.__getitems__(range(start, min(start + _CHUNK, len(records))))
-            images += [
-                record['image'] if process is None else process.of(record['image']) for record in chunk
-            ]
+            images += [record['image'] for record in chunk if isinstance(record['image'], np.ndarray)]
             labels += [record['label'] for record in chunk]
             # An id is the split and the position in the original file: train_00042.
             ids = [record.get('id') for record in chunk]
             texts = [one.decode().rpartition('_')[2] for one in ids if isinstance(one, bytes)]
             positions += [int(one) for one in texts if one.isdecimal() and len(one) < 19]
             bar.update(len(chunk))
-    return np.stack(images), np.array(labels, np.int32), np.array(positions, np.int64)
+    return images, np.array(labels, np.int32), np.array(positions, np.int64)

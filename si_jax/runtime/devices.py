@@ -103,6 +103,14 @@ def place_rows(tree: Tree, devices: list[jax.Device] | None = None) -> Tree:
     return jax.device_put(shard_rows(tree, devices), NamedSharding(mesh(devices), PartitionSpec(AXIS)))
 
 
+def own_rows(batch_size: int) -> slice:
+    """The rows of a batch that the devices of this process have."""
+    ranks = [device.process_index for device in everywhere()]
+    each, mine = batch_size // len(ranks), jax.process_index()
+    first = ranks.index(mine)
+    return slice(first * each, (first + ranks.count(mine)) * each)
+
+
 def from_every_process(mine: np.ndarray) -> jax.Array:
     """What each process has, [D, ...] over the devices of all: each device has a copy of its process's."""
     layout = NamedSharding(mesh(), PartitionSpec(AXIS))

@@ -20,6 +20,7 @@ from si_jax.storage.files import check_regular
 # to one, zeros a thousand.
 LARGEST, SUSPECT, COMPRESSION = 2**33, 2**26, 200
 SHOWN = 8  # names in a message
+PART = 2**24  # bytes that are read at once
 
 
 class ArchiveError(ValueError):
@@ -64,16 +65,20 @@ def read(source: str | os.PathLike | bytes, names: Sequence[str] | None = None) 
     )
 
 
-def mapped(path: str | os.PathLike, names: Sequence[str]) -> dict[str, np.ndarray]:
+def mapped(path: str | os.PathLike, names: Sequence[str], *, verify: bool = False) -> dict[str, np.ndarray]:
     """As `read`, but an array that the file holds uncompressed stays there, mapped into memory, read only.
 
-    So it may be larger than memory. Its checksum is not compared, as that would read all of it.
+    So it may be larger than memory. Its checksum is compared with `verify` alone, as that reads all of it.
 
     Raises:
         FileNotFoundError, ArchiveError: As in `read`.
     """
 
     def take(archive: zipfile.ZipFile, found: dict[str, Any]) -> dict[str, np.ndarray]:
+        for info in (info for info, _ in found.values() if verify and _is_stored(info)):
+            with archive.open(info) as stream:  # which compares them at its end
+                while stream.read(PART):
+                    pass
         return {
             name: _mapped(path, info) if _is_stored(info) else _array(archive, info, name)
             for name, (info, _) in found.items()

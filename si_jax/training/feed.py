@@ -1,14 +1,16 @@
 """How data reach the compiled step, which augments them: from the device, or from the host batch by batch.
 
 Resident data are uploaded once, as bytes, and the indices of all batches once a pass: a step finds its own by
-its number, and the host hands over nothing. Streamed data stay on the host, in memory or in their file: a
-thread reads the bytes of the next batches and hands them over while the devices are busy. Both give the same
-batches, whose images and random numbers follow from the number of the step, and the same parameters.
+its number, and the host hands over nothing. Streamed data stay on the host, in memory or in their files: a
+thread reads the bytes of the next batches, or has worker processes read them (`si_jax.data.workers`), and
+hands them over while the devices are busy. All give the same batches, whose images and random numbers follow
+from the number of the step, and the same parameters.
 """
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +19,7 @@ import numpy as np
 from si_jax import data
 from si_jax.data import Dataset
 from si_jax.data.stream import Joined
+from si_jax.data.workers import Workers
 from si_jax.runtime.devices import AXIS, place_rows, replicate
 from si_jax.training.state import Batch, TrainState
 from si_jax.training.step import Carry
@@ -27,18 +30,31 @@ _MIXING = 2**32 - 1
 AHEAD = 2  # batches that are prepared before they are asked for
 
 
-class Batches(NamedTuple):
+class Batches:
     """Which images each batch of a run has.
 
-    Attributes:
+    Args:
         of_pass: Number of a pass over the data -> indices [S, B] int32 and mask [S, B] of its batches.
         steps: S, batches of a pass.
         replays: Steps in a row that see the same batch.
     """
 
-    of_pass: Callable[[int], tuple[np.ndarray, np.ndarray]]
-    steps: int
-    replays: int
+    def __init__(self, of_pass: Callable[[int], tuple[np.ndarray, np.ndarray]], steps: int, replays: int):
+        self.of_pass, self.steps, self.replays = of_pass, steps, replays
+        self.last: tuple[int, Any] = (-1, None)
+
+    def of(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Indices [B] int32 and mask [B] of the batch of this number."""
+        pass_, position = divmod(number, self.steps)
+        if self.last[0] != pass_:
+            self.last = pass_, self.of_pass(pass_)
+        indices, mask = self.last[1]
+        return indices[position], mask[position]
+
+
+def read_batch(images: Joined, batches: Batches, own: slice, number: int) -> np.ndarray:
+    """The images uint8 [rows, H, W, C] of a batch by its number, of the rows that a process has."""
+    return images[batches.of(number)[0][own]]
 
 
 class Resident:
@@ -70,14 +86,33 @@ class Resident:
 class Streamed:
     """Step number -> ((), rows of the batch, key): bytes of the images, labels, indices and mask.
 
-    A thread prepares the next `AHEAD` batches, whichever step is asked for. The arguments are as for
-    `Resident`; images that are mapped from a file are read there.
+    A thread prepares the next `AHEAD` batches, whichever step is asked for. Images that lie in files
+    are read there.
+
+    Args:
+        images, labels, batches, seed: As for `Resident`.
+        own: The rows of a batch that this process reads, those of its devices.
+        workers: Processes that read the images in place of the thread; 0 for none.
+
+    Raises:
+        InputError: There are to be workers, and grain is not installed.
     """
 
-    def __init__(self, images: Joined, labels: np.ndarray, batches: Batches, seed: int):
-        self.images, self.labels, self.batches = images, labels, batches
+    def __init__(
+        self,
+        images: Joined,
+        labels: np.ndarray,
+        batches: Batches,
+        seed: int,
+        *,
+        own: slice = slice(None),
+        workers: int = 0,
+    ):
+        self.labels, self.batches, self.own = labels, batches, own
+        self.read: Any = functools.partial(read_batch, images, batches, own)
+        if workers:
+            self.read = Workers(self.read, workers)
         self.key = replicate(jax.random.key(seed))
-        self.pass_: tuple[int, Any] = (-1, None)
         self.under_way: dict[int, Future[Any]] = {}
         self.thread = ThreadPoolExecutor(1, 'feed')
 
@@ -90,15 +125,18 @@ class Streamed:
         return (), self.under_way[number].result(), self.key
 
     def _prepared(self, number: int) -> Any:
-        pass_, position = divmod(number, self.batches.steps)
-        if self.pass_[0] != pass_:
-            self.pass_ = pass_, self.batches.of_pass(pass_)
-        indices, mask = (rows[position] for rows in self.pass_[1])
-        return place_rows((self.images[indices], self.labels[indices], indices, mask))
+        indices, mask = self.batches.of(number)
+        images = self.read(number)
+        if len(images) < len(indices):  # other processes have the other rows
+            mine, images = images, np.zeros((len(indices), *images.shape[1:]), images.dtype)
+            images[self.own] = mine
+        return place_rows((images, self.labels[indices], indices, mask))
 
     def close(self) -> None:
-        """Ends the thread, after the batch that it is at."""
+        """Ends the thread, after the batch that it is at, and the workers."""
         self.thread.shutdown(cancel_futures=True)
+        if isinstance(self.read, Workers):
+            self.read.close()
 
 
 def with_data(

@@ -127,6 +127,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     # Where the data are: 'never' streamed, all on the device; 'always', each batch is handed over; 'auto', on
     # the device if they take at most half of its memory. The batches are the same.
     config.data.stream = 'auto'
+    # Processes that read and decode streamed images (pip install grain); 0: a thread of this process does.
+    config.data.workers = 0
     config.data.class_weights = ()  # one positive weight for each class, of its images in the loss; (): equal
 
     # Written down by train.py, for sets that the library does not have: what evaluate.py must know of them.

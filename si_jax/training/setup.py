@@ -1,5 +1,6 @@
 """What a run is made of: a config checked field by field, its data, and the programs that it compiles."""
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,13 +14,13 @@ import optax
 from ml_collections import ConfigDict
 
 from si_jax import data, defenses, models
-from si_jax.data import Dataset, extra
+from si_jax.data import Dataset, extra, stream, workers
 from si_jax.data.extra import Extra
-from si_jax.data.stream import Joined, is_streamed
+from si_jax.data.stream import Joined, Lazy
 from si_jax.defenses import Defense
 from si_jax.errors import InputError
 from si_jax.runtime import processes, sinks
-from si_jax.runtime.devices import AXIS, check_divisible, compile_step, memory
+from si_jax.runtime.devices import AXIS, check_divisible, compile_step, memory, own_rows
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 from si_jax.training import average, initial, ramps, schedules
@@ -99,18 +100,22 @@ def setup(config: ConfigDict) -> Setup:
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
     extra.check(config.data, config.batch_size)
-    whole = data.load(config.data.name, 'train', config.data.dir, preprocessing=config.data.preprocessing)
+    workers.check(config.data.workers)
+    place = config.data.dir, config.data.preprocessing
+    whole = data.load(config.data.name, 'train', place[0], preprocessing=place[1], lazy=True)
     train, validation = data.split_validation(whole, config.data.validation, config.data.split_seed)
     if config.data.limit:
-        train = train._replace(
-            images=train.images[: config.data.limit], labels=train.labels[: config.data.limit]
-        )
+        first = slice(config.data.limit)
+        train = train._replace(images=data.chosen(train.images, first), labels=train.labels[first])
     _check_class_weights(config.data.class_weights, train.num_classes)
     more = extra.load(config.data, config.batch_size, train)
-    ready = assembled(config, defense, train, validation, more)
-    doubts = [_copies(train.images, train.files, validation), _not_seen(ready)]
-    if more is not None and not ready.streamed:  # else it would take long to read them all
-        doubts += [_copies(part, more.files, validation) for part in more.images.parts]
+    ready = assembled(config, defense, train, validation.whole(), more)
+    _check_workers(ready)
+    doubts = [_not_seen(ready)]
+    if not (ready.streamed and train.identity):  # else it would take long to read them all
+        doubts.insert(0, _copies(ready.train.images, train.files, ready.validation))
+    if more is not None and not ready.streamed:  # else it would, too
+        doubts += [_copies(part, more.files, ready.validation) for part in more.images.parts]
     for doubt in filter(None, doubts):
         if processes.is_first():
             warnings.warn(doubt, stacklevel=2)
@@ -132,10 +137,26 @@ def _source(section: ConfigDict) -> data.Source:
     return source
 
 
-def _copies(images: np.ndarray, files: Sequence[str], validation: Dataset) -> str:
+def _check_workers(ready: Setup) -> None:
+    """Refuses worker processes where they have nothing to read."""
+    if not (count := ready.config.data.workers):
+        return
+    if not ready.streamed:
+        raise InputError(
+            f'data.workers={count} are to read streamed images, and those of {ready.train.name} fit the '
+            'device: give --config.data.workers=0, or --config.data.stream=always'
+        )
+    if not all(isinstance(part, Lazy | np.memmap) for part in _image_parts(ready)):
+        raise InputError(
+            f'data.workers={count} would each copy images that are in memory, as no file holds them '
+            'uncompressed: give --config.data.workers=0, or save them with np.savez'
+        )
+
+
+def _copies(images: Any, files: Sequence[str], validation: Dataset) -> str:
     """A warning where held-out images are trained on, pixel for pixel; '' where none is."""
     held_out = {image.tobytes() for image in validation.images}
-    known = held_out.intersection(image.tobytes() for image in images)
+    known = held_out.intersection(image.tobytes() for part in stream.parts(images) for image in part)
     count = sum(image.tobytes() in known for image in validation.images)
     if not count:
         return ''
@@ -177,6 +198,11 @@ def assembled(
         real = len(train.labels) + len(validation.labels)
         steps_per_epoch = extra.steps_of_epoch(real, config.batch_size)
     size = train.images.nbytes + (more.images.nbytes if more is not None else 0)
+    streamed = stream.is_streamed(config.data.stream, size, memory())
+    if not streamed:
+        train = train.whole()
+    elif isinstance(train.images, Lazy):
+        train.images.check()
     length = {'epochs': config.epochs, 'steps_per_epoch': steps_per_epoch}
     schedule, optimiser = schedules.schedule_and_optimiser(config.schedule, config.optimiser, **length)
     growing, defense = ramps.from_config(config.ramp, defense, **length)
@@ -196,7 +222,7 @@ def assembled(
             config.awp, defense, possible=step_of(defense).awp, steps_per_epoch=steps_per_epoch
         ),
         extra=more,
-        streamed=is_streamed(config.data.stream, size, memory()),
+        streamed=streamed,
     )
 
 
@@ -233,7 +259,7 @@ def data_facts(ready: Setup) -> dict[str, dict[str, Any]]:
     facts = {
         name: {
             'images': len(part.labels),
-            'digest': digest(part.images, part.labels),
+            'digest': digest(np.array(part.identity) if part.identity else part.images, part.labels),
             'files': list(part.files),
         }
         for name, part in sets.items()
@@ -310,34 +336,55 @@ def rows_of_step(ready: Setup, step: int) -> int:
     return min(size, len(ready.train.labels) - position * size)
 
 
-def batches_of_pass(ready: Setup, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """The batches of a pass over the data: indices [S, B] and mask [S, B].
+@dataclasses.dataclass(frozen=True)
+class Order:
+    """Number of a pass over the data -> its batches: indices [S, B] and mask [S, B].
 
-    Indices of extra images are those behind the real ones.
+    Indices of extra images are those behind the real ones. Worker processes get it pickled.
     """
-    seed, size, count = ready.config.seed, ready.config.batch_size, len(ready.train.labels)
-    if ready.extra:
-        steps = ready.steps_per_epoch
-        indices = ready.extra.batches(number, count, steps=steps, batch_size=size, seed=seed)
-        return indices, np.ones(indices.shape, bool)
-    if ready.config.data.balanced:
-        order = data.balanced_order(seed, number, ready.train.labels)
-    else:
-        order = data.epoch_order(seed, number, count)
-    return data.epoch_batches(order, size)
+
+    seed: int
+    batch_size: int
+    labels: np.ndarray  # of the real images
+    balanced: bool
+    steps: int  # S
+    extra: Extra | None
+
+    def __call__(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        seed, size, count = self.seed, self.batch_size, len(self.labels)
+        if self.extra:
+            indices = self.extra.batches(number, count, steps=self.steps, batch_size=size, seed=seed)
+            return indices, np.ones(indices.shape, bool)
+        if self.balanced:
+            order = data.balanced_order(seed, number, self.labels)
+        else:
+            order = data.epoch_order(seed, number, count)
+        return data.epoch_batches(order, size)
+
+
+def order_of(ready: Setup) -> Order:
+    """Which images each batch of a run has."""
+    config, labels = ready.config, ready.train.labels
+    of_epoch = config.data.balanced, ready.steps_per_epoch
+    return Order(config.seed, config.batch_size, labels, *of_epoch, ready.extra)
 
 
 def feed_of(ready: Setup) -> Resident | Streamed:
     """What the compiled step of a run takes beside state and carry, by the number of the step."""
-    images, labels = [ready.train.images], [ready.train.labels]
+    config = ready.config
+    images, labels = Joined(_image_parts(ready)), ready.train.labels
+    batches = Batches(order_of(ready), ready.steps_per_epoch, ready.defense.replays)
     if ready.extra:
-        images += ready.extra.images.parts
-        labels.append(ready.extra.labels)
-    batches = Batches(
-        lambda number: batches_of_pass(ready, number), ready.steps_per_epoch, ready.defense.replays
-    )
-    kind = Streamed if ready.streamed else Resident
-    return kind(Joined(images), np.concatenate(labels), batches, ready.config.seed)
+        labels = np.concatenate([labels, ready.extra.labels])
+    if not ready.streamed:
+        return Resident(images, labels, batches, config.seed)
+    own = own_rows(config.batch_size)
+    return Streamed(images, labels, batches, config.seed, own=own, workers=config.data.workers)
+
+
+def _image_parts(ready: Setup) -> list[Any]:
+    """The images of a run, the real ones first."""
+    return [ready.train.images, *(ready.extra.images.parts if ready.extra else ())]
 
 
 def initial_weights(ready: Setup) -> Initial | None:

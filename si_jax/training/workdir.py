@@ -29,8 +29,8 @@ from si_jax.training.recipes import completed
 # was already taken. `epochs` does move the schedule of the steps to come: its boundaries are fractions of it.
 # Of a data set that is registered in a file, checkpoints hold the digest of the images: the file may change.
 MAY_CHANGE = (
-    'epochs', 'data.dir', 'data.code', 'data.code_digest', 'data.extra', 'data.stream', 'workdir', 'logging',
-    'checkpoint',
+    'epochs', 'data.dir', 'data.code', 'data.code_digest', 'data.extra', 'data.stream', 'data.workers',
+    'workdir', 'logging', 'checkpoint',
 )  # fmt: skip
 # What it may change beside these after a divergence, as the message about one advises.
 AFTER_DIVERGENCE = ('schedule.peak', 'optimiser.clip_norm', 'model.dtype')

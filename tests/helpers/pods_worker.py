@@ -7,6 +7,7 @@ loop        a small collective, again and again, until the process is stopped
 """
 
 import argparse
+import contextlib
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from si_jax import InputError, evaluate
 from si_jax.evaluation import network as program
 from si_jax.runtime import agreement, devices, processes, watchdog
 from si_jax.runtime.signals import InterruptGuard
-from si_jax.training import setup
+from si_jax.training import recipes, setup
 from si_jax.training.state import TrainState
 from tests.helpers.problems import images_and_labels, net
 from tests.helpers.searches import quicken
@@ -66,10 +67,24 @@ def flags(folder: Path) -> dict[str, np.ndarray]:
     return arrays | {'queries': result.attacks['autoattack'].queries}
 
 
+def batches(folder: Path) -> dict[str, np.ndarray]:
+    """Streamed batches of a data set in a folder, with the images that each process reads of them."""
+    config = recipes.paper('standard', dataset=f'npz:{folder}', arch='small_cnn')
+    config.data.update(stream='always', validation=0)
+    config.batch_size = 8
+    found = {}
+    with contextlib.closing(setup.feed_of(setup.setup(config))) as feed:
+        for number in (0, 2, 3):
+            names = 'images', 'labels', 'indices', 'mask'
+            values = devices.join_rows(feed(number)[1])
+            found |= {f'batch {number} {name}': one for name, one in zip(names, values, strict=True)}
+    return found
+
+
 def together(folder: Path) -> None:
     from tests.training.test_run_methods import freeat
 
-    arrays = train(freeat(**{'threat.eps': 0.2}))
+    arrays = train(freeat(**{'threat.eps': 0.2})) | batches(folder / 'arrays')
     arrays |= flags(folder)
     again = flags(folder)  # all of it from the state
     assert all(np.array_equal(again[name], arrays[name]) for name in again)

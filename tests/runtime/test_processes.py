@@ -18,6 +18,7 @@ from si_jax.training import loop as running
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.metrics import read_metrics
 from tests.helpers import multiprocess, pods_worker
+from tests.helpers.own_data import write_npz
 from tests.training.test_run_methods import digits, freeat
 
 ROOT = multiprocess.ROOT
@@ -35,9 +36,11 @@ def worker(count, devices, what, folder, *flags):
 
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 def test_processes_train_and_evaluate_as_one_does(tmp_path, shape):
+    write_npz(tmp_path / 'arrays', (8, 8, 1))
     started = worker(*shape, 'together', tmp_path)
     (tmp_path / 'one').mkdir()
     expected = pods_worker.train(freeat(**{'threat.eps': 0.2})) | pods_worker.flags(tmp_path / 'one')
+    expected |= pods_worker.batches(tmp_path / 'arrays')
     ended = multiprocess.finish(started)
     assert {status for status, *_ in ended} == {0}, [err[-2000:] for *_, err in ended]
     with np.load(tmp_path / 'arrays.npz') as stored:

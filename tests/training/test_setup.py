@@ -8,7 +8,7 @@ from si_jax import data
 from si_jax.defenses import DEFENSES
 from si_jax.errors import InputError
 from si_jax.training import recipes
-from si_jax.training.setup import batch_of_step, batches_of_pass, plan, setup
+from si_jax.training.setup import batch_of_step, order_of, plan, setup
 from si_jax.training.step import step_of
 
 
@@ -84,7 +84,7 @@ def test_replays_that_leave_images_out_are_counted(epochs, words):
     assert words in str(caught[0].message)
     seen = [batch_of_step(ready, step) for step in range(epochs * ready.steps_per_epoch)]
     last = {batch for number, batch in seen if number == seen[-1][0]}
-    indices, mask = batches_of_pass(ready, seen[-1][0])
+    indices, mask = order_of(ready)(seen[-1][0])
     assert int(words.split()[0]) == 1200 - len(set(indices[sorted(last)][mask[sorted(last)]]))
 
 
