@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class Audit:
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `<stem>.json`, and `<stem>.png` with the curves unless nothing could be measured.
+        """Writes `<stem>.json`, and `<stem>.png` with the curves if there is something to draw, and matplotlib.
 
         Raises:
             InputError: The path does not end in `.json`.
@@ -110,8 +111,9 @@ class Audit:
         write_json(path, about)
 
     def picture(self, path: str | os.PathLike) -> Path | None:
-        """Where `save(path)` puts the picture; None if there is nothing to draw."""
-        return Path(path).with_suffix('.png') if self.accuracy is not None else None
+        """Where `save(path)` puts the picture; None if there is nothing to draw, or no matplotlib to draw it."""
+        drawn = self.accuracy is not None and find_spec('matplotlib') is not None
+        return Path(path).with_suffix('.png') if drawn else None
 
     def table(self) -> str:
         """Verdicts and curves for a terminal of 80 columns."""
