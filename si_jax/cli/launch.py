@@ -86,7 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         ),
     }
     terminal.add(parser, table)
-    parser.add_argument('command', nargs='+', help='after --: a script, or the verb train or evaluate, and its flags')
+    parser.add_argument(
+        'command', nargs='+', help='after --: a script, or the verb train or evaluate, and its flags'
+    )
     arguments = parser.parse_args(argv)
     for name in ('processes', 'cpu_devices'):
         value = getattr(arguments, name)
@@ -95,9 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     command = arguments.command
     if command[0] in VERBS and not Path(command[0]).is_file():
         command = ['-m', 'si_jax', *command]
-    started = start(
-        command, arguments.processes, cpu_devices=arguments.cpu_devices, environment=os.environ
-    )
+    started = start(command, arguments.processes, cpu_devices=arguments.cpu_devices, environment=os.environ)
 
     def pass_signal(number: int, _: Any) -> None:
         for process in started:
