@@ -4,6 +4,7 @@
 # make selfcheck    every attack against classifiers whose robust accuracy is known exactly (an hour or so)
 # make study        the study of docs/study.md on CIFAR-10: a day on two cores; goes on where it was stopped
 # make accelerator  what one GPU or TPU does, in two commands of five minutes; goes on where it was stopped
+# make check-wheel  sdist and wheel, installed into an empty environment and used from another folder (minutes; a network)
 # make docs         the pages of docs/ as a site, in build/docs
 # make chaos        100 kills of training and evaluation at random points, and thousands of malformed inputs
 # make lint         formatting, lint and types
@@ -17,12 +18,14 @@ PYTEST_ARGS ?=
 MALFORMED ?= 5000
 
 RUN := $(VENV)/bin/python
+# The project itself, so that `import si_jax` and the command si-jax work from any folder; it stays where it lies.
+PROJECT := $(RUN) -m pip install --no-deps --editable .
 USER_STAMP := $(VENV)/.requirements-installed
 DEV_STAMP := $(VENV)/.requirements-dev-installed
 WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
   "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
 
-.PHONY: quickstart test conformance selfcheck study accelerator chaos docs lint format clean
+.PHONY: quickstart test conformance selfcheck study accelerator chaos check-wheel docs lint format clean
 
 quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
@@ -74,6 +77,9 @@ chaos: $(DEV_STAMP)
 	$(RUN) -m tests.chaos --side_by_side=$(WORKERS)
 	SI_JAX_MALFORMED=$(MALFORMED) $(RUN) -m pytest tests/hostile
 
+check-wheel: | $(RUN)
+	$(RUN) -m tests.wheel
+
 lint: $(DEV_STAMP)
 	$(RUN) -m ruff format --check .
 	$(RUN) -m ruff check .
@@ -84,7 +90,7 @@ format: $(DEV_STAMP)
 	$(RUN) -m ruff check --fix .
 
 clean:
-	rm -rf build/docs .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 # The stamps are written last: an interrupted installation is taken up again, and a changed requirements file is
 # installed again. A newer pip is quicker; where there is none, the old one will do.
@@ -93,10 +99,12 @@ $(RUN):
 	$(PYTHON) -m venv $(VENV)
 	-$(RUN) -m pip install --upgrade pip
 
-$(USER_STAMP): requirements.txt | $(RUN)
+$(USER_STAMP): requirements.txt pyproject.toml | $(RUN)
 	$(RUN) -m pip install -r requirements.txt
+	$(PROJECT)
 	touch $@
 
-$(DEV_STAMP): requirements.txt requirements-dev.txt | $(RUN)
+$(DEV_STAMP): requirements.txt requirements-dev.txt pyproject.toml | $(RUN)
 	$(RUN) -m pip install -r requirements-dev.txt
+	$(PROJECT)
 	touch $(USER_STAMP) $@

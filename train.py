@@ -1,8 +1,8 @@
 """Trains a robust classifier: `python train.py --help`."""
 
-from absl import app
+import sys
 
-from si_jax.cli.train import main, parse
+from si_jax.cli.train import command
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=parse)
+    command(sys.argv[1:])

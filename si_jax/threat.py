@@ -243,6 +243,14 @@ def ball_of(norm: str) -> Ball:
     return BALLS[norm]
 
 
+def radius(eps: float) -> str:
+    """A radius as a reader knows it: 8/255 and not 0.0313725."""
+    if float(f'{eps:.4g}') == eps:
+        return f'{eps:.4g}'
+    levels = eps * 255
+    return f'{round(levels)}/255' if abs(levels - round(levels)) < 1e-4 * levels else f'{eps:.6g}'
+
+
 @dataclasses.dataclass(frozen=True)
 class Threat:
     """The ball of radius eps around each image, intersected with [0, 1].

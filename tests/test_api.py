@@ -1,9 +1,13 @@
 """What `import si_jax` gives, and what it does not import."""
 
+import ast
+import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+
+import pytest
 
 import si_jax
 
@@ -18,13 +22,40 @@ def test_every_public_name_is_there_and_documented():
     assert {'fgsm', 'pgd', 'cw', 'dlr', 'sipgd'} <= set(si_jax.ATTACKS)
 
 
-def test_the_version_is_that_of_the_package():
-    assert si_jax.__version__ == tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']
+def test_only_public_names_are_listed_and_each_knows_its_module():
+    assert dir(si_jax) == sorted(si_jax.__all__)
+    assert sorted({*si_jax._MODULES, '__version__'}) == sorted(si_jax.__all__)
+    # What a reader of the file, and a checker of types, is told is where the name comes from.
+    block = next(
+        node for node in ast.parse(Path(si_jax.__file__).read_text()).body if isinstance(node, ast.If)
+    )
+    told = {name.name: node.module for node in block.body for name in node.names}
+    assert told == {name: f'si_jax.{module}' for name, module in si_jax._MODULES.items()}
+    assert si_jax.data.register is not None  # a folder, without an import of it
+    with pytest.raises(AttributeError, match="module 'si_jax' has no attribute 'evalute'"):
+        si_jax.evalute  # noqa: B018
+
+
+def test_the_version_is_that_of_the_package_or_of_a_build_without_git():
+    settings = tomllib.loads((ROOT / 'pyproject.toml').read_text())
+    assert settings['project']['dynamic'] == ['version']
+    fallback = settings['tool']['hatch']['version']['fallback-version']
+    assert f"__version__ = '{fallback}'" in Path(si_jax.__file__).read_text()
+    assert re.match(r'\d+\.\d+', si_jax.__version__)
+
+
+def test_importing_takes_no_time():
+    script = 'import sys, si_jax; print([name for name in ("jax", "flax", "numpy") if name in sys.modules])'
+    done = subprocess.run(
+        [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == '[]'
 
 
 def test_importing_brings_no_other_framework():
     heavy = ('torch', 'tensorflow', 'tensorflow_datasets', 'orbax', 'sklearn', 'matplotlib')
-    script = f'import sys, si_jax, evaluate; print([name for name in {heavy} if name in sys.modules])'
+    listed = f'print([name for name in {heavy} if name in sys.modules])'
+    script = f'import sys, evaluate, si_jax; si_jax.train; {listed}'
     done = subprocess.run(
         [sys.executable, '-c', script], cwd=ROOT, capture_output=True, text=True, check=True
     )

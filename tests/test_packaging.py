@@ -1,11 +1,9 @@
-"""The installed package asks for what requirements.txt asks for."""
+"""The installed package asks for what requirements.txt asks for, and holds what it needs."""
 
 import pathlib
 import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-# Only preparing a TFDS data set imports TensorFlow, and pytest is for the tests.
-REQUIREMENTS_ONLY = ('tensorflow-cpu', 'tensorflow>', 'pytest')
 
 
 def requirements(name: str) -> list[str]:
@@ -13,13 +11,19 @@ def requirements(name: str) -> list[str]:
     return [line for line in lines if line and not line.startswith(('#', '-r'))]
 
 
-def project() -> dict:
-    return tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
+def settings() -> dict:
+    return tomllib.loads((ROOT / 'pyproject.toml').read_text())
 
 
-def test_dependencies_are_those_of_requirements_txt():
-    wanted = [line for line in requirements('requirements.txt') if not line.startswith(REQUIREMENTS_ONLY)]
-    assert project()['dependencies'] == wanted
+def test_base_and_extras_are_what_requirements_txt_has():
+    project = settings()['project']
+    extras = project['optional-dependencies']
+    asked = [*project['dependencies'], *extras['plots'], *extras['tfds']]
+    wanted = [
+        line.replace("'", '"') for line in requirements('requirements.txt') if not line.startswith('pytest')
+    ]
+    assert sorted(asked) == sorted(wanted)
+    assert not any('tensorflow' in line or 'torch' in line for line in project['dependencies'])
 
 
 def test_every_requirement_has_a_lower_and_an_upper_bound():
@@ -31,5 +35,11 @@ def test_every_requirement_has_a_lower_and_an_upper_bound():
 
 def test_the_licence_file_is_the_named_one():
     text = (ROOT / 'LICENSE').read_text()
-    assert project()['license'] == 'Apache-2.0'
+    assert settings()['project']['license'] == 'Apache-2.0'
     assert 'Apache License' in text and 'Version 2.0, January 2004' in text
+
+
+def test_types_and_recipes_are_in_the_wheel():
+    assert (ROOT / 'si_jax' / 'py.typed').exists()
+    wheel = settings()['tool']['hatch']['build']['targets']['wheel']
+    assert wheel == {'packages': ['si_jax'], 'force-include': {'configs': 'si_jax/configs'}}

@@ -23,7 +23,7 @@ FLOORS = (
     ('auditing', 'training'),
     ('zoo',),
     ('reports', 'paper'),
-    ('cli', 'plan', 'launch'),
+    ('cli', 'plan', 'launch', '__main__'),
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # Modules that have moved: each runs the new one, for a release. Module -> the command's new module.
@@ -118,7 +118,7 @@ def configs_imports(root: Path) -> list[str]:
 
 def test_every_room_has_a_floor():
     rooms = {path.stem for path in ROOT.glob('si_jax/*') if path.suffix == '.py' or any(path.glob('*.py'))}
-    assert rooms - {'__init__', '__main__'} == set(FLOOR), 'give the new room a floor in FLOORS'
+    assert rooms - {'__init__'} == set(FLOOR), 'give the new room a floor in FLOORS'
 
 
 def test_no_room_imports_a_higher_floor():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.result import check_output
 from si_jax.runtime.terminal import WIDTH, wrapped
 from si_jax.storage.files import write_json
-from si_jax.threat import Threat
+from si_jax.threat import Threat, radius
 
 # Outcome -> how a reader is to take it.
 MEANING = {
@@ -102,7 +103,7 @@ class Audit:
         }
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `<stem>.json`, and `<stem>.png` with the curves unless nothing could be measured.
+        """Writes `<stem>.json`, and `<stem>.png` with the curves if `picture` has a place for it.
 
         Raises:
             InputError: The path does not end in `.json`.
@@ -116,13 +117,14 @@ class Audit:
         write_json(path, about)
 
     def picture(self, path: str | os.PathLike) -> Path | None:
-        """Where `save(path)` puts the picture; None if there is nothing to draw."""
-        return Path(path).with_suffix('.png') if self.accuracy is not None else None
+        """Where `save(path)` puts the picture; None if there is nothing to draw, or no matplotlib."""
+        drawn = self.accuracy is not None and find_spec('matplotlib') is not None
+        return Path(path).with_suffix('.png') if drawn else None
 
     def table(self) -> str:
         """Verdicts and curves for a terminal of 80 columns."""
         lines = [
-            f'audit of {self.attack["name"]}, {self.threat.norm} eps={self.threat.eps:.6g}, '
+            f'audit of {self.attack["name"]}, {self.threat.norm} eps={radius(self.threat.eps)}, '
             f'{self.examples} images, seed {self.seed}'
         ]
         if self.clean is not None and self.accuracy is not None:

@@ -23,7 +23,7 @@ from si_jax.evaluation.network import Network, programs
 from si_jax.evaluation.request import Request, check_count, layout_of
 from si_jax.evaluation.state import Saved, alone
 from si_jax.runtime.environment import environment
-from si_jax.runtime.progress import passing, showing, silent
+from si_jax.runtime.progress import passing, showing, silent, wanted
 from si_jax.runtime.progress import progress as progress_of
 from si_jax.threat import Threat
 
@@ -54,7 +54,7 @@ def audit(
     indices: Any = None,
     eot_samples: int | None = None,
     state_path: str | os.PathLike | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
     devices: Sequence[jax.Device] | None = None,
     layout: str | None = None,
 ) -> Audit:
@@ -115,6 +115,7 @@ def audit(
         'transfer_from': list(transfer_from or {}),
     }
 
+    shown = wanted(progress)
     with alone(state_path), jax.default_matmul_precision('highest'):
         kind = kind_of(attack, request)
         if judged.randomised:
@@ -150,7 +151,7 @@ def audit(
             words = 'not run: this classifier is no function of the image'
             found += [Check(name, verdicts.SKIP, words) for name in verdicts.OF_A_FUNCTION]
             return report(found, None, None)
-        with passing(len(network.images), 'clean images', progress):
+        with passing(len(network.images), 'clean images', shown):
             network = network.check_and_classify(explain=needs_features)
         if not network.clean.any():
             raise InputError(
@@ -174,7 +175,7 @@ def audit(
             'threat model': [threat.norm, threat.eps],
         }
         work = Work(network, about, sources)
-        bar = progress_of(work.cost(), 'audit') if progress else silent()
+        bar = progress_of(work.cost(), 'audit') if shown else silent()
         saved = Saved(state_path, identity, network.clean_logits, network.traced.coarse)
         with saved, showing(bar):
             checks, accuracy = work.checks()

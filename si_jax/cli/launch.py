@@ -7,11 +7,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any
 
 from si_jax.runtime import terminal
 from si_jax.runtime.terminal import Flag
 
+VERBS = ('train', 'evaluate')  # of the command si-jax, which several processes can run
 ABOUT = """
 Starts a script in several processes on this machine, joined as those of a pod
 or cluster are, to try out what runs there. Each line that a process prints is
@@ -84,15 +86,18 @@ def main(argv: list[str] | None = None) -> int:
         ),
     }
     terminal.add(parser, table)
-    parser.add_argument('command', nargs='+', help='after --: a script and its flags')
+    parser.add_argument(
+        'command', nargs='+', help='after --: a script, or the verb train or evaluate, and its flags'
+    )
     arguments = parser.parse_args(argv)
     for name in ('processes', 'cpu_devices'):
         value = getattr(arguments, name)
         if value is not None and value < 1:
             parser.error(f'--{name}={value} is below 1')
-    started = start(
-        arguments.command, arguments.processes, cpu_devices=arguments.cpu_devices, environment=os.environ
-    )
+    command = arguments.command
+    if command[0] in VERBS and not Path(command[0]).is_file():
+        command = ['-m', 'si_jax', *command]
+    started = start(command, arguments.processes, cpu_devices=arguments.cpu_devices, environment=os.environ)
 
     def pass_signal(number: int, _: Any) -> None:
         for process in started:

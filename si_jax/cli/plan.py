@@ -30,6 +30,7 @@ No data is read. The formulas, and how well they hold: docs/performance.md.
 """
 
 import sys
+from pathlib import Path
 
 import jax
 from absl import flags
@@ -153,7 +154,8 @@ def plan(given: flags.FlagValues) -> str:
     """The report that the flags ask for."""
     if given.calibrate == (given.chip is not None):
         raise InputError('give either --chip=NAME, such as --chip=h100, or --calibrate for this machine')
-    name = config_flags.get_config_filename(given['config'])
+    file, colon, options = config_flags.get_config_filename(given['config']).partition(':')
+    name = f'{Path(file).name}{colon}{options}'
     run = planning.describe(given.config)
     if given.chip is not None:
         machine = planning.accelerator(given.chip, run.dtype, given.mfu)
@@ -168,7 +170,7 @@ def plan(given: flags.FlagValues) -> str:
 def main(argv: list[str]) -> int:
     given = _flags()
     if {'--help', '-h', '--helpfull'} & set(argv):
-        print(f'{__doc__}\n{EXIT}')
+        print(terminal.spelled(f'{__doc__}\n{EXIT}'))
         return terminal.OK
 
     def command() -> None:

@@ -6,6 +6,7 @@ import sys
 
 from si_jax.paper import report
 from si_jax.runtime import terminal
+from si_jax.runtime.extras import extra
 from si_jax.runtime.terminal import Flag
 
 USAGE = """
@@ -79,12 +80,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show(argv: list[str]) -> None:
+    if not argv:
+        parser().print_help()
+        return
     given = {flag.split('=')[0] for flag in argv}
     if '--figure' in given:
-        figures = importlib.import_module('si_jax.cli.figures')  # imports matplotlib
+        extra('matplotlib', 'matplotlib', 'plots')
+        figures = importlib.import_module('si_jax.cli.figures')
         figures.run(**vars(figures.parser().parse_args(argv)))
     elif '--table' not in given and given & {'--workdirs', '--out'}:
         page = importlib.import_module('si_jax.cli.page')
         page.run(**vars(page.parser().parse_args(argv)))
     else:
-        print(report.run(**vars(parser().parse_args(argv))))
+        print(terminal.spelled(report.run(**vars(parser().parse_args(argv)))))

@@ -44,7 +44,7 @@ import sys
 from typing import Any
 
 import absl.logging
-from absl import flags
+from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from si_jax.errors import InputError
@@ -87,7 +87,7 @@ def parse(argv: list[str]) -> list[str]:
     try:
         terminal.parse_config(flags.FLAGS, argv)
     except InputError as error:
-        print(f'train.py: {error} (--help shows examples)', file=sys.stderr)
+        print(terminal.spelled(f'train.py: {error} (--help shows examples)'), file=sys.stderr)
         sys.exit(terminal.BAD_INPUT)
     if asked:
         print(page(config_flags.get_config_filename(flags.FLAGS['config']), CONFIG.value))
@@ -99,13 +99,19 @@ def page(file: str, config: ConfigDict) -> str:
     """What --help prints."""
     from si_jax.training import recipe_fields
 
-    return f'{__doc__}\nfields of {file}:\n{recipe_fields.text(config)}\n\n{EXIT}'
+    head = terminal.spelled(__doc__ or '')
+    return f'{head}\nfields of {file}:\n{recipe_fields.text(config)}\n\n{EXIT}'
 
 
 def main(argv: list[str]) -> int:
     del argv  # `parse` has set the flags
     absl.logging.set_verbosity(absl.logging.WARNING)
     return processes.run('train.py', train)
+
+
+def command(argv: list[str]) -> None:
+    """The command with these arguments; ends the process."""
+    app.run(main, argv=['train.py', *argv], flags_parser=parse)
 
 
 def train() -> int:
@@ -130,6 +136,6 @@ def train() -> int:
     try:
         run(CONFIG.value, workdir, flags.FLAGS['profile'].value)
     except DivergedError as error:
-        print(f'train.py: {error}', file=sys.stderr)
+        print(terminal.spelled(f'train.py: {error}'), file=sys.stderr)
         return terminal.FAILED
     return terminal.OK

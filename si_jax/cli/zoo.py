@@ -45,7 +45,7 @@ SI_JAX_ZOO=FOLDER adds a zoo of your own to the one of the package.
 
 def parser() -> argparse.ArgumentParser:
     flags = terminal.parser('python -m si_jax.zoo', USAGE, ABOUT, EPILOG)
-    commands = flags.add_subparsers(dest='command', metavar='COMMAND', prog='python -m si_jax.zoo')
+    commands = flags.add_subparsers(dest='command', metavar='COMMAND', prog=flags.prog)
     names: Any = {'nargs': '*', 'metavar': 'NAME', 'help': '(default: all)'}
     data_dir = Flag('FOLDER', 'as for evaluate.py')
     listed = commands.add_parser('list', help='what there is (the default)')

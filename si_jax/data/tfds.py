@@ -20,6 +20,7 @@ from si_jax.data.dataset import Arrays, Source
 from si_jax.data.preprocessing import Preprocessing
 from si_jax.data.stream import Lazy
 from si_jax.errors import InputError
+from si_jax.runtime.extras import extra
 
 FORMAT = 'array_record'
 _CHUNK = 1000
@@ -244,8 +245,7 @@ def _place(name: str, tfds_name: str, data_dir: str | pathlib.Path | None) -> _P
 
 
 def _builder(tfds_name: str, data_dir: str | None) -> Any:
-    import tensorflow_datasets as tfds  # imports no TensorFlow
-
+    tfds = extra('tensorflow_datasets', 'tensorflow-datasets', 'tfds')  # imports no TensorFlow
     return tfds.builder(tfds_name, data_dir=data_dir)
 
 
@@ -276,7 +276,7 @@ def _prepare(place: _Place, urls: list[str]) -> None:
     if done.returncode:
         raise place.missing(
             f'{where}, and preparing it ended with exit status {done.returncode} for the reason above '
-            '(perhaps no network, no room, or no TensorFlow: pip install tensorflow-cpu)'
+            '(perhaps no network, no room, or no TensorFlow: pip install "si_jax[tfds]")'
         )
 
 

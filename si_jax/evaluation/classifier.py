@@ -16,7 +16,8 @@ from jax.extend import core
 
 from si_jax.errors import InputError
 from si_jax.evaluation.tolerances import equations, resolution
-from si_jax.interop.loading import check_precision, is_torch_module, load_torch_module
+from si_jax.interop.jax_networks import as_function, is_equinox_module
+from si_jax.interop.loading import is_torch_module, load_torch_module
 from si_jax.models.convolution import convolve
 from si_jax.outputs import Outputs, as_outputs
 
@@ -112,21 +113,24 @@ def classifier_of(value: Any, layout: str = 'nhwc') -> Classifier:
 
     Args:
         value: A callable (images -> `Outputs`, a 3-tuple or logits), a `Randomised` or `BlackBox` one, or a
-            torch.nn.Module, which is translated for the images that it is first called with.
-        layout: Of the images that a callable takes: 'nhwc' or 'nchw'. A module always takes [B, C, H, W].
+            torch.nn.Module, which is translated for the images that it is first called with; a pair
+            (flax.linen module, variables); or an equinox.Module, which takes one image [C, H, W].
+        layout: Of the images that a callable takes: 'nhwc' or 'nchw'. Modules of PyTorch and Equinox always
+            take [C, H, W].
 
     Raises:
         InputError: It is none of these.
     """
     randomised = isinstance(value, Randomised)
     call: Any = value.function if isinstance(value, Randomised) else value
+    if (network := _call_of(value)) is not None:
+        call, layout = network, 'nhwc'
     if isinstance(value, type) or not callable(call):
         raise InputError(
-            'a classifier is a callable from images [B, H, W, C] to si_jax.Outputs or logits, or a '
-            f'torch.nn.Module, not {value.__name__ if isinstance(value, type) else type(value).__name__}'
+            'a classifier is a callable from images [B, H, W, C] to si_jax.Outputs or logits, a '
+            'torch.nn.Module or a pair (flax.linen module, variables), '
+            f'not {value.__name__ if isinstance(value, type) else type(value).__name__}'
         )
-    if is_torch_module(value):
-        call, layout = _translated(value), 'nhwc'
 
     def function(images: Array, keys: Array) -> Outputs:
         given = images if layout == 'nhwc' else jnp.transpose(images, (0, 3, 1, 2))
@@ -160,19 +164,14 @@ def _failed(shape: tuple[int, ...], error: Exception) -> str:
     )
 
 
-def _translated(module: Any) -> Callable[[Array], Outputs]:
-    """A torch.nn.Module as a function of images [B, H, W, C], translated once for each size of image."""
-    check_precision(module)
-    made: dict[tuple[int, ...], Callable[[Array], Outputs]] = {}
+def _call_of(value: Any) -> Callable[..., Any] | None:
+    """A function of images [B, H, W, C] for a network of PyTorch, linen or Equinox; None for all else."""
+    return load_torch_module(value) if is_torch_module(value) else as_function(value)
 
-    def classifier(images: Array) -> Outputs:
-        if images.shape[1:] not in made:
-            # JAX may be tracing: the arrays of the module are no part of that.
-            with jax.ensure_compile_time_eval():
-                made[images.shape[1:]] = load_torch_module(module, images.shape[1:])
-        return made[images.shape[1:]](images)
 
-    return classifier
+def takes_channels_first(value: Any) -> bool:
+    """Whether it is a network whose layers take [C, H, W]: of PyTorch or Equinox."""
+    return is_torch_module(value) or is_equinox_module(value)
 
 
 def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable[[Array], Outputs]:
@@ -186,7 +185,7 @@ def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable
         InputError: It cannot be called.
     """
     classifier_of(value)
-    value = _translated(value) if is_torch_module(value) else value
+    value = _call_of(value) or value
 
     def scaled(outputs: Any) -> Outputs:
         outputs = as_outputs(outputs)

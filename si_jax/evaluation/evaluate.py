@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,10 +14,11 @@ import numpy as np
 from si_jax.evaluation import cosines, custom, gates, sanity, transfer
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import classifier_of
+from si_jax.evaluation.forecast import forecast
 from si_jax.evaluation.kinds import Kind, kind_of
 from si_jax.evaluation.network import Network, programs
 from si_jax.evaluation.pgd import Outcome, with_gradient
-from si_jax.evaluation.request import Request, layout_of
+from si_jax.evaluation.request import Request, default_attacks, layout_of
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, alone, remember, unsaved
 from si_jax.evaluation.surrogate import calibrate
@@ -24,7 +26,7 @@ from si_jax.evaluation.transfer import Transfer
 from si_jax.runtime import processes, profiling
 from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.environment import environment
-from si_jax.runtime.progress import passing, showing, silent
+from si_jax.runtime.progress import passing, showing, silent, wanted
 from si_jax.runtime.progress import progress as progress_of
 
 PROFILED = 3  # chunks of images in a profile
@@ -37,7 +39,7 @@ def evaluate(
     images: Any,
     labels: Any,
     *,
-    attacks: Any,
+    attacks: Any = None,
     eps: float = 8 / 255,
     norm: str = 'linf',
     steps: int | None = None,
@@ -53,7 +55,7 @@ def evaluate(
     search_precision: str | None = None,
     state_path: str | os.PathLike | None = None,
     return_images: bool = False,
-    progress: bool = False,
+    progress: bool | None = None,
     devices: Sequence[jax.Device] | None = None,
     layout: str | None = None,
     scale: int | None = None,
@@ -74,13 +76,17 @@ def evaluate(
             or a `Randomised` function of images and keys. JAX must be able to trace it. If it returns logits
             alone and an attack needs features and kernel, they are read from its last linear layer. Or a
             torch.nn.Module, [B, C, H, W] in [0, 1] -> logits, which is translated in evaluation mode; or a
-            `BlackBox`, for attacks without gradients.
+            `BlackBox`, for attacks without gradients. A flax.nnx.Module is such a callable. A network of
+            flax.linen is given as the pair (module, variables), and arguments such as `train` as they are for
+            predicting. An equinox.Module takes one image [C, H, W], in inference mode.
         images: [N, H, W, C], floating, in [0, 1], of NumPy, JAX or PyTorch. Evaluated in float32, or in
             float64 if they are and JAX has it enabled. Or uint8 with their `scale`: they stay bytes, and a
             chunk at a time becomes float32. What is outside of [0, 1] by at most 1e-6 is clipped,
             and the result says so.
         labels: [N], integer, in [0, K).
-        attacks: Names in the tables of `si_jax.attacks.registry`, as a sequence or a comma string. A
+        attacks: Names in the tables of `si_jax.attacks.registry`, as a sequence or a comma string. If None
+            it is 'autoattack', the protocol by which the field reports robust accuracy ('autoattack-rand' for
+            a `Randomised` classifier, 'square' for a `BlackBox`). A
             sequence may also hold attacks of your own: `Attack` records and callables (classifier, images,
             labels, threat, key) -> images, or pairs (name, one of these); see `docs/attacks.md`. They run on
             all images in `restarts` runs, and their final images count, audited and verified like all others.
@@ -113,7 +119,8 @@ def evaluate(
             where it was, with the same result but for `timing`. It stays until it is removed. Two calls at
             once cannot have the same.
         return_images: Keep the adversarial images.
-        progress: Show progress on stderr.
+        progress: Show progress on stderr; if None it is shown on a terminal and in a notebook. Before attacks
+            of more than a minute it says what they will take.
         devices: Devices of this process to use, all if None.
         layout: 'nhwc' or 'nchw': of `images`, of the images that are returned, and of those that callables of
             yours are given, classifiers and attacks. If None it is 'nhwc'; for a torch.nn.Module, images
@@ -135,7 +142,7 @@ def evaluate(
     request = Request.of(
         images,
         labels,
-        attacks=attacks,
+        attacks=default_attacks(classifier) if attacks is None else attacks,
         eps=eps,
         norm=norm,
         steps=steps,
@@ -154,7 +161,7 @@ def evaluate(
         layout=layout_of(layout, classifier, images),
         scale=scale,
     )
-    shown = progress and processes.is_first()
+    shown = wanted(progress) and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with alone(state_path), jax.default_matmul_precision('highest'):
         network, kinds = _prepared(classifier, gradient_of, request, shown)
@@ -171,7 +178,10 @@ def evaluate(
                 network = dataclasses.replace(network, si={name: float(kept[name]) for name in si})
             seconds = {'checks and clean images': time.perf_counter() - began}
             profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
-            total, outcomes = sum(kind.cost(network.request) for kind in kinds) * len(network.images), {}
+            passes, outcomes = sum(kind.cost(network.request) for kind in kinds), {}
+            total = passes * len(network.images)
+            if shown and processes.count() == 1 and (words := forecast(network, passes)):
+                print(words, file=sys.stderr, flush=True)
             with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
                 for kind in kinds:
                     began_attack = time.perf_counter()

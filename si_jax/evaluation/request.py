@@ -19,10 +19,17 @@ from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation.classifier import PRECISIONS, Classifier, as_array, classifier_of
+from si_jax.evaluation.classifier import (
+    PRECISIONS,
+    BlackBox,
+    Classifier,
+    Randomised,
+    as_array,
+    classifier_of,
+    takes_channels_first,
+)
 from si_jax.evaluation.pixels import Images, Pixels
 from si_jax.evaluation.state import begun
-from si_jax.interop.loading import is_torch_module
 from si_jax.threat import Threat, ball_of
 
 Takes = Mapping[str, frozenset[str]]  # for each row of a result the settings that it takes
@@ -184,6 +191,13 @@ class Request:
         return images if self.layout == 'nhwc' else np.moveaxis(images, 3, 1)
 
 
+def default_attacks(classifier: Any) -> str:
+    """The protocol that is usual for a classifier: AutoAttack, in its form for random ones, or Square."""
+    if isinstance(classifier, BlackBox):
+        return 'square'
+    return 'autoattack-rand' if isinstance(classifier, Randomised) else 'autoattack'
+
+
 def check_devices(devices: Any) -> list[jax.Device]:
     """The devices to use, all of this process for None."""
     if devices is None:
@@ -197,11 +211,11 @@ def check_devices(devices: Any) -> list[jax.Device]:
 
 
 def layout_of(layout: str | None, classifier: Any, images: Any) -> str:
-    """The layout of images: as told, or else 'nhwc', unless a torch.nn.Module gets [N, C, H, W]."""
+    """The layout of images: as told, else 'nhwc', unless PyTorch's or Equinox's networks get [N, C, H, W]."""
     if layout not in (None, *LAYOUTS):
         raise unknown('layout', layout, LAYOUTS)
     shape = _shape(images)
-    if layout is None and is_torch_module(classifier) and len(shape) == 4:
+    if layout is None and takes_channels_first(classifier) and len(shape) == 4:
         return 'nchw' if shape[1] < min(shape[2:]) and shape[3] not in CHANNELS else 'nhwc'
     return layout or _told_from(shape)
 

@@ -14,11 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation import cosines, loading
+from si_jax.evaluation import loading
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult
 from si_jax.evaluation.pixels import Images, Pixels
-from si_jax.runtime.terminal import named, wrapped
+from si_jax.evaluation.table import Tabular
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.threat import Threat
 
@@ -87,8 +87,8 @@ class AttackRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class Result:
-    """Accuracy of a classifier on clean images and under attacks.
+class Result(Tabular):
+    """Accuracy of a classifier on clean images and under attacks; shown as a table in a notebook.
 
     Attributes:
         clean: [N] bool, whether the clean image is classified correctly.
@@ -263,43 +263,6 @@ class Result:
                 two do not belong together.
         """
         return loading.read(Path(path), flags=flags)
-
-    def table(self) -> str:
-        """The accuracies in percent with their intervals, for a terminal of 80 columns."""
-        lines = [
-            f'{self.threat.norm} eps={self.threat.eps:.6g}, {len(self.labels)} images, seed {self.seed}',
-            f'{"":<17}{"accuracy":>9}{"95 % interval":>16}{"only":>6}'
-            f'{"one run":>8}{"restarts":>9}{"steps":>6}{"largest":>9}',
-        ]
-        only, gap = self.only, self.overestimation_gap
-        for name, accuracy in self.accuracy.items():
-            low, high = self.ci95[name]
-            line = f'{100 * accuracy:>9.2f}{100 * low:>8.2f} -{100 * high:>6.2f}'
-            record = self.attacks.get(name)
-            if record:
-                steps = '-' if record.steps is None else record.steps
-                line += f'{only[name]:>6}{100 * self.single_run[name]:>8.2f}{len(record.runs):>9}{steps:>6}'
-                line += f'{record.max_perturbation:>9.6f}'
-            lines += named(name.replace('_', ' '), line, 17)
-            for stage in record.stages if record and len(record.stages) > 1 else ():
-                lines.append(
-                    f'  {stage["attack"]:<15}{100 * stage["accuracy"]:>9.2f}'
-                    f'   broke {stage["broken"]} of {stage["attacked"]} images'
-                )
-        screens = [  # presets that are no protocols
-            f'{name}: {one.protocol["screen"]} '
-            f'({sum(stage["forward_passes"] for stage in one.stages):,} forward passes).'
-            for name, one in self.attacks.items()
-            if one.protocol and one.protocol.get('screen')
-        ]
-        if gap is not None:
-            lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
-        lines += wrapped('', ' '.join(screens))
-        if self.si is not None:
-            lines += wrapped('note: ', cosines.note(self.si, len(self.labels)))
-        for warning in self.warnings:
-            lines += wrapped('warning: ', warning)
-        return '\n'.join(lines)
 
 
 def _gradients(record: AttackRecord) -> dict[str, Any]:

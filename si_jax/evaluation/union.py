@@ -5,6 +5,7 @@ and counts the images that withstand all.
 """
 
 import dataclasses
+import html
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,6 +18,7 @@ from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.result import Result, check_output, write_npz
+from si_jax.evaluation.table import decimals
 from si_jax.runtime.terminal import fraction, wrapped
 from si_jax.storage.files import write_json
 from si_jax.threat import Threat, ball_of
@@ -57,10 +59,18 @@ class Union:
 
     def table(self) -> str:
         """The tables of all results, and the union below."""
-        low, high = self.ci95
-        line = f'{100 * self.accuracy:.2f} % ({100 * low:.2f} - {100 * high:.2f}) withstand all of '
         tables = [result.table() for result in self.results.values()]
-        return '\n\n'.join([*tables, '\n'.join(wrapped('union: ', line + ', '.join(self.results)))])
+        return '\n\n'.join([*tables, '\n'.join(wrapped('union: ', self._words()))])
+
+    def _repr_html_(self) -> str:
+        """The tables in a notebook."""
+        tables = ''.join(result._repr_html_() for result in self.results.values())
+        return f'{tables}<p>union: {html.escape(self._words())}</p>'
+
+    def _words(self) -> str:
+        digits = decimals(len(self.correct))
+        share, low, high = (f'{100 * one:.{digits}f}' for one in (self.accuracy, *self.ci95))
+        return f'{share} % ({low} - {high}) withstand all of {", ".join(self.results)}'
 
     def paths(self, path: str | os.PathLike) -> dict[str, Path]:
         """The JSON file of each result, beside that of the union."""

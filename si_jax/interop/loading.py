@@ -40,12 +40,13 @@ def check_precision(module: Any) -> None:
         )
 
 
-def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> Classifier:
+def load_torch_module(module: Any, image_shape: Sequence[int] | None = None) -> Classifier:
     """A classifier, images [B, H, W, C] in [0, 1] -> `Outputs`, that computes what a torch.nn.Module does.
 
     Args:
         module: Maps [B, C, H, W] in [0, 1] to logits [B, K].
-        image_shape: (H, W, C) of the images that it will be given.
+        image_shape: (H, W, C) of the images that it will be given; None to translate it when it is first
+            given some, once for each size.
 
     Raises:
         InputError: As `torch_graph.TorchClassifier`; or the module is in half precision or quantised.
@@ -54,7 +55,18 @@ def load_torch_module(module: Any, image_shape: Sequence[int] = (32, 32, 3)) -> 
         check_precision(module)
     from si_jax.interop.torch_graph import TorchClassifier
 
-    return TorchClassifier(module, image_shape)
+    if image_shape is not None or not is_torch_module(module):
+        return TorchClassifier(module, image_shape or (32, 32, 3))
+    made: dict[tuple[int, ...], Classifier] = {}
+
+    def classifier(images: jax.Array) -> Outputs:
+        if images.shape[1:] not in made:
+            # JAX may be tracing: the arrays of the module are no part of that.
+            with jax.ensure_compile_time_eval():
+                made[images.shape[1:]] = TorchClassifier(module, images.shape[1:])
+        return made[images.shape[1:]](images)
+
+    return classifier
 
 
 def load_torch_checkpoint(

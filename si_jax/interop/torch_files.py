@@ -5,7 +5,6 @@ it may hold tensors, numbers, strings and containers of them, and is refused if 
 """
 
 import contextlib
-import importlib
 import pathlib
 import re
 import zipfile
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.runtime.extras import extra
 from si_jax.storage import hub, npz
 
 FORMATS = {'torch': '.pt', 'safetensors': '.safetensors'}
@@ -25,14 +25,7 @@ _REFUSED = re.compile(r'(?:\bGLOBAL|unrecognized function) ([\w.]+)')
 
 def import_torch() -> Any:
     """The torch package; InputError if it is not installed."""
-    return _import('torch', 'PyTorch')
-
-
-def _import(module: str, title: str) -> Any:
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f'{title} is not installed: pip install "si_jax[torch]"') from error
+    return extra('torch', 'PyTorch', 'torch')
 
 
 def read(path: str | pathlib.Path) -> Any:
@@ -56,7 +49,7 @@ def read(path: str | pathlib.Path) -> Any:
 
 
 def _read_safetensors(path: pathlib.Path) -> dict[str, np.ndarray]:
-    safetensors = _import('safetensors.numpy', 'safetensors')
+    safetensors = extra('safetensors.numpy', 'safetensors', 'torch')
     try:
         return safetensors.load_file(path)
     except Exception as error:  # The library raises errors of several types for a damaged file.
@@ -159,7 +152,7 @@ def write(path: str | pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
     path = pathlib.Path(path)
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     if path.suffix == '.safetensors':
-        _import('safetensors.numpy', 'safetensors').save_file(arrays, path)
+        extra('safetensors.numpy', 'safetensors', 'torch').save_file(arrays, path)
     else:
         torch = import_torch()
         torch.save({name: torch.from_numpy(array.copy()) for name, array in arrays.items()}, path)

@@ -43,7 +43,7 @@ def progress(
     seconds: float = 30.0,
     file: TextIO | None = None,
 ) -> Progress:
-    """A progress bar with the time left on a terminal, plain lines elsewhere.
+    """A progress bar with the time left on a terminal and in a notebook, plain lines elsewhere.
 
     Args:
         total: How many units there are, None when that is not known.
@@ -56,12 +56,23 @@ def progress(
         file: Where to write; standard error by default.
     """
     file = file or sys.stderr
-    if file.isatty():
+    if file.isatty() or (file is sys.stderr and in_notebook()):
         shown: dict[str, Any] = {'unit': unit} if unit else {'bar_format': _PERCENT}
         if passing:
             shown |= {'leave': False, 'delay': 3}
         return _Bar(total=total, desc=description, initial=initial, file=file, dynamic_ncols=True, **shown)
     return _PlainLines(total, description, unit, initial, seconds, file, passing)
+
+
+def wanted(asked: bool | None) -> bool:
+    """Whether to show progress: as asked, and if nobody said, on a terminal and in a notebook."""
+    return sys.stderr.isatty() or in_notebook() if asked is None else asked
+
+
+def in_notebook() -> bool:
+    """Whether this is the kernel of a notebook, found out without importing IPython."""
+    ipython = sys.modules.get('IPython')
+    return ipython is not None and hasattr(ipython.get_ipython(), 'kernel')
 
 
 def silent() -> Progress:

@@ -31,6 +31,36 @@ _COLOURS = (
 )
 
 
+# How a command is named in what it prints: as typed in a checkout, and as the installed command spells it.
+_SPELLINGS = (
+    (r'(?:python )?\bevaluate\.py (audit|compare)\b', r'si-jax \1'),
+    (r'(?:python )?\b(train|evaluate|report)\.py\b', r'si-jax \1'),
+    (r'\bpython -m si_jax(?:\.cli)?\.(plan|launch|export|zoo)\b', r'si-jax \1'),
+    (r'(?<=--config=)configs/(\w+)\.py', r'\1'),
+)
+_spelled: list[str] = []  # the name of the installed command, once it runs
+
+
+def installed_as(name: str) -> None:
+    """From now on what is printed names the verbs of this command in place of scripts of a checkout."""
+    _spelled[:] = [name]
+
+
+def spelled(text: str) -> str:
+    """The text with its commands as the one that runs would be typed: `train.py` or `si-jax train`."""
+    for pattern, words in _SPELLINGS if _spelled else ():
+        text = re.sub(pattern, words.replace('si-jax', _spelled[0]), text)
+    return text
+
+
+def recipe_files() -> dict[str, Path]:
+    """The files of the recipes by name: in the package where it is installed, beside it in a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    inside, beside = package / 'configs', package.parent / 'configs'
+    found = (inside if inside.is_dir() else beside).glob('[a-z]*.py')
+    return {path.stem: path for path in sorted(found)}
+
+
 class Stopped(SystemExit):
     """A signal (SIGINT or SIGTERM) ended the command, and its exit status is 128 + the signal's number."""
 
@@ -100,14 +130,14 @@ def run(
         with within or contextlib.nullcontext():
             return command() or OK
     except InputError as error:
-        print(f'{name}: {error}', file=sys.stderr)
+        print(spelled(f'{name}: {error}'), file=sys.stderr)
         return BAD_INPUT
     except OSError as error:  # disk full, for example: what was written before is whole
         reason = error if error.filename or not error.strerror else error.strerror
         if no_room(error) and 'same command' not in str(error):
             reason = f'{reason}. Make room, or raise the limit on the size of files (ulimit -f), and run the '
             reason += 'same command again'
-        print(f'{name}: {reason}', file=sys.stderr)
+        print(spelled(f'{name}: {reason}'), file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         raise stopped('SIGINT', 'stopped at once') from None
@@ -139,10 +169,10 @@ def listed(title: str, names: Iterable[str]) -> str:
 def parser(prog: str, usage: str, about: str, epilog: str) -> argparse.ArgumentParser:
     """A parser whose --help shows these texts as they are; `prog` stands before its messages."""
     return argparse.ArgumentParser(
-        prog=prog,
-        usage=usage,
-        description=about.strip(),
-        epilog=epilog.strip(),
+        prog=spelled(prog),
+        usage=spelled(usage),
+        description=spelled(about.strip()),
+        epilog=spelled(epilog.strip()),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(
             prog, max_help_position=24, width=WIDTH
         ),
@@ -176,14 +206,10 @@ def parse_config(values: absl_flags.FlagValues, argv: list[str]) -> None:
     Raises:
         InputError: A flag is wrong, its file or a field is not there, or the config refuses a value.
     """
-    for file in (one.split('=', 1)[1].partition(':')[0] for one in argv if one.startswith('--config=')):
-        if not Path(file).is_file():
-            known = sorted(map(str, Path('configs').glob('[a-z]*.py')))
-            near = difflib.get_close_matches(file, known, n=3, cutoff=0.5)
-            hint = f'did you mean {" or ".join(near)}? ' if near else ''
-            raise InputError(
-                f'--config={file} is no file: {hint}`ls configs` lists the {len(known)} there are'
-            )
+    argv = [
+        f'--config={_config_file(one.removeprefix("--config="))}' if one.startswith('--config=') else one
+        for one in argv
+    ]
     try:
         rest = values(argv)
     except (AttributeError, KeyError) as error:  # a field that the config does not have
@@ -200,6 +226,23 @@ def parse_config(values: absl_flags.FlagValues, argv: list[str]) -> None:
         raise InputError(f'{rest[1]!r} is not a flag: did you mean --{rest[1].lstrip("-")}?')
     if values['config'].value is None:
         raise InputError('give --config=FILE, such as --config=configs/tradessi_cifar10.py')
+
+
+def _config_file(given: str) -> str:
+    """The file that --config names, a recipe by its name too, and what follows its colon."""
+    file, colon, options = given.partition(':')
+    if Path(file).is_file():
+        return given
+    recipes = recipe_files()
+    name = Path(file).stem
+    if file in (name, f'configs/{name}.py') and name in recipes:
+        return f'{recipes[name]}{colon}{options}'
+    near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5)
+    hint = f'did you mean {" or ".join(near)}? ' if near else ''
+    raise InputError(
+        f'--config={file} is neither a file nor one of the {len(recipes)} recipes: {hint}'
+        f'known: {", ".join(recipes)}'
+    )
 
 
 def named(name: str, columns: str, width: int) -> list[str]:

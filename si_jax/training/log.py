@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from si_jax.runtime import terminal
 from si_jax.training import average, initial, ramps
 from si_jax.training.setup import Setup, plan
 
@@ -127,4 +128,4 @@ def expected(seconds: float, steps: int) -> str:
 
 def next_command(workdir: str | os.PathLike) -> str:
     """What is done with a run that has ended."""
-    return f'next: python evaluate.py --workdir={shlex.quote(str(workdir))}'
+    return terminal.spelled(f'next: python evaluate.py --workdir={shlex.quote(str(workdir))}')

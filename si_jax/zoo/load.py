@@ -129,6 +129,13 @@ def load_model(
     return LoadedModel(module, average.evaluated(restored.state), config, restored.step, which, record)
 
 
+def measured_or_last(workdir: Path) -> str:
+    """The checkpoint to take of a run: the best one, or the last one where none was measured."""
+    from si_jax.training.checkpoints import Checkpoints
+
+    return 'best' if Checkpoints(workdir / 'checkpoints').best_step is not None else 'last'
+
+
 def _weights(model: str | os.PathLike, config: ConfigDict, asked: str | None) -> str:
     """Which weights are asked for, as `LoadedModel.weights` has it."""
     kind = config.average.kind
@@ -241,11 +248,7 @@ def weights_to_start_from(name: str, config: ConfigDict, image_shape: tuple[int,
         raise InputError(
             f'init_from={name} is a file of none of the kinds {known}: give one, a workdir, or zoo:NAME'
         )
-    which = 'best'
-    if not is_file_or_zoo(name):
-        from si_jax.training.checkpoints import Checkpoints
-
-        which = 'best' if Checkpoints(Path(name) / 'checkpoints').best_step is not None else 'last'
+    which = 'best' if is_file_or_zoo(name) else measured_or_last(Path(name))
     try:
         loaded = load_model(name, which)
     except InputError as error:

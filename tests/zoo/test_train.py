@@ -1,0 +1,25 @@
+"""A training run from Python."""
+
+import jax.numpy as jnp
+
+import si_jax
+from si_jax.training.recipes import recipe
+
+
+def test_train_returns_the_network(tmp_path):
+    config = recipe('quickstart')
+    config.update_from_flattened_dict(
+        {
+            'epochs': 1,
+            'batch_size': 16,
+            'data.limit': 64,
+            'data.validation': 0,
+            'attack.steps': 1,
+            'model.width': 2,
+        }
+    )
+    model = si_jax.train(config, tmp_path / 'run')
+    assert isinstance(model, si_jax.LoadedModel) and model.step == 4
+    again = si_jax.load_model(tmp_path / 'run', 'last')
+    images = jnp.ones((2, 8, 8, 1)) / 2
+    assert (model(images).logits == again(images).logits).all()
