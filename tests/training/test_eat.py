@@ -14,9 +14,9 @@ from si_jax.training.update import Ingredients
 from tests.helpers.torch_steps import (
     EPS,
     ROWS,
-    S,
     THREAT,
     F,
+    S,
     Torch,
     attack_loss,
     begin,
