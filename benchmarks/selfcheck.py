@@ -32,6 +32,8 @@ examples:
     python -m benchmarks.selfcheck
   some classifiers, some attacks
     python -m benchmarks.selfcheck --classifiers=masked,squashed --attacks=pgd,square
+  the linear ones in L1 alone
+    python -m benchmarks.selfcheck --classifiers=linear-2,linear-3,linear-10 --norms=l1
   the table of the documentation
     python -m benchmarks.selfcheck --page=docs/trust.md
 """
@@ -357,13 +359,13 @@ def attacks() -> tuple[str, ...]:
 
 
 def cells(
-    classifiers: Iterable[str], names: Iterable[str], **settings: Any
+    classifiers: Iterable[str], names: Iterable[str], norms: Iterable[str] = tuple(EPS), **settings: Any
 ) -> Iterator[tuple[str, str, str, Cell]]:
-    """(classifier, norm, attack, cell) of all of these, one after another."""
-    names = tuple(names)
+    """(classifier, norm, attack, cell) of all of these, one after another; no norm that a case lacks."""
+    names, norms = tuple(names), tuple(norms)
     for classifier in classifiers:
         case = CASES[classifier]
-        for norm in case.norms:
+        for norm in (norm for norm in case.norms if norm in norms):
             for attack in names:
                 yield classifier, norm, attack, cell(case, norm, attack, **settings)
 
@@ -396,6 +398,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     flags.add_argument('--classifiers', default=','.join(CASES), help='names, with commas between')
     flags.add_argument('--attacks', default=','.join(attacks()), help='names, with commas between')
+    flags.add_argument('--norms', default=','.join(EPS), help='names, with commas between')
     flags.add_argument(
         '--output',
         default='results/selfcheck.json',
@@ -409,7 +412,7 @@ def main(argv: list[str] | None = None) -> int:
 def measure(given: argparse.Namespace) -> int:
     """Measures the cells that were asked for, and writes them down; others of the output file stay."""
     began, measured = time.perf_counter(), {}
-    for *where, one in cells(given.classifiers.split(','), given.attacks.split(',')):
+    for *where, one in cells(*(text.split(',') for text in (given.classifiers, given.attacks, given.norms))):
         classifier, norm, attack = where
         measured[classifier, norm, attack] = one
         accuracy = '-' if one.accuracy is None else f'{100 * one.accuracy:.1f}'

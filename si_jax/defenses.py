@@ -19,6 +19,7 @@ from si_jax.attacks.pgd import BOUNDS, STARTS, Attack, widened
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import Objective, WholeBatch
 from si_jax.outputs import Outputs, Score, cosine, logits, scaled_cosine, scaled_logits
+from si_jax.threat import Threat, parse_threats
 
 Array = jax.Array
 
@@ -26,6 +27,8 @@ PASSES = ('nat', 'adv', 'random', 'segment')
 SEGMENT = 3  # images of the pass 'segment' for each image of the batch
 BN_MODES = ('eval', 'train')
 SMOOTHINGS = ('all', 'others')
+# [threat models, 2] int32: how many images withstood the attack in each, and how many there were.
+WITHSTOOD = 'withstood'
 
 
 class Position(NamedTuple):
@@ -50,6 +53,7 @@ class Memory(NamedTuple):
     Attributes:
         first: () -> the memory before the first batch.
         update: (memory, the term's value on a batch, without its weight) -> the memory for the next batch.
+            Of what is no term, the value is the sum over all devices.
     """
 
     first: Callable[[], Any]
@@ -126,6 +130,10 @@ class Defense(NamedTuple):
             the step 'free' has it. There, `inner` None means that the perturbation ascends the outer
             objective, of which it is a by-product, and there are no natural outputs.
         replays: Updates made on each batch; more than one needs a persistent perturbation.
+        best_point: Whether the attack is APGD and its point of highest loss is trained on, as the step 'apgd'
+            has it; of PGD it is the last one.
+        others: Threat models beside that of the config: each batch is attacked in one of all. It needs
+            `best_point`.
         hypersphere: The network's logits are cosines (`si_jax.models.create`).
     """
 
@@ -145,6 +153,8 @@ class Defense(NamedTuple):
     step: str = 'attack'
     persistent: bool = False
     replays: int = 1
+    best_point: bool = False
+    others: tuple[Threat, ...] = ()
     hypersphere: bool = False
 
     @property
@@ -201,14 +211,22 @@ class Defense(NamedTuple):
         read = frozenset().union(*(term.reads for term in self.outer.values()))
         return tuple(name for name in dict.fromkeys(self.passes) if name in read)
 
+    @property
+    def memories(self) -> dict[str, Memory]:
+        """Of the terms that remember something, by their names, and of the choice among threat models."""
+        found = {name: term.memory for name, term in self.outer.items() if term.memory}
+        if self.others:
+            shape = (1 + len(self.others), 2)
+            found[WITHSTOOD] = Memory(lambda: jnp.zeros(shape, jnp.int32), jnp.add)
+        return found
+
     def first_memory(self) -> Any:
-        """What the terms remember before the first batch, by their names; () where none does."""
-        return {name: term.memory.first() for name, term in self.outer.items() if term.memory} or ()
+        """What is remembered before the first batch, by name; () where nothing is."""
+        return {name: memory.first() for name, memory in self.memories.items()} or ()
 
     def remembered(self, memory: Any, values: Mapping[str, Array]) -> Any:
-        """The memory after a batch, from the terms' values on it."""
-        updates = {name: term.memory.update for name, term in self.outer.items() if term.memory}
-        return {name: update(memory[name], values[name]) for name, update in updates.items()} or ()
+        """The memory after a batch, from the terms' values on it and from what the step counted."""
+        return {name: one.update(memory[name], values[name]) for name, one in self.memories.items()} or ()
 
 
 def _whole(outputs: Outputs) -> Any:
@@ -316,6 +334,16 @@ DEFENSES: dict[str, Defense] = {
             'weighted_kl': Term(6.0, objectives.weighted_kl),
         },
         inner=ADVERSARIAL_CE,
+    ),
+    # Croce and Hein (2022), fra31/robust-finetuning: AT by APGD, each batch in one of two norms.
+    'eat': Defense(
+        outer={'adversarial_ce': Term(1.0, ADVERSARIAL_CE)},
+        inner=ADVERSARIAL_CE,
+        passes=('adv',),
+        start='original',
+        step='apgd',
+        best_point=True,
+        others=(Threat('l1', 12.0),),
     ),
     # Shafahi et al. (2019), ashafahi/free_adv_train. With SI the perturbation ascends the whole outer
     # objective, a by-product of its one backward pass; inner='si' gives it a backward pass of its own.
@@ -646,9 +674,14 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         bounds=config.get('bounds', defense.bounds),
         attack_bn=config['attack_bn'],
         replays=config.get('replays', defense.replays),
+        others=_threats(config['others']) if 'others' in config else defense.others,
     )
     _check(name, defense)
     return defense
+
+
+def _threats(text: str) -> tuple[Threat, ...]:
+    return tuple(parse_threats(text).values()) if text.strip() else ()
 
 
 def register(name: str, defense: Defense) -> str:
@@ -715,5 +748,12 @@ def _check(name: str, defense: Defense) -> None:
         raise unknown('bounds', defense.bounds, BOUNDS)
     if defense.attack_bn not in BN_MODES:
         raise unknown('attack_bn', defense.attack_bn, BN_MODES)
+    if defense.others and not defense.best_point:
+        raise InputError(
+            f'defense.others={",".join(map(str, defense.others))!r}: {name} trains in one threat model, '
+            "that of the section threat; use others='', or the defense eat"
+        )
+    if defense.best_point and defense.bounds != 'ball':
+        raise InputError(f"defense.bounds={defense.bounds!r}: APGD keeps to its ball; use bounds='ball'")
     if defense.replays < 1 or (defense.replays > 1 and not defense.persistent):
         raise InputError(f'defense.replays={defense.replays} must be 1, or more with freeat')

@@ -8,8 +8,7 @@ import pytest
 import si_jax
 from benchmarks.selfcheck import problem
 from si_jax import InputError
-from si_jax.evaluation.union import parse_threats
-from si_jax.threat import Threat
+from si_jax.threat import Threat, parse_threats
 
 GIVEN = ('linf:8/255', 'l2:0.15', 'l1:0.15')
 

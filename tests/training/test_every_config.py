@@ -57,6 +57,7 @@ def test_takes_a_step(name, images):
     config = importlib.import_module(f'configs.{name}').get_config('small_cnn')
     if config.data.extra:  # of a recipe with generated images
         config.data.extra = str(images / 'extra.npz')
+    config.init_from = ''  # of a recipe that goes on from a network
     ready, state, metrics = take_a_step(config, images, **{'model.width': 2})
     method, _, dataset = name.rpartition('_')
     assert ready.train.name == dataset and ready.train.num_classes == (100 if dataset == 'cifar100' else 10)
