@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS, SEARCHES, SearchAttack, Setup
+from si_jax.attacks.registry import SearchAttack, Setup, named, row_of
 from si_jax.errors import InputError
 from si_jax.objectives import Objective
 from si_jax.outputs import Outputs, Score
@@ -99,9 +99,12 @@ facts = functools.lru_cache(maxsize=256)(Facts)
 
 
 def taken_by(name: str) -> frozenset[str]:
-    """`Facts.takes` of a named attack; a preset sets all of that itself, but can run its stages alone."""
-    row = ATTACKS.get(name) or SEARCHES.get(name)
-    return frozenset({'individual'}) if row is None else facts(row).takes
+    """`Facts.takes` of a named attack, without the settings that stand in its name.
+
+    A preset sets all of that itself, but can run its stages alone.
+    """
+    row = row_of(name)
+    return frozenset({'individual'}) if row is None else facts(row).takes - named(name).settings.keys()
 
 
 _LABELS = np.arange(3)

@@ -10,6 +10,7 @@ for one misclassified point and then stop are searches: see `search`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 from si_jax import objectives
 from si_jax.attacks import rows
 from si_jax.attacks.ascent import Ascent, Rule, Value, advance, begin
+from si_jax.attacks.settings import Setting
 from si_jax.attacks.steps import steepest_step
 from si_jax.objectives import Objective, adversarial_ce
 from si_jax.outputs import Outputs, Score, logits, misclassified
@@ -123,6 +125,16 @@ class Attack(NamedTuple):
     any_iterate: bool = False
     bounds: str = 'ball'
     calibrated: bool = False
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What can stand in its name, in order, in place of the caller's: what it does not fix itself."""
+        free = {
+            Setting('steps'): self.steps is None,
+            Setting('step_size', multiple=0, most=math.inf): self.step_size is None,
+            Setting('restarts'): self.start is not from_original,
+        }
+        return tuple(setting for setting, taken in free.items() if taken)
 
     def in_restart(self, number: int) -> 'Attack':
         """The attack as it is in the restart of this number, counted from 0."""

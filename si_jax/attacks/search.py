@@ -87,6 +87,7 @@ class Search(NamedTuple):
         targeted: Whether it is run once for each target class in turn.
         objective: What it raises, or a function from target classes [B] to it; None if it raises no loss.
         score: What the objective is computed from; None likewise.
+        whole_parts: Whether `count` must always be the same number; iterations past the last then do nothing.
     """
 
     init: Callable[[KeyedClassifier, Problem, Threat], SearchState]
@@ -96,6 +97,7 @@ class Search(NamedTuple):
     objective: 'Objective | TargetedObjective | None' = None
     score: Score | None = None
     idle: int = 0
+    whole_parts: bool = False
 
     def objective_for(self, targets: Array) -> Objective | None:
         """What it raises toward these target classes [B]."""

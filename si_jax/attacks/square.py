@@ -117,17 +117,20 @@ def square(queries: int = 5000, p_init: float = 0.8) -> Search:
             i, words = drawn
             x = how.propose(words, i, problem.images, best)
             new_margin, wrong = evaluate(classifier, problem, rows.fold_in(classifier_keys, 1 + i), x)
+            if queries % count:  # a part may go past the last iteration
+                new_margin, wrong = jnp.where(i < queries, new_margin, jnp.inf), wrong & (i < queries)
             # A NaN margin is no decision for the label, and its point is there to be seen.
             accept = ~fooled & ((new_margin < margin) | (new_margin <= 0) | wrong)
             best = rows.where(accept, x, best)
             margin = jnp.where(accept, new_margin, margin)
-            return (best, margin, fooled | wrong, spent + ~fooled), None
+            asked = ~fooled & (i < queries) if queries % count else ~fooled
+            return (best, margin, fooled | wrong, spent + asked), None
 
         carry = (*state.inner, state.fooled, state.queries)
         (best, margin, fooled, spent), _ = jax.lax.scan(body, carry, (numbers, jax.vmap(draw)(numbers)))
         return SearchState(rows.where(fooled, best, problem.images), fooled, spent, (best, margin))
 
-    return Search(init, advance, iterations=queries)
+    return Search(init, advance, iterations=queries, whole_parts=True)
 
 
 def _signs(words: Array, dtype: jnp.dtype) -> Array:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.settings import file_name, split
 from si_jax.cli import compare, outputs
 from si_jax.cli.audit import run_audit
 from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, load_classifier, sources
@@ -215,7 +216,7 @@ def run(
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
-    given = [load_attribute(one.strip(), 'attacks') if '.py:' in one else one for one in attacks.split(',')]
+    given = [load_attribute(one, 'attacks') if '.py:' in one else one for one in split(attacks)]
     names, custom = parse_attacks(given)
     several = {} if threats is None else parse_threats(threats)
     for name in ('eps', 'norm'):
@@ -247,7 +248,7 @@ def run(
     each = several or {'': loaded.threat}
     for threat in each.values():
         threat.check(shape)
-    path = loaded.path(output, '-'.join(names), choice)
+    path = loaded.path(output, '-'.join(map(file_name, names)), choice)
     if output is None:
         check_outputs(path)
 

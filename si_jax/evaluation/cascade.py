@@ -15,8 +15,9 @@ import numpy as np
 
 from si_jax.attacks.facts import facts
 from si_jax.attacks.rays import average_distance
-from si_jax.attacks.registry import SCREENS, SEARCHES, Stage
+from si_jax.attacks.registry import SCREENS, SearchAttack, Stage, row_of
 from si_jax.attacks.search import Search
+from si_jax.attacks.settings import file_name
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
@@ -33,15 +34,21 @@ REFERENCE = 'fra31/auto-attack a392200'
 
 @dataclasses.dataclass(frozen=True)
 class Cascade:
-    """A search, which is its only stage, or a preset of several."""
+    """A search, which is its only stage, or a preset of several; `given` are the settings in its name."""
 
     name: str
     stages: tuple[Stage, ...]
+    given: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the gates ask about it."""
-        return tuple(Part(one.attack, facts(SEARCHES[one.attack]), one.eot_samples) for one in self.stages)
+        asked = self.given.get('n_targets', 0)
+        names = [self.name] if len(self.stages) == 1 else [one.attack for one in self.stages]
+        return tuple(
+            Part(name, facts(one.row), one.eot_samples, n_targets=asked)
+            for name, one in zip(names, self.stages, strict=True)
+        )
 
     @property
     def beginning(self) -> 'Cascade':
@@ -70,7 +77,7 @@ class Cascade:
             if len(self.stages) > 1:
                 progress.current().set_postfix(attack=f'{self.name}: {stage.attack}')
             attacked = clean if request.individual else correct
-            done = _run_stage(network, request, f'{self.name}-{number}', stage, attacked)
+            done = _run_stage(network, request, f'{file_name(self.name)}-{number}', stage, attacked)
             new = correct & done.broken
             broken_by[new], correct = number, correct & ~done.broken
             queries += done.queries
@@ -81,12 +88,13 @@ class Cascade:
             tables.append(_table(stage, done, after, request))
             gradients.append(done.gradients)
             seconds[stage.attack] = time.perf_counter() - began
-        single = SEARCHES.get(self.name)
+        row = row_of(self.name)
+        single = row if isinstance(row, SearchAttack) else None
         record = AttackRecord(
             runs=correct[None],
             steps=tables[0]['iterations'] if single else None,
             step_size=None,
-            eot_samples=self.stages[0].eot_samples if SEARCHES[self.stages[0].attack].averages else None,
+            eot_samples=self.stages[0].eot_samples if self.stages[0].row.averages else None,
             max_perturbation=largest,
             stages=tuple(tables),
             protocol=_protocol(self.name, self.stages, request),
@@ -106,7 +114,7 @@ def runs(stage: Stage, request: Request) -> int:
 
 def cost(stage: Stage, request: Request) -> int:
     """The forward passes that a run makes of an image, at most and roughly."""
-    row = SEARCHES[stage.attack]
+    row = stage.row
     queries = _search(stage, request).iterations * row.queries * stage.eot_samples
     return round(queries * (1 + (GRADIENT - 1) * row.gradients(request.classes)))
 
@@ -126,7 +134,7 @@ class _Done(NamedTuple):
 
 
 def _run_stage(network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
-    row, count = SEARCHES[stage.attack], len(attacked)
+    row, count = stage.row, len(attacked)
     targets = np.zeros((0, count), np.int32)
     if _search(stage, request).targeted:
         # Of equal logits the class with the lower number comes first.
@@ -210,7 +218,7 @@ def _search(stage: Stage, request: Request, restart: int = 0) -> Search:
 
 def _table(stage: Stage, done: _Done, correct: np.ndarray, request: Request) -> dict[str, Any]:
     """The stage in the result, in JSON's types."""
-    row = SEARCHES[stage.attack]
+    row = stage.row
     forward = done.forward_passes
     table: dict[str, Any] = {
         'attack': stage.attack,

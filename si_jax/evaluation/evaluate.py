@@ -15,7 +15,7 @@ from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import Kind, kind_of
 from si_jax.evaluation.network import Network, programs
-from si_jax.evaluation.pgd import Outcome, with_gradient
+from si_jax.evaluation.pgd import Outcome, Pgd, with_gradient
 from si_jax.evaluation.request import Request, layout_of
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, alone, remember, unsaved
@@ -80,10 +80,12 @@ def evaluate(
             chunk at a time becomes float32. What is outside of [0, 1] by at most 1e-6 is clipped,
             and the result says so.
         labels: [N], integer, in [0, K).
-        attacks: Names in the tables of `si_jax.attacks.registry`, as a sequence or a comma string. A
-            sequence may also hold attacks of your own: `Attack` records and callables (classifier, images,
-            labels, threat, key) -> images, or pairs (name, one of these); see `docs/attacks.md`. They run on
-            all images in `restarts` runs, and their final images count, audited and verified like all others.
+        attacks: Names in the tables of `si_jax.attacks.registry`, as a sequence or a comma string. A name
+            can have settings, as in 'apgd-ce(steps=50, restarts=5)', in place of the attack's own and of the
+            arguments below; the result has its canonical form (`registry.parse`). A sequence may also hold
+            attacks of your own: `Attack` records and callables (classifier, images, labels, threat, key) ->
+            images, or pairs (name, one of these); see `docs/attacks.md`. They run on all images in `restarts`
+            runs, and their final images count, audited and verified like all others.
         eps: Radius of the ball, as a fraction of the pixel range.
         norm: 'linf', 'l2' or 'l1'.
         steps: Steps of the PGD family; 20 if None. This and the next two, and `eot_samples`, are refused if
@@ -234,7 +236,8 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
         gates.check_stand_in_is_taken(kinds)
     given = classifier_of(classifier, request.layout)
     if given.randomised:
-        gates.check_draws(kinds, request.restarts)
+        by_name = [kind.given.get('restarts', 1) for kind in kinds if isinstance(kind, Pgd)]
+        gates.check_draws(kinds, max(request.restarts, *by_name, 1))
     network = Network.of(
         given,
         request,
@@ -259,7 +262,7 @@ def _reads_features(kind: Kind) -> bool:
 
 def _dry_run(kind: Kind, network: Network) -> None:
     """Runs the beginning of an attack on a few images, for a profile; nothing of it counts."""
-    if isinstance(kind, Cascade):
+    if isinstance(kind, Cascade | Pgd):
         kind = kind.beginning
     rows = np.flatnonzero(network.clean)[: PROFILED * network.request.chunk]
     if len(rows):

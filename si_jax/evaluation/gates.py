@@ -42,12 +42,14 @@ class Part(NamedTuple):
         facts: What is known of it; None for images from elsewhere, and for a callable of the user's.
         eot_samples: Gradients averaged in each step; None where nobody knows.
         elsewhere: Whether its images were made on another classifier.
+        n_targets: The number of targets that its name asks for; 0 for none.
     """
 
     attack: str
     facts: Facts | None
     eot_samples: int | None
     elsewhere: bool = False
+    n_targets: int = 0
 
     @property
     def without_gradient(self) -> bool | None:
@@ -96,6 +98,11 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str, *, differe
             raise InputError(
                 f'attack {attack.name!r} needs at least {part.facts.least_classes} classes, the classifier '
                 f"has {classes}: use 'pgd' or 'cw'"
+            )
+        if part.n_targets >= classes:
+            raise InputError(
+                f'attack {attack.name!r} has {part.n_targets} targets, and the classifier has {classes} '
+                f'classes, the label one of them: give at most n_targets={classes - 1}'
             )
         if part.facts.reads_features and outputs.features is None:
             raise InputError(

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from si_jax.attacks import registry
 from si_jax.attacks.pgd import Attack
+from si_jax.attacks.settings import file_name
 from si_jax.evaluation import custom
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.custom import CustomAttack
@@ -33,6 +34,8 @@ def kind_of(name: str, request: Request) -> Kind:
         return Pgd(name, given, custom.UNIT + name, samples, protocol=custom.protocol(name, given))
     if given is not None:
         return CustomAttack(name, given)
-    if name in registry.ATTACKS:
-        return Pgd(name, registry.ATTACKS[name], name, samples)
-    return Cascade(name, registry.stages(name, samples, request.threat.norm))
+    row, norm = registry.row_of(name), request.threat.norm
+    settings = registry.named(name, norm).settings
+    if isinstance(row, Attack):
+        return Pgd(name, row, file_name(name), samples, given=settings)
+    return Cascade(name, registry.stages(name, samples, norm), settings)

@@ -133,6 +133,7 @@ class Pgd(OnAllImages):
     Attributes:
         starts: [N, H, W, C], where to start; None for the attack's own start.
         protocol: The stamp of a record of the user's.
+        given: Settings in its name, which stand in place of the request's.
     """
 
     name: str
@@ -141,14 +142,20 @@ class Pgd(OnAllImages):
     eot_samples: int = 1
     starts: np.ndarray | None = None
     protocol: dict[str, Any] | None = None
+    given: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the gates ask about it."""
         return (Part(self.name, facts(self.row), self.eot_samples),)
 
+    @property
+    def beginning(self) -> 'Pgd':
+        """Its first run alone, for a profile."""
+        return dataclasses.replace(self, given={**self.given, 'restarts': 1})
+
     def restarts(self, request: Request) -> int:
-        return request.restarts if self.row.steps is None else 1
+        return self.given.get('restarts', request.restarts if self.row.steps is None else 1)
 
     def cost_of_run(self, request: Request) -> int:
         return GRADIENT * self.eot_samples * self._steps(request)
@@ -157,16 +164,20 @@ class Pgd(OnAllImages):
         size = self.row.step_size
         return {
             'steps': self._steps(request),
-            'step_size': request.step_size if size is None else size * request.threat.eps,
+            'step_size': self._step_size(request) if size is None else size * request.threat.eps,
             'eot_samples': self.eot_samples,
             'protocol': self.protocol,
         }
 
     def _steps(self, request: Request) -> int:
-        return request.steps if self.row.steps is None else self.row.steps
+        return self.given.get('steps', request.steps) if self.row.steps is None else self.row.steps
+
+    def _step_size(self, request: Request) -> float:
+        return self.given.get('step_size', request.step_size)
 
     def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
         row, threat = self.row, request.threat
+        steps, step_size = self._steps(request), self._step_size(request)
         apply, shared = network.surrogate(row.calibrated)
 
         def compiled(row: Attack) -> Callable[..., Arrays]:
@@ -178,8 +189,8 @@ class Pgd(OnAllImages):
                     labels,
                     network.typed(keys),
                     threat=threat,
-                    steps=request.steps,
-                    step_size=request.step_size,
+                    steps=steps,
+                    step_size=step_size,
                     eot_samples=self.eot_samples,
                     start=start,
                 )
@@ -198,7 +209,7 @@ class Pgd(OnAllImages):
             else:
                 start = self.starts[rows]
             now = row.in_restart(restart)
-            about = now, threat, request.steps, request.step_size, self.eot_samples
+            about = now, threat, steps, step_size, self.eot_samples
             program = network.program(about, lambda: compiled(now))
             given = images, labels, keys, start
             found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)

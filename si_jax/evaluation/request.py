@@ -16,7 +16,7 @@ import numpy as np
 
 from si_jax.attacks.facts import facts, taken_by
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, named, settings_of
 from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.classifier import PRECISIONS, Classifier, as_array, classifier_of
@@ -125,7 +125,7 @@ class Request:
         Raises:
             InputError: One of them is wrong.
         """
-        names, custom = parse_attacks(attacks)
+        names, custom = parse_attacks(attacks, norm)
         layout = layout or _told_from(_shape(images))
         sources = parse_sources(transfer_from, layout)
         images, notes = check_images(images, layout, scale)
@@ -152,6 +152,8 @@ class Request:
         )
         chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
         step_size = threat.eps / 4 if step_size is None else check_number('step_size', step_size)
+        for name in (name for name in names if name not in custom):
+            check_step_size(named(name).settings.get('step_size', step_size), norm, images.shape[1:])
         devices = check_devices(devices)
         before = begun(state_path)
         shares = before.get('processes', 1)
@@ -380,9 +382,18 @@ def check_settings(
         if setting is not None and not any(name in taken for taken in takes.values()):
             raise InputError(
                 f'{name}={setting!r} is given, and {", ".join(takes)} '
-                f'{"do not take" if len(takes) > 1 else "does not take"} it: leave {name} out, or add an '
+                f'{"do not take" if len(takes) > 1 else "does not take"} it: leave {name} out, '
+                f'{_by_name(name, setting, takes)}or add an '
                 f"attack that takes it, such as '{'autoattack' if name == 'individual' else 'pgd'}'"
             )
+
+
+def _by_name(setting: str, value: Any, attacks: Iterable[str]) -> str:
+    """The advice to write a setting into the name of one of the attacks, if there is one that has it."""
+    for name in attacks:
+        if setting in {one.name for one in settings_of(name)}:
+            return f'give it to one attack by name, as in {name}({setting}={value}), '
+    return ''
 
 
 def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -> float:
@@ -394,10 +405,13 @@ def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -
     return float(step_size)
 
 
-def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | AttackFunction]]:
+def parse_attacks(
+    attacks: Any, norm: str = 'linf'
+) -> tuple[tuple[str, ...], dict[str, Attack | AttackFunction]]:
     """The names of the attacks in order, and by name those that are the user's.
 
-    A function is named after itself; `Attack` records and functions without a name are called 'own'.
+    A function is named after itself; `Attack` records and functions without a name are called 'own'. In a
+    norm some settings have other defaults, which names leave out.
 
     Raises:
         InputError: An unknown name, one given twice, one that is taken, or something that is no attack.
@@ -408,7 +422,7 @@ def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | Att
     custom: dict[str, Attack | AttackFunction] = {}
     for attack in attacks:
         if isinstance(attack, str):
-            names += parse_names(attack)
+            names += parse_names(attack, norm)
             continue
         pair = type(attack) is tuple and len(attack) == 2 and isinstance(attack[0], str)
         name, attack = attack if pair else (_name_of(attack), attack)

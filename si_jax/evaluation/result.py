@@ -18,7 +18,7 @@ from si_jax.evaluation import cosines, loading
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult
 from si_jax.evaluation.pixels import Images, Pixels
-from si_jax.runtime.terminal import named, wrapped
+from si_jax.runtime.terminal import named, titled, wrapped
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.threat import Threat
 
@@ -280,7 +280,7 @@ class Result:
                 steps = '-' if record.steps is None else record.steps
                 line += f'{only[name]:>6}{100 * self.single_run[name]:>8.2f}{len(record.runs):>9}{steps:>6}'
                 line += f'{record.max_perturbation:>9.6f}'
-            lines += named(name.replace('_', ' '), line, 17)
+            lines += named(titled(name), line, 17)
             for stage in record.stages if record and len(record.stages) > 1 else ():
                 lines.append(
                     f'  {stage["attack"]:<15}{100 * stage["accuracy"]:>9.2f}'
