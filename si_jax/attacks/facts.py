@@ -47,6 +47,14 @@ class Facts:
         return frozenset({'eot_samples', *(name for name, value in own.items() if value is None)})
 
     @property
+    def aims(self) -> bool:
+        """Whether it can have classes to reach; not what compares with the original images."""
+        if isinstance(self.row, SearchAttack):
+            return self.row.aims
+        each = [self.row.objective, *filter(None, (self.row.then, self.row.odd))]
+        return all(one.uses == {'adv'} for one in each)
+
+    @property
     def counts_any_point(self) -> bool:
         """Whether one misclassified point on its way is enough, be it the last one or not."""
         return isinstance(self.row, SearchAttack) or self.row.any_iterate

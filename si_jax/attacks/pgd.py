@@ -25,7 +25,7 @@ from si_jax.attacks.ascent import Ascent, Rule, Value, advance, begin
 from si_jax.attacks.settings import Setting
 from si_jax.attacks.steps import steepest_step
 from si_jax.objectives import Objective, adversarial_ce
-from si_jax.outputs import Outputs, Score, logits, misclassified
+from si_jax.outputs import Outputs, Score, logits, misclassified, reached
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -160,6 +160,7 @@ def run(
     eot_samples: int = 1,
     start: Array | None = None,
     natural: Any = None,
+    targets: Array | None = None,
 ) -> Ascent:
     """Runs a gradient attack on a batch; pure, to be compiled by the caller.
 
@@ -176,12 +177,16 @@ def run(
         eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
         start: [B, H, W, C], where to start; None for the attack's own `starting_points`.
         natural: The attack's score of the images it is compared with; None to compute it.
+        targets: [B], classes to be reached, for an objective of the adversarial images alone; None to be
+            anything but the labels. Where they are given, only images of these classes are `fooled`.
 
     Returns:
         The `Ascent`; PGD counts its `last` point, a row with `any_iterate` its `fooled_image`.
     """
     steps = steps if attack.steps is None else attack.steps
     objective = objective_of(attack, steps)
+    if targets is not None:
+        objective = objectives.toward(objective, targets)
     if start is None:
         start = starting_points(attack.start, threat, images, keys)
     _, classifier_keys = rows.split(keys)
@@ -190,7 +195,14 @@ def run(
         reference = start if attack.reference == 'start' else images
         natural = attack.score(classifier(reference, rows.fold_in(classifier_keys, 0)))
     value = value_function(
-        objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
+        objective,
+        attack.score,
+        classifier,
+        labels,
+        natural,
+        classifier_keys,
+        eot_samples=eot_samples,
+        targets=targets,
     )
     rule = rule_of(attack, threat, steps, step_size)
     return advance(
@@ -228,12 +240,14 @@ def value_function(
     keys: Array,
     *,
     eot_samples: int = 1,
+    targets: Array | None = None,
 ) -> Value:
     """The value function (i, images) -> (loss, gradient, fooled) of an objective on a classifier.
 
     The gradient is taken with respect to the images alone (the weights' would add half to the cost), and the
     losses are summed first, so that each image's gradient is its own whatever the batch. Where a logit is
-    NaN or infinite the loss is NaN.
+    NaN or infinite the loss is NaN. An image is `fooled` that is not of its label or, with `targets` [B],
+    that is of its target.
     """
 
     def evaluate(i: Array, images: Array, sample: Array) -> tuple[Array, Array, Array]:
@@ -245,7 +259,10 @@ def value_function(
             chex.assert_shape(loss, labels.shape)  # one number per image: a mean would mix the gradients
             # The loss need not read what is not finite, and must not hide it.
             seen = jnp.where(jnp.isfinite(outputs.logits).all(axis=1), loss, jnp.nan)
-            return jnp.sum(loss), (seen, misclassified(outputs.logits, labels))
+            fooled = misclassified(outputs.logits, labels)
+            if targets is not None:
+                fooled = reached(outputs.logits, targets)
+            return jnp.sum(loss), (seen, fooled)
 
         gradient, (loss, fooled) = jax.grad(total, has_aux=True)(images)
         return loss, gradient, fooled

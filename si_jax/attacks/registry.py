@@ -87,6 +87,7 @@ class Setup(NamedTuple):
         restart: The number of the run, from 0.
         eot_samples: Gradients averaged in each step.
         largereps: Whether APGD in L1 begins in larger balls.
+        aimed: Whether it has to reach classes that the caller chose.
     """
 
     classes: int
@@ -94,10 +95,13 @@ class Setup(NamedTuple):
     restart: int = 0
     eot_samples: int = 1
     largereps: bool = True
+    aimed: bool = False
 
 
 RESTARTS = Setting('restarts', 1)
 N_TARGETS = Setting('n_targets', TARGETS)
+# Those of the highest clean logits, as AutoAttack does, or those that MALT puts first.
+CHOICE = Setting('choice', 'logits', choices=('logits', 'malt'))
 
 
 class SearchAttack(NamedTuple):
@@ -114,6 +118,7 @@ class SearchAttack(NamedTuple):
         averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
         gaps: The least and the largest median gap between the two highest logits that its steps can follow.
         dense: Whether it moves all pixels by as much, and so reaches little of a ball of sparse points.
+        aims: Whether it can have classes to reach.
         settings: What can stand in its name, in order.
         remade: Makes the row with other settings than these, but for those that belong to a `Stage`.
     """
@@ -127,6 +132,7 @@ class SearchAttack(NamedTuple):
     averages: bool = False
     gaps: tuple[float, float] = (0.0, math.inf)
     dense: bool = False
+    aims: bool = False
     settings: tuple[Setting, ...] = ()
     remade: Callable[..., 'SearchAttack'] | None = None
 
@@ -168,39 +174,42 @@ def _apgd(
 
     def make(one: Setup) -> Search:
         raised = objective if one.classes >= classes else fewer
-        how: dict[str, Any] = {'steps': steps, 'eot_samples': one.eot_samples}
+        how: dict[str, Any] = {'steps': steps, 'eot_samples': one.eot_samples, 'aimed': one.aimed}
         if one.norm == 'l1':
             return apgd_l1(raised, score, largereps=one.largereps, **how)
         return apgd(raised, score, **how)
 
-    settings = (Setting('steps', steps), RESTARTS, *([] if isinstance(objective, Objective) else [N_TARGETS]))
+    targeted = [] if isinstance(objective, Objective) else [N_TARGETS, CHOICE]
+    settings = (Setting('steps', steps), RESTARTS, *targeted)
     remade = functools.partial(_apgd, objective, score, classes=classes, fewer=fewer, calibrated=calibrated)
     return SearchAttack(
-        make, 10, _one, calibrated=calibrated, averages=True, settings=settings, remade=remade
+        make, 10, _one, calibrated=calibrated, averages=True, aims=True, settings=settings, remade=remade
     )
 
 
 def _hybrid(steps: int = 20) -> SearchAttack:
     """`pgd-hybrid` as a stage of `fast`, where images that fall leave."""
-    make = lambda one: of_attack(ATTACKS['pgd-hybrid'], steps, one.eot_samples)  # noqa: E731
+    make = lambda one: of_attack(ATTACKS['pgd-hybrid'], steps, one.eot_samples, one.aimed)  # noqa: E731
     settings = Setting('steps', steps), RESTARTS
-    return SearchAttack(make, 7, _one, averages=True, settings=settings, remade=_hybrid)
+    return SearchAttack(make, 7, _one, averages=True, aims=True, settings=settings, remade=_hybrid)
 
 
 def _fab(targeted: bool, steps: int = 100) -> SearchAttack:
     def make(one: Setup) -> Search:
-        return fab(targeted=targeted, random_start=one.restart > 0, iterations=steps)
+        return fab(
+            targeted=targeted, random_start=one.restart > 0, iterations=steps, aimed=targeted and one.aimed
+        )
 
     gradients = (lambda classes: 0.5) if targeted else (lambda classes: (classes - 1) / 2)
-    settings = (Setting('steps', steps), RESTARTS, *([N_TARGETS] if targeted else []))
+    settings = (Setting('steps', steps), RESTARTS, *([N_TARGETS, CHOICE] if targeted else []))
     remade = functools.partial(_fab, targeted)
-    return SearchAttack(make, 20, gradients, queries=2, settings=settings, remade=remade)
+    return SearchAttack(make, 20, gradients, queries=2, aims=targeted, settings=settings, remade=remade)
 
 
 def _square(queries: int = 5000, p_init: float = 0.8) -> SearchAttack:
-    make = lambda one: square(queries, p_init)  # noqa: E731
+    make = lambda one: square(queries, p_init, one.aimed)  # noqa: E731
     settings = Setting('queries', queries), RESTARTS, Setting('p_init', p_init, 0, 1)
-    return SearchAttack(make, min(250, queries), _none, settings=settings, remade=_square)
+    return SearchAttack(make, min(250, queries), _none, aims=True, settings=settings, remade=_square)
 
 
 def _spsa(
@@ -273,6 +282,8 @@ class Stage(NamedTuple):
         targets: Classes that a targeted search aims at.
         largereps: Whether APGD in L1 begins in larger balls.
         settings: Other settings of the search than its row's, as pairs of name and value.
+        aimed: Whether it has to reach classes that the caller chose.
+        choice: How a targeted search chooses its classes, 'logits' or 'malt'.
     """
 
     attack: str
@@ -281,6 +292,8 @@ class Stage(NamedTuple):
     targets: int = TARGETS
     largereps: bool = True
     settings: tuple[tuple[str, Any], ...] = ()
+    aimed: bool = False
+    choice: str = 'logits'
 
     @property
     def row(self) -> SearchAttack:
@@ -289,7 +302,8 @@ class Stage(NamedTuple):
 
     def search(self, classes: int, norm: str = 'linf', restart: int = 0) -> Search:
         """The search of this stage for a classifier of so many classes, in a run."""
-        return self.row.make(Setup(classes, norm, restart, self.eot_samples, self.largereps))
+        setup = Setup(classes, norm, restart, self.eot_samples, self.largereps, self.aimed)
+        return self.row.make(setup)
 
 
 # Croce and Hein (2020); restarts and order as in repository fra31/auto-attack, autoattack.py.
@@ -304,6 +318,13 @@ PRESETS: dict[str, tuple[Stage, ...]] = {
         Stage('fab-t'),
     ),
     'autoattack-rand': (Stage('apgd-ce', eot_samples=20), Stage('apgd-dlr', eot_samples=20)),
+    # `autoattack` with other targets where there are many classes (see VARIANTS).
+    'autoattack-malt': (
+        Stage('apgd-ce'),
+        Stage('apgd-t', choice='malt'),
+        Stage('fab-t', choice='malt'),
+        Stage('square'),
+    ),
     # Ours, a screen (see SCREENS): 324 forward and 324 backward passes for an image that withstands it, where
     # `autoattack` takes 7,811 and 1,910.
     'fast': (Stage('pgd-hybrid-20'), Stage('apgd-cal'), Stage('apgd-t', targets=2)),
@@ -317,6 +338,12 @@ PRESETS_IN: dict[str, dict[str, tuple[Stage, ...]]] = {
             Stage('apgd-ce', restarts=5),
             Stage('apgd-t', targets=5),
             Stage('fab-t'),
+            Stage('square'),
+        ),
+        'autoattack-malt': (
+            Stage('apgd-ce', restarts=5),
+            Stage('apgd-t', targets=5, choice='malt'),
+            Stage('fab-t', choice='malt'),
             Stage('square'),
         ),
         **{
@@ -333,8 +360,14 @@ SCREENS = {
 }
 
 
+# Presets as thorough as a protocol that are not that protocol: their results say so.
+VARIANTS = {
+    'autoattack-malt': 'not standard AutoAttack: MALT chooses the targets of apgd-t and fab-t, which are '
+    'others where there are more than ten classes; report autoattack beside it'
+}
+
 # What stands in the name of a search and belongs to its stage, by the field of `Stage`.
-OF_STAGE = {'restarts': 'restarts', 'n_targets': 'targets'}
+OF_STAGE = {'restarts': 'restarts', 'n_targets': 'targets', 'choice': 'choice'}
 
 
 class Named(NamedTuple):

@@ -168,4 +168,7 @@ def written(base: str, values: dict[str, Any]) -> str:
 
 def file_name(name: str) -> str:
     """A canonical name as a part of a file's name: no two have the same."""
-    return name.translate(str.maketrans({'(': '_', ')': None, ' ': None, '/': '-'}))
+    # No commas: commands take several files with commas between.
+    for old, new in (('(', '_'), (')', ''), (', ', '_'), ('/', '-')):
+        name = name.replace(old, new)
+    return name

@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.attacks.settings import file_name, split
@@ -22,12 +23,12 @@ from si_jax.evaluation import gates, sanity
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, takes_of
+from si_jax.evaluation.request import DEFAULTS, TARGETS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.union import THREATS, Union, parse_threats, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
-from si_jax.storage.files import remove_leftovers
+from si_jax.storage.files import check_regular, remove_leftovers
 
 DEFAULT_ATTACKS = 'pgd,cw,dlr,sipgd'
 USAGE = """
@@ -62,6 +63,11 @@ examples:
   an attack of your own, and what breaks another run
     python evaluate.py --workdir=WORKDIR --attacks=pgd,my_attacks.py:attack \\
         --transfer_from=WORKDIR2
+  more steps and restarts for one attack than it has by default
+    python evaluate.py --workdir=WORKDIR \\
+        --attacks='pgd(steps=200, step_size=1/255),apgd-ce(restarts=5)'
+  how often an image can be made to look like a chosen class
+    python evaluate.py --workdir=WORKDIR --attacks=apgd-t --targets=random
   which of two networks is better, and whether the difference is luck
     python evaluate.py compare a.json b.json
 """
@@ -83,13 +89,17 @@ moves them, off keeps none).
 ATTACKING = {
     'attacks': Flag(
         'A,B,...',
-        'names from the list below, and FILE.py:FUNCTION for attacks of your own '
+        "names from the list below, with settings if you like ('pgd(steps=200),cw'), and FILE.py:FUNCTION "
+        'for attacks of your own '
         f'(default: {DEFAULT_ATTACKS}; with --audit one of the PGD family: pgd)',
     ),
     'steps': Flag('N', 'of the PGD family (default: 20)', int),
     'step_size': Flag('SIZE', 'of the PGD family (default: eps / 4)', fraction),
     'restarts': Flag('N', 'of the PGD family (default: 1, with --audit 5)', int),
     'eot_samples': Flag('N', 'gradients averaged in each step, for random defenses (default: 1)', int),
+    'targets': Flag(
+        'WHICH', 'classes to be reached: random, least-likely, all, or FILE.npy with one for each image'
+    ),
     'gradient_of': Flag(
         'FILE.py:FUNCTION', 'a function that returns the classifier whose derivative attacks take (BPDA)'
     ),
@@ -174,7 +184,15 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
     """The exit status of an audit; `of_audit` has the values of the flags --audit_eps and so on."""
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
-    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile', 'threats'):
+    for name in (
+        'individual',
+        'search_precision',
+        'save_images',
+        'gradient_of',
+        'profile',
+        'threats',
+        'targets',
+    ):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
     settings = dict(zip(('eps_grid', 'steps_grid', 'queries', 'planted'), of_audit, strict=True))
@@ -195,6 +213,7 @@ def run(
     transfer_from: str | None = None,
     profile: str | None = None,
     threats: str | None = None,
+    targets: str | None = None,
     **settings: Any,
 ) -> Result | Union:
     """Evaluates a network; prints and writes the result.
@@ -210,6 +229,7 @@ def run(
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         profile: A folder for a profile of a part of the first attack; None for none.
         threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
+        targets: As for `si_jax.evaluate`; an array is a file FILE.npy.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
@@ -222,7 +242,8 @@ def run(
     for name in ('eps', 'norm'):
         if several and getattr(subject, name) is not None:
             raise InputError(f'--{name} is given beside --threats, which has it: leave one of them out')
-    reads = [*subject.reads(), *outputs.of_model(attacks, gradient_of, transfer_from)]
+    aims = targets if targets is None or targets in TARGETS else read_targets(targets)
+    reads = [*subject.reads(), *outputs.of_model(attacks, gradient_of, transfer_from, targets)]
 
     def check_outputs(path: Path) -> None:
         files = [path.with_name(f'{path.stem}{outputs.POINT}')]
@@ -245,6 +266,7 @@ def run(
     choice = {'count': len(loaded.labels), **settings, **filled}
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
     choice |= {'threats': list(several)} if several else {}
+    choice |= {} if targets is None else {'targets': targets}
     each = several or {'': loaded.threat}
     for threat in each.values():
         threat.check(shape)
@@ -269,6 +291,7 @@ def run(
                     attacks=given,
                     eps=threat.eps,
                     norm=threat.norm,
+                    targets=aims,
                     return_images=save_images,
                     progress=True,
                     state_path=states[text],
@@ -299,6 +322,22 @@ def run(
             print(profiled.report())
         print(f'written to {path}')
     return whole
+
+
+def read_targets(path: str) -> np.ndarray:
+    """The classes in a file of --targets.
+
+    Raises:
+        InputError: It cannot be read, or is no array.
+    """
+    try:
+        with open(check_regular(path), 'rb') as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f'--targets={path} cannot be read ({error}): give one of {", ".join(TARGETS)}, or a file that '
+            'np.save wrote, one class for each image'
+        ) from error
 
 
 def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]) -> str:

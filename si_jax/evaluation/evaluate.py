@@ -20,12 +20,14 @@ from si_jax.evaluation.request import Request, layout_of
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, alone, remember, unsaved
 from si_jax.evaluation.surrogate import calibrate
+from si_jax.evaluation.targeted import Targeted
 from si_jax.evaluation.transfer import Transfer
 from si_jax.runtime import processes, profiling
 from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import passing, showing, silent
 from si_jax.runtime.progress import progress as progress_of
+from si_jax.storage.trees import digest
 
 PROFILED = 3  # chunks of images in a profile
 # What a state must share with the evaluation that goes on, of a request.
@@ -57,6 +59,7 @@ def evaluate(
     devices: Sequence[jax.Device] | None = None,
     layout: str | None = None,
     scale: int | None = None,
+    targets: Any = None,
 ) -> Result:
     """Measures the accuracy of a classifier on clean images and under attacks.
 
@@ -121,6 +124,11 @@ def evaluate(
             yours are given, classifiers and attacks. If None it is 'nhwc'; for a torch.nn.Module, images
             [N, C, H, W] are recognised.
         scale: Of uint8 images the stored value of white, 255 as a rule; None for floating ones.
+        targets: Classes that the attacks have to reach: [N], a wrong class for each image; 'random', drawn
+            for each image by seed and index; 'least-likely', the wrong class of the lowest clean logit; or
+            'all', each wrong class in turn. The result has the share of images on which the target (of
+            several, one of them) was reached, as `success`. None for any wrong class. For the PGD family (but
+            not `gama`), APGD, `fab-t` and `square`.
 
     Returns:
         The `Result`.
@@ -155,6 +163,7 @@ def evaluate(
         devices=devices,
         layout=layout_of(layout, classifier, images),
         scale=scale,
+        targets=targets,
     )
     shown = progress and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
@@ -245,6 +254,7 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
         gradient_of=None if gradient_of is None else classifier_of(gradient_of, request.layout),
     )
     gates.check_labels_of(network.request.classes, request.labels)
+    gates.check_targets(kinds, request, network.request.classes, randomised=given.randomised)
     for kind in (*kinds, *(Transfer(name, network) for name in request.sources)):
         gates.check_fits(
             kind, network.outputs, network.why_no_features, differentiable=network.differentiable
@@ -262,7 +272,7 @@ def _reads_features(kind: Kind) -> bool:
 
 def _dry_run(kind: Kind, network: Network) -> None:
     """Runs the beginning of an attack on a few images, for a profile; nothing of it counts."""
-    if isinstance(kind, Cascade | Pgd):
+    if isinstance(kind, Cascade | Pgd | Targeted):
         kind = kind.beginning
     rows = np.flatnonzero(network.clean)[: PROFILED * network.request.chunk]
     if len(rows):
@@ -285,6 +295,10 @@ def _identity(network: Network, kinds: list[Kind], *, program: bool) -> dict[str
         },
         'search precision': request.precision,
     }
+    if request.targets is not None:
+        identity['targets'] = (
+            str(request.targets) if isinstance(request.targets, str) else digest(request.targets)
+        )
     if request.custom:
         identity['own attacks'] = {name: custom.fingerprint(one) for name, one in request.custom.items()}
     sources = {kind.name: kind.source for kind in kinds if isinstance(kind, Transfer)}

@@ -1,6 +1,7 @@
-"""The four kinds of attack: a member of the PGD family, a cascade of searches, a callable, a transfer.
+"""The kinds of attack: a member of the PGD family, a cascade of searches, a callable, a transfer.
 
-Each has two methods, `cost(request)` and `run(network, request)`, and says of what `parts` it is made.
+Each has two methods, `cost(request)` and `run(network, request)`, and says of what `parts` it is made. The
+first two can be `Targeted`.
 """
 
 from typing import Protocol
@@ -15,6 +16,7 @@ from si_jax.evaluation.gates import Gated
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.pgd import Outcome, Pgd
 from si_jax.evaluation.request import Request
+from si_jax.evaluation.targeted import Targeted
 
 
 class Kind(Gated, Protocol):
@@ -28,7 +30,12 @@ class Kind(Gated, Protocol):
 
 
 def kind_of(name: str, request: Request) -> Kind:
-    """The attack of this name."""
+    """The attack of this name, toward the targets of the request if it has some."""
+    kind = _untargeted(name, request)
+    return Targeted(kind) if request.targets is not None and isinstance(kind, Pgd | Cascade) else kind
+
+
+def _untargeted(name: str, request: Request) -> Kind:
     given, samples = request.custom.get(name), request.eot_samples
     if isinstance(given, Attack):
         return Pgd(name, given, custom.UNIT + name, samples, protocol=custom.protocol(name, given))

@@ -39,12 +39,13 @@ GPUS = ('gpu', 'cuda', 'rocm')
 # Names that the files of a result use for something else.
 TAKEN = ('clean', 'worst_case', 'labels', 'indices')
 TRANSFER = 'transfer-'  # before the name of a source, in that of its row
-TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_')
+TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_', 'success_', 'reached_')
 UNNAMED = 'own'
 # What attacks may take, with what stands for None; step_size stands for eps / 4 then.
 DEFAULTS = {'steps': 20, 'restarts': 1, 'eot_samples': 1}
 TRANSFERRED = frozenset({'steps', 'step_size', 'eot_samples'})  # of an attack by way of another network
 LAYOUTS = ('nhwc', 'nchw')
+TARGETS = ('random', 'least-likely', 'all')  # beside one class for each image
 CHANNELS = (1, 3)  # of gray and of colour images
 SLACK = 1e-6  # by which rounding may put a pixel outside of [0, 1]
 
@@ -68,6 +69,8 @@ class Request:
         layout: 'nhwc' or 'nchw', of images that were given, that are returned, and that callables see.
         notes: What was done to the arguments, for the warnings of the result.
         classes: Of the classifier; 0 until it is traced.
+        targets: Classes to be reached, [N] int64 or one of `TARGETS`; None for any wrong class.
+        aims: [N] int32, those of one run of an attack that is `targeted.Targeted`.
         processes: Of how many processes began the evaluation that goes on; None if it begins.
         takes: For each row of the result which of steps, step_size, restarts and eot_samples it takes.
     """
@@ -94,6 +97,8 @@ class Request:
     layout: str = 'nhwc'
     notes: tuple[str, ...] = ()
     classes: int = 0
+    targets: np.ndarray | str | None = None
+    aims: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -119,6 +124,7 @@ class Request:
         devices: Sequence[jax.Device] | None = None,
         layout: str | None = None,
         scale: int | None = None,
+        targets: Any = None,
     ) -> 'Request':
         """Checks the arguments of `evaluate` that have these names.
 
@@ -131,6 +137,9 @@ class Request:
         images, notes = check_images(images, layout, scale)
         labels = check_labels(labels, len(images))
         indices = check_indices(indices, len(images))
+        targets = check_targets(targets, labels)
+        if targets is not None and sources:
+            raise InputError('targets are given beside transfer_from, which has none: leave one of them out')
         eps = check_number('eps', eps)
         if eps == 0:
             raise InputError(
@@ -179,6 +188,7 @@ class Request:
             processes=shares if before and type(shares) is int and shares > 0 else None,
             layout=layout,
             notes=notes,
+            targets=targets,
         )
 
     def as_given(self, images: np.ndarray) -> np.ndarray:
@@ -298,6 +308,27 @@ def check_labels(labels: Any, count: int) -> np.ndarray:
     if labels.dtype.kind not in 'iu':
         raise InputError(f'labels are {labels.dtype}: they must be integers from 0 to K - 1')
     return labels.astype(np.int64)
+
+
+def check_targets(targets: Any, labels: np.ndarray) -> np.ndarray | str | None:
+    """The targets [N] on the host, int64, none of them the label; or one of `TARGETS`, or None."""
+    if targets is None or (isinstance(targets, str) and targets in TARGETS):
+        return targets
+    if isinstance(targets, str):
+        raise unknown('targets', targets, TARGETS)
+    targets = as_array(targets)
+    if targets.shape != labels.shape or targets.dtype.kind not in 'iu':
+        raise InputError(
+            f'targets are {targets.dtype} {targets.shape}: they must be integers [{len(labels)}], a wrong '
+            f'class for each image, or one of {", ".join(TARGETS)}'
+        )
+    if (same := targets == labels).any():
+        i = int(np.argmax(same))
+        raise InputError(
+            f'targets[{i}]={targets[i]} is the label of that image: a target must be a wrong class '
+            f'({int(same.sum())} of {len(labels)} are not); give another, or leave these images out'
+        )
+    return targets.astype(np.int64)
 
 
 def check_indices(indices: Any, count: int) -> np.ndarray:

@@ -61,6 +61,9 @@ class AttackRecord:
         distances: [N], the distance to the decision boundary, of attacks that measure it.
         gradients: For each part of the attack what was wrong with its gradients; None for a part that takes
             none, or of which nothing is known.
+        success: [N] bool, whether a final image was classified as the target that the caller chose, of
+            several one of them; None without targets.
+        reached: [N], how many of several targets were reached; None for one.
         takes: Which of the caller's `SETTINGS` it took. The JSON has null for the others, and under `fixed`
             what the attack does of its own.
     """
@@ -76,6 +79,8 @@ class AttackRecord:
     queries: np.ndarray | None = None
     distances: np.ndarray | None = None
     gradients: tuple[GradientCounts | None, ...] = ()
+    success: np.ndarray | None = None
+    reached: np.ndarray | None = None
     takes: frozenset[str] = frozenset(SETTINGS)
 
     def settings(self) -> dict[str, Any]:
@@ -154,6 +159,12 @@ class Result:
         return {name: float(np.mean(record.runs[0])) for name, record in self.attacks.items()}
 
     @property
+    def success(self) -> dict[str, float]:
+        """The share of images on which an attack reached its target, by attack; empty without targets."""
+        found = {name: record.success for name, record in self.attacks.items()}
+        return {name: float(np.mean(flags)) for name, flags in found.items() if flags is not None}
+
+    @property
     def only(self) -> dict[str, int]:
         """How many correctly classified images each attack breaks that no other attack here does."""
         broken = {name: self.clean & ~self.correct[name] for name in self.attacks}
@@ -189,6 +200,7 @@ class Result:
                 'max_perturbation': record.max_perturbation,
                 'only': only[name],
                 'stages': list(record.stages),
+                **_success(record),
                 **_gradients(record),
                 **({} if record.protocol is None else {'protocol': record.protocol}),
             }
@@ -227,7 +239,8 @@ class Result:
         """Writes `<stem>.json`, the flags of each image as `<stem>.npz`, and images that were kept.
 
         `<stem>.npz` holds a bool array [N] for each name in `correct`, `labels` and `indices`, and, for an
-        attack that has them, `broken_by_NAME`, `queries_NAME` and `distances_NAME` as in `AttackRecord`;
+        attack that has them, `broken_by_NAME`, `queries_NAME`, `distances_NAME`, `success_NAME` and
+        `reached_NAME` as in `AttackRecord`;
         `<stem>_images.npz` the adversarial images by attack. Folders are made, and each file is replaced in
         one step, the JSON last.
 
@@ -242,7 +255,7 @@ class Result:
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = self.correct | {'labels': self.labels, 'indices': self.indices}
         for name, record in self.attacks.items():
-            for key in ('broken_by', 'queries', 'distances'):
+            for key in ('broken_by', 'queries', 'distances', 'success', 'reached'):
                 if (array := getattr(record, key)) is not None:
                     arrays[f'{key}_{name}'] = array
         write_npz(path.with_suffix('.npz'), arrays)
@@ -281,16 +294,20 @@ class Result:
                 line += f'{only[name]:>6}{100 * self.single_run[name]:>8.2f}{len(record.runs):>9}{steps:>6}'
                 line += f'{record.max_perturbation:>9.6f}'
             lines += named(titled(name), line, 17)
+            if record and record.success is not None:
+                lines.append(f'  target reached on {100 * np.mean(record.success):.2f} % of the images')
             for stage in record.stages if record and len(record.stages) > 1 else ():
                 lines.append(
                     f'  {stage["attack"]:<15}{100 * stage["accuracy"]:>9.2f}'
                     f'   broke {stage["broken"]} of {stage["attacked"]} images'
                 )
+        said = {name: one.protocol or {} for name, one in self.attacks.items()}
+        notes = {name: about.get('screen') or about.get('variant') for name, about in said.items()}
         screens = [  # presets that are no protocols
-            f'{name}: {one.protocol["screen"]} '
-            f'({sum(stage["forward_passes"] for stage in one.stages):,} forward passes).'
-            for name, one in self.attacks.items()
-            if one.protocol and one.protocol.get('screen')
+            f'{name}: {words} '
+            f'({sum(stage["forward_passes"] for stage in self.attacks[name].stages):,} forward passes).'
+            for name, words in notes.items()
+            if words
         ]
         if gap is not None:
             lines.append(f'overestimation gap, PGD - AutoAttack: {gap:.2f} points')
@@ -300,6 +317,12 @@ class Result:
         for warning in self.warnings:
             lines += wrapped('warning: ', warning)
         return '\n'.join(lines)
+
+
+def _success(record: AttackRecord) -> dict[str, Any]:
+    """The share of images on which a target was reached, and of several the mean number of those."""
+    found = {'success': record.success, 'reached': record.reached}
+    return {key: float(np.mean(array)) for key, array in found.items() if array is not None}
 
 
 def _gradients(record: AttackRecord) -> dict[str, Any]:

@@ -99,6 +99,8 @@ def facts(result: SavedResult) -> dict[str, Any]:
     about, attacks = result.about, result.about['attacks']
     if custom := [name for name, row in attacks.items() if 'own' in row.get('protocol', {})]:
         raise InputError(f'the result has the attack {custom[0]!r} of your own, which others cannot repeat')
+    if aimed := [name for name, row in attacks.items() if 'success' in row]:
+        raise InputError(f'{aimed[0]} of the result had targets: evaluate without them')
     try:
         # Of the caller's settings those that an attack takes and that its name does not say.
         settings = {

@@ -156,6 +156,6 @@ def test_names_of_files():
         'pgd(steps=200, step_size=1/255),pgd(steps=200),apgd-ce(steps=50, restarts=5),pgd(step_size=0.01)'
     )
     files = [settings.file_name(name) for name in names]
-    assert files[0] == 'pgd_steps=200,step_size=1-255' and len(set(files)) == len(files)
-    assert all(re.fullmatch(r'[\w.,=-]+', file) for file in files)
+    assert files[0] == 'pgd_steps=200_step_size=1-255' and len(set(files)) == len(files)
+    assert all(re.fullmatch(r'[\w.=-]+', file) for file in files)
     assert [settings.file_name(name) for name in PRESETS] == list(PRESETS)

@@ -105,8 +105,8 @@ def test_names_round_trip_through_a_resume(tmp_path):
     state, names = tmp_path / 'state', (PGD, 'apgd-ce(steps=4, restarts=2)')
     first = run(names, state_path=state)
     kept = {path.name for path in state.glob('*.npz')}
-    assert 'pgd_steps=3,step_size=1-255-0-0.npz' in kept
-    assert 'apgd-ce_steps=4,restarts=2-0-1-0.npz' in kept
+    assert 'pgd_steps=3_step_size=1-255-0-0.npz' in kept
+    assert 'apgd-ce_steps=4_restarts=2-0-1-0.npz' in kept
     before = {path: path.stat().st_mtime_ns for path in state.glob('*.npz')}
     again = run(names, state_path=state)
     assert before == {path: path.stat().st_mtime_ns for path in state.glob('*.npz')}
