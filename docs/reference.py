@@ -20,7 +20,7 @@ from configs import at_cifar10
 from si_jax import models
 from si_jax.attacks.facts import facts
 from si_jax.attacks.pgd import STARTS
-from si_jax.attacks.registry import ATTACKS, PRESETS, SCREENS, SEARCHES, Stage
+from si_jax.attacks.registry import ATTACKS, PRESETS, SCREENS, SEARCHES, VARIANTS, Stage
 from si_jax.data import SOURCES
 from si_jax.paper import methods, report
 from si_jax.paper.figures import FIGURES
@@ -95,9 +95,11 @@ def presets() -> str:
         for stage in stages:
             extra = [f'{stage.restarts} restarts'] * (stage.restarts > 1)
             extra += [f'{stage.eot_samples} EoT samples'] * (stage.eot_samples > 1)
-            extra += [f'{stage.targets} targets'] * stage.search(10).targeted
+            by = ' of MALT' if stage.choice == 'malt' else ''
+            extra += [f'{stage.targets} targets{by}'] * stage.search(10).targeted
             shown.append(code(stage.attack) + (f' ({", ".join(extra)})' if extra else ''))
-        rows.append((code(name), ', '.join(shown), 'a screen' if name in SCREENS else 'a protocol'))
+        kind = 'a screen' if name in SCREENS else 'a variant' if name in VARIANTS else 'a protocol'
+        rows.append((code(name), ', '.join(shown), kind))
     return grid(('preset', 'stages', 'is'), rows)
 
 

@@ -130,6 +130,11 @@ def with_soft_labels(objective: Objective, soft: Array) -> Objective:
     return objective._replace(loss=lambda adv, nat, y, i: form(adv, nat, soft, i))
 
 
+def toward(objective: Objective, targets: Array) -> Objective:
+    """To be maximised so that the classes `targets` [B] win: `objective` lowered with them as the labels."""
+    return Objective(lambda adv, nat, y, i: -objective(adv, nat, targets, i), objective.uses)
+
+
 def targeted_dlr(targets: Array) -> Objective:
     """The targeted DLR loss, to be maximised toward the classes `targets` [B]."""
     return on_adversarial(losses.targeted_dlr, targets=targets)

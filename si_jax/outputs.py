@@ -92,6 +92,14 @@ def misclassified(logits: Array, labels: Array) -> Array:
     return (jnp.argmax(logits, axis=1) != labels) | ~jnp.isfinite(logits).all(axis=1)
 
 
+def reached(logits: Array, targets: Array) -> Array:
+    """Whether the target class has the highest logit, [B] bool; logits that are NaN or infinite count too.
+
+    Those are to be met by who looks at what an attack found, as with `misclassified`.
+    """
+    return (jnp.argmax(logits, axis=1) == targets) | ~jnp.isfinite(logits).all(axis=1)
+
+
 def logits(outputs: Outputs) -> Array:
     """The score that decides the predicted class: g = W^T z + b, [B, K]."""
     return outputs.logits

@@ -20,7 +20,9 @@ The modules, in the order to read them:
 - `search`: attacks that stop at an image's first misclassified point, and so run in parts.
 - `apgd`, `apgd_l1`: a search along the gradient that chooses its own step size; in L1 it is another one.
 - `fab`: a search for the nearest misclassified image; `hyperplane` has the projection that FAB needs.
+- `malt`: which classes a targeted search aims at, by how near their boundaries look.
 - `square`, `spsa`, `rays`: searches without gradients (random windows, estimated slopes, predicted classes).
+- `settings`: settings in a name, as in `apgd-ce(steps=50)`, and the one form that such a name has.
 - `registry`: every attack by its name, with its settings; presets such as `autoattack` run several.
 - `facts`: what is known of an attack (what it reads, whether the scale of the logits changes it), derived
   from its row or from one evaluation on a toy.

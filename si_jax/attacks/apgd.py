@@ -164,6 +164,7 @@ def apgd(
     *,
     steps: int = 100,
     eot_samples: int = 1,
+    aimed: bool = False,
 ) -> Search:
     """APGD as a search, from a random start.
 
@@ -177,6 +178,7 @@ def apgd(
         score: What the objective is computed from.
         steps: Number of steps.
         eot_samples: Gradients averaged per step, for randomised classifiers; 20 in AutoAttack's "rand".
+        aimed: As in `gradient_search`.
     """
     return gradient_search(
         objective,
@@ -185,4 +187,5 @@ def apgd(
         rule=lambda threat, images: rule(threat, steps),
         steps=steps,
         eot_samples=eot_samples,
+        aimed=aimed,
     )

@@ -180,6 +180,7 @@ def apgd_l1(
     steps: int = 100,
     eot_samples: int = 1,
     largereps: bool = True,
+    aimed: bool = False,
 ) -> Search:
     """APGD in L1 as a search; the arguments are those of `apgd.apgd`.
 
@@ -189,6 +190,7 @@ def apgd_l1(
         steps: Number of steps in all balls together.
         eot_samples: Gradients averaged per step.
         largereps: Whether to begin in larger balls, whose points do not count as found.
+        aimed: As in `gradient_search`.
 
     Raises:
         InputError: Too few steps.
@@ -207,5 +209,6 @@ def apgd_l1(
         steps=steps,
         eot_samples=eot_samples,
         idle=len(parts),
+        aimed=aimed,
         counted_from=steps + len(parts) - 1 - parts[-1].steps,
     )

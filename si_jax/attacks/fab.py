@@ -6,6 +6,7 @@ tangent at the current point. FAB projects both the current point and the origin
 steps back towards the original.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from si_jax.attacks.ascent import none_seen, usable
 from si_jax.attacks.hyperplane import displacement
 from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
-from si_jax.outputs import misclassified
+from si_jax.outputs import misclassified, reached
 from si_jax.threat import Ball, Threat
 
 Array = jax.Array
@@ -46,6 +47,7 @@ def fab(
     alpha_max: float = 0.1,
     eta: float = 1.05,
     beta: float = 0.9,
+    aimed: bool = False,
 ) -> Search:
     """FAB (untargeted) or FAB-T (one target class a run), for every norm.
 
@@ -62,6 +64,8 @@ def fab(
         alpha_max: Largest weight of the original image's projection.
         eta: Factor on both projections, to pass the boundary.
         beta: Step back, x0 + beta (x - x0).
+        aimed: Of FAB-T: whether only an image of the target class is a success. The boundary is then that to
+            the highest other class, in place of the label.
 
     Source: Croce and Hein (2020), Minimally distorted adversarial examples with a fast adaptive boundary
     attack; repository fra31/auto-attack, autoattack/fab_base.py. Restarts there know nothing of each other:
@@ -86,7 +90,7 @@ def fab(
     ) -> SearchState:
         images, labels = problem.images, problem.labels
         keys = rows.split(problem.keys)[1]
-        linearise = _to_target if targeted else _to_nearest_boundary
+        linearise = functools.partial(_to_target, aimed=aimed) if targeted else _to_nearest_boundary
 
         def body(offset: Array, state: SearchState) -> SearchState:
             i, x, inner = first + offset, state.inner.point, state.inner
@@ -99,7 +103,8 @@ def fab(
             # Where a logit is NaN there is no boundary to go to: the point stays, to be seen.
             x = rows.where(jnp.isfinite(gap), step(x, images, gap, normal, threat), x)
 
-            fooled = misclassified(classifier(x, rows.fold_in(keys, 2 * i + 1)).logits, labels)
+            found = classifier(x, rows.fold_in(keys, 2 * i + 1)).logits
+            fooled = reached(found, problem.targets) if aimed else misclassified(found, labels)
             distance = threat.distance(x, images)
             nearer = fooled & (distance < inner.distance)
             new = fooled & (distance <= threat.eps) & ~state.fooled
@@ -126,14 +131,16 @@ def fab(
     return Search(init, advance, iterations, targeted)
 
 
-def _to_target(logits: Logits, x: Array, problem: Problem, ball: Ball) -> tuple[Array, Array]:
-    """g_t - g_y [B] and its gradient."""
+def _to_target(logits: Logits, x: Array, problem: Problem, ball: Ball, *, aimed: bool) -> tuple[Array, Array]:
+    """g_t - g_y [B] and its gradient; if `aimed`, with the highest class but t in place of y."""
     del ball
     index = jnp.arange(len(x))
 
     def difference(x: Array) -> tuple[Array, Array]:
-        g = logits(x)
-        gap = g[index, problem.targets] - g[index, problem.labels]
+        g, rivals = logits(x), problem.labels
+        if aimed:
+            rivals = jnp.argmax(g.at[index, problem.targets].set(-jnp.inf), axis=1)
+        gap = g[index, problem.targets] - g[index, rivals]
         return jnp.sum(gap), gap
 
     gradient, gap = jax.grad(difference, has_aux=True)(x)

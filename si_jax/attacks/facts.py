@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS, SEARCHES, SearchAttack, Setup
+from si_jax.attacks.registry import SearchAttack, Setup, named, row_of
 from si_jax.errors import InputError
 from si_jax.objectives import Objective
 from si_jax.outputs import Outputs, Score
@@ -45,6 +45,14 @@ class Facts:
             return frozenset({'eot_samples'} if self.row.averages else ())
         own = {'steps': self.row.steps, 'restarts': self.row.steps, 'step_size': self.row.step_size}
         return frozenset({'eot_samples', *(name for name, value in own.items() if value is None)})
+
+    @property
+    def aims(self) -> bool:
+        """Whether it can have classes to reach; not what compares with the original images."""
+        if isinstance(self.row, SearchAttack):
+            return self.row.aims
+        each = [self.row.objective, *filter(None, (self.row.then, self.row.odd))]
+        return all(one.uses == {'adv'} for one in each)
 
     @property
     def counts_any_point(self) -> bool:
@@ -99,9 +107,12 @@ facts = functools.lru_cache(maxsize=256)(Facts)
 
 
 def taken_by(name: str) -> frozenset[str]:
-    """`Facts.takes` of a named attack; a preset sets all of that itself, but can run its stages alone."""
-    row = ATTACKS.get(name) or SEARCHES.get(name)
-    return frozenset({'individual'}) if row is None else facts(row).takes
+    """`Facts.takes` of a named attack, without the settings that stand in its name.
+
+    A preset sets all of that itself, but can run its stages alone.
+    """
+    row = row_of(name)
+    return frozenset({'individual'}) if row is None else facts(row).takes - named(name).settings.keys()
 
 
 _LABELS = np.arange(3)

@@ -10,6 +10,7 @@ for one misclassified point and then stop are searches: see `search`.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,9 +22,10 @@ import jax.numpy as jnp
 from si_jax import objectives
 from si_jax.attacks import rows
 from si_jax.attacks.ascent import Ascent, Rule, Value, advance, begin, evaluate_last
+from si_jax.attacks.settings import Setting
 from si_jax.attacks.steps import steepest_step
 from si_jax.objectives import Objective, adversarial_ce
-from si_jax.outputs import Outputs, Score, logits, misclassified
+from si_jax.outputs import Outputs, Score, logits, misclassified, reached
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -124,6 +126,16 @@ class Attack(NamedTuple):
     bounds: str = 'ball'
     calibrated: bool = False
 
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """What can stand in its name, in order, in place of the caller's: what it does not fix itself."""
+        free = {
+            Setting('steps'): self.steps is None,
+            Setting('step_size', multiple=0, most=math.inf): self.step_size is None,
+            Setting('restarts'): self.start is not from_original,
+        }
+        return tuple(setting for setting, taken in free.items() if taken)
+
     def in_restart(self, number: int) -> 'Attack':
         """The attack as it is in the restart of this number, counted from 0."""
         return self._replace(objective=self.odd) if self.odd is not None and number % 2 else self
@@ -148,6 +160,7 @@ def run(
     eot_samples: int = 1,
     start: Array | None = None,
     natural: Any = None,
+    targets: Array | None = None,
     with_last: bool = False,
 ) -> Ascent:
     """Runs a gradient attack on a batch; pure, to be compiled by the caller.
@@ -165,6 +178,8 @@ def run(
         eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
         start: [B, H, W, C], where to start; None for the attack's own `starting_points`.
         natural: The attack's score of the images it is compared with; None to compute it.
+        targets: [B], classes to be reached, for an objective of the adversarial images alone; None to be
+            anything but the labels. Where they are given, only images of these classes are `fooled`.
         with_last: Whether the last point is evaluated too, so that it can be the best one.
 
     Returns:
@@ -172,6 +187,8 @@ def run(
     """
     steps = steps if attack.steps is None else attack.steps
     objective = objective_of(attack, steps)
+    if targets is not None:
+        objective = objectives.toward(objective, targets)
     if start is None:
         start = starting_points(attack.start, threat, images, keys)
     _, classifier_keys = rows.split(keys)
@@ -180,7 +197,14 @@ def run(
         reference = start if attack.reference == 'start' else images
         natural = attack.score(classifier(reference, rows.fold_in(classifier_keys, 0)))
     value = value_function(
-        objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
+        objective,
+        attack.score,
+        classifier,
+        labels,
+        natural,
+        classifier_keys,
+        eot_samples=eot_samples,
+        targets=targets,
     )
     rule = rule_of(attack, threat, steps, step_size)
     made = advance(
@@ -219,12 +243,14 @@ def value_function(
     keys: Array,
     *,
     eot_samples: int = 1,
+    targets: Array | None = None,
 ) -> Value:
     """The value function (i, images) -> (loss, gradient, fooled) of an objective on a classifier.
 
     The gradient is taken with respect to the images alone (the weights' would add half to the cost), and the
     losses are summed first, so that each image's gradient is its own whatever the batch. Where a logit is
-    NaN or infinite the loss is NaN.
+    NaN or infinite the loss is NaN. An image is `fooled` that is not of its label or, with `targets` [B],
+    that is of its target.
     """
 
     def evaluate(i: Array, images: Array, sample: Array) -> tuple[Array, Array, Array]:
@@ -236,7 +262,10 @@ def value_function(
             chex.assert_shape(loss, labels.shape)  # one number per image: a mean would mix the gradients
             # The loss need not read what is not finite, and must not hide it.
             seen = jnp.where(jnp.isfinite(outputs.logits).all(axis=1), loss, jnp.nan)
-            return jnp.sum(loss), (seen, misclassified(outputs.logits, labels))
+            fooled = misclassified(outputs.logits, labels)
+            if targets is not None:
+                fooled = reached(outputs.logits, targets)
+            return jnp.sum(loss), (seen, fooled)
 
         gradient, (loss, fooled) = jax.grad(total, has_aux=True)(images)
         return loss, gradient, fooled

@@ -6,6 +6,9 @@ compared on the same noise. `SEARCHES` are the attacks of AutoAttack and the bla
 are fixed, and they look for one misclassified point for each correctly classified image. `PRESETS` run
 several searches one after another, each on what the ones before it left.
 
+A name can have settings, such as `apgd-ce(steps=50, restarts=5)`: those that its row declares (see
+`settings`). `row_of` finds the row of any name.
+
 Some attacks are blind to the scale of the logits but decide as they do. Sources: LAFEAT (Yu et al., CVPR
 2021) and MIFPE (Yu and Xu, CVPR 2023) divide the logits of each iterate by the gap of the two highest;
 T-MIFPE (2025, arXiv 2507.22428) derives a factor for it from the errors of floating point; PMA (Xie et al.,
@@ -13,9 +16,10 @@ T-MIFPE (2025, arXiv 2507.22428) derives a factor for it from the errors of floa
 term of the margin at a time.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from si_jax import objectives
 from si_jax.attacks.apgd import apgd
@@ -24,6 +28,7 @@ from si_jax.attacks.fab import fab
 from si_jax.attacks.pgd import Attack, from_original, from_signs
 from si_jax.attacks.rays import rays
 from si_jax.attacks.search import Search, TargetedObjective, of_attack
+from si_jax.attacks.settings import Setting, read, split, taken_apart, written
 from si_jax.attacks.spsa import spsa
 from si_jax.attacks.square import square
 from si_jax.errors import InputError, unknown
@@ -82,6 +87,7 @@ class Setup(NamedTuple):
         restart: The number of the run, from 0.
         eot_samples: Gradients averaged in each step.
         largereps: Whether APGD in L1 begins in larger balls.
+        aimed: Whether it has to reach classes that the caller chose.
     """
 
     classes: int
@@ -89,10 +95,17 @@ class Setup(NamedTuple):
     restart: int = 0
     eot_samples: int = 1
     largereps: bool = True
+    aimed: bool = False
+
+
+RESTARTS = Setting('restarts', 1)
+N_TARGETS = Setting('n_targets', TARGETS)
+# Those of the highest clean logits, as AutoAttack does, or those that MALT puts first.
+CHOICE = Setting('choice', 'logits', choices=('logits', 'malt'))
 
 
 class SearchAttack(NamedTuple):
-    """A search with its fixed settings.
+    """A search with its settings.
 
     Attributes:
         make: Setup -> Search.
@@ -105,6 +118,9 @@ class SearchAttack(NamedTuple):
         averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
         gaps: The least and the largest median gap between the two highest logits that its steps can follow.
         dense: Whether it moves all pixels by as much, and so reaches little of a ball of sparse points.
+        aims: Whether it can have classes to reach.
+        settings: What can stand in its name, in order.
+        remade: Makes the row with other settings than these, but for those that belong to a `Stage`.
     """
 
     make: Callable[[Setup], Search]
@@ -116,11 +132,33 @@ class SearchAttack(NamedTuple):
     averages: bool = False
     gaps: tuple[float, float] = (0.0, math.inf)
     dense: bool = False
+    aims: bool = False
+    settings: tuple[Setting, ...] = ()
+    remade: Callable[..., 'SearchAttack'] | None = None
 
     @property
     def black_box(self) -> bool:
         """Whether it uses no gradient."""
         return self.gradients(2) == 0
+
+    def with_settings(self, given: tuple[tuple[str, Any], ...]) -> 'SearchAttack':
+        """The row with other settings than its own, as pairs of name and value."""
+        return _with_settings(self, given) if given else self
+
+
+@functools.lru_cache(maxsize=256)
+def _with_settings(row: SearchAttack, given: tuple[tuple[str, Any], ...]) -> SearchAttack:
+    """Once for all who ask, so that a program that was compiled for a row is found again."""
+    assert row.remade is not None
+    return row.remade(**dict(given))
+
+
+def _none(classes: int) -> float:
+    return 0.0
+
+
+def _one(classes: int) -> float:
+    return 1.0
 
 
 def _apgd(
@@ -130,62 +168,105 @@ def _apgd(
     classes: int = 2,
     fewer: Objective | TargetedObjective = margin,
     calibrated: bool = False,
+    steps: int = 100,
 ) -> SearchAttack:
     """APGD on an objective; where it needs more `classes` than there are, on that for `fewer`."""
 
     def make(one: Setup) -> Search:
         raised = objective if one.classes >= classes else fewer
+        how: dict[str, Any] = {'steps': steps, 'eot_samples': one.eot_samples, 'aimed': one.aimed}
         if one.norm == 'l1':
-            return apgd_l1(raised, score, eot_samples=one.eot_samples, largereps=one.largereps)
-        return apgd(raised, score, eot_samples=one.eot_samples)
+            return apgd_l1(raised, score, largereps=one.largereps, **how)
+        return apgd(raised, score, **how)
 
-    return SearchAttack(make, 10, lambda number: 1.0, calibrated=calibrated, averages=True)
+    targeted = [] if isinstance(objective, Objective) else [N_TARGETS, CHOICE]
+    settings = (Setting('steps', steps), RESTARTS, *targeted)
+    remade = functools.partial(_apgd, objective, score, classes=classes, fewer=fewer, calibrated=calibrated)
+    return SearchAttack(
+        make, 10, _one, calibrated=calibrated, averages=True, aims=True, settings=settings, remade=remade
+    )
 
 
-def _spsa(evaluations: int) -> SearchAttack:
-    make = lambda one: spsa(evaluations=evaluations)  # noqa: E731
+def _hybrid(steps: int = 20) -> SearchAttack:
+    """`pgd-hybrid` as a stage of `fast`, where images that fall leave."""
+    make = lambda one: of_attack(ATTACKS['pgd-hybrid'], steps, one.eot_samples, one.aimed)  # noqa: E731
+    settings = Setting('steps', steps), RESTARTS
+    return SearchAttack(make, 7, _one, averages=True, aims=True, settings=settings, remade=_hybrid)
+
+
+def _fab(targeted: bool, steps: int = 100) -> SearchAttack:
+    def make(one: Setup) -> Search:
+        return fab(
+            targeted=targeted, random_start=one.restart > 0, iterations=steps, aimed=targeted and one.aimed
+        )
+
+    gradients = (lambda classes: 0.5) if targeted else (lambda classes: (classes - 1) / 2)
+    settings = (Setting('steps', steps), RESTARTS, *([N_TARGETS, CHOICE] if targeted else []))
+    remade = functools.partial(_fab, targeted)
+    return SearchAttack(make, 20, gradients, queries=2, aims=targeted, settings=settings, remade=remade)
+
+
+def _square(queries: int = 5000, p_init: float = 0.8) -> SearchAttack:
+    make = lambda one: square(queries, p_init, one.aimed)  # noqa: E731
+    settings = Setting('queries', queries), RESTARTS, Setting('p_init', p_init, 0, 1)
+    return SearchAttack(make, min(250, queries), _none, aims=True, settings=settings, remade=_square)
+
+
+def _spsa(
+    *, evaluations: int, steps: int = 100, learning_rate: float = 0.01, radius: float = 0.001
+) -> SearchAttack:
+    def make(one: Setup) -> Search:
+        how = {'learning_rate': learning_rate, 'radius': radius}
+        return spsa(evaluations=evaluations, iterations=steps, **how)
+
+    settings = (
+        Setting('steps', steps),
+        RESTARTS,
+        Setting('evaluations', evaluations, 2),
+        Setting('learning_rate', learning_rate, 0, 1),
+        Setting('radius', radius, 0, 1),
+    )
     # Adam divides by the size of the estimates plus 1e-8, and float32 holds no square of what is above 1e19.
-    return SearchAttack(make, 5, _none, queries=evaluations + 1, gaps=(1e-5, 1e15))
+    return SearchAttack(
+        make,
+        5,
+        _none,
+        queries=evaluations + 1,
+        gaps=(1e-5, 1e15),
+        settings=settings,
+        remade=functools.partial(_spsa, evaluations=evaluations),
+    )
 
 
-def _rays(query_limit: int) -> SearchAttack:
-    make = lambda one: rays(query_limit=query_limit)  # noqa: E731
-    return SearchAttack(make, 500, _none, measures_distance=True, dense=True)
-
-
-def _none(classes: int) -> float:
-    return 0.0
+def _rays(queries: int) -> SearchAttack:
+    make = lambda one: rays(query_limit=queries)  # noqa: E731
+    return SearchAttack(
+        make,
+        500,
+        _none,
+        measures_distance=True,
+        dense=True,
+        settings=(Setting('queries', queries),),
+        remade=_rays,
+    )
 
 
 SEARCHES: dict[str, SearchAttack] = {
     'apgd-ce': _apgd(adversarial_ce),
     'apgd-dlr': _apgd(dlr, classes=3),
     'apgd-t': _apgd(objectives.targeted_dlr, classes=4, fewer=objectives.targeted_margin),
-    # As a stage of `fast`, where images that fall leave.
-    'pgd-hybrid-20': SearchAttack(
-        lambda one: of_attack(ATTACKS['pgd-hybrid'], 20, one.eot_samples),
-        7,
-        lambda classes: 1.0,
-        averages=True,
-    ),
+    'pgd-hybrid-20': _hybrid(),
     # APGD compares the losses of iterates, so they need one scale: that of `pgd-cal`.
     'apgd-cal': _apgd(adversarial_ce, calibrated=True),
     # Ablations of the paper's loss: APGD's steps, and targets without a temperature.
     'apgd-si': _apgd(adversarial_ce, scaled_cosine(SI_SCALE)),
     'apgd-si-t': _apgd(objectives.targeted_margin, cosine),
-    'fab': SearchAttack(
-        lambda one: fab(targeted=False, random_start=one.restart > 0),
-        20,
-        lambda classes: (classes - 1) / 2,
-        queries=2,
-    ),
-    'fab-t': SearchAttack(
-        lambda one: fab(targeted=True, random_start=one.restart > 0), 20, lambda classes: 0.5, queries=2
-    ),
-    'square': SearchAttack(lambda one: square(5000), 250, _none),
-    'spsa': _spsa(256),
-    'spsa-128': _spsa(128),
-    'spsa-512': _spsa(512),
+    'fab': _fab(targeted=False),
+    'fab-t': _fab(targeted=True),
+    'square': _square(),
+    'spsa': _spsa(evaluations=256),
+    'spsa-128': _spsa(evaluations=128),
+    'spsa-512': _spsa(evaluations=512),
     'rays': _rays(10_000),
     'rays-40000': _rays(40_000),
 }
@@ -200,6 +281,9 @@ class Stage(NamedTuple):
         eot_samples: Gradients averaged in each step.
         targets: Classes that a targeted search aims at.
         largereps: Whether APGD in L1 begins in larger balls.
+        settings: Other settings of the search than its row's, as pairs of name and value.
+        aimed: Whether it has to reach classes that the caller chose.
+        choice: How a targeted search chooses its classes, 'logits' or 'malt'.
     """
 
     attack: str
@@ -207,10 +291,19 @@ class Stage(NamedTuple):
     eot_samples: int = 1
     targets: int = TARGETS
     largereps: bool = True
+    settings: tuple[tuple[str, Any], ...] = ()
+    aimed: bool = False
+    choice: str = 'logits'
+
+    @property
+    def row(self) -> SearchAttack:
+        """The search with its settings."""
+        return SEARCHES[self.attack].with_settings(self.settings)
 
     def search(self, classes: int, norm: str = 'linf', restart: int = 0) -> Search:
         """The search of this stage for a classifier of so many classes, in a run."""
-        return SEARCHES[self.attack].make(Setup(classes, norm, restart, self.eot_samples, self.largereps))
+        setup = Setup(classes, norm, restart, self.eot_samples, self.largereps, self.aimed)
+        return self.row.make(setup)
 
 
 # Croce and Hein (2020); restarts and order as in repository fra31/auto-attack, autoattack.py.
@@ -225,6 +318,13 @@ PRESETS: dict[str, tuple[Stage, ...]] = {
         Stage('fab-t'),
     ),
     'autoattack-rand': (Stage('apgd-ce', eot_samples=20), Stage('apgd-dlr', eot_samples=20)),
+    # `autoattack` with other targets where there are many classes (see VARIANTS).
+    'autoattack-malt': (
+        Stage('apgd-ce'),
+        Stage('apgd-t', choice='malt'),
+        Stage('fab-t', choice='malt'),
+        Stage('square'),
+    ),
     # Ours, a screen (see SCREENS): 324 forward and 324 backward passes for an image that withstands it, where
     # `autoattack` takes 7,811 and 1,910.
     'fast': (Stage('pgd-hybrid-20'), Stage('apgd-cal'), Stage('apgd-t', targets=2)),
@@ -238,6 +338,12 @@ PRESETS_IN: dict[str, dict[str, tuple[Stage, ...]]] = {
             Stage('apgd-ce', restarts=5),
             Stage('apgd-t', targets=5),
             Stage('fab-t'),
+            Stage('square'),
+        ),
+        'autoattack-malt': (
+            Stage('apgd-ce', restarts=5),
+            Stage('apgd-t', targets=5, choice='malt'),
+            Stage('fab-t', choice='malt'),
             Stage('square'),
         ),
         **{
@@ -254,34 +360,125 @@ SCREENS = {
 }
 
 
+# Presets as thorough as a protocol that are not that protocol: their results say so.
+VARIANTS = {
+    'autoattack-malt': 'not standard AutoAttack: MALT chooses the targets of apgd-t and fab-t, which are '
+    'others where there are more than ten classes; report autoattack beside it'
+}
+
+# What stands in the name of a search and belongs to its stage, by the field of `Stage`.
+OF_STAGE = {'restarts': 'restarts', 'n_targets': 'targets', 'choice': 'choice'}
+
+
+class Named(NamedTuple):
+    """An attack by name.
+
+    Attributes:
+        base: The name without settings, in one of the tables.
+        settings: The settings in the name, by name and in the order of the row; without defaults.
+    """
+
+    base: str
+    settings: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The canonical name."""
+        return written(self.base, self.settings)
+
+
+def named(name: str, norm: str = 'linf') -> Named:
+    """The attack of a name, in a norm: the defaults of some settings are those of its protocol.
+
+    Raises:
+        InputError: The attack is unknown (with the near ones), or it does not take a setting, or a value is
+            wrong.
+    """
+    base, texts = taken_apart(name)
+    known = (*ATTACKS, *SEARCHES, *PRESETS)
+    if base not in known:
+        raise unknown('attack', base, known)
+    why = ''
+    if base in PRESETS:
+        searches = ', '.join(dict.fromkeys(stage.attack for stage in PRESETS[base]))
+        why = f', which is a fixed protocol; or give settings to its searches ({searches}) by their own names'
+    return Named(base, read(base, texts, settings_of(base, norm), why))
+
+
+def settings_of(base: str, norm: str = 'linf') -> tuple[Setting, ...]:
+    """What can stand in the name of an attack, with the defaults in a norm; nothing in that of a preset."""
+    if base in ATTACKS:
+        return ATTACKS[base].settings
+    if base not in SEARCHES:
+        return ()
+    alone = _alone(base, norm)
+    defaults = {key: getattr(alone, field) for key, field in OF_STAGE.items()}
+    return tuple(one._replace(default=defaults.get(one.name, one.default)) for one in SEARCHES[base].settings)
+
+
+def row_of(name: str) -> Attack | SearchAttack | None:
+    """The row of an attack by its name, with settings or not; None for a preset and for an unknown name.
+
+    Of the PGD family it is the row of the table: settings in the name stand in place of the caller's.
+    """
+    try:
+        base, settings = named(name)
+    except InputError:
+        return None
+    if base in SEARCHES:
+        return SEARCHES[base].with_settings(_of_search(settings))
+    return ATTACKS.get(base)
+
+
+def _of_search(settings: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((key, value) for key, value in settings.items() if key not in OF_STAGE)
+
+
+def _alone(base: str, norm: str) -> Stage:
+    """A search alone, without settings: the stage that it is in `autoattack`, if it is one."""
+    presets = PRESETS | PRESETS_IN.get(norm, {})
+    return {stage.attack: stage for stage in presets['autoattack']}.get(base, Stage(base))
+
+
 def stages(name: str, eot_samples: int, norm: str = 'linf') -> tuple[Stage, ...]:
     """The stages of a preset in a norm, or a search as its only stage.
 
-    A search alone is the stage that it is in `autoattack`, if it is one, with the caller's EoT samples if it
-    averages.
+    A search alone is the stage that it is in `autoattack`, if it is one, with the settings in its name, and
+    with the caller's EoT samples if it averages.
     """
     presets = PRESETS | PRESETS_IN.get(norm, {})
     if name in presets:
         return presets[name]
-    known = {stage.attack: stage for stage in presets['autoattack']}
-    alone = known.get(name, Stage(name))
-    return (alone._replace(eot_samples=eot_samples if SEARCHES[name].averages else 1),)
+    base, settings = named(name, norm)
+    own = {field: settings[key] for key, field in OF_STAGE.items() if key in settings}
+    samples = eot_samples if SEARCHES[base].averages else 1
+    return (_alone(base, norm)._replace(**own, eot_samples=samples, settings=_of_search(settings)),)
 
 
-def parse(attacks: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:
-    """The attack names in `attacks`, a comma string or a sequence, in order.
+def parse(attacks: str | list[str] | tuple[str, ...], norm: str = 'linf') -> tuple[str, ...]:
+    """The canonical names of the attacks in `attacks`, a comma string or a sequence, in order.
+
+    Commas inside parentheses do not separate attacks.
+
+    Args:
+        attacks: The names, some perhaps with settings.
+        norm: Of the threat model, on which the defaults of some settings depend.
 
     Raises:
-        InputError: A name is unknown (with the near ones), given twice, or there is none.
+        InputError: A name is unknown (with the near ones), has wrong settings, is given twice, or there is
+            none.
     """
-    known = (*ATTACKS, *SEARCHES, *PRESETS)
-    names = attacks.split(',') if isinstance(attacks, str) else list(attacks)
-    names = [str(name).strip() for name in names]
+    given = split(attacks) if isinstance(attacks, str) else [str(name) for name in attacks]
+    names = [named(name, norm).name for name in given]
     for name in names:
-        if name not in known:
-            raise unknown('attack', name, known)
         if names.count(name) > 1:
-            raise InputError(f'attack {name!r} is given {names.count(name)} times: give it once')
+            alike = [one.strip() for one, canonical in zip(given, names, strict=True) if canonical == name]
+            spelt = f', as {" and ".join(alike)}' if len(set(alike)) > 1 else ''
+            raise InputError(f'attack {name!r} is given {len(alike)} times{spelt}: give it once')
     if not names:
+        known = (*ATTACKS, *SEARCHES, *PRESETS)
         raise InputError(f'no attack given: name one or more of {", ".join(known)}')
+    for name in names:
+        if isinstance(row := row_of(name), SearchAttack):
+            row.make(Setup(10, norm))  # refuses what its settings make impossible together, in this norm
     return tuple(names)

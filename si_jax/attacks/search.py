@@ -27,7 +27,7 @@ from si_jax.attacks.pgd import (
     starting_points,
     value_function,
 )
-from si_jax.objectives import Objective
+from si_jax.objectives import Objective, toward
 from si_jax.outputs import Score
 from si_jax.threat import Threat
 
@@ -41,7 +41,7 @@ class Problem(NamedTuple):
         images: [B, H, W, C] in [0, 1], the original images.
         labels: [B] int32.
         keys: [B] typed PRNG keys; nothing else is random, so no image depends on its batch.
-        targets: [B] int32, the class to aim at; ignored by untargeted searches.
+        targets: [B] int32, the class to aim at; ignored by untargeted searches that are not `aimed`.
     """
 
     images: Array
@@ -87,6 +87,7 @@ class Search(NamedTuple):
         targeted: Whether it is run once for each target class in turn.
         objective: What it raises, or a function from target classes [B] to it; None if it raises no loss.
         score: What the objective is computed from; None likewise.
+        whole_parts: Whether `count` must always be the same number; iterations past the last then do nothing.
     """
 
     init: Callable[[KeyedClassifier, Problem, Threat], SearchState]
@@ -96,6 +97,7 @@ class Search(NamedTuple):
     objective: 'Objective | TargetedObjective | None' = None
     score: Score | None = None
     idle: int = 0
+    whole_parts: bool = False
 
     def objective_for(self, targets: Array) -> Objective | None:
         """What it raises toward these target classes [B]."""
@@ -118,6 +120,7 @@ def gradient_search(
     eot_samples: int,
     idle: int = 1,
     counted_from: int = 0,
+    aimed: bool = False,
 ) -> Search:
     """A search that raises an objective along its gradient: an ascent of the engine, made in parts.
 
@@ -135,6 +138,7 @@ def gradient_search(
         eot_samples: Gradients averaged in each step.
         idle: How many iterations there are beyond the steps.
         counted_from: The first iteration whose point is in the ball; points before it do not count as found.
+        aimed: Whether only an image of the class `Problem.targets` is a success, and the way leads there.
     """
 
     def counted(value: Value) -> Value:
@@ -165,9 +169,21 @@ def gradient_search(
         count: int,
     ) -> SearchState:
         _, keys = rows.split(problem.keys)
-        goal = objective if isinstance(objective, Objective) else objective(problem.targets)
+        if isinstance(objective, Objective):
+            goal = toward(objective, problem.targets) if aimed else objective
+        else:
+            goal = objective(problem.targets)
         value = counted(
-            value_function(goal, score, classifier, problem.labels, None, keys, eot_samples=eot_samples)
+            value_function(
+                goal,
+                score,
+                classifier,
+                problem.labels,
+                None,
+                keys,
+                eot_samples=eot_samples,
+                targets=problem.targets if aimed else None,
+            )
         )
         how = rule(threat, problem.images)
 
@@ -198,7 +214,7 @@ def gradient_search(
     return Search(init, advance, steps + idle, targeted, objective, score, idle)
 
 
-def of_attack(attack: Attack, steps: int, eot_samples: int) -> Search:
+def of_attack(attack: Attack, steps: int, eot_samples: int, aimed: bool = False) -> Search:
     """A PGD variant as a search: the same steps, but an image is done with its first misclassified point.
 
     The attack counts any iterate and fixes its step size; its objective reads the adversarial images alone.
@@ -212,4 +228,5 @@ def of_attack(attack: Attack, steps: int, eot_samples: int) -> Search:
         rule=lambda threat, images: rule_of(attack, threat, steps, math.nan),
         steps=steps,
         eot_samples=eot_samples,
+        aimed=aimed,
     )

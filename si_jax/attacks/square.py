@@ -21,7 +21,7 @@ from si_jax.attacks import rows
 from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.errors import InputError, unknown
-from si_jax.outputs import misclassified
+from si_jax.outputs import misclassified, reached
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -59,12 +59,14 @@ class Moves(NamedTuple):
     propose: Callable[[Array, Array, Array, Array], Array]
 
 
-def square(queries: int = 5000, p_init: float = 0.8) -> Search:
+def square(queries: int = 5000, p_init: float = 0.8, aimed: bool = False) -> Search:
     """Square as a search, for every norm.
 
     Args:
         queries: Number of iterations; the start needs one query more, as in the reference code.
         p_init: The share of the image that the first windows cover.
+        aimed: Whether only an image of the class `Problem.targets` is a success: the margin is then that of
+            the other classes over it.
 
     Returns:
         The `Search`. An image is done with its first misclassified point.
@@ -86,6 +88,8 @@ def square(queries: int = 5000, p_init: float = 0.8) -> Search:
 
     def evaluate(classifier: KeyedClassifier, problem: Problem, keys: Array, x: Array) -> tuple[Array, Array]:
         logits = classifier(x, keys).logits
+        if aimed:
+            return losses.margin(logits, problem.targets), reached(logits, problem.targets)
         return -losses.margin(logits, problem.labels), misclassified(logits, problem.labels)
 
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
@@ -117,17 +121,20 @@ def square(queries: int = 5000, p_init: float = 0.8) -> Search:
             i, words = drawn
             x = how.propose(words, i, problem.images, best)
             new_margin, wrong = evaluate(classifier, problem, rows.fold_in(classifier_keys, 1 + i), x)
+            if queries % count:  # a part may go past the last iteration
+                new_margin, wrong = jnp.where(i < queries, new_margin, jnp.inf), wrong & (i < queries)
             # A NaN margin is no decision for the label, and its point is there to be seen.
             accept = ~fooled & ((new_margin < margin) | (new_margin <= 0) | wrong)
             best = rows.where(accept, x, best)
             margin = jnp.where(accept, new_margin, margin)
-            return (best, margin, fooled | wrong, spent + ~fooled), None
+            asked = ~fooled & (i < queries) if queries % count else ~fooled
+            return (best, margin, fooled | wrong, spent + asked), None
 
         carry = (*state.inner, state.fooled, state.queries)
         (best, margin, fooled, spent), _ = jax.lax.scan(body, carry, (numbers, jax.vmap(draw)(numbers)))
         return SearchState(rows.where(fooled, best, problem.images), fooled, spent, (best, margin))
 
-    return Search(init, advance, iterations=queries)
+    return Search(init, advance, iterations=queries, whole_parts=True)
 
 
 def _signs(words: Array, dtype: jnp.dtype) -> Array:

@@ -15,6 +15,7 @@ from si_jax import losses
 from si_jax.attacks.facts import facts
 from si_jax.attacks.pgd import Attack, starting_points, value_function
 from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.settings import taken_apart
 from si_jax.attacks.steps import steepest_step
 from si_jax.errors import InputError
 from si_jax.evaluation.network import Network
@@ -70,6 +71,12 @@ def check_attack(name: str) -> Attack:
         InputError: It takes steps of its own, or scales the logits by what it measured, or is none of the PGD
             family.
     """
+    base, settings = taken_apart(name)
+    if base in AUDITED and settings:
+        raise InputError(
+            f'the audit of {name!r} would change its settings: give {base} alone, and steps, step_size and '
+            'restarts beside it, from which the audit varies them'
+        )
     if name not in AUDITED:
         raise InputError(
             f'attack {name!r} cannot be audited: the audit follows an attack of the PGD family step by step, '

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from si_jax.attacks.settings import split
 from si_jax.auditing.report import Audit
 from si_jax.auditing.runner import audit
 from si_jax.auditing.traces import check_attack
@@ -41,7 +42,7 @@ def run_audit(
         InputError: A value is wrong, or the network cannot be judged.
     """
     name = (attacks or 'pgd').strip()
-    if ',' in name:
+    if len(split(name)) > 1:
         raise InputError(f'--audit judges one attack at a time, not --attacks={name}: give one of them')
     check_attack(name)
     of_call = ('steps', 'step_size', 'restarts', 'eot_samples', 'seed', 'batch_size')

@@ -11,8 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.settings import file_name, split
 from si_jax.cli import compare, corruptions, outputs
 from si_jax.cli.audit import run_audit
 from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, load_classifier, sources
@@ -23,14 +25,14 @@ from si_jax.evaluation import gates, sanity
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, takes_of
+from si_jax.evaluation.request import DEFAULTS, TARGETS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.union import Union, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.sinks import Sinks, Start
 from si_jax.runtime.sinks import parse as parse_sinks
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
-from si_jax.storage.files import remove_leftovers
+from si_jax.storage.files import check_regular, remove_leftovers
 from si_jax.threat import THREATS, parse_threats
 
 DEFAULT_ATTACKS = 'pgd,cw,dlr,sipgd'
@@ -68,6 +70,11 @@ examples:
   an attack of your own, and what breaks another run
     python evaluate.py --workdir=WORKDIR --attacks=pgd,my_attacks.py:attack \\
         --transfer_from=WORKDIR2
+  more steps and restarts for one attack than it has by default
+    python evaluate.py --workdir=WORKDIR \\
+        --attacks='pgd(steps=200, step_size=1/255),apgd-ce(restarts=5)'
+  how often an image can be made to look like a chosen class
+    python evaluate.py --workdir=WORKDIR --attacks=apgd-t --targets=random
   which of two networks is better, and whether the difference is luck
     python evaluate.py compare a.json b.json
 """
@@ -89,13 +96,17 @@ moves them, off keeps none).
 ATTACKING = {
     'attacks': Flag(
         'A,B,...',
-        'names from the list below, and FILE.py:FUNCTION for attacks of your own '
+        "names from the list below, with settings if you like ('pgd(steps=200),cw'), and FILE.py:FUNCTION "
+        'for attacks of your own '
         f'(default: {DEFAULT_ATTACKS}; with --audit one of the PGD family: pgd)',
     ),
     'steps': Flag('N', 'of the PGD family (default: 20)', int),
     'step_size': Flag('SIZE', 'of the PGD family (default: eps / 4)', fraction),
     'restarts': Flag('N', 'of the PGD family (default: 1, with --audit 5)', int),
     'eot_samples': Flag('N', 'gradients averaged in each step, for random defenses (default: 1)', int),
+    'targets': Flag(
+        'WHICH', 'classes to be reached: random, least-likely, all, or FILE.npy with one for each image'
+    ),
     'gradient_of': Flag(
         'FILE.py:FUNCTION', 'a function that returns the classifier whose derivative attacks take (BPDA)'
     ),
@@ -192,6 +203,7 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
         'profile',
         'threats',
         'sinks',
+        'targets',
     ):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
@@ -214,6 +226,7 @@ def run(
     profile: str | None = None,
     threats: str | None = None,
     sinks: str | None = None,
+    targets: str | None = None,
     **settings: Any,
 ) -> Result | Union:
     """Evaluates a network; prints and writes the result.
@@ -230,20 +243,22 @@ def run(
         profile: A folder for a profile of a part of the first attack; None for none.
         threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
         sinks: Names of `si_jax.runtime.sinks`, with commas between; None for none.
+        targets: As for `si_jax.evaluate`; an array is a file FILE.npy.
         settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
             of `si_jax.evaluate`.
 
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
-    given = [load_attribute(one.strip(), 'attacks') if '.py:' in one else one for one in attacks.split(',')]
+    given = [load_attribute(one, 'attacks') if '.py:' in one else one for one in split(attacks)]
     names, custom = parse_attacks(given)
     makes = parse_sinks(sinks or '', '--sinks')
     several = {} if threats is None else parse_threats(threats)
     for name in ('eps', 'norm'):
         if several and getattr(subject, name) is not None:
             raise InputError(f'--{name} is given beside --threats, which has it: leave one of them out')
-    reads = [*subject.reads(), *outputs.of_model(attacks, gradient_of, transfer_from)]
+    aims = targets if targets is None or targets in TARGETS else read_targets(targets)
+    reads = [*subject.reads(), *outputs.of_model(attacks, gradient_of, transfer_from, targets)]
 
     def check_outputs(path: Path) -> None:
         files = [path.with_name(f'{path.stem}{outputs.POINT}')]
@@ -266,10 +281,11 @@ def run(
     choice = {'count': len(loaded.labels), **settings, **filled}
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
     choice |= {'threats': list(several)} if several else {}
+    choice |= {} if targets is None else {'targets': targets}
     each = several or {'': loaded.threat}
     for threat in each.values():
         threat.check(shape)
-    path = loaded.path(output, '-'.join(names), choice)
+    path = loaded.path(output, '-'.join(map(file_name, names)), choice)
     if output is None:
         check_outputs(path)
 
@@ -293,6 +309,7 @@ def run(
                     attacks=given,
                     eps=threat.eps,
                     norm=threat.norm,
+                    targets=aims,
                     return_images=save_images,
                     progress=True,
                     state_path=states[text],
@@ -333,6 +350,22 @@ def numbers_of(results: Mapping[str, Result]) -> dict[str, float]:
         for text, result in results.items()
         for name, accuracy in result.accuracy.items()
     }
+
+
+def read_targets(path: str) -> np.ndarray:
+    """The classes in a file of --targets.
+
+    Raises:
+        InputError: It cannot be read, or is no array.
+    """
+    try:
+        with open(check_regular(path), 'rb') as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f'--targets={path} cannot be read ({error}): give one of {", ".join(TARGETS)}, or a file that '
+            'np.save wrote, one class for each image'
+        ) from error
 
 
 def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]) -> str:

@@ -9,23 +9,28 @@ to it here as when it runs alone.
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from si_jax.attacks import malt
 from si_jax.attacks.facts import facts
 from si_jax.attacks.rays import average_distance
-from si_jax.attacks.registry import SCREENS, SEARCHES, Stage
+from si_jax.attacks.registry import SCREENS, VARIANTS, SearchAttack, Stage, row_of
 from si_jax.attacks.search import Search
+from si_jax.attacks.settings import file_name
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
 from si_jax.evaluation.pgd import Outcome, count_gradients
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord, GradientCounts
-from si_jax.evaluation.state import Arrays, Work, remember_all
+from si_jax.evaluation.state import Arrays, Work, remember, remember_all
 from si_jax.runtime import progress
+from si_jax.runtime.devices import compile_rows
 from si_jax.runtime.progress import GRADIENT
+from si_jax.threat import Threat
 
 # The public implementation that the protocols follow.
 REFERENCE = 'fra31/auto-attack a392200'
@@ -33,15 +38,22 @@ REFERENCE = 'fra31/auto-attack a392200'
 
 @dataclasses.dataclass(frozen=True)
 class Cascade:
-    """A search, which is its only stage, or a preset of several."""
+    """A search, which is its only stage, or a preset of several; `given` are the settings in its name."""
 
     name: str
     stages: tuple[Stage, ...]
+    given: dict[str, Any] = dataclasses.field(default_factory=dict)
+    unit: str = ''  # what its finished parts are called on disk, if not after its name
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the gates ask about it."""
-        return tuple(Part(one.attack, facts(SEARCHES[one.attack]), one.eot_samples) for one in self.stages)
+        asked, by = self.given.get('n_targets', 0), self.given.get('choice', '')
+        names = [self.name] if len(self.stages) == 1 else [one.attack for one in self.stages]
+        return tuple(
+            Part(name, facts(one.row), one.eot_samples, n_targets=asked, chooses=bool(asked or by))
+            for name, one in zip(names, self.stages, strict=True)
+        )
 
     @property
     def beginning(self) -> 'Cascade':
@@ -51,7 +63,13 @@ class Cascade:
 
     def cost(self, request: Request) -> int:
         """The forward passes that it makes of an image, at most and roughly."""
-        return sum(runs(stage, request) * cost(stage, request) for stage in self.stages)
+        stages = self._stages(request)
+        return sum(runs(stage, request) * cost(stage, request) for stage in stages)
+
+    def _stages(self, request: Request) -> list[Stage]:
+        """The stages, toward the classes of the request if it has some."""
+        aimed = request.aims is not None
+        return [stage._replace(aimed=True, targets=1) if aimed else stage for stage in self.stages]
 
     def run(self, network: Network, request: Request) -> Outcome:
         """Runs the stages on the correctly classified images.
@@ -65,35 +83,41 @@ class Cascade:
         queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
         kept = np.array(network.images) if request.keep else np.zeros((0, *network.images.shape[1:]))
         tables, gradients, largest, seconds = [], [], 0.0, {}
-        for number, stage in enumerate(self.stages):
+        stages, unit = self._stages(request), self.unit or file_name(self.name)
+        success = None if request.aims is None else np.argmax(network.clean_logits, axis=1) == request.aims
+        for number, stage in enumerate(stages):
             began = time.perf_counter()
             if len(self.stages) > 1:
                 progress.current().set_postfix(attack=f'{self.name}: {stage.attack}')
             attacked = clean if request.individual else correct
-            done = _run_stage(network, request, f'{self.name}-{number}', stage, attacked)
+            done = _run_stage(network, request, f'{unit}-{number}', stage, attacked)
             new = correct & done.broken
             broken_by[new], correct = number, correct & ~done.broken
             queries += done.queries
             distances, largest = done.distances, max(largest, done.largest)
+            if success is not None:
+                success = success | done.reached
             if request.keep:
                 kept[new] = done.images[new]
             after = clean & ~done.broken if request.individual else correct
             tables.append(_table(stage, done, after, request))
             gradients.append(done.gradients)
             seconds[stage.attack] = time.perf_counter() - began
-        single = SEARCHES.get(self.name)
+        row = row_of(self.name)
+        single = row if isinstance(row, SearchAttack) else None
         record = AttackRecord(
             runs=correct[None],
             steps=tables[0]['iterations'] if single else None,
             step_size=None,
-            eot_samples=self.stages[0].eot_samples if SEARCHES[self.stages[0].attack].averages else None,
+            eot_samples=self.stages[0].eot_samples if self.stages[0].row.averages else None,
             max_perturbation=largest,
             stages=tuple(tables),
-            protocol=_protocol(self.name, self.stages, request),
+            protocol=_protocol(self.name, stages, request),
             broken_by=broken_by,
             queries=queries,
             distances=distances if single and single.measures_distance else None,
             gradients=tuple(gradients),
+            success=success,
         )
         return Outcome(record, kept, seconds if len(self.stages) > 1 else {})
 
@@ -106,13 +130,16 @@ def runs(stage: Stage, request: Request) -> int:
 
 def cost(stage: Stage, request: Request) -> int:
     """The forward passes that a run makes of an image, at most and roughly."""
-    row = SEARCHES[stage.attack]
+    row = stage.row
     queries = _search(stage, request).iterations * row.queries * stage.eot_samples
     return round(queries * (1 + (GRADIENT - 1) * row.gradients(request.classes)))
 
 
 class _Done(NamedTuple):
-    """What a stage did; the arrays are for all N images, whether attacked or not."""
+    """What a stage did; the arrays are for all N images, whether attacked or not.
+
+    `reached` are the images that are classified as the targets of the request.
+    """
 
     attacked: int
     broken: np.ndarray
@@ -123,19 +150,20 @@ class _Done(NamedTuple):
     refused: int
     largest: float
     gradients: GradientCounts | None
+    reached: np.ndarray
 
 
 def _run_stage(network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
-    row, count = SEARCHES[stage.attack], len(attacked)
+    row, count = stage.row, len(attacked)
     targets = np.zeros((0, count), np.int32)
-    if _search(stage, request).targeted:
-        # Of equal logits the class with the lower number comes first.
-        ranks = np.argsort(-network.clean_logits, axis=1, kind='stable')[:, 1 : stage.targets + 1]
-        targets = ranks.T.astype(np.int32)
+    if request.aims is not None:
+        targets = request.aims[None]
+    elif _search(stage, request).targeted:
+        targets = _targets(network, stage, request.threat, unit, attacked)
 
     alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
     images = np.zeros(network.images.shape, network.images.dtype) if request.keep else np.zeros((0,))
-    zero, not_finite = attacked.copy(), np.zeros(count, bool)
+    zero, not_finite, reached = attacked.copy(), np.zeros(count, bool), np.zeros(count, bool)
     forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, request)
     apply, shared = network.surrogate(row.calibrated)
 
@@ -160,8 +188,14 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
         problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
         wanted = row.measures_distance
         outcome = run_search(program, shared, problem, confirm, network.sizes, final=wanted)
-        final = outcome.final
-        return {
+        final, hit = outcome.final, {}
+        if request.aims is not None:
+            fell = rows[outcome.broken]
+            hit['reached'] = outcome.broken.copy()
+            if len(fell):
+                decided = network.logits(outcome.images, keys[fell])
+                hit['reached'][outcome.broken] = np.argmax(decided, axis=1) == aims[fell]
+        return hit | {
             'broken': outcome.broken,
             'images': outcome.images if request.keep else outcome.images[:0].copy(),
             # An attack that measures distances goes on after its first success.
@@ -186,6 +220,7 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
         ]
         for rows, arrays in zip(groups, remember_all(work), strict=True):
             broken = rows[arrays['broken']]
+            reached[rows] |= arrays.get('reached', False)
             alive[broken] = False
             queries[rows] += arrays['queries']
             distances[rows] = arrays['distances']
@@ -200,8 +235,46 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
     broken = attacked & ~alive
     counts = None if row.black_box else count_gradients(attacked, zero, not_finite)
     return _Done(
-        int(attacked.sum()), broken, images, queries, distances, forward_passes, refused, largest, counts
+        int(attacked.sum()),
+        broken,
+        images,
+        queries,
+        distances,
+        forward_passes,
+        refused,
+        largest,
+        counts,
+        reached,
     )
+
+
+def _candidates(stage: Stage, request: Request) -> int:
+    """Among how many classes MALT chooses."""
+    return min(max(malt.CANDIDATES, stage.targets), request.classes - 1)
+
+
+def _targets(network: Network, stage: Stage, threat: Threat, unit: str, attacked: np.ndarray) -> np.ndarray:
+    """The classes that a targeted search aims at one after another, [T, N] int32."""
+    # Of equal logits the class with the lower number comes first.
+    ranks = np.argsort(-network.clean_logits, axis=1, kind='stable')[:, 1:].astype(np.int32)
+    if stage.choice == 'logits':
+        return ranks[:, : stage.targets].T
+    ranks, rows = ranks[:, : _candidates(stage, network.request)], np.flatnonzero(attacked)
+    apply, shared = network.surrogate()
+
+    def distances(weights: Any, images: Any, labels: Any, keys: Any, candidates: Any) -> Any:
+        logits = lambda x: apply(weights, x, network.typed(keys)).logits  # noqa: E731
+        return malt.distances(logits, images, labels, candidates, threat.ball)
+
+    def measured() -> Arrays:
+        given = network.images[rows], network.labels[rows], network.keys(0)[rows], ranks[rows]
+        program = network.program(('malt', threat), lambda: compile_rows(distances, network.devices))
+        return {'distances': network.map(program, shared, given)}
+
+    if len(rows):
+        order = np.argsort(remember(f'{unit}-malt', measured)['distances'], axis=1, kind='stable')
+        ranks[rows] = np.take_along_axis(ranks[rows], order, axis=1)
+    return ranks[:, : stage.targets].T
 
 
 def _search(stage: Stage, request: Request, restart: int = 0) -> Search:
@@ -210,7 +283,7 @@ def _search(stage: Stage, request: Request, restart: int = 0) -> Search:
 
 def _table(stage: Stage, done: _Done, correct: np.ndarray, request: Request) -> dict[str, Any]:
     """The stage in the result, in JSON's types."""
-    row = SEARCHES[stage.attack]
+    row = stage.row
     forward = done.forward_passes
     table: dict[str, Any] = {
         'attack': stage.attack,
@@ -224,6 +297,10 @@ def _table(stage: Stage, done: _Done, correct: np.ndarray, request: Request) -> 
         'forward_passes': forward,
         'backward_passes': round(forward * row.gradients(request.classes)),
     }
+    if stage.choice == 'malt':
+        # For the choice of the targets: a forward pass, and a backward pass for each candidate.
+        table['forward_passes'] += done.attacked
+        table['backward_passes'] += done.attacked * _candidates(stage, request)
     if done.gradients is not None:
         table['gradients'] = done.gradients.shares()
     if row.black_box and done.broken.any():
@@ -241,7 +318,7 @@ def _iterations(stage: Stage, request: Request) -> int:
     return search.iterations - search.idle
 
 
-def _protocol(name: str, stages: tuple[Stage, ...], request: Request) -> dict[str, Any]:
+def _protocol(name: str, stages: Sequence[Stage], request: Request) -> dict[str, Any]:
     """The stamp by which a reader knows what ran."""
     return {
         'name': name,
@@ -254,9 +331,11 @@ def _protocol(name: str, stages: tuple[Stage, ...], request: Request) -> dict[st
                 'targets': runs(stage, request) // stage.restarts if search.targeted else 0,
                 'eot_samples': stage.eot_samples,
                 **({'largereps': True} if search.idle > 1 else {}),
+                **({'choice': stage.choice} if stage.choice != 'logits' else {}),
             }
             for stage, search in ((stage, _search(stage, request)) for stage in stages)
         ],
-        'follows': REFERENCE if name.startswith('autoattack') else None,
+        'follows': REFERENCE if name.startswith('autoattack') and name not in VARIANTS else None,
+        **({'variant': VARIANTS[name]} if name in VARIANTS else {}),
         **({'screen': SCREENS[name]} if name in SCREENS else {}),
     }

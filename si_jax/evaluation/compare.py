@@ -17,7 +17,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult, settings_of
 from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import Result
-from si_jax.runtime.terminal import named, wrapped
+from si_jax.runtime.terminal import named, titled, wrapped
 
 RESAMPLES = 10_000
 # What attacks must have in common to be compared: fields of their entries in the JSON.
@@ -192,7 +192,7 @@ class Comparison:
                 a, b, difference = (_mean_sd(100 * x) for x in (one.a, one.b, one.b - one.a))
                 p = '-' if one.paired_t_p is None else f'{one.paired_t_p:.1g}'
                 columns = f'{a:>14}{b:>14}{difference:>15}{interval:>18}{p:>7}'
-            lines += named(name.replace('_', ' '), columns, first)
+            lines += named(titled(name), columns, first)
         for note in self.notes:
             lines += wrapped('note: ', note)
         lines += wrapped('', self.sentence)

@@ -17,17 +17,19 @@ from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.forecast import forecast
 from si_jax.evaluation.kinds import Kind, kind_of
 from si_jax.evaluation.network import Network, programs
-from si_jax.evaluation.pgd import Outcome, with_gradient
+from si_jax.evaluation.pgd import Outcome, Pgd, with_gradient
 from si_jax.evaluation.request import Request, default_attacks, layout_of
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, alone, remember, unsaved
 from si_jax.evaluation.surrogate import calibrate
+from si_jax.evaluation.targeted import Targeted
 from si_jax.evaluation.transfer import Transfer
 from si_jax.runtime import processes, profiling
 from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import passing, showing, silent, wanted
 from si_jax.runtime.progress import progress as progress_of
+from si_jax.storage.trees import digest
 
 PROFILED = 3  # chunks of images in a profile
 # What a state must share with the evaluation that goes on, of a request.
@@ -59,6 +61,7 @@ def evaluate(
     devices: Sequence[jax.Device] | None = None,
     layout: str | None = None,
     scale: int | None = None,
+    targets: Any = None,
 ) -> Result:
     """Measures the accuracy of a classifier on clean images and under attacks.
 
@@ -86,10 +89,12 @@ def evaluate(
         labels: [N], integer, in [0, K).
         attacks: Names in the tables of `si_jax.attacks.registry`, as a sequence or a comma string. If None
             it is 'autoattack', the protocol by which the field reports robust accuracy ('autoattack-rand' for
-            a `Randomised` classifier, 'square' for a `BlackBox`). A
-            sequence may also hold attacks of your own: `Attack` records and callables (classifier, images,
-            labels, threat, key) -> images, or pairs (name, one of these); see `docs/attacks.md`. They run on
-            all images in `restarts` runs, and their final images count, audited and verified like all others.
+            a `Randomised` classifier, 'square' for a `BlackBox`). A name
+            can have settings, as in 'apgd-ce(steps=50, restarts=5)', in place of the attack's own and of the
+            arguments below; the result has its canonical form (`registry.parse`). A sequence may also hold
+            attacks of your own: `Attack` records and callables (classifier, images, labels, threat, key) ->
+            images, or pairs (name, one of these); see `docs/attacks.md`. They run on all images in `restarts`
+            runs, and their final images count, audited and verified like all others.
         eps: Radius of the ball, as a fraction of the pixel range.
         norm: 'linf', 'l2' or 'l1'.
         steps: Steps of the PGD family; 20 if None. This and the next two, and `eot_samples`, are refused if
@@ -126,6 +131,11 @@ def evaluate(
             yours are given, classifiers and attacks. If None it is 'nhwc'; for a torch.nn.Module, images
             [N, C, H, W] are recognised.
         scale: Of uint8 images the stored value of white, 255 as a rule; None for floating ones.
+        targets: Classes that the attacks have to reach: [N], a wrong class for each image; 'random', drawn
+            for each image by seed and index; 'least-likely', the wrong class of the lowest clean logit; or
+            'all', each wrong class in turn. The result has the share of images on which the target (of
+            several, one of them) was reached, as `success`. None for any wrong class. For the PGD family (but
+            not `gama`), APGD, `fab-t` and `square`.
 
     Returns:
         The `Result`.
@@ -160,6 +170,7 @@ def evaluate(
         devices=devices,
         layout=layout_of(layout, classifier, images),
         scale=scale,
+        targets=targets,
     )
     shown = wanted(progress) and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
@@ -244,7 +255,8 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
         gates.check_stand_in_is_taken(kinds)
     given = classifier_of(classifier, request.layout)
     if given.randomised:
-        gates.check_draws(kinds, request.restarts)
+        by_name = [kind.given.get('restarts', 1) for kind in kinds if isinstance(kind, Pgd)]
+        gates.check_draws(kinds, max(request.restarts, *by_name, 1))
     network = Network.of(
         given,
         request,
@@ -252,6 +264,7 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
         gradient_of=None if gradient_of is None else classifier_of(gradient_of, request.layout),
     )
     gates.check_labels_of(network.request.classes, request.labels)
+    gates.check_targets(kinds, request, network.request.classes, randomised=given.randomised)
     for kind in (*kinds, *(Transfer(name, network) for name in request.sources)):
         gates.check_fits(
             kind, network.outputs, network.why_no_features, differentiable=network.differentiable
@@ -269,7 +282,7 @@ def _reads_features(kind: Kind) -> bool:
 
 def _dry_run(kind: Kind, network: Network) -> None:
     """Runs the beginning of an attack on a few images, for a profile; nothing of it counts."""
-    if isinstance(kind, Cascade):
+    if isinstance(kind, Cascade | Pgd | Targeted):
         kind = kind.beginning
     rows = np.flatnonzero(network.clean)[: PROFILED * network.request.chunk]
     if len(rows):
@@ -292,6 +305,10 @@ def _identity(network: Network, kinds: list[Kind], *, program: bool) -> dict[str
         },
         'search precision': request.precision,
     }
+    if request.targets is not None:
+        identity['targets'] = (
+            str(request.targets) if isinstance(request.targets, str) else digest(request.targets)
+        )
     if request.custom:
         identity['own attacks'] = {name: custom.fingerprint(one) for name, one in request.custom.items()}
     sources = {kind.name: kind.source for kind in kinds if isinstance(kind, Transfer)}

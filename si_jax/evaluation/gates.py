@@ -42,12 +42,16 @@ class Part(NamedTuple):
         facts: What is known of it; None for images from elsewhere, and for a callable of the user's.
         eot_samples: Gradients averaged in each step; None where nobody knows.
         elsewhere: Whether its images were made on another classifier.
+        n_targets: The number of targets that its name asks for; 0 for none.
+        chooses: Whether its name says how it chooses its targets.
     """
 
     attack: str
     facts: Facts | None
     eot_samples: int | None
     elsewhere: bool = False
+    n_targets: int = 0
+    chooses: bool = False
 
     @property
     def without_gradient(self) -> bool | None:
@@ -66,14 +70,14 @@ class Gated(Protocol):
     def parts(self) -> tuple[Part, ...]: ...
 
 
-def check_labels_of(classes: int, labels: np.ndarray) -> None:
-    """Whether labels [N] are among so many classes."""
+def check_labels_of(classes: int, labels: np.ndarray, what: str = 'labels') -> None:
+    """Whether labels [N], or targets, are among so many classes."""
     wrong = (labels < 0) | (labels >= classes)
     if wrong.any():
         i, from_one = int(np.argmax(wrong)), labels.min() == 1 and labels.max() == classes
         raise InputError(
-            f'labels[{i}]={labels[i]} is not in [0, {classes}): the classifier has {classes} classes'
-            f'{", and labels count from 0: give labels - 1" if from_one else ""}'
+            f'{what}[{i}]={labels[i]} is not in [0, {classes}): the classifier has {classes} classes'
+            f'{f", and {what} count from 0: give {what} - 1" if from_one else ""}'
         )
 
 
@@ -97,12 +101,41 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str, *, differe
                 f'attack {attack.name!r} needs at least {part.facts.least_classes} classes, the classifier '
                 f"has {classes}: use 'pgd' or 'cw'"
             )
+        if part.n_targets >= classes:
+            raise InputError(
+                f'attack {attack.name!r} has {part.n_targets} targets, and the classifier has {classes} '
+                f'classes, the label one of them: give at most n_targets={classes - 1}'
+            )
         if part.facts.reads_features and outputs.features is None:
             raise InputError(
                 f'attack {attack.name!r} needs the features and the kernel of the last linear layer'
                 f'{why_no_features and f", and none was found: {why_no_features}"}: let the classifier return'
                 ' si_jax.Outputs(logits, features, kernel), or leave this attack out'
             )
+
+
+def check_targets(attacks: Sequence[Gated], request: Any, classes: int, *, randomised: bool = False) -> None:
+    """Whether attacks can have the targets of a request, for a classifier of so many classes."""
+    if request.targets is None:
+        return
+    remedy = 'leave targets out, or use attacks of the PGD family, apgd-ce, apgd-t, fab-t or square'
+    if randomised:
+        raise InputError(
+            'targets are given, and the classifier is Randomised: one image has many decisions then; leave '
+            'targets out'
+        )
+    for attack in attacks:
+        facts = [part.facts for part in attack.parts]
+        if len(facts) > 1:
+            raise InputError(f'{attack.name} chooses its own targets, and cannot have others: {remedy}')
+        if facts[0] is None or not facts[0].aims:
+            raise InputError(f'{attack.name} cannot aim at a class, and targets are given: {remedy}')
+        if attack.parts[0].chooses:
+            raise InputError(
+                f'{attack.name} says which targets it chooses, and targets are given: leave one out'
+            )
+    if isinstance(request.targets, np.ndarray):
+        check_labels_of(classes, request.targets, 'targets')
 
 
 def check_stand_in_is_taken(attacks: Sequence[Gated]) -> None:

@@ -1,12 +1,14 @@
-"""The four kinds of attack: a member of the PGD family, a cascade of searches, a callable, a transfer.
+"""The kinds of attack: a member of the PGD family, a cascade of searches, a callable, a transfer.
 
-Each has two methods, `cost(request)` and `run(network, request)`, and says of what `parts` it is made.
+Each has two methods, `cost(request)` and `run(network, request)`, and says of what `parts` it is made. The
+first two can be `Targeted`.
 """
 
 from typing import Protocol
 
 from si_jax.attacks import registry
 from si_jax.attacks.pgd import Attack
+from si_jax.attacks.settings import file_name
 from si_jax.evaluation import custom
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.custom import CustomAttack
@@ -14,6 +16,7 @@ from si_jax.evaluation.gates import Gated
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.pgd import Outcome, Pgd
 from si_jax.evaluation.request import Request
+from si_jax.evaluation.targeted import Targeted
 
 
 class Kind(Gated, Protocol):
@@ -27,12 +30,19 @@ class Kind(Gated, Protocol):
 
 
 def kind_of(name: str, request: Request) -> Kind:
-    """The attack of this name."""
+    """The attack of this name, toward the targets of the request if it has some."""
+    kind = _untargeted(name, request)
+    return Targeted(kind) if request.targets is not None and isinstance(kind, Pgd | Cascade) else kind
+
+
+def _untargeted(name: str, request: Request) -> Kind:
     given, samples = request.custom.get(name), request.eot_samples
     if isinstance(given, Attack):
         return Pgd(name, given, custom.UNIT + name, samples, protocol=custom.protocol(name, given))
     if given is not None:
         return CustomAttack(name, given)
-    if name in registry.ATTACKS:
-        return Pgd(name, registry.ATTACKS[name], name, samples)
-    return Cascade(name, registry.stages(name, samples, request.threat.norm))
+    row, norm = registry.row_of(name), request.threat.norm
+    settings = registry.named(name, norm).settings
+    if isinstance(row, Attack):
+        return Pgd(name, row, file_name(name), samples, given=settings)
+    return Cascade(name, registry.stages(name, samples, norm), settings)

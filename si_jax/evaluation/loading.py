@@ -20,7 +20,7 @@ SCHEMA = 1
 LARGEST_EPS = 1e6  # no image has so many pixels
 # What an attack's entry may have, and of which kind it is where it is there and not null.
 OF_ATTACK: dict[str, type] = {
-    **dict.fromkeys(('single_run', 'step_size', 'max_perturbation'), float),
+    **dict.fromkeys(('single_run', 'step_size', 'max_perturbation', 'success', 'reached'), float),
     **dict.fromkeys(('restarts', 'steps', 'eot_samples', 'only'), int),
     'protocol': dict,
     'stages': list,

@@ -188,6 +188,8 @@ class Network:
     def part(self, rows: np.ndarray) -> 'Network':
         """The same network with some of its images."""
         some = {name: getattr(self.request, name)[rows] for name in ('images', 'labels', 'indices')}
+        if isinstance(targets := self.request.targets, np.ndarray):
+            some['targets'] = targets[rows]
         request = dataclasses.replace(self.request, **some)
         return dataclasses.replace(self, request=request, clean_logits=self.clean_logits[rows])
 

@@ -68,9 +68,9 @@ def compile_search(
     """Compiles a search for `apply`, (weights, images, keys) -> Outputs; keys come as their data.
 
     A part that divides the iterations has a static length. The length of another is an argument, so that the
-    last, shorter one needs no program of its own.
+    last, shorter one needs no program of its own; of a search in `whole_parts` the last one is as long.
     """
-    static = search.iterations % part == 0
+    static = search.iterations % part == 0 or search.whole_parts
 
     def problem(images: Any, labels: Any, keys: Any, targets: Any) -> Problem:
         return Problem(images, labels, jax.random.wrap_key_data(keys, impl=key_impl), targets)

@@ -87,6 +87,8 @@ class OnAllImages(abc.ABC):
         correct, largest = network.confirm(rows, images, keys, request.threat, self.name)
         # A copy, as a view would keep all of them.
         kept = images if request.keep else images[:0].copy()
+        if request.aims is not None:
+            found['reached'] = np.argmax(network.logits(images, keys), axis=1) == request.aims[rows]
         return found | {'correct': correct, 'largest': np.float64(largest), 'images': kept}
 
     def run(self, network: Network, request: Request) -> Outcome:
@@ -97,6 +99,7 @@ class OnAllImages(abc.ABC):
         attack, cost = self.attacker(network, request), self.cost_of_run(request)
         runs: list[np.ndarray] = []
         zero, not_finite, known = network.clean, np.zeros(len(network.clean), bool), False
+        success: Any = None if request.aims is None else np.zeros(len(network.clean), bool)
         largest, kept = 0.0, np.zeros((0, *network.images.shape[1:]), network.images.dtype)
         groups = network.groups(np.arange(len(network.images)))
         for restart in range(self.restarts(request)):
@@ -113,6 +116,8 @@ class OnAllImages(abc.ABC):
             arrays = {key: np.concatenate([np.atleast_1d(one[key]) for one in parts]) for key in parts[0]}
             correct, images = arrays['correct'], arrays['images']
             largest = max(largest, float(arrays['largest'].max()))
+            if success is not None:
+                success = success | arrays['reached']
             if known := 'zero' in arrays:
                 zero, not_finite = zero & arrays['zero'], not_finite | arrays['not_finite']
             if request.keep and not runs:
@@ -122,7 +127,7 @@ class OnAllImages(abc.ABC):
                 kept[new] = images[new]
             runs.append(correct)
         counts = (count_gradients(network.clean, zero, not_finite),) if known else ()
-        record = AttackRecord(np.stack(runs), None, None, None, largest, gradients=counts)
+        record = AttackRecord(np.stack(runs), None, None, None, largest, gradients=counts, success=success)
         return Outcome(dataclasses.replace(record, **self.settings(request)), kept)
 
 
@@ -133,6 +138,7 @@ class Pgd(OnAllImages):
     Attributes:
         starts: [N, H, W, C], where to start; None for the attack's own start.
         protocol: The stamp of a record of the user's.
+        given: Settings in its name, which stand in place of the request's.
     """
 
     name: str
@@ -141,14 +147,20 @@ class Pgd(OnAllImages):
     eot_samples: int = 1
     starts: np.ndarray | None = None
     protocol: dict[str, Any] | None = None
+    given: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def parts(self) -> tuple[Part, ...]:
         """What the gates ask about it."""
         return (Part(self.name, facts(self.row), self.eot_samples),)
 
+    @property
+    def beginning(self) -> 'Pgd':
+        """Its first run alone, for a profile."""
+        return dataclasses.replace(self, given={**self.given, 'restarts': 1})
+
     def restarts(self, request: Request) -> int:
-        return request.restarts if self.row.steps is None else 1
+        return self.given.get('restarts', request.restarts if self.row.steps is None else 1)
 
     def cost_of_run(self, request: Request) -> int:
         return GRADIENT * self.eot_samples * self._steps(request)
@@ -157,20 +169,26 @@ class Pgd(OnAllImages):
         size = self.row.step_size
         return {
             'steps': self._steps(request),
-            'step_size': request.step_size if size is None else size * request.threat.eps,
+            'step_size': self._step_size(request) if size is None else size * request.threat.eps,
             'eot_samples': self.eot_samples,
             'protocol': self.protocol,
         }
 
     def _steps(self, request: Request) -> int:
-        return request.steps if self.row.steps is None else self.row.steps
+        return self.given.get('steps', request.steps) if self.row.steps is None else self.row.steps
+
+    def _step_size(self, request: Request) -> float:
+        return self.given.get('step_size', request.step_size)
 
     def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
         row, threat = self.row, request.threat
+        steps, step_size = self._steps(request), self._step_size(request)
         apply, shared = network.surrogate(row.calibrated)
 
         def compiled(row: Attack) -> Callable[..., Arrays]:
-            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Arrays:
+            def toward(
+                weights: Any, images: Array, labels: Array, keys: Array, start: Array, aims: Array | None
+            ) -> Arrays:
                 ascent = attacks.run(
                     row,
                     lambda x, keys: apply(weights, x, keys),
@@ -178,17 +196,21 @@ class Pgd(OnAllImages):
                     labels,
                     network.typed(keys),
                     threat=threat,
-                    steps=request.steps,
-                    step_size=request.step_size,
+                    steps=steps,
+                    step_size=step_size,
                     eot_samples=self.eot_samples,
                     start=start,
+                    targets=aims,
                 )
                 final = ascent.last
                 if row.any_iterate:
                     final = rows_of.where(ascent.fooled, ascent.fooled_image, final)
                 return {'images': final, **ascent.gradients._asdict()}
 
-            return compile_rows(search, network.devices)
+            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Arrays:
+                return toward(weights, images, labels, keys, start, None)
+
+            return compile_rows(search if request.aims is None else toward, network.devices)
 
         def attack(rows: np.ndarray, restart: int) -> Arrays:
             images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
@@ -198,9 +220,11 @@ class Pgd(OnAllImages):
             else:
                 start = self.starts[rows]
             now = row.in_restart(restart)
-            about = now, threat, request.steps, request.step_size, self.eot_samples
+            about = now, threat, steps, step_size, self.eot_samples, request.aims is None
             program = network.program(about, lambda: compiled(now))
             given = images, labels, keys, start
+            if request.aims is not None:
+                given = *given, request.aims[rows]
             found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)
             return self.judged(network, request, rows, restart, found)
 

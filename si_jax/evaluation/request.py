@@ -16,7 +16,7 @@ import numpy as np
 
 from si_jax.attacks.facts import facts, taken_by
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, named, settings_of
 from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.classifier import (
@@ -46,12 +46,13 @@ GPUS = ('gpu', 'cuda', 'rocm')
 # Names that the files of a result use for something else.
 TAKEN = ('clean', 'worst_case', 'labels', 'indices')
 TRANSFER = 'transfer-'  # before the name of a source, in that of its row
-TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_')
+TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_', 'success_', 'reached_')
 UNNAMED = 'own'
 # What attacks may take, with what stands for None; step_size stands for eps / 4 then.
 DEFAULTS = {'steps': 20, 'restarts': 1, 'eot_samples': 1}
 TRANSFERRED = frozenset({'steps', 'step_size', 'eot_samples'})  # of an attack by way of another network
 LAYOUTS = ('nhwc', 'nchw')
+TARGETS = ('random', 'least-likely', 'all')  # beside one class for each image
 CHANNELS = (1, 3)  # of gray and of colour images
 SLACK = 1e-6  # by which rounding may put a pixel outside of [0, 1]
 
@@ -75,6 +76,8 @@ class Request:
         layout: 'nhwc' or 'nchw', of images that were given, that are returned, and that callables see.
         notes: What was done to the arguments, for the warnings of the result.
         classes: Of the classifier; 0 until it is traced.
+        targets: Classes to be reached, [N] int64 or one of `TARGETS`; None for any wrong class.
+        aims: [N] int32, those of one run of an attack that is `targeted.Targeted`.
         processes: Of how many processes began the evaluation that goes on; None if it begins.
         takes: For each row of the result which of steps, step_size, restarts and eot_samples it takes.
     """
@@ -101,6 +104,8 @@ class Request:
     layout: str = 'nhwc'
     notes: tuple[str, ...] = ()
     classes: int = 0
+    targets: np.ndarray | str | None = None
+    aims: np.ndarray | None = None
 
     @classmethod
     def of(
@@ -126,18 +131,22 @@ class Request:
         devices: Sequence[jax.Device] | None = None,
         layout: str | None = None,
         scale: int | None = None,
+        targets: Any = None,
     ) -> 'Request':
         """Checks the arguments of `evaluate` that have these names.
 
         Raises:
             InputError: One of them is wrong.
         """
-        names, custom = parse_attacks(attacks)
+        names, custom = parse_attacks(attacks, norm)
         layout = layout or _told_from(_shape(images))
         sources = parse_sources(transfer_from, layout)
         images, notes = check_images(images, layout, scale)
         labels = check_labels(labels, len(images))
         indices = check_indices(indices, len(images))
+        targets = check_targets(targets, labels)
+        if targets is not None and sources:
+            raise InputError('targets are given beside transfer_from, which has none: leave one of them out')
         eps = check_number('eps', eps)
         if eps == 0:
             raise InputError(
@@ -159,6 +168,8 @@ class Request:
         )
         chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
         step_size = threat.eps / 4 if step_size is None else check_number('step_size', step_size)
+        for name in (name for name in names if name not in custom):
+            check_step_size(named(name).settings.get('step_size', step_size), norm, images.shape[1:])
         devices = check_devices(devices)
         before = begun(state_path)
         shares = before.get('processes', 1)
@@ -184,6 +195,7 @@ class Request:
             processes=shares if before and type(shares) is int and shares > 0 else None,
             layout=layout,
             notes=notes,
+            targets=targets,
         )
 
     def as_given(self, images: np.ndarray) -> np.ndarray:
@@ -312,6 +324,27 @@ def check_labels(labels: Any, count: int) -> np.ndarray:
     return labels.astype(np.int64)
 
 
+def check_targets(targets: Any, labels: np.ndarray) -> np.ndarray | str | None:
+    """The targets [N] on the host, int64, none of them the label; or one of `TARGETS`, or None."""
+    if targets is None or (isinstance(targets, str) and targets in TARGETS):
+        return targets
+    if isinstance(targets, str):
+        raise unknown('targets', targets, TARGETS)
+    targets = as_array(targets)
+    if targets.shape != labels.shape or targets.dtype.kind not in 'iu':
+        raise InputError(
+            f'targets are {targets.dtype} {targets.shape}: they must be integers [{len(labels)}], a wrong '
+            f'class for each image, or one of {", ".join(TARGETS)}'
+        )
+    if (same := targets == labels).any():
+        i = int(np.argmax(same))
+        raise InputError(
+            f'targets[{i}]={targets[i]} is the label of that image: a target must be a wrong class '
+            f'({int(same.sum())} of {len(labels)} are not); give another, or leave these images out'
+        )
+    return targets.astype(np.int64)
+
+
 def check_indices(indices: Any, count: int) -> np.ndarray:
     """The number of each image [N], which its random numbers come from: its position unless given."""
     indices = np.arange(count) if indices is None else as_array(indices)
@@ -394,9 +427,18 @@ def check_settings(
         if setting is not None and not any(name in taken for taken in takes.values()):
             raise InputError(
                 f'{name}={setting!r} is given, and {", ".join(takes)} '
-                f'{"do not take" if len(takes) > 1 else "does not take"} it: leave {name} out, or add an '
+                f'{"do not take" if len(takes) > 1 else "does not take"} it: leave {name} out, '
+                f'{_by_name(name, setting, takes)}or add an '
                 f"attack that takes it, such as '{'autoattack' if name == 'individual' else 'pgd'}'"
             )
+
+
+def _by_name(setting: str, value: Any, attacks: Iterable[str]) -> str:
+    """The advice to write a setting into the name of one of the attacks, if there is one that has it."""
+    for name in attacks:
+        if setting in {one.name for one in settings_of(name)}:
+            return f'give it to one attack by name, as in {name}({setting}={value}), '
+    return ''
 
 
 def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -> float:
@@ -408,10 +450,13 @@ def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -
     return float(step_size)
 
 
-def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | AttackFunction]]:
+def parse_attacks(
+    attacks: Any, norm: str = 'linf'
+) -> tuple[tuple[str, ...], dict[str, Attack | AttackFunction]]:
     """The names of the attacks in order, and by name those that are the user's.
 
-    A function is named after itself; `Attack` records and functions without a name are called 'own'.
+    A function is named after itself; `Attack` records and functions without a name are called 'own'. In a
+    norm some settings have other defaults, which names leave out.
 
     Raises:
         InputError: An unknown name, one given twice, one that is taken, or something that is no attack.
@@ -422,7 +467,7 @@ def parse_attacks(attacks: Any) -> tuple[tuple[str, ...], dict[str, Attack | Att
     custom: dict[str, Attack | AttackFunction] = {}
     for attack in attacks:
         if isinstance(attack, str):
-            names += parse_names(attack)
+            names += parse_names(attack, norm)
             continue
         pair = type(attack) is tuple and len(attack) == 2 and isinstance(attack[0], str)
         name, attack = attack if pair else (_name_of(attack), attack)

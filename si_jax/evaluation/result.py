@@ -61,6 +61,9 @@ class AttackRecord:
         distances: [N], the distance to the decision boundary, of attacks that measure it.
         gradients: For each part of the attack what was wrong with its gradients; None for a part that takes
             none, or of which nothing is known.
+        success: [N] bool, whether a final image was classified as the target that the caller chose, of
+            several one of them; None without targets.
+        reached: [N], how many of several targets were reached; None for one.
         takes: Which of the caller's `SETTINGS` it took. The JSON has null for the others, and under `fixed`
             what the attack does of its own.
     """
@@ -76,6 +79,8 @@ class AttackRecord:
     queries: np.ndarray | None = None
     distances: np.ndarray | None = None
     gradients: tuple[GradientCounts | None, ...] = ()
+    success: np.ndarray | None = None
+    reached: np.ndarray | None = None
     takes: frozenset[str] = frozenset(SETTINGS)
 
     def settings(self) -> dict[str, Any]:
@@ -154,6 +159,12 @@ class Result(Tabular):
         return {name: float(np.mean(record.runs[0])) for name, record in self.attacks.items()}
 
     @property
+    def success(self) -> dict[str, float]:
+        """The share of images on which an attack reached its target, by attack; empty without targets."""
+        found = {name: record.success for name, record in self.attacks.items()}
+        return {name: float(np.mean(flags)) for name, flags in found.items() if flags is not None}
+
+    @property
     def only(self) -> dict[str, int]:
         """How many correctly classified images each attack breaks that no other attack here does."""
         broken = {name: self.clean & ~self.correct[name] for name in self.attacks}
@@ -189,6 +200,7 @@ class Result(Tabular):
                 'max_perturbation': record.max_perturbation,
                 'only': only[name],
                 'stages': list(record.stages),
+                **_success(record),
                 **_gradients(record),
                 **({} if record.protocol is None else {'protocol': record.protocol}),
             }
@@ -227,7 +239,8 @@ class Result(Tabular):
         """Writes `<stem>.json`, the flags of each image as `<stem>.npz`, and images that were kept.
 
         `<stem>.npz` holds a bool array [N] for each name in `correct`, `labels` and `indices`, and, for an
-        attack that has them, `broken_by_NAME`, `queries_NAME` and `distances_NAME` as in `AttackRecord`;
+        attack that has them, `broken_by_NAME`, `queries_NAME`, `distances_NAME`, `success_NAME` and
+        `reached_NAME` as in `AttackRecord`;
         `<stem>_images.npz` the adversarial images by attack. Folders are made, and each file is replaced in
         one step, the JSON last.
 
@@ -242,7 +255,7 @@ class Result(Tabular):
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = self.correct | {'labels': self.labels, 'indices': self.indices}
         for name, record in self.attacks.items():
-            for key in ('broken_by', 'queries', 'distances'):
+            for key in ('broken_by', 'queries', 'distances', 'success', 'reached'):
                 if (array := getattr(record, key)) is not None:
                     arrays[f'{key}_{name}'] = array
         write_npz(path.with_suffix('.npz'), arrays)
@@ -263,6 +276,12 @@ class Result(Tabular):
                 two do not belong together.
         """
         return loading.read(Path(path), flags=flags)
+
+
+def _success(record: AttackRecord) -> dict[str, Any]:
+    """The share of images on which a target was reached, and of several the mean number of those."""
+    found = {'success': record.success, 'reached': record.reached}
+    return {key: float(np.mean(array)) for key, array in found.items() if array is not None}
 
 
 def _gradients(record: AttackRecord) -> dict[str, Any]:

@@ -133,9 +133,12 @@ def notes(about: About) -> list[tuple[str, str]]:
     """What is said below the table: what each line begins with, and its words."""
     found = [('', worst_of(about))]
     for name, one in about['attacks'].items():
-        if screen := (one.get('protocol') or {}).get('screen'):  # a preset that is no protocol
+        said = one.get('protocol') or {}
+        if words := said.get('screen') or said.get('variant'):  # a preset that is no protocol
             passes = sum(stage.get('forward_passes', 0) for stage in one['stages'])
-            found.append(('', f'{name}: {screen} ({passes:,} forward passes).'))
+            found.append(('', f'{name}: {words} ({passes:,} forward passes).'))
+        if (success := one.get('success')) is not None:
+            found.append(('', f'{name}: a target was reached on {100 * success:.2f} % of the images.'))
     if (gap := about.get('overestimation_gap')) is not None:
         found.append(('', f'overestimation gap, pgd - autoattack: {gap:.2f} points'))
     if about.get('si') is not None:

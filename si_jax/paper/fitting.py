@@ -139,7 +139,7 @@ def _candidates(column: Column, wanted: Evaluation, usable: list[FoundResult]) -
 
 def _protocol_fits(about: dict[str, Any], name: str, attack: dict[str, Any]) -> bool:
     settings = settings_of(attack)
-    if settings['eot_samples'] != 1:
+    if settings['eot_samples'] != 1 or 'success' in attack:  # with targets it is another attack
         return False
     if name in ATTACKS and ATTACKS[name].steps is None:
         step = about['threat_model']['eps'] / 4

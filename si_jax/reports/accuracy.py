@@ -122,7 +122,7 @@ def _cells(about: dict[str, Any]) -> list[tuple[str, tuple[str, str], Cell]]:
     for name, entry in about['attacks'].items():
         protocol = json.dumps([name, about['seed'], protocol_of(entry)], default=str, sort_keys=True)
         protocols.append(protocol)
-        found.append((protocol, (name, settings(entry, about)), cell_of(entry)))
+        found.append((protocol, (name, settings(name, entry, about)), cell_of(entry)))
     if len(protocols) > 1:
         names = ', '.join(about['attacks'])
         of = f'of {names}' if len(protocols) <= 4 else f'of {len(protocols)} attacks: {names}'
@@ -138,18 +138,20 @@ def cell_of(entry: dict[str, Any]) -> Cell:
     return Cell(float(entry['accuracy']), *map(float, entry['ci95']))
 
 
-def settings(entry: dict[str, Any], about: dict[str, Any]) -> str:
+def settings(name: str, entry: dict[str, Any], about: dict[str, Any]) -> str:
     """The settings of an attack that its name does not say."""
-    parts, found = [], settings_of(entry)
-    if found['steps'] is not None:
+    parts, found = [], {key: value for key, value in settings_of(entry).items() if f'{key}=' not in name}
+    if found.get('steps') is not None:
         parts.append(f'{found["steps"]} steps')
-        size, usual = found['step_size'], about['threat_model']['eps'] / 4
-        if size is not None and not math.isclose(size, usual, rel_tol=1e-5):
-            parts.append(f'{size:.4g} long')
-    if (restarts := found['restarts'] or 1) > 1:
+    size, usual = found.get('step_size'), about['threat_model']['eps'] / 4
+    if size is not None and not math.isclose(size, usual, rel_tol=1e-5):
+        parts.append(f'{size:.4g} long')
+    if (restarts := found.get('restarts') or 1) > 1:
         parts.append(f'{restarts} restarts')
-    if (samples := found['eot_samples']) > 1:
+    if (samples := found.get('eot_samples') or 1) > 1:
         parts.append(f'{samples} gradients a step')
+    if 'success' in entry:
+        parts.append(f'target reached on {100 * entry["success"]:.2f} %')
     if about['seed']:
         parts.append(f'seed {about["seed"]}')
     return ', '.join(parts)

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from si_jax.attacks.registry import PRESETS, SCREENS
+from si_jax.attacks.registry import PRESETS, SCREENS, VARIANTS
 from si_jax.reports.accuracy import ball
 from si_jax.reports.collect import Network
 from si_jax.reports.labels import counts
@@ -12,7 +12,7 @@ from si_jax.reports.results import stale
 from si_jax.storage.trees import differences
 from si_jax.training import average
 
-PROTOCOLS = [name for name in PRESETS if name not in SCREENS]
+PROTOCOLS = [name for name in PRESETS if name not in SCREENS | VARIANTS]
 FIRST = 'pgd,cw,dlr,sipgd'
 
 # Title -> what it says of a config.

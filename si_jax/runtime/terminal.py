@@ -245,6 +245,11 @@ def _config_file(given: str) -> str:
     )
 
 
+def titled(name: str) -> str:
+    """The name of a row of a result as a table has it; settings in parentheses stay as they are written."""
+    return name if '(' in name else name.replace('_', ' ')
+
+
 def named(name: str, columns: str, width: int) -> list[str]:
     """A row of a table: a name that is too long for its column stands on a line of its own."""
     if len(name) < width:

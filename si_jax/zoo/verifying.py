@@ -8,7 +8,8 @@ import numpy as np
 
 from si_jax import data
 from si_jax.attacks.facts import taken_by
-from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.pgd import Attack
+from si_jax.attacks.registry import row_of
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.result import Result, SavedResult, data_digest
@@ -98,21 +99,27 @@ def facts(result: SavedResult) -> dict[str, Any]:
     about, attacks = result.about, result.about['attacks']
     if custom := [name for name, row in attacks.items() if 'own' in row.get('protocol', {})]:
         raise InputError(f'the result has the attack {custom[0]!r} of your own, which others cannot repeat')
-    free = [row for name, row in attacks.items() if name in ATTACKS and ATTACKS[name].steps is None]
+    if aimed := [name for name, row in attacks.items() if 'success' in row]:
+        raise InputError(f'{aimed[0]} of the result had targets: evaluate without them')
     try:
-        settings = [{key: row[key] for key in ('steps', 'step_size', 'restarts')} for row in free]
+        # Of the caller's settings those that an attack takes and that its name does not say.
+        settings = {
+            key: [row[key] for name, row in attacks.items() if key in taken_by(name)]
+            for key in ('steps', 'step_size', 'restarts')
+        }
         dataset = {key: about['dataset'][key] for key in ('name', 'split', 'examples', 'classes', 'digest')}
     except KeyError as error:
         raise InputError(
             f'this is no result of evaluate.py for a named data set: {error} is missing'
         ) from error
-    if any(one != settings[0] for one in settings):
+    if any(one != values[0] for values in settings.values() for one in values):
         raise InputError('the attacks of the result have different steps, step sizes or restarts')
+    common = {key: values[0] for key, values in settings.items() if values}
     rows = {'clean': about['clean'], **attacks, 'worst_case': about['worst_case']}
     return {
         'dataset': dataset,
         'threat_model': about['threat_model'],
-        'protocol': {'attacks': list(attacks), 'seed': about['seed'], **(settings[0] if settings else {})},
+        'protocol': {'attacks': list(attacks), 'seed': about['seed'], **common},
         'accuracy': {name: row['accuracy'] for name, row in rows.items()},
     }
 
@@ -153,7 +160,8 @@ def measure(
     """
     one = verify(name)
     stated = one.protocol['attacks']
-    chosen = [attack for attack in stated if attack in ATTACKS] if attacks is None else list(attacks)
+    family = [attack for attack in stated if isinstance(row_of(attack), Attack)]
+    chosen = family if attacks is None else list(attacks)
     for attack in chosen:
         if attack not in stated:
             raise unknown(f'attack of {one.name}', attack, stated)
