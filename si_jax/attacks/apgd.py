@@ -185,4 +185,5 @@ def apgd(
         rule=lambda threat, images: rule(threat, steps),
         steps=steps,
         eot_samples=eot_samples,
+        worst=lambda last, state: state.best,
     )

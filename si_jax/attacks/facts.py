@@ -46,11 +46,6 @@ class Facts:
         own = {'steps': self.row.steps, 'restarts': self.row.steps, 'step_size': self.row.step_size}
         return frozenset({'eot_samples', *(name for name, value in own.items() if value is None)})
 
-    @property
-    def counts_any_point(self) -> bool:
-        """Whether one misclassified point on its way is enough, be it the last one or not."""
-        return isinstance(self.row, SearchAttack) or self.row.any_iterate
-
     @functools.cached_property
     def reads_features(self) -> bool:
         """Whether it cannot be computed from logits alone."""
@@ -98,10 +93,14 @@ class Facts:
 facts = functools.lru_cache(maxsize=256)(Facts)
 
 
-def taken_by(name: str) -> frozenset[str]:
-    """`Facts.takes` of a named attack; a preset sets all of that itself, but can run its stages alone."""
+def taken_by(name: str, randomised: bool = False) -> frozenset[str]:
+    """`Facts.takes` of a named attack; a preset sets all of that itself, but can run its stages alone.
+
+    For a random classifier a search takes eot_samples even if it averages no gradients.
+    """
     row = ATTACKS.get(name) or SEARCHES.get(name)
-    return frozenset({'individual'}) if row is None else facts(row).takes
+    draws = frozenset({'eot_samples'} if randomised and isinstance(row, SearchAttack) else ())
+    return frozenset({'individual'}) if row is None else facts(row).takes | draws
 
 
 _LABELS = np.arange(3)

@@ -82,6 +82,7 @@ class Setup(NamedTuple):
         restart: The number of the run, from 0.
         eot_samples: Gradients averaged in each step.
         largereps: Whether APGD in L1 begins in larger balls.
+        stops: Whether an image is done with its first misclassified point; not if the classifier is random.
     """
 
     classes: int
@@ -89,6 +90,7 @@ class Setup(NamedTuple):
     restart: int = 0
     eot_samples: int = 1
     largereps: bool = True
+    stops: bool = True
 
 
 class SearchAttack(NamedTuple):
@@ -102,7 +104,10 @@ class SearchAttack(NamedTuple):
         queries: Forward passes of an iteration, roughly.
         measures_distance: Whether its state's `distance` is a result in itself.
         calibrated: As in `Attack`.
-        averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
+        averages: Whether it averages its gradients over EoT samples; else their number means something to it
+            for a random classifier alone.
+        votes: Whether it takes the draws of a random classifier itself; others that do not average gradients
+            are given the mean logits.
         gaps: The least and the largest median gap between the two highest logits that its steps can follow.
         dense: Whether it moves all pixels by as much, and so reaches little of a ball of sparse points.
     """
@@ -114,6 +119,7 @@ class SearchAttack(NamedTuple):
     measures_distance: bool = False
     calibrated: bool = False
     averages: bool = False
+    votes: bool = False
     gaps: tuple[float, float] = (0.0, math.inf)
     dense: bool = False
 
@@ -143,14 +149,14 @@ def _apgd(
 
 
 def _spsa(evaluations: int) -> SearchAttack:
-    make = lambda one: spsa(evaluations=evaluations)  # noqa: E731
+    make = lambda one: spsa(evaluations=evaluations, stops=one.stops)  # noqa: E731
     # Adam divides by the size of the estimates plus 1e-8, and float32 holds no square of what is above 1e19.
     return SearchAttack(make, 5, _none, queries=evaluations + 1, gaps=(1e-5, 1e15))
 
 
 def _rays(query_limit: int) -> SearchAttack:
-    make = lambda one: rays(query_limit=query_limit)  # noqa: E731
-    return SearchAttack(make, 500, _none, measures_distance=True, dense=True)
+    make = lambda one: rays(query_limit=query_limit, eot_samples=one.eot_samples)  # noqa: E731
+    return SearchAttack(make, 500, _none, measures_distance=True, votes=True, dense=True)
 
 
 def _none(classes: int) -> float:
@@ -182,7 +188,9 @@ SEARCHES: dict[str, SearchAttack] = {
     'fab-t': SearchAttack(
         lambda one: fab(targeted=True, random_start=one.restart > 0), 20, lambda classes: 0.5, queries=2
     ),
-    'square': SearchAttack(lambda one: square(5000), 250, _none),
+    'square': SearchAttack(
+        lambda one: square(5000, eot_samples=one.eot_samples, stops=one.stops), 250, _none, votes=True
+    ),
     'spsa': _spsa(256),
     'spsa-128': _spsa(128),
     'spsa-512': _spsa(512),
@@ -200,6 +208,7 @@ class Stage(NamedTuple):
         eot_samples: Gradients averaged in each step.
         targets: Classes that a targeted search aims at.
         largereps: Whether APGD in L1 begins in larger balls.
+        stops: As in `Setup`.
     """
 
     attack: str
@@ -207,10 +216,12 @@ class Stage(NamedTuple):
     eot_samples: int = 1
     targets: int = TARGETS
     largereps: bool = True
+    stops: bool = True
 
     def search(self, classes: int, norm: str = 'linf', restart: int = 0) -> Search:
         """The search of this stage for a classifier of so many classes, in a run."""
-        return SEARCHES[self.attack].make(Setup(classes, norm, restart, self.eot_samples, self.largereps))
+        setup = Setup(classes, norm, restart, self.eot_samples, self.largereps, self.stops)
+        return SEARCHES[self.attack].make(setup)
 
 
 # Croce and Hein (2020); restarts and order as in repository fra31/auto-attack, autoattack.py.
@@ -254,18 +265,19 @@ SCREENS = {
 }
 
 
-def stages(name: str, eot_samples: int, norm: str = 'linf') -> tuple[Stage, ...]:
+def stages(name: str, eot_samples: int, norm: str = 'linf', *, randomised: bool = False) -> tuple[Stage, ...]:
     """The stages of a preset in a norm, or a search as its only stage.
 
     A search alone is the stage that it is in `autoattack`, if it is one, with the caller's EoT samples if it
-    averages.
+    averages. For a random classifier every search takes them, and none stops before its last iteration.
     """
     presets = PRESETS | PRESETS_IN.get(norm, {})
     if name in presets:
-        return presets[name]
+        return tuple(stage._replace(stops=not randomised) for stage in presets[name])
     known = {stage.attack: stage for stage in presets['autoattack']}
     alone = known.get(name, Stage(name))
-    return (alone._replace(eot_samples=eot_samples if SEARCHES[name].averages else 1),)
+    samples = eot_samples if randomised or SEARCHES[name].averages else 1
+    return (alone._replace(eot_samples=samples, stops=not randomised),)
 
 
 def parse(attacks: str | list[str] | tuple[str, ...]) -> tuple[str, ...]:

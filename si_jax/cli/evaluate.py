@@ -21,7 +21,7 @@ from si_jax.evaluation import gates, sanity
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, takes_of
+from si_jax.evaluation.request import AUTO, DEFAULTS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.union import THREATS, Union, parse_threats, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
@@ -79,6 +79,10 @@ moves them, off keeps none).
 """
 
 
+def samples(text: str) -> int | str:
+    return text if text == AUTO else int(text)
+
+
 ATTACKING = {
     'attacks': Flag(
         'A,B,...',
@@ -88,7 +92,10 @@ ATTACKING = {
     'steps': Flag('N', 'of the PGD family (default: 20)', int),
     'step_size': Flag('SIZE', 'of the PGD family (default: eps / 4)', fraction),
     'restarts': Flag('N', 'of the PGD family (default: 1, with --audit 5)', int),
-    'eot_samples': Flag('N', 'gradients averaged in each step, for random defenses (default: 1)', int),
+    'eot_samples': Flag(
+        'N|auto', 'draws averaged in each step, for random defenses; auto measures (default: 1)', samples
+    ),
+    'decisions': Flag('N', 'fresh draws that judge each image of a random defense (default: 64)', int),
     'gradient_of': Flag(
         'FILE.py:FUNCTION', 'a function that returns the classifier whose derivative attacks take (BPDA)'
     ),
@@ -173,7 +180,15 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
     """The exit status of an audit; `of_audit` has the values of the flags --audit_eps and so on."""
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
-    for name in ('individual', 'search_precision', 'save_images', 'gradient_of', 'profile', 'threats'):
+    for name in (
+        'individual',
+        'search_precision',
+        'save_images',
+        'gradient_of',
+        'profile',
+        'threats',
+        'decisions',
+    ):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
     settings = dict(zip(('eps_grid', 'steps_grid', 'queries', 'planted'), of_audit, strict=True))
@@ -209,8 +224,8 @@ def run(
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         profile: A folder for a profile of a part of the first attack; None for none.
         threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
-        settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
-            of `si_jax.evaluate`.
+        settings: steps, step_size, restarts, seed, batch_size, eot_samples, decisions, individual and
+            search_precision of `si_jax.evaluate`.
 
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
@@ -232,7 +247,9 @@ def run(
 
     if output is not None:
         check_outputs(check_output(output))
-    check_settings(takes_of(names, custom, ['transfer'] if transfer_from else []), **settings)
+    # Whether the network is random is known once it is loaded: then `evaluate` asks again.
+    takes = takes_of(names, custom, ['transfer'] if transfer_from else [], randomised=True)
+    check_settings(takes, **settings)
     loaded = processes.agree_on_errors(lambda: load(subject))
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
@@ -242,6 +259,8 @@ def run(
         others['transfer_from'] = sources(transfer_from, shape)
     filled = {name: DEFAULTS[name] for name in DEFAULTS if settings.get(name) is None}
     choice = {'count': len(loaded.labels), **settings, **filled}
+    if choice['decisions'] is None:  # no setting of the many that are not random
+        del choice['decisions']
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
     choice |= {'threats': list(several)} if several else {}
     each = several or {'': loaded.threat}

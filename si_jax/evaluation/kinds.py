@@ -35,4 +35,5 @@ def kind_of(name: str, request: Request) -> Kind:
         return CustomAttack(name, given)
     if name in registry.ATTACKS:
         return Pgd(name, registry.ATTACKS[name], name, samples)
-    return Cascade(name, registry.stages(name, samples, request.threat.norm))
+    randomised = request.decisions is not None
+    return Cascade(name, registry.stages(name, samples, request.threat.norm, randomised=randomised))

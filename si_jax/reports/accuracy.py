@@ -147,6 +147,8 @@ def settings(entry: dict[str, Any], about: dict[str, Any]) -> str:
         parts.append(f'{restarts} restarts')
     if (samples := found['eot_samples']) > 1:
         parts.append(f'{samples} gradients a step')
+    if draws := about.get('decisions'):
+        parts.append(f'mean share of {draws} draws')
     if about['seed']:
         parts.append(f'seed {about["seed"]}')
     return ', '.join(parts)
