@@ -188,4 +188,5 @@ def apgd(
         steps=steps,
         eot_samples=eot_samples,
         aimed=aimed,
+        worst=lambda last, state: state.best,
     )

@@ -17,7 +17,7 @@ from si_jax.attacks import rows
 from si_jax.attacks.ascent import none_seen, usable
 from si_jax.attacks.hyperplane import displacement
 from si_jax.attacks.pgd import KeyedClassifier
-from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
+from si_jax.attacks.search import Problem, Search, SearchState, edge, nothing_found
 from si_jax.outputs import misclassified, reached
 from si_jax.threat import Ball, Threat
 
@@ -128,7 +128,12 @@ def fab(
         mixed = (1 - alpha) * (flat + eta * from_x) + alpha * (centre + eta * from_centre)
         return jnp.clip(mixed, 0.0, 1.0).reshape(images.shape)
 
-    return Search(init, advance, iterations, targeted)
+    def worst(problem: Problem, threat: Threat, inner: FabState) -> Array:
+        # Beyond the nearest boundary, as the ball allows: there more draws are wrong than at the boundary.
+        point = rows.where(jnp.isfinite(inner.distance), inner.nearest, inner.point)
+        return edge(threat, problem.images, point - problem.images)
+
+    return Search(init, advance, iterations, targeted, worst=worst)
 
 
 def _to_target(logits: Logits, x: Array, problem: Problem, ball: Ball, *, aimed: bool) -> tuple[Array, Array]:

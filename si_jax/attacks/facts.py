@@ -54,11 +54,6 @@ class Facts:
         each = [self.row.objective, *filter(None, (self.row.then, self.row.odd))]
         return all(one.uses == {'adv'} for one in each)
 
-    @property
-    def counts_any_point(self) -> bool:
-        """Whether one misclassified point on its way is enough, be it the last one or not."""
-        return isinstance(self.row, SearchAttack) or self.row.any_iterate
-
     @functools.cached_property
     def reads_features(self) -> bool:
         """Whether it cannot be computed from logits alone."""
@@ -106,13 +101,17 @@ class Facts:
 facts = functools.lru_cache(maxsize=256)(Facts)
 
 
-def taken_by(name: str) -> frozenset[str]:
+def taken_by(name: str, randomised: bool = False) -> frozenset[str]:
     """`Facts.takes` of a named attack, without the settings that stand in its name.
 
-    A preset sets all of that itself, but can run its stages alone.
+    A preset sets all of that itself, but can run its stages alone. For a random classifier a search takes
+    eot_samples even if it averages no gradients.
     """
     row = row_of(name)
-    return frozenset({'individual'}) if row is None else facts(row).takes - named(name).settings.keys()
+    if row is None:
+        return frozenset({'individual'})
+    draws = {'eot_samples'} if randomised and isinstance(row, SearchAttack) else set()
+    return (facts(row).takes | draws) - named(name).settings.keys()
 
 
 _LABELS = np.arange(3)

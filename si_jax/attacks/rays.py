@@ -15,8 +15,7 @@ import numpy as np
 
 from si_jax.attacks import rows
 from si_jax.attacks.pgd import KeyedClassifier
-from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
-from si_jax.outputs import misclassified
+from si_jax.attacks.search import Problem, Search, SearchState, decided, edge, nothing_found
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -49,7 +48,7 @@ class RaysState(NamedTuple):
     queries: Array
 
 
-def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3) -> Search:
+def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3, eot_samples: int = 1) -> Search:
     """RayS: one iteration of the search is one query of each image.
 
     All images spend all their queries: the smaller distance is a result in itself (`average_distance`). So
@@ -58,6 +57,7 @@ def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3) -> Search:
     Args:
         query_limit: Queries per image, never exceeded. 10,000 in the public code, 40,000 on its leaderboard.
         tolerance: A binary search ends when its interval is this short, in L2 along the ray.
+        eot_samples: Draws of a random classifier in each query: their vote is its answer.
 
     Source: Chen and Gu (2020), RayS: a ray searching method for hard-label adversarial attack; repository
     uclaml/RayS, RayS.py. There a binary search may run beyond the limit; here it is cut, its best point kept.
@@ -96,7 +96,7 @@ def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3) -> Search:
             along = jnp.where(s.searching, (s.low + s.high) / 2, s.radius)
             candidate = _point(images, _attempt(s), along)
             keys = rows.fold_in(problem.keys, first + offset)
-            hit = misclassified(classifier(candidate, keys).logits, problem.labels)
+            _, hit = decided(classifier, candidate, problem.labels, keys, eot_samples)
             inner = _answer(s, hit, along, images.shape[1:], tolerance)
 
             improved = hit & (s.searching | jnp.isinf(s.radius))
@@ -110,7 +110,12 @@ def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3) -> Search:
         fooled = (first + count >= query_limit) & _known(inner) & (inner.distance <= threat.eps)
         return state._replace(found=rows.where(fooled, nearest(images, inner), images), fooled=fooled)
 
-    return Search(init, advance, query_limit)
+    def worst(problem: Problem, threat: Threat, inner: RaysState) -> Array:
+        better = inner.searching & (inner.high < inner.radius)
+        signs = rows.where(better, _attempt(inner), inner.signs.astype(problem.images.dtype))
+        return edge(threat, problem.images, signs)
+
+    return Search(init, advance, query_limit, worst=worst)
 
 
 def nearest(images: Array, state: RaysState) -> Array:

@@ -88,6 +88,7 @@ class Setup(NamedTuple):
         eot_samples: Gradients averaged in each step.
         largereps: Whether APGD in L1 begins in larger balls.
         aimed: Whether it has to reach classes that the caller chose.
+        stops: Whether an image is done with its first misclassified point; not if the classifier is random.
     """
 
     classes: int
@@ -96,6 +97,7 @@ class Setup(NamedTuple):
     eot_samples: int = 1
     largereps: bool = True
     aimed: bool = False
+    stops: bool = True
 
 
 RESTARTS = Setting('restarts', 1)
@@ -115,7 +117,10 @@ class SearchAttack(NamedTuple):
         queries: Forward passes of an iteration, roughly.
         measures_distance: Whether its state's `distance` is a result in itself.
         calibrated: As in `Attack`.
-        averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
+        averages: Whether it averages its gradients over EoT samples; else their number means something to it
+            for a random classifier alone.
+        votes: Whether it takes the draws of a random classifier itself; others that do not average gradients
+            are given the mean logits.
         gaps: The least and the largest median gap between the two highest logits that its steps can follow.
         dense: Whether it moves all pixels by as much, and so reaches little of a ball of sparse points.
         aims: Whether it can have classes to reach.
@@ -130,6 +135,7 @@ class SearchAttack(NamedTuple):
     measures_distance: bool = False
     calibrated: bool = False
     averages: bool = False
+    votes: bool = False
     gaps: tuple[float, float] = (0.0, math.inf)
     dense: bool = False
     aims: bool = False
@@ -207,9 +213,13 @@ def _fab(targeted: bool, steps: int = 100) -> SearchAttack:
 
 
 def _square(queries: int = 5000, p_init: float = 0.8) -> SearchAttack:
-    make = lambda one: square(queries, p_init, one.aimed)  # noqa: E731
+    def make(one: Setup) -> Search:
+        return square(queries, p_init, one.aimed, eot_samples=one.eot_samples, stops=one.stops)
+
     settings = Setting('queries', queries), RESTARTS, Setting('p_init', p_init, 0, 1)
-    return SearchAttack(make, min(250, queries), _none, aims=True, settings=settings, remade=_square)
+    return SearchAttack(
+        make, min(250, queries), _none, votes=True, aims=True, settings=settings, remade=_square
+    )
 
 
 def _spsa(
@@ -217,7 +227,7 @@ def _spsa(
 ) -> SearchAttack:
     def make(one: Setup) -> Search:
         how = {'learning_rate': learning_rate, 'radius': radius}
-        return spsa(evaluations=evaluations, iterations=steps, **how)
+        return spsa(evaluations=evaluations, iterations=steps, stops=one.stops, **how)
 
     settings = (
         Setting('steps', steps),
@@ -239,12 +249,13 @@ def _spsa(
 
 
 def _rays(queries: int) -> SearchAttack:
-    make = lambda one: rays(query_limit=queries)  # noqa: E731
+    make = lambda one: rays(query_limit=queries, eot_samples=one.eot_samples)  # noqa: E731
     return SearchAttack(
         make,
         500,
         _none,
         measures_distance=True,
+        votes=True,
         dense=True,
         settings=(Setting('queries', queries),),
         remade=_rays,
@@ -284,6 +295,7 @@ class Stage(NamedTuple):
         settings: Other settings of the search than its row's, as pairs of name and value.
         aimed: Whether it has to reach classes that the caller chose.
         choice: How a targeted search chooses its classes, 'logits' or 'malt'.
+        stops: As in `Setup`.
     """
 
     attack: str
@@ -294,6 +306,7 @@ class Stage(NamedTuple):
     settings: tuple[tuple[str, Any], ...] = ()
     aimed: bool = False
     choice: str = 'logits'
+    stops: bool = True
 
     @property
     def row(self) -> SearchAttack:
@@ -302,7 +315,7 @@ class Stage(NamedTuple):
 
     def search(self, classes: int, norm: str = 'linf', restart: int = 0) -> Search:
         """The search of this stage for a classifier of so many classes, in a run."""
-        setup = Setup(classes, norm, restart, self.eot_samples, self.largereps, self.aimed)
+        setup = Setup(classes, norm, restart, self.eot_samples, self.largereps, self.aimed, self.stops)
         return self.row.make(setup)
 
 
@@ -440,19 +453,21 @@ def _alone(base: str, norm: str) -> Stage:
     return {stage.attack: stage for stage in presets['autoattack']}.get(base, Stage(base))
 
 
-def stages(name: str, eot_samples: int, norm: str = 'linf') -> tuple[Stage, ...]:
+def stages(name: str, eot_samples: int, norm: str = 'linf', *, randomised: bool = False) -> tuple[Stage, ...]:
     """The stages of a preset in a norm, or a search as its only stage.
 
     A search alone is the stage that it is in `autoattack`, if it is one, with the settings in its name, and
-    with the caller's EoT samples if it averages.
+    with the caller's EoT samples if it averages. For a random classifier every search takes them, and none
+    stops before its last iteration.
     """
     presets = PRESETS | PRESETS_IN.get(norm, {})
     if name in presets:
-        return presets[name]
+        return tuple(stage._replace(stops=not randomised) for stage in presets[name])
     base, settings = named(name, norm)
     own = {field: settings[key] for key, field in OF_STAGE.items() if key in settings}
-    samples = eot_samples if SEARCHES[base].averages else 1
-    return (_alone(base, norm)._replace(**own, eot_samples=samples, settings=_of_search(settings)),)
+    own |= {'settings': _of_search(settings), 'stops': not randomised}
+    samples = eot_samples if randomised or SEARCHES[base].averages else 1
+    return (_alone(base, norm)._replace(**own, eot_samples=samples),)
 
 
 def parse(attacks: str | list[str] | tuple[str, ...], norm: str = 'linf') -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from si_jax import losses
 from si_jax.attacks import rows
 from si_jax.attacks.ascent import Ascent, Gradients, Rule, UnderWay, Value, none_seen, step
 from si_jax.attacks.pgd import (
@@ -28,7 +29,7 @@ from si_jax.attacks.pgd import (
     value_function,
 )
 from si_jax.objectives import Objective, toward
-from si_jax.outputs import Score
+from si_jax.outputs import Outputs, Score, misclassified
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -74,6 +75,52 @@ def nothing_found(problem: Problem, inner: Any, gradients: Gradients | None = No
     return SearchState(problem.images, jnp.zeros(batch, bool), jnp.zeros(batch, jnp.int32), inner, gradients)
 
 
+def averaged(classifier: KeyedClassifier, samples: int) -> KeyedClassifier:
+    """The classifier with the mean logits of so many draws, and no features."""
+
+    def mean(images: Array, keys: Array) -> Outputs:
+        def draw(sample: Array, total: Array) -> Array:
+            return total + classifier(images, rows.fold_in(keys, sample)).logits / samples
+
+        first = classifier(images, rows.fold_in(keys, 0)).logits / samples
+        # A scan, so that it has a derivative; its draws are made again for it, not kept.
+        again = jax.checkpoint(lambda total, sample: (draw(sample, total), None))
+        return Outputs(jax.lax.scan(again, first, jnp.arange(1, samples))[0])
+
+    return mean
+
+
+def decided(
+    classifier: KeyedClassifier, images: Array, labels: Array, keys: Array, samples: int
+) -> tuple[Array, Array]:
+    """The margin g_y - max_{k != y} g_k [B], as the mean over draws, and whether their vote is wrong.
+
+    The vote is wrong where half of the draws or more are misclassified. One sample is the classifier itself.
+    """
+
+    def draw(keys: Array) -> tuple[Array, Array]:
+        logits = classifier(images, keys).logits
+        return -losses.margin(logits, labels), misclassified(logits, labels)
+
+    if samples == 1:
+        return draw(keys)
+
+    def add(sample: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+        margin, wrong = draw(rows.fold_in(keys, sample))
+        return sums[0] + margin / samples, sums[1] + wrong
+
+    nothing = jnp.zeros(len(images), images.dtype), jnp.zeros(len(images), jnp.int32)
+    margin, wrong = jax.lax.fori_loop(0, samples, add, nothing)
+    return margin, 2 * wrong >= samples
+
+
+def edge(threat: Threat, images: Array, directions: Array) -> Array:
+    """The points [B, H, W, C] as far as the ball and [0, 1] allow in these directions."""
+    length = threat.distance(images + directions, images)
+    factor = threat.eps / jnp.maximum(length, 1e-12)
+    return threat.project(images + factor.reshape(-1, 1, 1, 1) * directions, images)
+
+
 class Search(NamedTuple):
     """An attack that runs in parts.
 
@@ -88,6 +135,8 @@ class Search(NamedTuple):
         objective: What it raises, or a function from target classes [B] to it; None if it raises no loss.
         score: What the objective is computed from; None likewise.
         whole_parts: Whether `count` must always be the same number; iterations past the last then do nothing.
+        worst: (problem, threat, state.inner) -> [B, H, W, C], the point in the ball that it takes for the
+            worst after its last iteration, misclassified or not: what is judged of a random classifier.
     """
 
     init: Callable[[KeyedClassifier, Problem, Threat], SearchState]
@@ -98,6 +147,7 @@ class Search(NamedTuple):
     score: Score | None = None
     idle: int = 0
     whole_parts: bool = False
+    worst: Callable[[Problem, Threat, Any], Array] = lambda problem, threat, inner: inner[0]
 
     def objective_for(self, targets: Array) -> Objective | None:
         """What it raises toward these target classes [B]."""
@@ -121,6 +171,7 @@ def gradient_search(
     idle: int = 1,
     counted_from: int = 0,
     aimed: bool = False,
+    worst: Callable[[Array, Any], Array] = lambda last, rule_state: last,
 ) -> Search:
     """A search that raises an objective along its gradient: an ascent of the engine, made in parts.
 
@@ -139,6 +190,7 @@ def gradient_search(
         idle: How many iterations there are beyond the steps.
         counted_from: The first iteration whose point is in the ball; points before it do not count as found.
         aimed: Whether only an image of the class `Problem.targets` is a success, and the way leads there.
+        worst: (last point, state of the rule) -> `Search.worst`.
     """
 
     def counted(value: Value) -> Value:
@@ -211,7 +263,16 @@ def gradient_search(
         return SearchState(seen.fooled_image, seen.fooled, queries, inner, seen.gradients)
 
     targeted = not isinstance(objective, Objective)
-    return Search(init, advance, steps + idle, targeted, objective, score, idle)
+    return Search(
+        init,
+        advance,
+        steps + idle,
+        targeted,
+        objective,
+        score,
+        idle,
+        worst=lambda problem, threat, inner: worst(*inner),
+    )
 
 
 def of_attack(attack: Attack, steps: int, eot_samples: int, aimed: bool = False) -> Search:

@@ -40,7 +40,12 @@ class SpsaState(NamedTuple):
 
 
 def spsa(
-    *, evaluations: int, iterations: int = 100, learning_rate: float = 0.01, radius: float = 0.001
+    *,
+    evaluations: int,
+    iterations: int = 100,
+    learning_rate: float = 0.01,
+    radius: float = 0.001,
+    stops: bool = True,
 ) -> Search:
     """SPSA, for every threat model that can be projected on.
 
@@ -54,6 +59,7 @@ def spsa(
         iterations: Number of estimates.
         learning_rate: Of Adam, as a fraction of the pixel range.
         radius: c, the distance at which the loss is evaluated, per pixel.
+        stops: Whether an image is done with its first misclassified point; else it goes on.
 
     Raises:
         InputError: `evaluations` is not a positive even number.
@@ -104,7 +110,7 @@ def spsa(
                 state.queries + evaluations + 1,
                 SpsaState(point, optimiser),
             )
-            return rows.where(state.fooled, state, following)
+            return rows.where(state.fooled, state, following) if stops else following
 
         return jax.lax.fori_loop(0, count, body, state)
 
@@ -133,14 +139,16 @@ def estimate_gradient(
     while width > 1 and 2 * width * batch > ROWS_AT_ONCE:
         width //= 2
 
+    # Both points of a pair meet the same draw of a random classifier: the difference of two draws, divided by
+    # a small radius, would drown the slope.
     # Signs and sums go pair by pair: the estimate is the same however many pairs share a forward pass.
     def group(g: Array, total: Array) -> Array:
         signs, points, loss_keys = [], [], []
         for j in range(width):
-            sign_keys, up, down = rows.split(rows.fold_in(keys, g * width + j), 3)
+            sign_keys, draw, _ = rows.split(rows.fold_in(keys, g * width + j), 3)
             signs.append(jax.vmap(lambda key: _signs(key, shape, images.dtype))(sign_keys))
             points += [images + radius * signs[-1], images - radius * signs[-1]]
-            loss_keys += [up, down]
+            loss_keys += [draw, draw]
         values = loss(jnp.concatenate(points), jnp.tile(labels, 2 * width), jnp.concatenate(loss_keys))
         above, below = values.reshape(width, 2, batch).swapaxes(0, 1)
         for j in range(width):

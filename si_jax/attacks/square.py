@@ -19,9 +19,9 @@ import numpy as np
 from si_jax import l1, losses
 from si_jax.attacks import rows
 from si_jax.attacks.pgd import KeyedClassifier
-from si_jax.attacks.search import Problem, Search, SearchState
+from si_jax.attacks.search import Problem, Search, SearchState, decided
 from si_jax.errors import InputError, unknown
-from si_jax.outputs import misclassified, reached
+from si_jax.outputs import reached
 from si_jax.threat import Threat
 
 Array = jax.Array
@@ -59,7 +59,9 @@ class Moves(NamedTuple):
     propose: Callable[[Array, Array, Array, Array], Array]
 
 
-def square(queries: int = 5000, p_init: float = 0.8, aimed: bool = False) -> Search:
+def square(
+    queries: int = 5000, p_init: float = 0.8, aimed: bool = False, *, eot_samples: int = 1, stops: bool = True
+) -> Search:
     """Square as a search, for every norm.
 
     Args:
@@ -67,9 +69,11 @@ def square(queries: int = 5000, p_init: float = 0.8, aimed: bool = False) -> Sea
         p_init: The share of the image that the first windows cover.
         aimed: Whether only an image of the class `Problem.targets` is a success: the margin is then that of
             the other classes over it.
+        eot_samples: Draws of a random classifier in each query: their mean margin counts, and their vote.
+        stops: Whether an image is done with its first misclassified point; else its margin falls further.
 
     Returns:
-        The `Search`. An image is done with its first misclassified point.
+        The `Search`.
 
     Raises:
         InputError: A number is out of range; when it is run, an unknown norm.
@@ -87,10 +91,10 @@ def square(queries: int = 5000, p_init: float = 0.8, aimed: bool = False) -> Sea
         return MOVES[threat.norm](threat.eps, shape, side_of)
 
     def evaluate(classifier: KeyedClassifier, problem: Problem, keys: Array, x: Array) -> tuple[Array, Array]:
-        logits = classifier(x, keys).logits
         if aimed:
+            logits = classifier(x, keys).logits
             return losses.margin(logits, problem.targets), reached(logits, problem.targets)
-        return -losses.margin(logits, problem.labels), misclassified(logits, problem.labels)
+        return decided(classifier, x, problem.labels, keys, eot_samples)
 
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
         start_keys, _, classifier_keys = rows.split(problem.keys, 3)
@@ -124,7 +128,9 @@ def square(queries: int = 5000, p_init: float = 0.8, aimed: bool = False) -> Sea
             if queries % count:  # a part may go past the last iteration
                 new_margin, wrong = jnp.where(i < queries, new_margin, jnp.inf), wrong & (i < queries)
             # A NaN margin is no decision for the label, and its point is there to be seen.
-            accept = ~fooled & ((new_margin < margin) | (new_margin <= 0) | wrong)
+            accept = new_margin < margin
+            if stops:
+                accept = ~fooled & (accept | (new_margin <= 0) | wrong)
             best = rows.where(accept, x, best)
             margin = jnp.where(accept, new_margin, margin)
             asked = ~fooled & (i < queries) if queries % count else ~fooled

@@ -69,7 +69,7 @@ def audit(
         attack: A row of the PGD family whose number of steps is the caller's.
         steps: The standard number of steps, by which the accuracy is claimed; 20 if None.
         step_size: At `eps`, as a fraction of the pixel range; eps / 4 if None. It grows with eps.
-        restarts: 5 if None; 1 for a random classifier, which is refused more.
+        restarts: 5 if None; 1 for a random classifier.
         eps_grid: Radii; if None a quarter to eight times eps, as far as there are such.
         steps_grid: Numbers of steps; one run of the largest holds all.
         queries: Of Square.
@@ -102,7 +102,12 @@ def audit(
         eot_samples=eot_samples,
         devices=devices,
         layout=layout_of(layout, classifier, images),
+        randomised=judged.randomised,
     )
+    if request.eot_auto:
+        raise InputError(
+            "eot_samples='auto' is known to evaluate: give the audit the number that it found there"
+        )
     threat = request.threat
     about = {
         'name': attack,
@@ -118,8 +123,6 @@ def audit(
     shown = wanted(progress)
     with alone(state_path), jax.default_matmul_precision('highest'):
         kind = kind_of(attack, request)
-        if judged.randomised:
-            gates.check_draws([kind], request.restarts)
         needs_features = facts(ATTACKS[attack]).reads_features
         # The audit is computed in the precision of the images. Features are looked for in any case: the
         # binarization test replaces the layer behind them.

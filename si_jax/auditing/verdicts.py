@@ -13,7 +13,7 @@ import numpy as np
 
 from si_jax.evaluation import sanity
 from si_jax.evaluation.gates import MASKED, NO_GRADIENT
-from si_jax.evaluation.result import wilson
+from si_jax.evaluation.intervals import wilson
 
 PASS, WARN, FAIL, SKIP, FEW = 'pass', 'warn', 'fail', 'skip', 'few'
 

@@ -25,7 +25,7 @@ from si_jax.evaluation import gates, sanity
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.request import DEFAULTS, TARGETS, check_settings, parse_attacks, takes_of
+from si_jax.evaluation.request import AUTO, DEFAULTS, TARGETS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.union import Union, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
@@ -93,6 +93,10 @@ moves them, off keeps none).
 """
 
 
+def samples(text: str) -> int | str:
+    return text if text == AUTO else int(text)
+
+
 ATTACKING = {
     'attacks': Flag(
         'A,B,...',
@@ -103,7 +107,10 @@ ATTACKING = {
     'steps': Flag('N', 'of the PGD family (default: 20)', int),
     'step_size': Flag('SIZE', 'of the PGD family (default: eps / 4)', fraction),
     'restarts': Flag('N', 'of the PGD family (default: 1, with --audit 5)', int),
-    'eot_samples': Flag('N', 'gradients averaged in each step, for random defenses (default: 1)', int),
+    'eot_samples': Flag(
+        'N|auto', 'draws averaged in each step, for random defenses; auto measures (default: 1)', samples
+    ),
+    'decisions': Flag('N', 'fresh draws that judge each image of a random defense (default: 64)', int),
     'targets': Flag(
         'WHICH', 'classes to be reached: random, least-likely, all, or FILE.npy with one for each image'
     ),
@@ -204,6 +211,7 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
         'threats',
         'sinks',
         'targets',
+        'decisions',
     ):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
@@ -244,8 +252,8 @@ def run(
         threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
         sinks: Names of `si_jax.runtime.sinks`, with commas between; None for none.
         targets: As for `si_jax.evaluate`; an array is a file FILE.npy.
-        settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
-            of `si_jax.evaluate`.
+        settings: steps, step_size, restarts, seed, batch_size, eot_samples, decisions, individual and
+            search_precision of `si_jax.evaluate`.
 
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
@@ -269,7 +277,9 @@ def run(
 
     if output is not None:
         check_outputs(check_output(output))
-    check_settings(takes_of(names, custom, ['transfer'] if transfer_from else []), **settings)
+    # Whether the network is random is known once it is loaded: then `evaluate` asks again.
+    takes = takes_of(names, custom, ['transfer'] if transfer_from else [], randomised=True)
+    check_settings(takes, **settings)
     loaded = processes.agree_on_errors(lambda: load(subject))
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
@@ -279,6 +289,8 @@ def run(
         others['transfer_from'] = sources(transfer_from, shape)
     filled = {name: DEFAULTS[name] for name in DEFAULTS if settings.get(name) is None}
     choice = {'count': len(loaded.labels), **settings, **filled}
+    if choice['decisions'] is None:  # no setting of the many that are not random
+        del choice['decisions']
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
     choice |= {'threats': list(several)} if several else {}
     choice |= {} if targets is None else {'targets': targets}

@@ -4,6 +4,9 @@ Each search starts from the original images. A targeted one aims at the classes 
 logits in turn (APGD-T in L1 at those of rank 2 to 6), and only images that withstood one target go on to the
 next. Since an image's random numbers come from its own key and the name of the attack, a stage does the same
 to it here as when it runs alone.
+
+For a random classifier one misclassified draw decides nothing. So each search makes all its iterations, and
+the point that it takes for the worst is judged by draws of its own; the smallest share of right draws counts.
 """
 
 import dataclasses
@@ -18,10 +21,10 @@ from si_jax.attacks import malt
 from si_jax.attacks.facts import facts
 from si_jax.attacks.rays import average_distance
 from si_jax.attacks.registry import SCREENS, VARIANTS, SearchAttack, Stage, row_of
-from si_jax.attacks.search import Search
+from si_jax.attacks.search import Problem, Search, averaged
 from si_jax.attacks.settings import file_name
 from si_jax.evaluation.gates import Part
-from si_jax.evaluation.network import Network
+from si_jax.evaluation.network import Network, vote
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
 from si_jax.evaluation.pgd import Outcome, count_gradients
 from si_jax.evaluation.request import Request
@@ -76,10 +79,10 @@ class Cascade:
 
         With `individual` each stage runs on all of these, not only on those that the ones before left: the
         flags of the attack are the same, those of the stages are more. An image that was not broken stays
-        the original.
+        the original. One of a random classifier goes on until no draw is right.
         """
-        clean = network.clean
-        correct, broken_by = clean.copy(), np.full(len(clean), -1, np.int8)
+        clean, share = network.clean, network.clean_share.copy()
+        broken_by = np.full(len(clean), -1, np.int8)
         queries, distances = np.zeros(len(clean), np.int64), np.zeros(len(clean))
         kept = np.array(network.images) if request.keep else np.zeros((0, *network.images.shape[1:]))
         tables, gradients, largest, seconds = [], [], 0.0, {}
@@ -89,27 +92,28 @@ class Cascade:
             began = time.perf_counter()
             if len(self.stages) > 1:
                 progress.current().set_postfix(attack=f'{self.name}: {stage.attack}')
-            attacked = clean if request.individual else correct
-            done = _run_stage(network, request, f'{unit}-{number}', stage, attacked)
-            new = correct & done.broken
-            broken_by[new], correct = number, correct & ~done.broken
+            before = network.clean_share if request.individual else share
+            done = _run_stage(network, request, f'{unit}-{number}', stage, clean & (before > 0), before)
+            lower = done.share < share
+            broken_by[clean & vote(share) & ~vote(done.share)] = number
+            share = np.minimum(share, done.share)
             queries += done.queries
             distances, largest = done.distances, max(largest, done.largest)
             if success is not None:
                 success = success | done.reached
             if request.keep:
-                kept[new] = done.images[new]
-            after = clean & ~done.broken if request.individual else correct
-            tables.append(_table(stage, done, after, request))
+                kept[lower] = done.images[lower]
+            tables.append(_table(stage, done, request))
             gradients.append(done.gradients)
             seconds[stage.attack] = time.perf_counter() - began
         row = row_of(self.name)
         single = row if isinstance(row, SearchAttack) else None
         record = AttackRecord(
-            runs=correct[None],
+            runs=vote(share)[None],
+            shares=None if network.request.decisions is None else share[None],
             steps=tables[0]['iterations'] if single else None,
             step_size=None,
-            eot_samples=self.stages[0].eot_samples if self.stages[0].row.averages else None,
+            eot_samples=self.stages[0].eot_samples if self._takes_draws(network) else None,
             max_perturbation=largest,
             stages=tuple(tables),
             protocol=_protocol(self.name, stages, request),
@@ -120,6 +124,9 @@ class Cascade:
             success=success,
         )
         return Outcome(record, kept, seconds if len(self.stages) > 1 else {})
+
+    def _takes_draws(self, network: Network) -> bool:
+        return network.request.decisions is not None or self.stages[0].row.averages
 
 
 def runs(stage: Stage, request: Request) -> int:
@@ -138,11 +145,13 @@ def cost(stage: Stage, request: Request) -> int:
 class _Done(NamedTuple):
     """What a stage did; the arrays are for all N images, whether attacked or not.
 
+    `share` is that of right draws, as in `Network`, at the worst of its points and of those before it;
     `reached` are the images that are classified as the targets of the request.
     """
 
     attacked: int
     broken: np.ndarray
+    share: np.ndarray
     images: np.ndarray
     queries: np.ndarray
     distances: np.ndarray
@@ -153,7 +162,9 @@ class _Done(NamedTuple):
     reached: np.ndarray
 
 
-def _run_stage(network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray) -> _Done:
+def _run_stage(
+    network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray, before: np.ndarray
+) -> _Done:
     row, count = stage.row, len(attacked)
     targets = np.zeros((0, count), np.int32)
     if request.aims is not None:
@@ -161,16 +172,26 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
     elif _search(stage, request).targeted:
         targets = _targets(network, stage, request.threat, unit, attacked)
 
-    alive, queries, distances = attacked.copy(), np.zeros(count, np.int64), np.zeros(count)
+    alive, share = attacked.copy(), before.copy()
+    queries, distances = np.zeros(count, np.int64), np.zeros(count)
     images = np.zeros(network.images.shape, network.images.dtype) if request.keep else np.zeros((0,))
     zero, not_finite, reached = attacked.copy(), np.zeros(count, bool), np.zeros(count, bool)
     forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, request)
     apply, shared = network.surrogate(row.calibrated)
+    random = network.request.decisions is not None
+    # A search that averages counts each draw as a query.
+    draws = 1 if row.averages else stage.eot_samples
+
+    def apply_mean(weights: Any, x: Any, keys: Any) -> Any:
+        return averaged(functools.partial(apply, weights), stage.eot_samples)(x, keys)
+
+    alone = draws == 1 or row.votes
 
     def compiled(again: bool) -> CompiledSearch:
         # Restarts but the first may be searches of their own, but are all alike.
         search = _search(stage, request, int(again))
-        return compile_search(search, row.part, apply, request.threat, network.key_impl, network.devices)
+        given = apply if alone else apply_mean
+        return compile_search(search, row.part, given, request.threat, network.key_impl, network.devices)
 
     def search(rows: np.ndarray, again: bool, aims: np.ndarray, keys: np.ndarray) -> Arrays:
         """One search on some rows: a unit of work."""
@@ -187,25 +208,38 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
         program = network.program(about, functools.partial(compiled, again))
         problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
         wanted = row.measures_distance
-        outcome = run_search(program, shared, problem, confirm, network.sizes, final=wanted)
-        final, hit = outcome.final, {}
+        outcome = run_search(
+            program, shared, problem, None if random else confirm, network.sizes, final=wanted or random
+        )
+        final = outcome.final if wanted else None
+        found = {'broken': outcome.broken, 'images': outcome.images}
+        if random:
+            found = judged(rows, program.search, problem, outcome.final, keys)
+            largest = found['largest']
         if request.aims is not None:
             fell = rows[outcome.broken]
-            hit['reached'] = outcome.broken.copy()
+            found['reached'] = outcome.broken.copy()
             if len(fell):
                 decided = network.logits(outcome.images, keys[fell])
-                hit['reached'][outcome.broken] = np.argmax(decided, axis=1) == aims[fell]
-        return hit | {
-            'broken': outcome.broken,
-            'images': outcome.images if request.keep else outcome.images[:0].copy(),
+                found['reached'][outcome.broken] = np.argmax(decided, axis=1) == aims[fell]
+        return {
+            **found,
+            'images': found['images'] if request.keep else found['images'][:0].copy(),
             # An attack that measures distances goes on after its first success.
-            'queries': outcome.queries if final is None else final.queries,
-            'forward_passes': outcome.queries.sum(),
+            'queries': draws * (outcome.queries if final is None else final.queries),
+            'forward_passes': draws * outcome.queries.sum(),
             'distances': np.zeros(len(rows)) if final is None else final.distance.astype(np.float64),
             'refused': np.int64(outcome.refused),
             'largest': np.float64(largest),
             **({} if outcome.gradients is None else outcome.gradients._asdict()),
         }
+
+    def judged(rows: np.ndarray, search: Search, problem: Any, inner: Any, keys: np.ndarray) -> Arrays:
+        images, labels, _, aims = problem
+        worst = search.worst(Problem(images, labels, network.typed(keys[rows]), aims), request.threat, inner)
+        images = np.asarray(worst)
+        right, largest = network.judge(rows, images, keys[rows], request.threat, stage.attack)
+        return {'share': right, 'images': images, 'largest': largest}
 
     for run in range(runs(stage, request)):
         restart, target = divmod(run, max(len(targets), 1))
@@ -219,9 +253,11 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
             for number, rows in enumerate(groups)
         ]
         for rows, arrays in zip(groups, remember_all(work), strict=True):
-            broken = rows[arrays['broken']]
+            found = arrays['share'] if random else ~arrays['broken']
+            lower = found < share[rows]
+            share[rows] = np.minimum(share[rows], found)
+            alive[rows] = share[rows] > 0
             reached[rows] |= arrays.get('reached', False)
-            alive[broken] = False
             queries[rows] += arrays['queries']
             distances[rows] = arrays['distances']
             forward_passes += int(arrays['forward_passes'])
@@ -231,20 +267,21 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
                 zero[rows] &= arrays['zero']
                 not_finite[rows] |= arrays['not_finite']
             if request.keep:
-                images[broken] = arrays['images']
-    broken = attacked & ~alive
+                images[rows[lower]] = arrays['images'][lower] if random else arrays['images']
+    broken = attacked & ~vote(share)
     counts = None if row.black_box else count_gradients(attacked, zero, not_finite)
     return _Done(
-        int(attacked.sum()),
-        broken,
-        images,
-        queries,
-        distances,
-        forward_passes,
-        refused,
-        largest,
-        counts,
-        reached,
+        attacked=int(attacked.sum()),
+        broken=broken,
+        share=share,
+        images=images,
+        queries=queries,
+        distances=distances,
+        forward_passes=forward_passes,
+        refused=refused,
+        largest=largest,
+        gradients=counts,
+        reached=reached,
     )
 
 
@@ -281,13 +318,13 @@ def _search(stage: Stage, request: Request, restart: int = 0) -> Search:
     return stage.search(request.classes, request.threat.norm, restart)
 
 
-def _table(stage: Stage, done: _Done, correct: np.ndarray, request: Request) -> dict[str, Any]:
+def _table(stage: Stage, done: _Done, request: Request) -> dict[str, Any]:
     """The stage in the result, in JSON's types."""
     row = stage.row
     forward = done.forward_passes
     table: dict[str, Any] = {
         'attack': stage.attack,
-        'accuracy': float(np.mean(correct)),
+        'accuracy': float(np.mean(done.share)),
         'attacked': done.attacked,
         'broken': int(done.broken.sum()),
         'refused': done.refused,

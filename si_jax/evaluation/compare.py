@@ -31,14 +31,14 @@ class Difference:
     """How b differs from a in one accuracy, over N images and S seeds.
 
     Attributes:
-        a: [S], the accuracy of a by seed.
+        a: [S], the accuracy of a by seed; of a random classifier the mean share of right draws.
         b: [S].
-        only_a: [S], how many images only a classifies correctly.
+        only_a: [S], how many images only a classifies correctly, by the vote of a random classifier.
         only_b: [S].
         mcnemar_p: [S], the exact two-sided p of McNemar's test: the probability of counts `only_a` and
             `only_b` at least as unequal if the images that the two disagree on fell to either side by a coin.
         ci95: The bootstrap interval of the mean of b - a, with the images drawn again: how far another
-            sample of as many images might be off.
+            sample of as many images might be off. An image of a random classifier counts by its share.
         seeds_ci95: Student's interval of the mean of b - a over seeds: how far other seeds might be off, on
             these images. None for one seed, or if all differences are equal.
         paired_t_p: The two-sided p of the paired t-test over seeds; None where `seeds_ci95` is.
@@ -249,10 +249,10 @@ def compare(
     rng = np.random.default_rng(seed)
     differences = {}
     for name, both in rows.items():
-        flags_a, flags_b = (
-            np.stack([one.correct[own] for one in side]) for side, own in zip(sides, both, strict=True)
-        )
-        differences[name] = _difference(flags_a, flags_b, resamples, rng)
+        found = list(zip(sides, both, strict=True))
+        flags = [np.stack([one.correct[own] for one in side]) for side, own in found]
+        shares = [np.stack([one.share[own] for one in side]) for side, own in found]
+        differences[name] = _difference((flags[0], flags[1]), (shares[0], shares[1]), resamples, rng)
     return Comparison(
         differences=differences,
         a=[str(one.path) for one in sides[0]],
@@ -324,6 +324,10 @@ def check_alike(first: SavedResult, other: SavedResult, *, same_attacks: bool = 
             'on the same pixels: the same preparation of the data set, in the same order',
             shown=lambda digest: str(digest)[:12],
         )
+    x, y = (about.get('decisions') for about in (mine, others))
+    if None not in (x, y):
+        check('the numbers of draws that decide differ', x, y, 'with the same --decisions')
+    measured = all('eot' in about for about in (mine, others))
     for key in ('norm', 'eps'):
         x, y = mine['threat_model'][key], others['threat_model'][key]
         check(f'{key} differs', x, y, f'with the same --{key}')
@@ -338,6 +342,8 @@ def check_alike(first: SavedResult, other: SavedResult, *, same_attacks: bool = 
     )
     for name in mine['attacks']:
         one, two = (protocol_of(about['attacks'][name]) for about in (mine, others))
+        if measured:  # eot_samples='auto' for both, and what it takes is a property of the classifier
+            one, two = _without_samples(one), _without_samples(two)
         for key in PROTOCOL:
             check(f'the protocols of {name} differ in {key}', one[key], two[key], 'with the same flags')
 
@@ -345,6 +351,13 @@ def check_alike(first: SavedResult, other: SavedResult, *, same_attacks: bool = 
 def protocol_of(entry: dict[str, Any]) -> dict[str, Any]:
     """How an attack was run, from its entry in a result's JSON: what `PROTOCOL` names."""
     return {**settings_of(entry), 'protocol': entry.get('protocol')}
+
+
+def _without_samples(value: Any) -> Any:
+    """A protocol with no number of draws in it, wherever it stands."""
+    if isinstance(value, dict):
+        return {key: None if key == 'eot_samples' else _without_samples(one) for key, one in value.items()}
+    return [_without_samples(one) for one in value] if isinstance(value, list) else value
 
 
 def mcnemar(only_a: int, only_b: int) -> float:
@@ -370,13 +383,24 @@ def bootstrap(values: np.ndarray, resamples: int, rng: np.random.Generator) -> t
     return float(low), float(high)
 
 
-def _difference(a: np.ndarray, b: np.ndarray, resamples: int, rng: np.random.Generator) -> Difference:
-    """From the flags [S, N] of both."""
+def _difference(
+    flags: tuple[np.ndarray, np.ndarray],
+    shares: tuple[np.ndarray, np.ndarray],
+    resamples: int,
+    rng: np.random.Generator,
+) -> Difference:
+    """From the flags [S, N] of both, and from what each image counts: a share, or the flag itself.
+
+    The accuracies and their difference are means of shares. McNemar's test counts images, and an image can be
+    on one side only: there the vote stands for its draws.
+    """
     from scipy import stats
 
-    accuracy_a, accuracy_b = a.mean(axis=1), b.mean(axis=1)
+    a, b = flags
     only_a, only_b = (a & ~b).sum(axis=1), (b & ~a).sum(axis=1)
-    by_seed = (only_b - only_a) / a.shape[1]
+    a, b = shares
+    accuracy_a, accuracy_b = a.mean(axis=1), b.mean(axis=1)
+    by_seed = (b.sum(axis=1) - a.sum(axis=1)) / a.shape[1]
     test = stats.ttest_1samp(by_seed, 0.0) if len(a) > 1 and np.ptp(by_seed) > 0 else None
     interval = None if test is None else test.confidence_interval(0.95)
     return Difference(
@@ -417,6 +441,11 @@ def _notes(results: list[SavedResult]) -> list[str]:
         notes.append(
             f'{", ".join(without)} came from an older version and without a digest of the images: that the '
             'pixels are the same was not checked'
+        )
+    if any('decisions' in one.about for one in results):
+        notes.append(
+            'an image of a random classifier counts by the share of its draws that are right: accuracies, '
+            'differences and their intervals are means of it. Only a, only b and McNemar count votes'
         )
     for one in results:
         if one.about['warnings']:

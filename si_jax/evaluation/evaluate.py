@@ -11,9 +11,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax.evaluation import cosines, custom, gates, sanity, transfer
+from si_jax.evaluation import cosines, custom, eot, gates, sanity, transfer
 from si_jax.evaluation.cascade import Cascade
-from si_jax.evaluation.classifier import classifier_of
+from si_jax.evaluation.classifier import Randomised, classifier_of
 from si_jax.evaluation.forecast import forecast
 from si_jax.evaluation.kinds import Kind, kind_of
 from si_jax.evaluation.network import Network, programs
@@ -50,7 +50,7 @@ def evaluate(
     seed: int = 0,
     batch_size: int | None = None,
     indices: Any = None,
-    eot_samples: int | None = None,
+    eot_samples: int | str | None = None,
     individual: bool = False,
     gradient_of: Any = None,
     transfer_from: Any = None,
@@ -62,6 +62,7 @@ def evaluate(
     layout: str | None = None,
     scale: int | None = None,
     targets: Any = None,
+    decisions: int | None = None,
 ) -> Result:
     """Measures the accuracy of a classifier on clean images and under attacks.
 
@@ -106,8 +107,9 @@ def evaluate(
             for the device if None.
         indices: [N], the number of each image; its position if None. It makes the evaluation of a part of a
             data set equal to that part of the whole's.
-        eot_samples: Gradients averaged in each step, for randomised classifiers; 1 if None. Cascades set it
-            themselves.
+        eot_samples: Gradients averaged in each step, for randomised classifiers; 1 if None. Presets set it
+            themselves. Of a randomised classifier searches without gradients take it too: Square and RayS go
+            by that many draws in each query. 'auto' measures how many it takes, see `si_jax.evaluation.eot`.
         individual: Run each stage of a cascade on all correctly classified images: the same accuracy, and
             that of each stage alone.
         gradient_of: Another classifier, of the same shapes, whose derivative the attacks take in place of the
@@ -136,6 +138,9 @@ def evaluate(
             'all', each wrong class in turn. The result has the share of images on which the target (of
             several, one of them) was reached, as `success`. None for any wrong class. For the PGD family (but
             not `gama`), APGD, `fab-t` and `square`.
+        decisions: Fresh draws of a randomised classifier that judge each clean and each adversarial image, 64
+            if None; no attack sees them. Accuracies are mean shares of them (docs/random.md). Refused for
+            any other classifier.
 
     Returns:
         The `Result`.
@@ -171,6 +176,8 @@ def evaluate(
         layout=layout_of(layout, classifier, images),
         scale=scale,
         targets=targets,
+        decisions=decisions,
+        randomised=isinstance(classifier, Randomised),
     )
     shown = wanted(progress) and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
@@ -187,6 +194,9 @@ def evaluate(
                 # Kept, so that an evaluation that goes on says the same to the last digit.
                 kept = remember('si', lambda: dict(si))
                 network = dataclasses.replace(network, si={name: float(kept[name]) for name in si})
+            found = eot.sized(network) if network.request.eot_auto else None
+            if found is not None:
+                network, kinds = _with_samples(network, kinds, found)
             seconds = {'checks and clean images': time.perf_counter() - began}
             profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
             passes, outcomes = sum(kind.cost(network.request) for kind in kinds), {}
@@ -204,7 +214,7 @@ def evaluate(
                     seconds[kind.name] = time.perf_counter() - began_attack
 
     timing = {'seconds': time.perf_counter() - began, 'parts': seconds}
-    return _result(network, kinds, outcomes, calibration, timing)
+    return dataclasses.replace(_result(network, kinds, outcomes, calibration, timing), eot=found)
 
 
 def _result(
@@ -240,6 +250,8 @@ def _result(
         timing=timing,
         calibration=calibration,
         si=network.si,
+        clean_share=None if request.decisions is None else network.clean_share,
+        decisions=request.decisions,
         gradient_of=network.gradient_digest(),
         images={name: request.as_given(outcome.images) for name, outcome in outcomes.items()}
         if request.keep
@@ -254,9 +266,6 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     if gradient_of is not None:
         gates.check_stand_in_is_taken(kinds)
     given = classifier_of(classifier, request.layout)
-    if given.randomised:
-        by_name = [kind.given.get('restarts', 1) for kind in kinds if isinstance(kind, Pgd)]
-        gates.check_draws(kinds, max(request.restarts, *by_name, 1))
     network = Network.of(
         given,
         request,
@@ -274,6 +283,23 @@ def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) 
     for name, source in request.sources.items():
         kinds.append(Transfer(name, transfer.prepare(name, source, network)))
     return network, kinds
+
+
+def _with_samples(network: Network, kinds: list[Kind], found: dict[str, Any]) -> tuple[Network, list[Kind]]:
+    """The network and its attacks with the number of draws that `eot.sized` found."""
+
+    def of(one: Network, *notes: str) -> Network:
+        samples = found['eot_samples']
+        request = dataclasses.replace(one.request, eot_samples=samples, notes=(*one.request.notes, *notes))
+        return dataclasses.replace(one, request=request)
+
+    network = of(network, eot.note(found))
+    return network, [
+        dataclasses.replace(kind, source=of(kind.source))
+        if isinstance(kind, Transfer)
+        else kind_of(kind.name, network.request)
+        for kind in kinds
+    ]
 
 
 def _reads_features(kind: Kind) -> bool:
@@ -309,6 +335,8 @@ def _identity(network: Network, kinds: list[Kind], *, program: bool) -> dict[str
         identity['targets'] = (
             str(request.targets) if isinstance(request.targets, str) else digest(request.targets)
         )
+    if request.decisions is not None:
+        identity['draws'] = {'decisions': request.decisions, 'eot_samples measured': request.eot_auto}
     if request.custom:
         identity['own attacks'] = {name: custom.fingerprint(one) for name, one in request.custom.items()}
     sources = {kind.name: kind.source for kind in kinds if isinstance(kind, Transfer)}

@@ -148,24 +148,6 @@ def check_stand_in_is_taken(attacks: Sequence[Gated]) -> None:
         )
 
 
-def check_draws(attacks: Sequence[Gated], restarts: int) -> None:
-    """Refuses, for a random classifier, what counts an image as broken if one of many draws is wrong."""
-    parts = [(one.name, part.facts) for one in attacks for part in one.parts]
-    joining = dict.fromkeys(name for name, known in parts if known and known.counts_any_point)
-    if restarts > 1:
-        what = f'restarts={restarts} breaks an image if the draw after any of the runs is misclassified'
-    elif joining:
-        what = f'{", ".join(joining)} breaks an image if one of many points, each with its own draw, is'
-        what += ' misclassified'
-    else:
-        return
-    raise InputError(
-        f'the classifier is Randomised, and {what}: with enough draws noise alone does. Use attacks of the '
-        "PGD family that count their last point, in one run, and average their gradients: attacks='pgd', "
-        'eot_samples=20, restarts=1'
-    )
-
-
 def probe(classifier: Classifier, images: np.ndarray, keys: Array, coarse: float = FLOAT32) -> Outputs:
     """The outputs for images [P, H, W, C] with keys [P], followed by those for the inverted images.
 
@@ -263,19 +245,22 @@ def after(
     gradient is there on these images, for the advice.
     """
     found = losses_left_out(logits.shape[1], attacks) + out_of_range(logits, attacks)
-    found += single_draws(attacks) if randomised else []
+    found += single_draws(attacks, records) if randomised else []
     found += gradients(attacks, records, there, float(np.abs(logits).max()))
     return found + unmoved(clean, attacks, records) + masking(clean, attacks, records)
 
 
-def single_draws(attacks: Sequence[Gated]) -> list[str]:
+def single_draws(attacks: Sequence[Gated], records: Mapping[str, AttackRecord]) -> list[str]:
     """For a randomised classifier: the attacks must average over its draws."""
     single = [attack.name for attack in attacks if any(part.eot_samples == 1 for part in attack.parts)]
     if not single:
         return []
+    remedy = "set eot_samples (20 is usual, 'auto' measures how many it takes)"
+    if not all('eot_samples' in records[name].takes for name in single):
+        remedy = f'use autoattack-rand, or attacks that take eot_samples, as apgd-ce and square, and {remedy}'
     return [
         f'the classifier is randomised and {", ".join(single)} follows single draws of it, so the accuracy '
-        'is too high: set eot_samples (20 is usual)'
+        f'is too high: {remedy}'
     ]
 
 

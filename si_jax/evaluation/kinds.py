@@ -45,4 +45,5 @@ def _untargeted(name: str, request: Request) -> Kind:
     settings = registry.named(name, norm).settings
     if isinstance(row, Attack):
         return Pgd(name, row, file_name(name), samples, given=settings)
-    return Cascade(name, registry.stages(name, samples, norm), settings)
+    stages = registry.stages(name, samples, norm, randomised=request.decisions is not None)
+    return Cascade(name, stages, settings)

@@ -26,7 +26,7 @@ OF_ATTACK: dict[str, type] = {
     'stages': list,
 }
 TEXTS = ('name', 'split', 'digest')  # of the data set
-SECTIONS = ('model', 'environment', 'timing', 'calibration', 'gradient_of', 'robustbench', 'union')
+SECTIONS = ('model', 'environment', 'timing', 'calibration', 'gradient_of', 'robustbench', 'union', 'eot')
 # What every result has, and of which kind it is.
 FIELDS: dict[tuple[str, ...], type] = {
     ('dataset', 'examples'): int,
@@ -39,6 +39,7 @@ FIELDS: dict[tuple[str, ...], type] = {
     ('clean', 'accuracy'): float,
     ('worst_case', 'accuracy'): float,
 }
+SHARE = 'share_'  # before a name, in that of the array with the shares of draws
 SETTINGS = ('restarts', 'steps', 'step_size', 'eot_samples')  # of the caller's, that an attack may take
 
 
@@ -49,9 +50,11 @@ class SavedResult(NamedTuple):
         path: The JSON file.
         about: Its content.
         correct: [N] bool by name: 'clean', each attack and 'worst_case'; empty where the flags were not read,
-            as the following are None.
+            as the following are None. Of a random classifier the vote.
         labels: [N].
         indices: [N].
+        share: [N] by the names of `correct`, what an image counts: of a random classifier the share of right
+            draws, else `correct` itself.
     """
 
     path: Path
@@ -59,6 +62,7 @@ class SavedResult(NamedTuple):
     correct: dict[str, np.ndarray]
     labels: Any
     indices: Any
+    share: dict[str, np.ndarray] = {}
 
 
 def read(path: Path, *, flags: bool) -> SavedResult:
@@ -66,7 +70,7 @@ def read(path: Path, *, flags: bool) -> SavedResult:
     with _reading(path, 'is not JSON, or damaged', 'give what evaluate.py wrote'):
         content = files.read_json(path)
     about = check_json(path, content)
-    return SavedResult(path, about, *(_flags_of(path, about) if flags else ({}, None, None)))
+    return SavedResult(path, about, *(_flags_of(path, about) if flags else ({}, None, None, {})))
 
 
 def check_json(path: Path, about: Any) -> dict[str, Any]:
@@ -102,6 +106,7 @@ def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
 def _check_kinds(about: dict[str, Any]) -> None:
     """Raises ValueError unless all that is read of a result is of its kind, where it is there."""
     optional: dict[tuple[str, ...], type] = {('dataset', 'classes'): int, ('overestimation_gap',): float}
+    optional['decisions',] = int
     optional.update({('dataset', name): str for name in TEXTS})
     optional.update({(name,): dict for name in SECTIONS} | {('model', 'logit_scale'): float})
     if 'union' in about:
@@ -135,12 +140,15 @@ def _value(content: Any, path: tuple[str, ...]) -> Any:
     return content
 
 
-def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """Flags by name, labels and indices from the npz file of a result."""
+def _flags_of(
+    path: Path, about: dict[str, Any]
+) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Flags by name, labels, indices and shares by name from the npz file of a result."""
     flags = path.with_suffix('.npz')
     names = ['clean', *about['attacks'], 'worst_case']
     with _reading(flags, f'does not hold the flags of {path}, or is damaged', 'evaluate again'):
-        arrays = npz.read(flags, (*names, 'labels', 'indices'))
+        of_draws = [f'{SHARE}{name}' for name in names] if 'decisions' in about else []
+        arrays = npz.read(flags, (*names, *of_draws, 'labels', 'indices'))
     labels, indices = arrays.pop('labels'), arrays.pop('indices')
     shape = (about['dataset']['examples'],)
     for name, array in {'labels': labels, 'indices': indices}.items():
@@ -149,14 +157,20 @@ def _flags_of(path: Path, about: dict[str, Any]) -> tuple[dict[str, np.ndarray],
                 f'{name!r} in {flags} is {array.dtype} {array.shape}, where {path} speaks of {shape[0]} '
                 'images: the two files come from different evaluations; evaluate again'
             )
-    for name, flag in arrays.items():
+    correct = {name: arrays[name] for name in names}
+    share = {name: arrays[f'{SHARE}{name}'] for name in names} if of_draws else correct
+    for name, flag in correct.items():
         accuracy = (about['attacks'] if name in about['attacks'] else about)[name]['accuracy']
-        if flag.dtype != bool or flag.shape != shape or not np.isclose(flag.mean(), accuracy):
+        right = flag.dtype == bool and flag.shape == shape == share[name].shape
+        # More than half of the draws make the flag.
+        if of_draws and right:
+            right = share[name].dtype == np.float64 and np.array_equal(share[name] > 0.5, flag)
+        if not right or not np.isclose(share[name].mean(), accuracy):
             raise InputError(
                 f'{name!r} in {flags} does not belong to the accuracy in {path}: the two files come from '
                 'different evaluations; evaluate again'
             )
-    return arrays, labels, indices
+    return correct, labels, indices, share
 
 
 @contextlib.contextmanager

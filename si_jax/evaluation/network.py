@@ -23,11 +23,11 @@ from si_jax.evaluation import cosines, gates, packing
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.pixels import Images
-from si_jax.evaluation.request import Request
+from si_jax.evaluation.request import DECISIONS, Request
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.surrogate import Surrogate, backward_of, check_stand_in
 from si_jax.evaluation.tolerances import check_explained
-from si_jax.outputs import Outputs
+from si_jax.outputs import Outputs, misclassified
 from si_jax.runtime import processes, progress
 from si_jax.runtime.devices import compile_rows, map_rows, replicate
 from si_jax.storage.trees import digest
@@ -37,6 +37,8 @@ Array = jax.Array
 
 # Folded into an image's key for the forward pass that decides; its split has taken the numbers 0 and 1.
 _VERIFICATION = 2
+# In the name of the keys of the draws that decide: no attack has it.
+_DECISIONS = 'decisions of a random classifier'
 # In an identity: the name of the program whose gradient is followed.
 PROGRAM = "the program of the classifier's gradient"
 # Images in a unit of work that is saved, in whole chunks, and bytes that they have at most: an attack holds
@@ -61,7 +63,10 @@ class Network:
         gradient_of: Whose derivative the attacks take (BPDA); None for the classifier's own.
         stand_in: `gradient_of`, traced.
         why_no_features: Why features and kernel were not found, if they were looked for.
-        clean_logits: [N, K], of the clean images, once they were classified.
+        clean_logits: [N, K], of the clean images, once they were classified; of a random classifier the mean
+            over the draws that decide.
+        clean_share: [N], the share of these draws in which the clean image is classified correctly; of a
+            classifier that is not random bool, whether it is.
         scale: The factor on the logits of calibrated attacks, once it was measured.
         si: What `cosines.measure` found on the clean images, once it was asked for.
         programs: Compiled programs by what they depend on.
@@ -76,6 +81,7 @@ class Network:
     stand_in: Lifted | None
     why_no_features: str
     clean_logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
+    clean_share: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
     scale: float | None = None
     si: dict[str, float] | None = None
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict)
@@ -111,9 +117,11 @@ class Network:
                 raise InputError(f'gradient_of: {error}') from error
             check_stand_in(stand_in.shape, traced.shape, needs_features)
         classes = traced.shape.logits.shape[1]
+        # Of a source of transfer, which may be random where the classifier is not.
+        decisions = (request.decisions or DECISIONS) if classifier.randomised else None
         return cls(
             classifier=classifier,
-            request=dataclasses.replace(request, classes=classes),
+            request=dataclasses.replace(request, classes=classes, decisions=decisions),
             traced=traced,
             apply=functools.partial(traced.apply, precision=request.precision),
             weights=replicate(traced.weights, request.devices),
@@ -168,8 +176,8 @@ class Network:
 
     @functools.cached_property
     def clean(self) -> np.ndarray:
-        """[N] bool, which clean images are classified correctly."""
-        return np.argmax(self.clean_logits, axis=1) == self.labels
+        """[N] bool, which clean images are classified correctly; of a random classifier by its vote."""
+        return vote(self.clean_share)
 
     @functools.cached_property
     def _key(self) -> Array:
@@ -191,7 +199,9 @@ class Network:
         if isinstance(targets := self.request.targets, np.ndarray):
             some['targets'] = targets[rows]
         request = dataclasses.replace(self.request, **some)
-        return dataclasses.replace(self, request=request, clean_logits=self.clean_logits[rows])
+        return dataclasses.replace(
+            self, request=request, clean_logits=self.clean_logits[rows], clean_share=self.clean_share[rows]
+        )
 
     def map(
         self,
@@ -259,9 +269,37 @@ class Network:
             both = {name: np.concatenate([clean[name], inverted[name]]) for name in clean}
             check_explained(both['logits'], both['products'], self.traced.coarse)
             si = cosines.measure(**both, labels=self.labels)
+        if self.request.decisions is None:
+            clean['share'] = np.argmax(clean['logits'], axis=1) == self.labels
+        else:
+            clean['share'], clean['logits'] = self._decide(self.images, np.arange(len(self.images)))
+            gates.check_finite(clean['logits'], self.images, self.request.indices, 'image')
         # Another machine's may be off by a rounding; all go by those of the first process.
-        mine = {'logits': clean['logits']} if processes.is_first() else {}
-        return dataclasses.replace(self, clean_logits=processes.gather_arrays(mine)[0]['logits'], si=si)
+        mine = {name: clean[name] for name in ('logits', 'share')} if processes.is_first() else {}
+        mine = processes.gather_arrays(mine)[0]
+        return dataclasses.replace(self, clean_logits=mine['logits'], clean_share=mine['share'], si=si)
+
+    def _decide(self, images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The share of draws [M] in which images, made of those of the rows, are right, and the mean logits.
+
+        The draws of a row are always the same, whatever attack made the image, and no attack has them.
+        """
+        decisions, classes = self.request.decisions, self.request.classes
+        assert decisions is not None
+
+        def decide(weights: Any, images: Array, labels: Array, keys: Array) -> tuple[Array, Array]:
+            def draw(number: Array, sums: tuple[Array, Array]) -> tuple[Array, Array]:
+                drawn = jax.vmap(lambda key: jax.random.fold_in(key, number))(self.typed(keys))
+                logits = self.traced.apply(weights, images, drawn).logits
+                return sums[0] + ~misclassified(logits, labels), sums[1] + logits / decisions
+
+            nothing = jnp.zeros(len(labels), jnp.int32), jnp.zeros((len(labels), classes), images.dtype)
+            return jax.lax.fori_loop(0, decisions, draw, nothing)
+
+        compiled = self.program(('decide', decisions), lambda: compile_rows(decide, self.devices))
+        arrays = images, self.labels[rows], self.keys(0, _DECISIONS)[rows]
+        right, logits = self.map(compiled, self.weights, arrays, smaller=True)
+        return right / decisions, logits
 
     def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
         """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""
@@ -305,12 +343,26 @@ class Network:
         Returns:
             Whether each is classified correctly [M], and the largest distance from an original.
         """
+        share, largest = self.judge(rows, found, keys, threat, source)
+        return vote(share), largest
+
+    def judge(
+        self, rows: np.ndarray, found: np.ndarray, keys: np.ndarray, threat: Threat, source: str
+    ) -> tuple[np.ndarray, float]:
+        """As `confirm`, but what `clean_share` is of the clean images: a share, of a random classifier.
+
+        Its draws are always the same ones of a row, and `keys` mean nothing to it.
+        """
         if not len(rows):
-            return np.zeros(0, bool), 0.0
+            return self.clean_share[:0], 0.0
         largest = threat.audit(found, self.images[rows], source=source, indices=self.request.indices[rows])
-        logits = self.logits(found, keys)
+        if self.request.decisions is None:
+            logits = self.logits(found, keys)
+            share = np.argmax(logits, axis=1) == self.labels[rows]
+        else:
+            share, logits = self._decide(found, rows)
         gates.check_finite(logits, found, self.request.indices[rows], f'what {source} made of image')
-        return np.argmax(logits, axis=1) == self.labels[rows], largest
+        return share, largest
 
     def surrogate(self, calibrated: bool = False) -> Surrogate:
         """The classifier as attacks see it: with the gradient of `gradient_of`, and with scaled logits."""
@@ -408,6 +460,11 @@ class Network:
     def verification_keys(self, keys: Array | np.ndarray) -> Array:
         """The keys of a randomised classifier in the forward pass that decides [B], from the keys' data."""
         return jax.vmap(lambda key: jax.random.fold_in(key, _VERIFICATION))(self.typed(keys))
+
+
+def vote(share: np.ndarray) -> np.ndarray:
+    """Whether more than half of the draws are right, from their share, or from what is bool already."""
+    return share > 0.5
 
 
 def programs(network: Network, sources: Mapping[str, Network]) -> dict[str, Any]:

@@ -140,7 +140,7 @@ def run_search(
     compiled: CompiledSearch,
     weights: Any,
     problem: tuple[np.ndarray, ...],
-    confirm: Callable[[np.ndarray, np.ndarray], np.ndarray],
+    confirm: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
     sizes: tuple[int, ...],
     *,
     final: bool = False,
@@ -153,7 +153,8 @@ def run_search(
         compiled: The search; `weights` are replicated.
         problem: images, labels, keys (their data) and targets, host arrays [M, ...].
         confirm: (rows [B], images [B, H, W, C]) -> [B] bool, whether these images, of which the search says
-            that they are misclassified, really are. The search goes on with those that are not.
+            that they are misclassified, really are. The search goes on with those that are not. None: it goes
+            on with all, as one draw of a random classifier decides nothing.
         sizes: Of packs.
         final: Whether the final states are returned.
     """
@@ -197,11 +198,11 @@ def run_search(
                 gradients = gradients or Gradients(*np.zeros((2, count), bool))
                 for whole, some in zip(gradients, seen, strict=True):
                     whole[one.rows[one.active]] = some[one.active]
-            claims.append(np.flatnonzero(fooled & one.active))
+            claims.append(np.flatnonzero(fooled & one.active & (confirm is not None)))
         if final and first + made == iterations:
             inner = _put_together(count, [(one.rows, one.active, one.state.inner) for one in packs])
         rows = np.concatenate([one.rows[claim] for one, claim in zip(packs, claims, strict=True)])
-        if len(rows):
+        if confirm is not None and len(rows):
             claimed = [(one, claim) for one, claim in zip(packs, claims, strict=True) if len(claim)]
             images[rows] = np.concatenate([one.host(one.state.found, claim) for one, claim in claimed])
             broken[rows] = confirm(rows, images[rows])

@@ -16,7 +16,7 @@ from si_jax.attacks.facts import facts
 from si_jax.attacks.pgd import Attack, Start, starting_points, value_function
 from si_jax.attacks.registry import ATTACKS
 from si_jax.evaluation.gates import NO_GRADIENT, Part
-from si_jax.evaluation.network import Network
+from si_jax.evaluation.network import Network, vote
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord, GradientCounts
 from si_jax.evaluation.state import Arrays, Work, remember_all
@@ -84,7 +84,7 @@ class OnAllImages(abc.ABC):
         `found` has `images` [M, H, W, C], and the flags [M] of `Gradients` where they are known.
         """
         images, keys = found['images'], network.keys(restart)[rows]
-        correct, largest = network.confirm(rows, images, keys, request.threat, self.name)
+        correct, largest = network.judge(rows, images, keys, request.threat, self.name)
         # A copy, as a view would keep all of them.
         kept = images if request.keep else images[:0].copy()
         if request.aims is not None:
@@ -94,7 +94,8 @@ class OnAllImages(abc.ABC):
     def run(self, network: Network, request: Request) -> Outcome:
         """Attacks all images in each restart; what the final images do is the record.
 
-        The image that is kept is that of the first restart that fooled the classifier, else of the first.
+        The image that is kept is that of the first restart that fooled the classifier, else of the first;
+        of a random classifier that of the first with the smallest share of right draws.
         """
         attack, cost = self.attacker(network, request), self.cost_of_run(request)
         runs: list[np.ndarray] = []
@@ -123,11 +124,14 @@ class OnAllImages(abc.ABC):
             if request.keep and not runs:
                 kept = images
             elif request.keep:
-                new = np.logical_and.reduce(runs) & ~correct
+                new = correct < np.minimum.reduce(runs)
                 kept[new] = images[new]
             runs.append(correct)
         counts = (count_gradients(network.clean, zero, not_finite),) if known else ()
-        record = AttackRecord(np.stack(runs), None, None, None, largest, gradients=counts, success=success)
+        found = np.stack(runs)
+        record = AttackRecord(vote(found), None, None, None, largest, gradients=counts, success=success)
+        if network.request.decisions is not None:
+            record = dataclasses.replace(record, shares=found)
         return Outcome(dataclasses.replace(record, **self.settings(request)), kept)
 
 
@@ -203,7 +207,8 @@ class Pgd(OnAllImages):
                     targets=aims,
                 )
                 final = ascent.last
-                if row.any_iterate:
+                # Of a random classifier any draw may be wrong, and the last point is judged.
+                if row.any_iterate and network.request.decisions is None:
                     final = rows_of.where(ascent.fooled, ascent.fooled_image, final)
                 return {'images': final, **ascent.gradients._asdict()}
 

@@ -46,10 +46,12 @@ GPUS = ('gpu', 'cuda', 'rocm')
 # Names that the files of a result use for something else.
 TAKEN = ('clean', 'worst_case', 'labels', 'indices')
 TRANSFER = 'transfer-'  # before the name of a source, in that of its row
-TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_', 'success_', 'reached_')
+TAKEN_PREFIXES = (TRANSFER, 'broken_by_', 'queries_', 'distances_', 'share_', 'success_', 'reached_')
 UNNAMED = 'own'
 # What attacks may take, with what stands for None; step_size stands for eps / 4 then.
 DEFAULTS = {'steps': 20, 'restarts': 1, 'eot_samples': 1}
+DECISIONS = 64  # draws of a random classifier that judge an image
+AUTO = 'auto'  # eot_samples that `eot` measures
 TRANSFERRED = frozenset({'steps', 'step_size', 'eot_samples'})  # of an attack by way of another network
 LAYOUTS = ('nhwc', 'nchw')
 TARGETS = ('random', 'least-likely', 'all')  # beside one class for each image
@@ -79,6 +81,8 @@ class Request:
         targets: Classes to be reached, [N] int64 or one of `TARGETS`; None for any wrong class.
         aims: [N] int32, those of one run of an attack that is `targeted.Targeted`.
         processes: Of how many processes began the evaluation that goes on; None if it begins.
+        decisions: Draws that judge each image of a random classifier; None for any other.
+        eot_auto: Whether `eot_samples` is yet to be measured; it is 1 until then.
         takes: For each row of the result which of steps, step_size, restarts and eot_samples it takes.
     """
 
@@ -106,6 +110,8 @@ class Request:
     classes: int = 0
     targets: np.ndarray | str | None = None
     aims: np.ndarray | None = None
+    decisions: int | None = None
+    eot_auto: bool = False
 
     @classmethod
     def of(
@@ -122,7 +128,7 @@ class Request:
         seed: int = 0,
         batch_size: int | None = None,
         indices: Any = None,
-        eot_samples: int | None = None,
+        eot_samples: int | str | None = None,
         individual: bool = False,
         transfer_from: Any = None,
         search_precision: str | None = None,
@@ -132,8 +138,10 @@ class Request:
         layout: str | None = None,
         scale: int | None = None,
         targets: Any = None,
+        decisions: int | None = None,
+        randomised: bool = False,
     ) -> 'Request':
-        """Checks the arguments of `evaluate` that have these names.
+        """Checks the arguments of `evaluate` that have these names; `randomised` says that the classifier is.
 
         Raises:
             InputError: One of them is wrong.
@@ -145,6 +153,11 @@ class Request:
         labels = check_labels(labels, len(images))
         indices = check_indices(indices, len(images))
         targets = check_targets(targets, labels)
+        if targets is not None and randomised:
+            raise InputError(
+                'targets are given, and the classifier is Randomised: how many draws must be of the target is '
+                'not defined. Leave targets out'
+            )
         if targets is not None and sources:
             raise InputError('targets are given beside transfer_from, which has none: leave one of them out')
         eps = check_number('eps', eps)
@@ -155,17 +168,21 @@ class Request:
             )
         threat = Threat(norm, eps)
         threat.check(images.shape[1:])
-        takes, counts = takes_of(names, custom, sources), {'steps': steps, 'restarts': restarts}
-        counts |= {'eot_samples': eot_samples}
+        takes = takes_of(names, custom, sources, randomised)
+        counts: dict[str, Any] = {'steps': steps, 'restarts': restarts, 'eot_samples': eot_samples}
+        if not randomised:
+            check_not_random(decisions, eot_samples)
         check_settings(
             takes,
             **counts,
+            decisions=decisions,
             step_size=step_size,
             seed=seed,
             batch_size=batch_size,
             search_precision=search_precision,
             individual=individual,
         )
+        counts['eot_samples'] = None if eot_samples == AUTO else eot_samples
         chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
         step_size = threat.eps / 4 if step_size is None else check_number('step_size', step_size)
         for name in (name for name in names if name not in custom):
@@ -196,6 +213,8 @@ class Request:
             layout=layout,
             notes=notes,
             targets=targets,
+            decisions=(decisions or DECISIONS) if randomised else None,
+            eot_auto=eot_samples == AUTO,
         )
 
     def as_given(self, images: np.ndarray) -> np.ndarray:
@@ -384,16 +403,19 @@ def check_count(name: str, value: Any, *, least: int = 1, below: int | None = No
     return int(value)
 
 
-def takes_of(names: Iterable[str], custom: Mapping[str, Any], sources: Iterable[str]) -> Takes:
+def takes_of(
+    names: Iterable[str], custom: Mapping[str, Any], sources: Iterable[str], randomised: bool = False
+) -> Takes:
     """What the rows of a result take: of attacks by name, some of them the user's, and of transfers."""
-    return {name: _taken(name, custom.get(name)) for name in names} | dict.fromkeys(sources, TRANSFERRED)
+    taken = {name: _taken(name, custom.get(name), randomised) for name in names}
+    return taken | dict.fromkeys(sources, TRANSFERRED)
 
 
-def _taken(name: str, given: Attack | AttackFunction | None) -> frozenset[str]:
+def _taken(name: str, given: Attack | AttackFunction | None, randomised: bool) -> frozenset[str]:
     """Which of the settings that have a default an attack takes; a callable of the user's is run again."""
     if isinstance(given, Attack):
         return facts(given).takes
-    return taken_by(name) if given is None else frozenset({'restarts'})
+    return taken_by(name, randomised) if given is None else frozenset({'restarts'})
 
 
 def check_settings(
@@ -402,11 +424,12 @@ def check_settings(
     steps: int | None = None,
     step_size: float | None = None,
     restarts: int | None = None,
-    eot_samples: int | None = None,
+    eot_samples: int | str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     search_precision: str | None = None,
     individual: bool = False,
+    decisions: int | None = None,
     **others: Any,
 ) -> None:
     """Checks what can be told before there are images; None is for what was not given.
@@ -418,8 +441,8 @@ def check_settings(
         raise unknown('search_precision', search_precision, PRECISIONS)
     check_count('seed', seed, least=0, below=2**63)
     counts = {'steps': steps, 'restarts': restarts, 'eot_samples': eot_samples, 'batch_size': batch_size}
-    for name, value in counts.items():
-        if value is not None:
+    for name, value in {**counts, 'decisions': decisions}.items():
+        if value is not None and not (name == 'eot_samples' and value == AUTO):
             check_count(name, value)
     given = {**counts, 'step_size': step_size, 'individual': individual or None}
     for name in ('steps', 'step_size', 'restarts', 'eot_samples', 'individual'):
@@ -439,6 +462,18 @@ def _by_name(setting: str, value: Any, attacks: Iterable[str]) -> str:
         if setting in {one.name for one in settings_of(name)}:
             return f'give it to one attack by name, as in {name}({setting}={value}), '
     return ''
+
+
+def check_not_random(decisions: int | None, eot_samples: int | str | None) -> None:
+    """Refuses settings that mean something for a random classifier alone."""
+    given = {'decisions': decisions, 'eot_samples': AUTO if eot_samples == AUTO else None}
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(
+                f'{name}={value!r} is given, and the classifier is not random, so that all draws of it are '
+                f'alike: leave {name} out, or wrap a function of images and keys as '
+                'si_jax.Randomised(function)'
+            )
 
 
 def check_step_size(step_size: float, norm: str, image_shape: tuple[int, ...]) -> float:

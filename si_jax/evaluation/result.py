@@ -15,8 +15,8 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation import loading
-from si_jax.evaluation.intervals import wilson
-from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult
+from si_jax.evaluation.intervals import interval
+from si_jax.evaluation.loading import SCHEMA, SETTINGS, SHARE, SavedResult
 from si_jax.evaluation.pixels import Images, Pixels
 from si_jax.evaluation.table import Tabular
 from si_jax.storage.files import write_atomic, write_json
@@ -47,7 +47,8 @@ class AttackRecord:
     """What one attack did to N images.
 
     Attributes:
-        runs: [R, N] bool, whether the image was classified correctly after each of R restarts.
+        runs: [R, N] bool, whether the image was classified correctly after each of R restarts; of a random
+            classifier by the vote of its draws.
         steps: Steps of a run; None for an attack of several stages.
         step_size: As a fraction of the pixel range; None where the attack chooses it.
         eot_samples: Gradients averaged in each step; None where it averages none.
@@ -64,6 +65,8 @@ class AttackRecord:
         success: [N] bool, whether a final image was classified as the target that the caller chose, of
             several one of them; None without targets.
         reached: [N], how many of several targets were reached; None for one.
+        shares: [R, N], of a random classifier the share of draws that were right after each restart; None of
+            any other.
         takes: Which of the caller's `SETTINGS` it took. The JSON has null for the others, and under `fixed`
             what the attack does of its own.
     """
@@ -81,6 +84,7 @@ class AttackRecord:
     gradients: tuple[GradientCounts | None, ...] = ()
     success: np.ndarray | None = None
     reached: np.ndarray | None = None
+    shares: np.ndarray | None = None
     takes: frozenset[str] = frozenset(SETTINGS)
 
     def settings(self) -> dict[str, Any]:
@@ -96,7 +100,7 @@ class Result(Tabular):
     """Accuracy of a classifier on clean images and under attacks; shown as a table in a notebook.
 
     Attributes:
-        clean: [N] bool, whether the clean image is classified correctly.
+        clean: [N] bool, whether the clean image is classified correctly; of a random classifier by the vote.
         attacks: Attack name to what it did.
         labels: [N], the true labels.
         indices: [N], the number of each image.
@@ -119,8 +123,12 @@ class Result(Tabular):
             that of the cosine of the true class.
         gradient_of: What is known of the classifier whose gradient the attacks took; None for its own.
         union: What `Union.to_json` says, of a result that is one of several threat models'; else None.
+        decisions: Of a random classifier, how many draws judged each image; else None.
+        clean_share: [N], the share of them that were right on the clean image; None where `decisions` is.
+        eot: What `eot.sized` found, if the caller's eot_samples was 'auto'.
         images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
-            classifier, else of the first. None unless asked for.
+            classifier, else of the first; of a random classifier those with the smallest share. None unless
+            asked for.
     """
 
     clean: np.ndarray
@@ -139,24 +147,60 @@ class Result(Tabular):
     si: dict[str, float] | None = None
     gradient_of: dict[str, Any] | None = None
     union: dict[str, Any] | None = None
+    decisions: int | None = None
+    clean_share: np.ndarray | None = None
+    eot: dict[str, Any] | None = None
     images: dict[str, np.ndarray] | None = None
 
     @property
     def correct(self) -> dict[str, np.ndarray]:
-        """[N] bool by name: 'clean', each attack (after all restarts), and 'worst_case' (all of these)."""
+        """[N] bool by name: 'clean', each attack (after all restarts), and 'worst_case' (all of these).
+
+        Of a random classifier it is the vote: whether more than half of the draws are right.
+        """
         flags = {'clean': self.clean}
         flags |= {name: np.logical_and.reduce(record.runs) for name, record in self.attacks.items()}
         return flags | {'worst_case': np.logical_and.reduce(list(flags.values()))}
 
     @property
+    def share(self) -> dict[str, np.ndarray]:
+        """[N] by the same names: the share of draws that are right, the smallest over restarts and attacks.
+
+        Of a classifier that is not random it is 1 or 0.
+        """
+        if self.clean_share is None:
+            return {name: flags.astype(float) for name, flags in self.correct.items()}
+        shares = {'clean': self.clean_share}
+        shares |= {name: np.min(_runs(record), axis=0) for name, record in self.attacks.items()}
+        return shares | {'worst_case': np.min(list(shares.values()), axis=0)}
+
+    @property
     def accuracy(self) -> dict[str, float]:
-        """The fraction of `correct` images over all, by the same names."""
+        """The fraction of `correct` images over all, by the same names.
+
+        Of a random classifier it is the mean of `share`.
+        """
+        return {name: float(np.mean(counted)) for name, counted in self._counted.items()}
+
+    @property
+    def _counted(self) -> dict[str, np.ndarray]:
+        """[N], what each image counts."""
+        return self.correct if self.decisions is None else self.share
+
+    @property
+    def vote_accuracy(self) -> dict[str, float]:
+        """The fraction of images that the vote of the draws gets right, by the same names."""
         return {name: float(np.mean(flags)) for name, flags in self.correct.items()}
+
+    @property
+    def worst_draw_accuracy(self) -> dict[str, float]:
+        """The fraction of images that every draw gets right: each is judged by its worst."""
+        return {name: float(np.mean(share == 1)) for name, share in self.share.items()}
 
     @property
     def single_run(self) -> dict[str, float]:
         """The accuracy after the first restart alone, by attack."""
-        return {name: float(np.mean(record.runs[0])) for name, record in self.attacks.items()}
+        return {name: float(np.mean(_runs(record)[0])) for name, record in self.attacks.items()}
 
     @property
     def success(self) -> dict[str, float]:
@@ -181,21 +225,28 @@ class Result(Tabular):
     @property
     def ci95(self) -> dict[str, tuple[float, float]]:
         """Wilson's 95 % interval of each accuracy: how far another sample of as many images might be off."""
-        return {name: wilson(int(np.sum(flags)), len(flags)) for name, flags in self.correct.items()}
+        return {name: interval(counted) for name, counted in self._counted.items()}
 
     def to_json(self) -> dict[str, Any]:
         """The result in JSON's types, without the flags."""
         accuracy, only, gap = self.accuracy, self.only, self.overestimation_gap
+        by_draws: dict[str, dict[str, float]] = {name: {} for name in accuracy}
+        if self.decisions is not None:
+            vote, worst = self.vote_accuracy, self.worst_draw_accuracy
+            by_draws = {
+                name: {'vote_accuracy': vote[name], 'worst_draw_accuracy': worst[name]} for name in accuracy
+            }
         ci95 = {name: list(interval) for name, interval in self.ci95.items()}
 
         def attack(name: str, record: AttackRecord) -> dict[str, Any]:
             settings = record.settings()
             return {
                 'accuracy': accuracy[name],
+                **by_draws[name],
                 'single_run': self.single_run[name],
                 'ci95': ci95[name],
                 'restarts': settings.pop('restarts'),
-                'runs': [float(np.mean(run)) for run in record.runs],
+                'runs': [float(np.mean(run)) for run in _runs(record)],
                 **settings,
                 'max_perturbation': record.max_perturbation,
                 'only': only[name],
@@ -212,9 +263,15 @@ class Result(Tabular):
             'threat_model': dataclasses.asdict(self.threat),
             'seed': self.seed,
             'precision': self.precision,
-            'clean': {'accuracy': accuracy['clean'], 'ci95': ci95['clean']},
+            **({} if self.decisions is None else {'decisions': self.decisions}),
+            **({} if self.eot is None else {'eot': self.eot}),
+            'clean': {'accuracy': accuracy['clean'], **by_draws['clean'], 'ci95': ci95['clean']},
             'attacks': {name: attack(name, record) for name, record in self.attacks.items()},
-            'worst_case': {'accuracy': accuracy['worst_case'], 'ci95': ci95['worst_case']},
+            'worst_case': {
+                'accuracy': accuracy['worst_case'],
+                **by_draws['worst_case'],
+                'ci95': ci95['worst_case'],
+            },
             **({} if gap is None else {'overestimation_gap': gap}),
             **({} if self.calibration is None else {'calibration': self.calibration}),
             **({} if self.si is None else {'si': self.si}),
@@ -240,7 +297,8 @@ class Result(Tabular):
 
         `<stem>.npz` holds a bool array [N] for each name in `correct`, `labels` and `indices`, and, for an
         attack that has them, `broken_by_NAME`, `queries_NAME`, `distances_NAME`, `success_NAME` and
-        `reached_NAME` as in `AttackRecord`;
+        `reached_NAME` as in `AttackRecord`. Of a random classifier there is `share_NAME` for each name in
+        `share`;
         `<stem>_images.npz` the adversarial images by attack. Folders are made, and each file is replaced in
         one step, the JSON last.
 
@@ -258,6 +316,8 @@ class Result(Tabular):
             for key in ('broken_by', 'queries', 'distances', 'success', 'reached'):
                 if (array := getattr(record, key)) is not None:
                     arrays[f'{key}_{name}'] = array
+        if self.decisions is not None:
+            arrays |= {f'{SHARE}{name}': share for name, share in self.share.items()}
         write_npz(path.with_suffix('.npz'), arrays)
         if self.images is not None:
             write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
@@ -282,6 +342,11 @@ def _success(record: AttackRecord) -> dict[str, Any]:
     """The share of images on which a target was reached, and of several the mean number of those."""
     found = {'success': record.success, 'reached': record.reached}
     return {key: float(np.mean(array)) for key, array in found.items() if array is not None}
+
+
+def _runs(record: AttackRecord) -> np.ndarray:
+    """[R, N], what an image counts after each restart."""
+    return record.runs if record.shares is None else record.shares
 
 
 def _gradients(record: AttackRecord) -> dict[str, Any]:

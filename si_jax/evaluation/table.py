@@ -98,6 +98,11 @@ def rows(about: About) -> list[dict[str, Any]]:
     return found
 
 
+def _entry(about: About, name: str) -> About:
+    """The part of the JSON that a row of the table is of."""
+    return about['worst_case'] if name == WORST else about['attacks'].get(name, about['clean'])
+
+
 def decimals(images: int) -> int:
     """Decimals of a percentage that so many images support: one image is 100 / N points. At most 2."""
     return min(2, max(0, math.ceil(math.log10(images)) - 2))
@@ -132,6 +137,9 @@ def worst_of(about: About) -> str:
 def notes(about: About) -> list[tuple[str, str]]:
     """What is said below the table: what each line begins with, and its words."""
     found = [('', worst_of(about))]
+    if draws := about.get('decisions'):
+        words = f'accuracy is the mean share of right ones among {draws} fresh draws of each image'
+        found.append(('', f'random classifier: {words} (docs/random.md)'))
     for name, one in about['attacks'].items():
         said = one.get('protocol') or {}
         if words := said.get('screen') or said.get('variant'):  # a preset that is no protocol
@@ -177,6 +185,11 @@ def text(about: About) -> str:
     lines += ['', *(_line('in %' * number, [head[number] for head in heads]) for number in (0, 1))]
     for row in rows(about):
         lines += named(row['attack'], _line('', _cells(row, digits))[NAME:], NAME)
+        if (entry := _entry(about, row['attack'])).get('vote_accuracy') is not None:
+            vote, worst = (
+                f'{100 * entry[key]:.{digits}f}' for key in ('vote_accuracy', 'worst_draw_accuracy')
+            )
+            lines.append(f'  {"vote":<{NAME - 2}}{vote:>9}   every draw right {worst}')
         stages = about['attacks'].get(row['attack'], {}).get('stages') or []
         for stage in stages if len(stages) > 1 else ():
             lines.append(

@@ -15,7 +15,7 @@ from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
 from si_jax.evaluation.gates import Part
-from si_jax.evaluation.network import Network
+from si_jax.evaluation.network import Network, vote
 from si_jax.evaluation.pgd import Outcome, Pgd
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord
@@ -53,24 +53,26 @@ class Transfer:
 
         def confirm() -> dict[str, Any]:
             everywhere, keys = np.arange(len(images)), network.keys(0)
-            correct, largest = network.confirm(everywhere, images, keys, request.threat, name)
+            correct, largest = network.judge(everywhere, images, keys, request.threat, name)
             return {'correct': correct, 'largest': np.float64(largest)}
 
         tried = remember(f'transferred.{name}', confirm)
         second = Pgd(name, row, f'started.{name}', samples, starts=images).run(network, once)
         started, final = second.record, second.images
 
-        broken_by, left, tables = np.full(len(clean), -1, np.int8), clean.copy(), []
-        flags = tried['correct'], started.runs[0]
-        for number, (stage, correct) in enumerate(zip(STAGES, flags, strict=True)):
-            new = left & ~correct
-            table: dict[str, Any] = {'attack': stage, 'accuracy': float(np.mean(left & correct))}
-            tables.append(table | {'attacked': int(left.sum()), 'broken': int(new.sum())})
-            broken_by[new], left = number, left & correct
+        broken_by, left, tables = np.full(len(clean), -1, np.int8), network.clean_share, []
+        found = tried['correct'], started.runs[0] if started.shares is None else started.shares[0]
+        for number, (stage, share) in enumerate(zip(STAGES, found, strict=True)):
+            share = np.minimum(left, share)
+            new = vote(left) & ~vote(share)
+            table: dict[str, Any] = {'attack': stage, 'accuracy': float(np.mean(share))}
+            tables.append(table | {'attacked': int(vote(left).sum()), 'broken': int(new.sum())})
+            broken_by[new], left = number, share
         if request.keep:
             final[broken_by == 0] = images[broken_by == 0]
         record = AttackRecord(
-            runs=left[None],
+            runs=vote(left)[None],
+            shares=None if started.shares is None else left[None],
             steps=request.steps,
             step_size=request.step_size,
             eot_samples=samples,

@@ -15,7 +15,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.intervals import wilson
+from si_jax.evaluation.intervals import interval
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.result import Result, check_output, write_npz
 from si_jax.evaluation.table import decimals
@@ -41,13 +41,20 @@ class Union:
 
     @property
     def accuracy(self) -> float:
-        """The fraction of `correct` images over all."""
-        return float(np.mean(self.correct))
+        """The fraction of `correct` images over all; of a random classifier the mean `share`."""
+        return float(np.mean(self.correct if self.share is None else self.share))
+
+    @property
+    def share(self) -> np.ndarray | None:
+        """[N], of a random classifier the smallest share of right draws in all results; None of any other."""
+        if any(result.decisions is None for result in self.results.values()):
+            return None
+        return np.min([result.share['worst_case'] for result in self.results.values()], axis=0)
 
     @property
     def ci95(self) -> tuple[float, float]:
         """Wilson's 95 % interval of `accuracy`."""
-        return wilson(int(np.sum(self.correct)), len(self.correct))
+        return interval(self.correct if self.share is None else self.share)
 
     def to_json(self) -> dict[str, Any]:
         """What the JSON files have under `union`: the accuracy, and that of each threat model alone."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from si_jax.evaluation.result import wilson
+from si_jax.evaluation.intervals import wilson
 from si_jax.paper import commands, paired
 from si_jax.paper.cells import Column, Table, Training
 from si_jax.paper.commands import Choice

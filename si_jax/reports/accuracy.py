@@ -152,6 +152,8 @@ def settings(name: str, entry: dict[str, Any], about: dict[str, Any]) -> str:
         parts.append(f'{samples} gradients a step')
     if 'success' in entry:
         parts.append(f'target reached on {100 * entry["success"]:.2f} %')
+    if draws := about.get('decisions'):
+        parts.append(f'mean share of {draws} draws')
     if about['seed']:
         parts.append(f'seed {about["seed"]}')
     return ', '.join(parts)

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from si_jax import data
-from si_jax.evaluation.result import wilson
+from si_jax.evaluation.intervals import interval
 from si_jax.reports.accuracy import Cell, Group
 
 
@@ -57,12 +57,13 @@ def by_class(group: Group) -> ByClass | None:
         for _, flags in columns:
             mine = flags.labels == label
             count = max(count, int(mine.sum()))
-            shares = [_share(flags.correct[name][mine]) for name in ('clean', 'worst_case') if mine.any()]
+            shares = [_share(flags.share[name][mine]) for name in ('clean', 'worst_case') if mine.any()]
             cells.append((shares[0], shares[1]) if shares else None)
         rows.append(ClassRow(name_of(names, int(label)), count, cells))
     heads = [(column.number, column.label, ', '.join(flags.about['attacks'])) for column, flags in columns]
     return ByClass(heads, rows)
 
 
-def _share(flags: np.ndarray) -> Cell:
-    return Cell(float(flags.mean()), *wilson(int(flags.sum()), len(flags)))
+def _share(counted: np.ndarray) -> Cell:
+    """The mean of what images count [M]: flags, or shares of a random classifier."""
+    return Cell(float(counted.mean()), *interval(counted))

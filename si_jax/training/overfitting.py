@@ -15,7 +15,7 @@ import numpy as np
 
 from si_jax import data
 from si_jax.data import Dataset
-from si_jax.evaluation.result import wilson
+from si_jax.evaluation.intervals import wilson
 from si_jax.runtime import devices, processes
 from si_jax.threat import Threat
 from si_jax.training.validation import compile_pgd, map_over_processes

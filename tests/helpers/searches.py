@@ -30,9 +30,9 @@ QUICK = {
     'apgd-t': lambda s: quick_apgd(s, targeted_dlr if s.classes > 3 else targeted_margin),
     'fab': lambda s: fab(targeted=False, random_start=s.restart > 0, iterations=10),
     'fab-t': lambda s: fab(targeted=True, random_start=s.restart > 0, iterations=10),
-    'square': lambda s: square(120),
-    'spsa': lambda s: spsa(evaluations=8, iterations=10),
-    'rays': lambda s: rays(query_limit=200),
+    'square': lambda s: square(120, eot_samples=s.eot_samples, stops=s.stops),
+    'spsa': lambda s: spsa(evaluations=8, iterations=10, stops=s.stops),
+    'rays': lambda s: rays(query_limit=200, eot_samples=s.eot_samples),
 }
 PARTS = {'square': 40, 'spsa': 5, 'rays': 50}
 
