@@ -14,6 +14,8 @@ from si_jax.auditing import Audit, audit
 from si_jax.errors import InputError
 from si_jax.evaluation import BlackBox, Randomised, Result, evaluate
 from si_jax.evaluation.compare import Comparison, compare
+from si_jax.evaluation.smallest import Smallest, smallest
+from si_jax.evaluation.sweep import Sweep, sweep
 from si_jax.evaluation.union import Union, evaluate_union
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
@@ -32,6 +34,8 @@ __all__ = [
     'Outputs',
     'Randomised',
     'Result',
+    'Smallest',
+    'Sweep',
     'Threat',
     'Union',
     '__version__',
@@ -40,5 +44,7 @@ __all__ = [
     'evaluate',
     'evaluate_union',
     'load_model',
+    'smallest',
+    'sweep',
     'verify',
 ]

@@ -21,6 +21,7 @@ from si_jax import objectives
 from si_jax.attacks.apgd import apgd
 from si_jax.attacks.apgd_l1 import apgd_l1
 from si_jax.attacks.fab import fab
+from si_jax.attacks.fmn import fmn
 from si_jax.attacks.pgd import Attack, from_original, from_signs
 from si_jax.attacks.rays import rays
 from si_jax.attacks.search import Search, TargetedObjective, of_attack
@@ -29,6 +30,7 @@ from si_jax.attacks.square import square
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import Objective, adversarial_ce, dlr, margin
 from si_jax.outputs import Score, cosine, logits, over_top_gap, scaled_by_gap, scaled_cosine
+from si_jax.threat import NORMS
 
 SI_SCALE = 15.0  # s of eq. 24, fixed for every model under evaluation (sec. 5.2 of the paper)
 
@@ -105,6 +107,8 @@ class SearchAttack(NamedTuple):
         averages: Whether it averages its gradients over EoT samples; else their number means nothing to it.
         gaps: The least and the largest median gap between the two highest logits that its steps can follow.
         dense: Whether it moves all pixels by as much, and so reaches little of a ball of sparse points.
+        nearest: In which norms it looks for the nearest misclassified image, which its state has as
+            `nearest` with its `distance`, whatever the radius is.
     """
 
     make: Callable[[Setup], Search]
@@ -116,6 +120,7 @@ class SearchAttack(NamedTuple):
     averages: bool = False
     gaps: tuple[float, float] = (0.0, math.inf)
     dense: bool = False
+    nearest: tuple[str, ...] = ()
 
     @property
     def black_box(self) -> bool:
@@ -178,9 +183,17 @@ SEARCHES: dict[str, SearchAttack] = {
         20,
         lambda classes: (classes - 1) / 2,
         queries=2,
+        nearest=NORMS,
     ),
     'fab-t': SearchAttack(
-        lambda one: fab(targeted=True, random_start=one.restart > 0), 20, lambda classes: 0.5, queries=2
+        lambda one: fab(targeted=True, random_start=one.restart > 0),
+        20,
+        lambda classes: 0.5,
+        queries=2,
+        nearest=NORMS,
+    ),
+    'fmn': SearchAttack(
+        lambda one: fmn(one.norm), 250, lambda classes: 1.0, measures_distance=True, nearest=(*NORMS, 'l0')
     ),
     'square': SearchAttack(lambda one: square(5000), 250, _none),
     'spsa': _spsa(256),

@@ -138,11 +138,14 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
     zero, not_finite = attacked.copy(), np.zeros(count, bool)
     forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, request)
     apply, shared = network.surrogate(row.calibrated)
+    if request.handed:
+        shared = shared, request.handed[0]
+    threat = None if request.handed else request.threat
 
     def compiled(again: bool) -> CompiledSearch:
         # Restarts but the first may be searches of their own, but are all alike.
         search = _search(stage, request, int(again))
-        return compile_search(search, row.part, apply, request.threat, network.key_impl, network.devices)
+        return compile_search(search, row.part, apply, threat, network.key_impl, network.devices)
 
     def search(rows: np.ndarray, again: bool, aims: np.ndarray, keys: np.ndarray) -> Arrays:
         """One search on some rows: a unit of work."""
@@ -155,7 +158,7 @@ def _run_stage(network: Network, request: Request, unit: str, stage: Stage, atta
             largest = max(largest, distance)
             return ~correct
 
-        about = stage._replace(restarts=1, targets=1), row, request.threat, again
+        about = stage._replace(restarts=1, targets=1), row, request.built_in[0], again
         program = network.program(about, functools.partial(compiled, again))
         problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
         wanted = row.measures_distance

@@ -166,11 +166,13 @@ class Pgd(OnAllImages):
         return request.steps if self.row.steps is None else self.row.steps
 
     def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
-        row, threat = self.row, request.threat
-        apply, shared = network.surrogate(row.calibrated)
+        row = self.row
+        apply, weights = network.surrogate(row.calibrated)
 
         def compiled(row: Attack) -> Callable[..., Arrays]:
-            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Arrays:
+            def search(shared: Any, images: Array, labels: Array, keys: Array, start: Array) -> Arrays:
+                weights, handed = shared
+                threat, step_size = handed or (request.threat, request.step_size)
                 ascent = attacks.run(
                     row,
                     lambda x, keys: apply(weights, x, keys),
@@ -179,7 +181,7 @@ class Pgd(OnAllImages):
                     network.typed(keys),
                     threat=threat,
                     steps=request.steps,
-                    step_size=request.step_size,
+                    step_size=step_size,
                     eot_samples=self.eot_samples,
                     start=start,
                 )
@@ -194,17 +196,18 @@ class Pgd(OnAllImages):
             images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
             # By way of the host, as the images came: arrays laid out otherwise would compile again.
             if self.starts is None:
-                start = network.map(begin, (), (images, keys))
+                start = network.map(begin, request.handed[:1], (images, keys))
             else:
                 start = self.starts[rows]
             now = row.in_restart(restart)
-            about = now, threat, request.steps, request.step_size, self.eot_samples
+            about = now, request.built_in, request.steps, self.eot_samples
             program = network.program(about, lambda: compiled(now))
             given = images, labels, keys, start
+            shared = weights, request.handed
             found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)
             return self.judged(network, request, rows, restart, found)
 
-        begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
+        begin = _starting_points(row.start, request.built_in[0], network.key_impl, tuple(network.devices))
         return attack
 
 
@@ -239,11 +242,15 @@ def with_gradient(network: Network) -> list[str]:
 
 @functools.lru_cache(maxsize=16)
 def _starting_points(
-    start: Start, threat: Threat, key_impl: Any, devices: tuple[jax.Device, ...]
+    start: Start, built_in: Threat | str, key_impl: Any, devices: tuple[jax.Device, ...]
 ) -> Callable[..., Array]:
-    """Compiles ((), images, keys) -> starts: once for all attacks, as it takes longer than they do."""
+    """Compiles ((), images, keys) -> starts: once for all attacks, as it takes longer than they do.
 
-    def points(_: Any, images: Array, keys: Array) -> Array:
+    `built_in` is the threat model, or its norm; then the first argument is (threat model,).
+    """
+
+    def points(handed: Any, images: Array, keys: Array) -> Array:
+        (threat,) = handed or (built_in,)
         return starting_points(start, threat, images, jax.random.wrap_key_data(keys, impl=key_impl))
 
     return compile_rows(points, list(devices))

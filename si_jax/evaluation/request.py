@@ -19,6 +19,7 @@ from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError, unknown
+from si_jax.evaluation import eight_bit as rounding
 from si_jax.evaluation.classifier import PRECISIONS, Classifier, as_array, classifier_of
 from si_jax.evaluation.pixels import Images, Pixels
 from si_jax.evaluation.state import begun
@@ -69,6 +70,9 @@ class Request:
         notes: What was done to the arguments, for the warnings of the result.
         classes: Of the classifier; 0 until it is traced.
         processes: Of how many processes began the evaluation that goes on; None if it begins.
+        eight_bit: Whether what an attack returns is rounded to bytes before it is judged.
+        radii: Of a sweep, the smaller radii that were done before. Radius and step size are then arguments of
+            the compiled programs, so that all radii share them; None where they are constants of these.
         takes: For each row of the result which of steps, step_size, restarts and eot_samples it takes.
     """
 
@@ -94,6 +98,8 @@ class Request:
     layout: str = 'nhwc'
     notes: tuple[str, ...] = ()
     classes: int = 0
+    eight_bit: bool = False
+    radii: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -119,6 +125,7 @@ class Request:
         devices: Sequence[jax.Device] | None = None,
         layout: str | None = None,
         scale: int | None = None,
+        eight_bit: bool = False,
     ) -> 'Request':
         """Checks the arguments of `evaluate` that have these names.
 
@@ -131,6 +138,8 @@ class Request:
         images, notes = check_images(images, layout, scale)
         labels = check_labels(labels, len(images))
         indices = check_indices(indices, len(images))
+        if eight_bit:
+            rounding.check(images, indices)
         eps = check_number('eps', eps)
         if eps == 0:
             raise InputError(
@@ -177,7 +186,21 @@ class Request:
             processes=shares if before and type(shares) is int and shares > 0 else None,
             layout=layout,
             notes=notes,
+            eight_bit=bool(eight_bit),
         )
+
+    @property
+    def built_in(self) -> tuple[Any, ...]:
+        """What compiled programs have of ball and step size as constants: both, or the norm alone."""
+        return (self.threat, self.step_size) if self.radii is None else (self.threat.norm,)
+
+    @property
+    def handed(self) -> tuple[Any, ...]:
+        """The ball and the step size as arguments of compiled programs; () where they are constants."""
+        if self.radii is None:
+            return ()
+        number = self.images.dtype.type
+        return Threat(self.threat.norm, number(self.threat.eps)), number(self.step_size)
 
     def as_given(self, images: np.ndarray) -> np.ndarray:
         """Images [M, H, W, C] in the layout that the caller's have."""

@@ -114,6 +114,7 @@ class Result:
             that of the cosine of the true class.
         gradient_of: What is known of the classifier whose gradient the attacks took; None for its own.
         union: What `Union.to_json` says, of a result that is one of several threat models'; else None.
+        eight_bit: Whether what attacks return was rounded to bytes before it was judged.
         images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
             classifier, else of the first. None unless asked for.
     """
@@ -134,6 +135,7 @@ class Result:
     si: dict[str, float] | None = None
     gradient_of: dict[str, Any] | None = None
     union: dict[str, Any] | None = None
+    eight_bit: bool = False
     images: dict[str, np.ndarray] | None = None
 
     @property
@@ -208,6 +210,7 @@ class Result:
             **({} if self.si is None else {'si': self.si}),
             **({} if self.gradient_of is None else {'gradient_of': self.gradient_of}),
             **({} if self.union is None else {'union': self.union}),
+            **({'eight_bit': True} if self.eight_bit else {}),
             **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
             'environment': self.environment,
@@ -267,7 +270,8 @@ class Result:
     def table(self) -> str:
         """The accuracies in percent with their intervals, for a terminal of 80 columns."""
         lines = [
-            f'{self.threat.norm} eps={self.threat.eps:.6g}, {len(self.labels)} images, seed {self.seed}',
+            f'{self.threat.norm} eps={self.threat.eps:.6g}, {len(self.labels)} images, seed {self.seed}'
+            f'{", rounded to 8 bits" if self.eight_bit else ""}',
             f'{"":<17}{"accuracy":>9}{"95 % interval":>16}{"only":>6}'
             f'{"one run":>8}{"restarts":>9}{"steps":>6}{"largest":>9}',
         ]
