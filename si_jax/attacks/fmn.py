@@ -133,7 +133,8 @@ def fmn(norm: str, *, steps: int = 1000) -> Search:
     Source: Pintor et al. (2021), Fast minimum-norm adversarial attacks through adaptive norm constraints,
     algorithm 1, in the version of repository jeromerony/adversarial-library, attacks/fast_minimum_norm.py:
     while no success is known the radius is the linear estimate of the distance, and it grows afterwards. Here
-    the estimate is enlarged as well, by the same share.
+    it grows all the while, and the estimate is what it is at least: where pixels meet their bounds, the
+    estimates alone would end before the boundary.
     """
     if norm not in GEOMETRIES:
         raise unknown('norm', norm, GEOMETRIES)
@@ -155,7 +156,7 @@ def fmn(norm: str, *, steps: int = 1000) -> Search:
             nearest=images,
             distance=furthest(images),
             known=jnp.zeros(batch, bool),
-            radius=jnp.ones(batch, dtype),
+            radius=jnp.full(batch, 1 if space.first is None else 0, dtype),
             queries=jnp.zeros(batch, jnp.int32),
         )
         return nothing_found(problem, inner, none_seen(batch))
@@ -184,8 +185,9 @@ def fmn(norm: str, *, steps: int = 1000) -> Search:
             known = s.known | fooled
             radius = s.radius
             if space.first is not None:
-                radius = jnp.where(known, radius, space.first(length, loss, gradient))
-            # Also the estimate, as rounding may leave its point a little before the boundary for good.
+                estimate = space.first(length, loss, gradient)
+                radius = jnp.where(known, radius, jnp.maximum(radius, estimate))
+            # The estimate too: by rounding, or as pixels meet 0 or 1, its point may stay before the boundary.
             radius = space.grown(radius, change)
             radius = jnp.where(fooled, jnp.minimum(space.shrunk(s.radius, change), distance), radius)
             radius = jnp.minimum(radius, most)
