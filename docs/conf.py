@@ -39,6 +39,7 @@ PAGES = {
         'training',
         'data',
         'evaluation',
+        'radii',
         'trust',
         'attacks',
         'defenses',

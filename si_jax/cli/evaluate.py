@@ -240,8 +240,8 @@ def run(
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         profile: A folder for a profile of a part of the first attack; None for none.
         threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
-        settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual and search_precision
-            of `si_jax.evaluate`.
+        settings: steps, step_size, restarts, seed, batch_size, eot_samples, individual, eight_bit and
+            search_precision of `si_jax.evaluate`.
 
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
@@ -250,7 +250,9 @@ def run(
     names, custom = parse_attacks(given)
     several = {} if threats is None else parse_threats(threats)
     radii = subject.eps if isinstance(subject.eps, tuple) else ()
-    if save_images == 'png' and not settings.get('eight_bit'):
+    if not settings.get('eight_bit'):  # not in the name of the file, as before there was such a flag
+        settings.pop('eight_bit', None)
+    if save_images == 'png' and 'eight_bit' not in settings:
         raise InputError(
             '--save_images=png needs --eight_bit: a picture holds bytes, and would not be the image that was '
             'judged; or give --save_images for an npz file'
