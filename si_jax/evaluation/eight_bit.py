@@ -92,6 +92,8 @@ def write_png(path: Path, images: Mapping[str, np.ndarray], indices: np.ndarray)
     for name, each in images.items():
         folder = folder_of(path) / name
         folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob('*.png'):  # of a result that is replaced
+            old.unlink()
         for number, image in zip(indices, as_bytes(each), strict=True):
             pixels: Any = image[..., 0] if image.shape[2] == 1 else image
             Image.fromarray(pixels).save(folder / f'{number}.png')
