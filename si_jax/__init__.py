@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from si_jax.evaluation import BlackBox, Randomised, Result, evaluate
     from si_jax.evaluation.attack import attack
     from si_jax.evaluation.compare import Comparison, compare
+    from si_jax.evaluation.smallest import Smallest, smallest
+    from si_jax.evaluation.sweep import Sweep, sweep
     from si_jax.evaluation.union import Union, evaluate_union
     from si_jax.outputs import Outputs
     from si_jax.threat import Threat
@@ -42,6 +44,8 @@ __all__ = [
     'Outputs',
     'Randomised',
     'Result',
+    'Smallest',
+    'Sweep',
     'Threat',
     'Union',
     '__version__',
@@ -51,6 +55,8 @@ __all__ = [
     'evaluate',
     'evaluate_union',
     'load_model',
+    'smallest',
+    'sweep',
     'train',
     'verify',
 ]
@@ -66,6 +72,8 @@ _MODULES = {
     'Outputs': 'outputs',
     'Randomised': 'evaluation',
     'Result': 'evaluation',
+    'Smallest': 'evaluation.smallest',
+    'Sweep': 'evaluation.sweep',
     'Threat': 'threat',
     'Union': 'evaluation.union',
     'attack': 'evaluation.attack',
@@ -74,6 +82,8 @@ _MODULES = {
     'evaluate': 'evaluation',
     'evaluate_union': 'evaluation.union',
     'load_model': 'zoo.load',
+    'smallest': 'evaluation.smallest',
+    'sweep': 'evaluation.sweep',
     'train': 'zoo.train',
     'verify': 'zoo.verifying',
 }

@@ -11,6 +11,7 @@ is another algorithm in L1.
 
 import abc
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable
 from typing import Any
@@ -242,6 +243,11 @@ THREATS = ('linf:8/255', 'l2:0.5', 'l1:12')
 
 def ball_of(norm: str) -> Ball:
     """The ball of a norm by name; InputError if there is none."""
+    if norm == 'l0':
+        raise InputError(
+            "norm='l0' is for smallest perturbations (si_jax.smallest, --smallest): attacks in a ball of "
+            f'fixed radius have no L0 version here; give {", ".join(BALLS)}'
+        )
     if norm not in tuple(BALLS):  # a tuple, as what a caller gave may have no hash
         raise unknown('norm', norm, BALLS)
     return BALLS[norm]
@@ -255,9 +261,12 @@ def radius(eps: float) -> str:
     return f'{round(levels)}/255' if abs(levels - round(levels)) < 1e-4 * levels else f'{eps:.6g}'
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=['eps'], meta_fields=['norm'])
 @dataclasses.dataclass(frozen=True)
 class Threat:
     """The ball of radius eps around each image, intersected with [0, 1].
+
+    For JAX it is a tree whose leaf is eps, so that it can be an argument of a compiled program.
 
     Attributes:
         norm: 'linf', 'l2' or 'l1', a row of `BALLS`.

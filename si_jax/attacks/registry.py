@@ -25,6 +25,7 @@ from si_jax import objectives
 from si_jax.attacks.apgd import apgd
 from si_jax.attacks.apgd_l1 import apgd_l1
 from si_jax.attacks.fab import fab
+from si_jax.attacks.fmn import fmn
 from si_jax.attacks.pgd import Attack, from_original, from_signs
 from si_jax.attacks.rays import rays
 from si_jax.attacks.search import Search, TargetedObjective, of_attack
@@ -34,6 +35,7 @@ from si_jax.attacks.square import square
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import Objective, adversarial_ce, dlr, margin
 from si_jax.outputs import Score, cosine, logits, over_top_gap, scaled_by_gap, scaled_cosine
+from si_jax.threat import NORMS
 
 SI_SCALE = 15.0  # s of eq. 24, fixed for every model under evaluation (sec. 5.2 of the paper)
 
@@ -126,6 +128,8 @@ class SearchAttack(NamedTuple):
         aims: Whether it can have classes to reach.
         settings: What can stand in its name, in order.
         remade: Makes the row with other settings than these, but for those that belong to a `Stage`.
+        nearest: In which norms it looks for the nearest misclassified image, which its state has as
+            `nearest` with its `distance`, whatever the radius is.
     """
 
     make: Callable[[Setup], Search]
@@ -141,6 +145,7 @@ class SearchAttack(NamedTuple):
     aims: bool = False
     settings: tuple[Setting, ...] = ()
     remade: Callable[..., 'SearchAttack'] | None = None
+    nearest: tuple[str, ...] = ()
 
     @property
     def black_box(self) -> bool:
@@ -209,7 +214,22 @@ def _fab(targeted: bool, steps: int = 100) -> SearchAttack:
     gradients = (lambda classes: 0.5) if targeted else (lambda classes: (classes - 1) / 2)
     settings = (Setting('steps', steps), RESTARTS, *([N_TARGETS, CHOICE] if targeted else []))
     remade = functools.partial(_fab, targeted)
-    return SearchAttack(make, 20, gradients, queries=2, aims=targeted, settings=settings, remade=remade)
+    return SearchAttack(
+        make, 20, gradients, queries=2, aims=targeted, nearest=NORMS, settings=settings, remade=remade
+    )
+
+
+def _fmn(steps: int = 1000) -> SearchAttack:
+    make = lambda one: fmn(one.norm, steps)  # noqa: E731
+    return SearchAttack(
+        make,
+        min(250, steps),
+        _one,
+        measures_distance=True,
+        nearest=(*NORMS, 'l0'),
+        settings=(Setting('steps', steps),),
+        remade=_fmn,
+    )
 
 
 def _square(queries: int = 5000, p_init: float = 0.8) -> SearchAttack:
@@ -274,6 +294,7 @@ SEARCHES: dict[str, SearchAttack] = {
     'apgd-si-t': _apgd(objectives.targeted_margin, cosine),
     'fab': _fab(targeted=False),
     'fab-t': _fab(targeted=True),
+    'fmn': _fmn(),
     'square': _square(),
     'spsa': _spsa(evaluations=256),
     'spsa-128': _spsa(evaluations=128),

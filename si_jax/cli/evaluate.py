@@ -17,23 +17,25 @@ from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.attacks.settings import file_name, split
 from si_jax.cli import compare, corruptions, outputs
 from si_jax.cli.audit import run_audit
+from si_jax.cli.smallest import run_smallest
 from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, load_classifier, sources
 from si_jax.cost import flops
 from si_jax.cost.mfu import Meter
 from si_jax.errors import InputError
-from si_jax.evaluation import gates, sanity
+from si_jax.evaluation import eight_bit, gates, sanity
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.request import AUTO, DEFAULTS, TARGETS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
-from si_jax.evaluation.union import Union, paths
+from si_jax.evaluation.sweep import Sweep, check_radii, sweep
+from si_jax.evaluation.union import Union, paths, slug
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.sinks import Sinks, Start
 from si_jax.runtime.sinks import parse as parse_sinks
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
 from si_jax.storage.files import check_regular, remove_leftovers
-from si_jax.threat import THREATS, parse_threats
+from si_jax.threat import NORMS, THREATS, Threat, parse_threats
 
 DEFAULT_ATTACKS = 'pgd,cw,dlr,sipgd'
 USAGE = """
@@ -124,14 +126,28 @@ ATTACKING = {
         'NORM:EPS,...',
         f'several threat models in place of --norm and --eps, and their union ({",".join(THREATS)})',
     ),
+    'smallest': Flag(
+        None, 'how far the nearest misclassified images are, by fmn, fab or fab-t: without a radius', bool
+    ),
+    'eight_bit': Flag(None, 'round what attacks return to bytes before it is judged', bool),
     'individual': Flag(None, 'each stage of a cascade on all correct images', bool),
     'search_precision': Flag('NAME', 'float32, tf32 or bfloat16, of the search alone (default: by device)'),
     'seed': Flag('N', 'of everything random', int, 0),
     'batch_size': Flag('N', 'images at once (default: by device); changes no result', int),
 }
+
+
+def image_format(text: str) -> str:
+    if text not in ('npz', 'png'):
+        raise ValueError(text)
+    return text
+
+
 WRITTEN = {
     'output': Flag('FILE.json', 'default: a new file in <workdir>/evaluation, or evaluation'),
-    'save_images': Flag(None, 'the adversarial images too', bool),
+    'save_images': Flag(
+        'png', 'the adversarial images too, as npz, or with =png as pictures', image_format, const='npz'
+    ),
     'sinks': Flag('NAME,...', 'where the accuracies go too: tensorboard, wandb, trackio or FILE.py:NAME'),
     'profile': Flag('FOLDER', 'a profile of a part of the first attack (docs/performance.md)'),
 }
@@ -193,6 +209,9 @@ def start(argv: list[str]) -> int:
         if value is not None:
             raise InputError(f'--{name} belongs to --audit: leave it out, or give that one')
     compilation_cache.enable()
+    if arguments.pop('smallest'):
+        run_smallest(subject, **arguments)
+        return terminal.OK
     attacks = arguments.pop('attacks')
     run(subject, attacks=DEFAULT_ATTACKS if attacks is None else attacks, **arguments)
     return terminal.OK
@@ -202,6 +221,8 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
     """The exit status of an audit; `of_audit` has the values of the flags --audit_eps and so on."""
     if processes.count() > 1:
         raise InputError(f'--audit is for one process, and there are {processes.count()}: --distributed=off')
+    if isinstance(subject.eps, tuple):
+        raise InputError('--eps has several radii, and --audit takes one: give one, and --audit_eps=EPS,...')
     for name in (
         'individual',
         'search_precision',
@@ -212,6 +233,8 @@ def audit(subject: Subject, arguments: dict[str, Any], of_audit: list[Any]) -> i
         'sinks',
         'targets',
         'decisions',
+        'eight_bit',
+        'smallest',
     ):
         if arguments.pop(name):
             raise InputError(f'--{name} has no meaning with --audit: leave it out')
@@ -228,7 +251,7 @@ def run(
     *,
     attacks: str,
     output: str | None,
-    save_images: bool,
+    save_images: str | None,
     gradient_of: str | None = None,
     transfer_from: str | None = None,
     profile: str | None = None,
@@ -236,7 +259,7 @@ def run(
     sinks: str | None = None,
     targets: str | None = None,
     **settings: Any,
-) -> Result | Union:
+) -> Result | Union | Sweep:
     """Evaluates a network; prints and writes the result.
 
     What is finished is kept in `<output without .json>.partial` until the result is written.
@@ -245,15 +268,15 @@ def run(
         subject: The network, its images and the ball.
         attacks: Names, with commas between; 'path/to/file.py:attack' is an attack that the user wrote.
         output: The JSON file; None for one in `<workdir>/evaluation`, or in `evaluation` without a workdir.
-        save_images: Whether to write the adversarial images beside it.
+        save_images: 'npz' or 'png', how to write the adversarial images beside it; None not to.
         gradient_of: 'path/to/file.py:build', the classifier whose derivative attacks take (BPDA).
         transfer_from: Other models, with commas between: 'path/to/file.py:build' or folders of runs.
         profile: A folder for a profile of a part of the first attack; None for none.
         threats: Threat models, 'NORM:EPS' with commas between; None for that of the subject alone.
         sinks: Names of `si_jax.runtime.sinks`, with commas between; None for none.
         targets: As for `si_jax.evaluate`; an array is a file FILE.npy.
-        settings: steps, step_size, restarts, seed, batch_size, eot_samples, decisions, individual and
-            search_precision of `si_jax.evaluate`.
+        settings: steps, step_size, restarts, seed, batch_size, eot_samples, decisions, individual, eight_bit
+            and search_precision of `si_jax.evaluate`.
 
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
@@ -262,17 +285,28 @@ def run(
     names, custom = parse_attacks(given)
     makes = parse_sinks(sinks or '', '--sinks')
     several = {} if threats is None else parse_threats(threats)
+    radii = subject.eps if isinstance(subject.eps, tuple) else ()
+    if not settings.get('eight_bit'):  # not in the name of the file, as before there was such a flag
+        settings.pop('eight_bit', None)
+    if save_images == 'png' and 'eight_bit' not in settings:
+        raise InputError(
+            '--save_images=png needs --eight_bit: a picture holds bytes, and would not be the image that was '
+            'judged; or give --save_images for an npz file'
+        )
     for name in ('eps', 'norm'):
         if several and getattr(subject, name) is not None:
             raise InputError(f'--{name} is given beside --threats, which has it: leave one of them out')
     aims = targets if targets is None or targets in TARGETS else read_targets(targets)
     reads = [*subject.reads(), *outputs.of_model(attacks, gradient_of, transfer_from, targets)]
 
-    def check_outputs(path: Path) -> None:
-        files = [path.with_name(f'{path.stem}{outputs.POINT}')]
-        for one in (path, *paths(path, several.items()).values()):
+    def check_outputs(path: Path, norm: str = NORMS[0]) -> None:
+        files = [path.with_suffix('.png')] * bool(radii)
+        files += [path.with_name(f'{path.stem}{outputs.POINT}')]
+        swept = {str(eps): Threat(subject.norm or norm, eps) for eps in radii}
+        for one in (path, *paths(path, [*several.items(), *swept.items()]).values()):
             files += [one, one.with_suffix('.npz'), one.with_suffix('.partial')]
-            files += [one.with_name(f'{one.stem}_images.npz')] * save_images
+            files += [one.with_name(f'{one.stem}_images.npz')] * (save_images == 'npz')
+            files += [eight_bit.folder_of(one)] * (save_images == 'png')
         processes.from_first(lambda: outputs.check('--output=FILE.json', files, reads))
 
     if output is not None:
@@ -294,12 +328,17 @@ def run(
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
     choice |= {'threats': list(several)} if several else {}
     choice |= {} if targets is None else {'targets': targets}
+    choice |= {'eps': radii} if radii else {}
     each = several or {'': loaded.threat}
     for threat in each.values():
         threat.check(shape)
     path = loaded.path(output, '-'.join(map(file_name, names)), choice)
-    if output is None:
-        check_outputs(path)
+    if radii:
+        check_radii(radii, loaded.threat.norm, shape)
+    if save_images == 'png':
+        eight_bit.check_png(shape)
+    if output is None or radii:
+        check_outputs(path, loaded.threat.norm)
 
     state = path.with_suffix('.partial')
     places = paths(path, several.items()) if several else {'': path}
@@ -311,22 +350,19 @@ def run(
     with saved.alone(state), opened as sink:
         kept = resumable(f'what was finished is kept in {state}')
         with kept, outputs.point_beside(path), profiling.wanted(profile) as profiled:
-            results = {}
-            for text, threat in each.items():
+            shared = {'indices': loaded.indices, 'attacks': given, 'progress': True, **others, **settings}
+            shared |= {'targets': aims, 'return_images': save_images is not None}
+            subjects = loaded.classifier, loaded.images, loaded.labels
+            results: dict[str, Result] = {}
+            if radii:
+                swept = sweep(*subjects, eps=radii, norm=loaded.threat.norm, state_path=state, **shared)
+                results = {
+                    slug(result.threat): result for result in swept.results if isinstance(result, Result)
+                }
+            for text, threat in {} if radii else each.items():
+                place = states[text]
                 results[text] = evaluate(
-                    loaded.classifier,
-                    loaded.images,
-                    loaded.labels,
-                    indices=loaded.indices,
-                    attacks=given,
-                    eps=threat.eps,
-                    norm=threat.norm,
-                    targets=aims,
-                    return_images=save_images,
-                    progress=True,
-                    state_path=states[text],
-                    **others,
-                    **settings,
+                    *subjects, eps=threat.eps, norm=threat.norm, state_path=place, **shared
                 )
         for text, result in results.items():
             if result.gradient_of is not None:
@@ -336,18 +372,25 @@ def run(
                 found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
                 rest = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
                 result = dataclasses.replace(result, warnings=found + rest)
+            if save_images == 'png' and result.images is not None:
+                place = places[text] if text in places else paths(path, [(text, result.threat)])[text]
+                if processes.is_first():
+                    eight_bit.write_png(place, result.images, result.indices)
+                result = dataclasses.replace(result, images=None)
             results[text] = loaded.named(result)
-        whole = Union(results) if several else results['']
+        whole: Result | Union | Sweep
+        whole = Sweep(tuple(results.values())) if radii else Union(results) if several else results['']
         if processes.is_first():
             whole.save(path)
             remove_leftovers(path.parent, path.stem)
-            for place in (*states.values(), state):
+            inner = sorted(state.glob('*/')) if radii else []
+            for place in (*inner, *states.values(), state):
                 saved.remove(place)
             sink.write(loaded.about.get('step', 0), numbers_of(results))
     if processes.is_first():
         show(whole.table())
         for result in results.values():
-            if not resumed and (speed := attained_speed(result, loaded.classifier, shape)):
+            if not resumed and not radii and (speed := attained_speed(result, loaded.classifier, shape)):
                 print(speed)
         if profiled:
             print(profiled.report())

@@ -14,9 +14,9 @@ from si_jax.storage import hub, lock, npz
 from si_jax.storage.files import read_json, write_atomic
 from si_jax.zoo import weights
 
-# What an evaluation, a union of several, an audit, a comparison, a figure and scores of corruptions have
-# beside their schema.
-OURS = ('worst_case', 'union', 'checks', 'differences', 'figure', 'corruptions')
+# What an evaluation, a union or a sweep of several, smallest perturbations, an audit, a comparison, a figure
+# and scores of corruptions have beside their schema.
+OURS = ('worst_case', 'union', 'sweep', 'smallest', 'checks', 'differences', 'figure', 'corruptions')
 FLAGS = ('clean', 'worst_case', 'labels', 'indices')  # of each image, in the npz file of an evaluation
 POINT = '_point.npz'
 
@@ -48,7 +48,7 @@ def check(
                 raise InputError(
                     f'{flag.split("=")[0]}: {file} would be written over {one}, {what}: give another {flag}'
                 )
-        if file.is_dir() and file.suffix != '.partial':
+        if file.is_dir() and file.suffix != '.partial' and not file.name.endswith('_images'):
             raise InputError(f'{file} is a folder, where a file is to be written: give another {flag}')
         if (file.exists() or file.is_symlink()) and not is_ours(file):
             raise InputError(
@@ -92,9 +92,16 @@ def of_model(*names: str | None) -> list[str]:
 
 def is_ours(file: Path) -> bool:
     """Whether a file, or the folder of an unfinished evaluation, was written by a command of this program."""
+    if file.name.endswith('_images') and file.is_dir():
+        result = file.with_name(f'{file.name.removesuffix("_images")}.json')
+        there = {path.name for path in file.iterdir()}
+        return is_ours(result) and there <= set(read_json(result).get('attacks', ()))
     if file.suffix == '.partial':
         found = {path.name for path in file.iterdir()} if file.is_dir() else {'a file'}
-        return found <= {lock.NAME} or 'identity.json' in found
+        if found <= {lock.NAME} or 'identity.json' in found:
+            return True
+        # Of a sweep, a folder for each radius.
+        return all((file / name / 'identity.json').is_file() for name in found - {lock.NAME})
     if not file.is_file():
         return False
     if file.name == 'index.html':
@@ -111,7 +118,7 @@ def is_ours(file: Path) -> bool:
         result = file.with_name(f'{file.name.removesuffix("_images.npz")}.json')
         return is_ours(result) and _names(file) <= set(read_json(result).get('attacks', ()))
     if file.suffix == '.npz':
-        return _holds(file, FLAGS)
+        return _holds(file, FLAGS) or (_holds(file, FLAGS[2:]) and is_ours(file.with_suffix('.json')))
     if file.suffix in ('.png', '.pdf'):
         return is_ours(file.with_suffix('.json'))
     try:

@@ -30,6 +30,13 @@ from si_jax.zoo.weights import sha256
 
 Measured = TypeVar('Measured', Audit, Result)
 
+
+def radii(text: str) -> float | tuple[float, ...]:
+    """One radius, or several with commas between."""
+    found = tuple(fraction(part) for part in text.split(','))
+    return found if len(found) > 1 else found[0]
+
+
 # The flags of what is evaluated; `Subject` has a field for each.
 NETWORK = {
     'workdir': Flag('FOLDER', 'of a run of train.py'),
@@ -76,8 +83,12 @@ IMAGES = {
     'sample_seed': Flag('N', 'of --sample=random', int, 0),
     'images': Flag('FILE.txt', 'a list of images, one a line: their numbers, or class/file'),
     'class_map': Flag('FILE.json', 'class (its name or number) to the index of an output of the network'),
-    'eps': Flag(None, "radius in the pixel range [0, 1] (default: the run's, or 8/255)", fraction),
-    'norm': Flag(None, "linf, l2 or l1 (default: the run's, or linf)"),
+    'eps': Flag(
+        'EPS[,EPS,...]',
+        "radius in the pixel range [0, 1], or several, 0 for no attack (default: the run's, or 8/255)",
+        radii,
+    ),
+    'norm': Flag(None, "linf, l2 or l1, with --smallest l0 too (default: the run's, or linf)"),
 }
 
 
@@ -103,7 +114,7 @@ class Subject:
     sample_seed: int
     images: str | None
     class_map: str | None
-    eps: float | None
+    eps: float | tuple[float, ...] | None
     norm: str | None
 
     @classmethod
@@ -186,7 +197,9 @@ def load(subject: Subject) -> Loaded:
         )
     classifier: Any
     about: dict[str, Any]
-    eps, norm = subject.eps, subject.norm
+    # Of several radii the largest must fit the images.
+    eps = max(subject.eps) if isinstance(subject.eps, tuple) else subject.eps
+    norm = subject.norm
     dataset = subject.dataset and data.canonical(subject.dataset)
     options: dict[str, Any] = {'data_dir': subject.data_dir, 'preprocessing': subject.preprocessing or ''}
     section: dict[str, Any] = {}  # of the run's config, where its own data set is asked for

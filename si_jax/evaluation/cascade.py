@@ -186,12 +186,15 @@ def _run_stage(
         return averaged(functools.partial(apply, weights), stage.eot_samples)(x, keys)
 
     alone = draws == 1 or row.votes
+    if request.handed:
+        shared = shared, request.handed[0]
+    threat = None if request.handed else request.threat
 
     def compiled(again: bool) -> CompiledSearch:
         # Restarts but the first may be searches of their own, but are all alike.
         search = _search(stage, request, int(again))
         given = apply if alone else apply_mean
-        return compile_search(search, row.part, given, request.threat, network.key_impl, network.devices)
+        return compile_search(search, row.part, given, threat, network.key_impl, network.devices)
 
     def search(rows: np.ndarray, again: bool, aims: np.ndarray, keys: np.ndarray) -> Arrays:
         """One search on some rows: a unit of work."""
@@ -204,7 +207,7 @@ def _run_stage(
             largest = max(largest, distance)
             return ~correct
 
-        about = stage._replace(restarts=1, targets=1), row, request.threat, again
+        about = stage._replace(restarts=1, targets=1), row, request.built_in[0], again
         program = network.program(about, functools.partial(compiled, again))
         problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
         wanted = row.measures_distance

@@ -5,7 +5,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -63,6 +63,7 @@ def evaluate(
     scale: int | None = None,
     targets: Any = None,
     decisions: int | None = None,
+    eight_bit: bool = False,
 ) -> Result:
     """Measures the accuracy of a classifier on clean images and under attacks.
 
@@ -141,6 +142,8 @@ def evaluate(
         decisions: Fresh draws of a randomised classifier that judge each clean and each adversarial image, 64
             if None; no attack sees them. Accuracies are mean shares of them (docs/random.md). Refused for
             any other classifier.
+        eight_bit: Round what attacks return to bytes inside the ball before it is judged, and return that.
+            The images themselves must be multiples of 1/255.
 
     Returns:
         The `Result`.
@@ -178,46 +181,63 @@ def evaluate(
         targets=targets,
         decisions=decisions,
         randomised=isinstance(classifier, Randomised),
+        eight_bit=eight_bit,
     )
     shown = wanted(progress) and processes.is_first()
     # TF32 and bf16 products, the default of accelerators, are not what is reported.
     with alone(state_path), jax.default_matmul_precision('highest'):
-        network, kinds = _prepared(classifier, gradient_of, request, shown)
-        identity = _identity(network, kinds, program=state_path is not None)
-        check_identical(identity)
-        with Saved(state_path, identity, network.clean_logits, network.traced.coarse):
-            calibration = None
-            if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
-                calibration = calibrate(network.clean_logits)
-                network = dataclasses.replace(network, scale=calibration['scale'])
-            if (si := network.si) is not None:
-                # Kept, so that an evaluation that goes on says the same to the last digit.
-                kept = remember('si', lambda: dict(si))
-                network = dataclasses.replace(network, si={name: float(kept[name]) for name in si})
-            found = eot.sized(network) if network.request.eot_auto else None
-            if found is not None:
-                network, kinds = _with_samples(network, kinds, found)
-            seconds = {'checks and clean images': time.perf_counter() - began}
-            profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
-            passes, outcomes = sum(kind.cost(network.request) for kind in kinds), {}
-            total = passes * len(network.images)
-            if shown and processes.count() == 1 and (words := forecast(network, passes)):
-                print(words, file=sys.stderr, flush=True)
-            with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
-                for kind in kinds:
-                    began_attack = time.perf_counter()
-                    bar.set_postfix(attack=kind.name)
-                    outcome = kind.run(network, network.request)
-                    record = dataclasses.replace(outcome.record, takes=request.takes[kind.name])
-                    outcomes[kind.name] = dataclasses.replace(outcome, record=record)
-                    seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
-                    seconds[kind.name] = time.perf_counter() - began_attack
+        network, kinds = prepared(classifier, gradient_of, request, shown)
+        return measure(network, kinds, began, state_path, shown)
+
+
+def measure(
+    network: Network,
+    kinds: list[Kind],
+    began: float,
+    state_path: str | os.PathLike | None = None,
+    shown: bool = False,
+    attack: Callable[[Kind, Network], Outcome] = lambda kind, network: kind.run(network, network.request),
+) -> Result:
+    """The result of a network, which is prepared, under these attacks.
+
+    `began` is when the work on it did, as `time.perf_counter` has it, and `attack` runs one of them.
+    """
+    takes = network.request.takes
+    identity = identity_of(network, kinds, program=state_path is not None)
+    check_identical(identity)
+    with Saved(state_path, identity, network.clean_logits, network.traced.coarse):
+        calibration = None
+        if any(part.facts and part.facts.row.calibrated for kind in kinds for part in kind.parts):
+            calibration = calibrate(network.clean_logits)
+            network = dataclasses.replace(network, scale=calibration['scale'])
+        if (si := network.si) is not None:
+            # Kept, so that an evaluation that goes on says the same to the last digit.
+            kept = remember('si', lambda: dict(si))
+            network = dataclasses.replace(network, si={name: float(kept[name]) for name in si})
+        found = eot.sized(network) if network.request.eot_auto else None
+        if found is not None:
+            network, kinds = _with_samples(network, kinds, found)
+        seconds = {'checks and clean images': time.perf_counter() - began}
+        profiling.warm_up(functools.partial(_dry_run, kinds[0], network))
+        passes, outcomes = sum(kind.cost(network.request) for kind in kinds), {}
+        total = passes * len(network.images)
+        if shown and processes.count() == 1 and (words := forecast(network, passes)):
+            print(words, file=sys.stderr, flush=True)
+        with showing(progress_of(total, 'attacks') if shown else silent()) as bar:
+            for kind in kinds:
+                began_attack = time.perf_counter()
+                bar.set_postfix(attack=kind.name)
+                outcome = attack(kind, network)
+                record = dataclasses.replace(outcome.record, takes=takes[kind.name])
+                outcomes[kind.name] = dataclasses.replace(outcome, record=record)
+                seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}
+                seconds[kind.name] = time.perf_counter() - began_attack
 
     timing = {'seconds': time.perf_counter() - began, 'parts': seconds}
-    return dataclasses.replace(_result(network, kinds, outcomes, calibration, timing), eot=found)
+    return dataclasses.replace(conclude(network, kinds, outcomes, calibration, timing), eot=found)
 
 
-def _result(
+def conclude(
     network: Network,
     kinds: list[Kind],
     outcomes: dict[str, Outcome],
@@ -253,13 +273,19 @@ def _result(
         clean_share=None if request.decisions is None else network.clean_share,
         decisions=request.decisions,
         gradient_of=network.gradient_digest(),
-        images={name: request.as_given(outcome.images) for name, outcome in outcomes.items()}
+        eight_bit=request.eight_bit,
+        images={name: request.as_given(_kept(network, outcome)) for name, outcome in outcomes.items()}
         if request.keep
         else None,
     )
 
 
-def _prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) -> tuple[Network, list[Kind]]:
+def _kept(network: Network, outcome: Outcome) -> np.ndarray:
+    """The images that an attack returned, [N, H, W, C], as they were judged."""
+    return network.judged(outcome.images, np.arange(len(network.images)), network.request.threat)
+
+
+def prepared(classifier: Any, gradient_of: Any, request: Request, shown: bool) -> tuple[Network, list[Kind]]:
     """The network with its clean logits, and the attacks in order: all of them fit for each other."""
     kinds = [kind_of(name, request) for name in request.names]
     needs_features = any(map(_reads_features, kinds))
@@ -317,7 +343,7 @@ def _dry_run(kind: Kind, network: Network) -> None:
             kind.run(few, dataclasses.replace(few.request, restarts=1, keep=False))
 
 
-def _identity(network: Network, kinds: list[Kind], *, program: bool) -> dict[str, Any]:
+def identity_of(network: Network, kinds: list[Kind], *, program: bool) -> dict[str, Any]:
     """What the evaluation is made of: one with another identity cannot go on from its state."""
     request = network.request
     identity = {
@@ -337,6 +363,10 @@ def _identity(network: Network, kinds: list[Kind], *, program: bool) -> dict[str
         )
     if request.decisions is not None:
         identity['draws'] = {'decisions': request.decisions, 'eot_samples measured': request.eot_auto}
+    if request.eight_bit:
+        identity['rounded to'] = '8 bits'
+    if request.radii is not None:
+        identity['smaller radii'] = list(request.radii)
     if request.custom:
         identity['own attacks'] = {name: custom.fingerprint(one) for name, one in request.custom.items()}
     sources = {kind.name: kind.source for kind in kinds if isinstance(kind, Transfer)}

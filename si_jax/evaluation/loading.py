@@ -67,7 +67,7 @@ class SavedResult(NamedTuple):
 
 def read(path: Path, *, flags: bool) -> SavedResult:
     """`Result.load`."""
-    with _reading(path, 'is not JSON, or damaged', 'give what evaluate.py wrote'):
+    with reading(path, 'is not JSON, or damaged', 'give what evaluate.py wrote'):
         content = files.read_json(path)
     about = check_json(path, content)
     return SavedResult(path, about, *(_flags_of(path, about) if flags else ({}, None, None, {})))
@@ -124,7 +124,7 @@ def _check_kinds(about: dict[str, Any]) -> None:
     shares = [about['clean'], about['worst_case'], *about['attacks'].values()]
     checks: dict[str, bool] = {
         'dataset.examples is below 1': about['dataset']['examples'] >= 1,
-        'threat_model.eps is no radius': 0 < about['threat_model']['eps'] < LARGEST_EPS,
+        'threat_model.eps is no radius': 0 <= about['threat_model']['eps'] < LARGEST_EPS,
         'an accuracy is not in [0, 1]': all(0 <= one['accuracy'] <= 1 for one in shares),
         'a warning is no text': all(isinstance(one, str) for one in about['warnings']),
         'a precision is no text': all(isinstance(one, str) for one in about['precision'].values()),
@@ -146,7 +146,7 @@ def _flags_of(
     """Flags by name, labels, indices and shares by name from the npz file of a result."""
     flags = path.with_suffix('.npz')
     names = ['clean', *about['attacks'], 'worst_case']
-    with _reading(flags, f'does not hold the flags of {path}, or is damaged', 'evaluate again'):
+    with reading(flags, f'does not hold the flags of {path}, or is damaged', 'evaluate again'):
         of_draws = [f'{SHARE}{name}' for name in names] if 'decisions' in about else []
         arrays = npz.read(flags, (*names, *of_draws, 'labels', 'indices'))
     labels, indices = arrays.pop('labels'), arrays.pop('indices')
@@ -174,7 +174,7 @@ def _flags_of(
 
 
 @contextlib.contextmanager
-def _reading(path: Path, otherwise: str, remedy: str) -> Iterator[None]:
+def reading(path: Path, otherwise: str, remedy: str) -> Iterator[None]:
     """Errors of reading a file become input errors."""
     try:
         yield

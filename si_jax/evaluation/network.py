@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation import cosines, gates, packing
+from si_jax.evaluation import cosines, eight_bit, gates, packing
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.pixels import Images
@@ -47,6 +47,7 @@ GROUP = {'cpu': 512}
 GROUP_ACCELERATOR = 4096
 GROUP_BYTES = {'cpu': 2**25}
 GROUP_BYTES_ACCELERATOR = 2**26
+KEYS = 512  # that are made at once
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -312,7 +313,11 @@ class Network:
         that its attacks share their noise.
         """
         number = None if name is None else np.uint32(zlib.crc32(name.encode()))
-        return np.asarray(_run_keys(self._key, self.request.indices, number, run))
+        indices, found = self.request.indices, []
+        for first in range(0, len(indices), KEYS):
+            some = np.resize(indices[first : first + KEYS], KEYS)  # one shape, whatever the number of images
+            found.append(np.asarray(_run_keys(self._key, some, number, run)))
+        return np.concatenate(found)[: len(indices)]
 
     @functools.cached_property
     def group(self) -> int:
@@ -355,6 +360,7 @@ class Network:
         """
         if not len(rows):
             return self.clean_share[:0], 0.0
+        found = self.judged(found, rows, threat)
         largest = threat.audit(found, self.images[rows], source=source, indices=self.request.indices[rows])
         if self.request.decisions is None:
             logits = self.logits(found, keys)
@@ -363,6 +369,10 @@ class Network:
             share, logits = self._decide(found, rows)
         gates.check_finite(logits, found, self.request.indices[rows], f'what {source} made of image')
         return share, largest
+
+    def judged(self, found: np.ndarray, rows: np.ndarray, threat: Threat) -> np.ndarray:
+        """What is judged of images that an attack returned: rounded to bytes, if that is asked for."""
+        return eight_bit.rounded(found, self.images[rows], threat) if self.request.eight_bit else found
 
     def surrogate(self, calibrated: bool = False) -> Surrogate:
         """The classifier as attacks see it: with the gradient of `gradient_of`, and with scaled logits."""

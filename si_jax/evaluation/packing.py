@@ -61,29 +61,35 @@ def compile_search(
     search: Search,
     part: int,
     apply: Callable[..., Any],
-    threat: Threat,
+    threat: Threat | None,
     key_impl: Any,
     devices: list[jax.Device],
 ) -> CompiledSearch:
     """Compiles a search for `apply`, (weights, images, keys) -> Outputs; keys come as their data.
 
-    A part that divides the iterations has a static length. The length of another is an argument, so that the
+        A part that divides the iterations has a static length. The length of another is an argument, so that the
     last, shorter one needs no program of its own; of a search in `whole_parts` the last one is as long.
+    Without a threat model the programs have it as an argument: `weights` is then a pair of these and of it.
     """
     static = search.iterations % part == 0 or search.whole_parts
 
     def problem(images: Any, labels: Any, keys: Any, targets: Any) -> Problem:
         return Problem(images, labels, jax.random.wrap_key_data(keys, impl=key_impl), targets)
 
+    def pair(weights: Any) -> tuple[Any, Threat]:
+        return weights if threat is None else (weights, threat)
+
     def init(weights: Any, images: Any, labels: Any, keys: Any, targets: Any) -> SearchState:
-        return search.init(lambda x, k: apply(weights, x, k), problem(images, labels, keys, targets), threat)
+        weights, ball = pair(weights)
+        return search.init(lambda x, k: apply(weights, x, k), problem(images, labels, keys, targets), ball)
 
     def advance(shared: Any, images: Any, labels: Any, keys: Any, targets: Any, state: Any) -> SearchState:
-        weights, first, *count = shared
+        both, first, *count = shared
+        weights, ball = pair(both)
         return search.advance(
             lambda x, k: apply(weights, x, k),
             problem(images, labels, keys, targets),
-            threat,
+            ball,
             state,
             first,
             part if static else count[0],

@@ -185,14 +185,16 @@ class Pgd(OnAllImages):
         return self.given.get('step_size', request.step_size)
 
     def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
-        row, threat = self.row, request.threat
-        steps, step_size = self._steps(request), self._step_size(request)
-        apply, shared = network.surrogate(row.calibrated)
+        row, steps, own_size = self.row, self._steps(request), self.given.get('step_size')
+        apply, weights = network.surrogate(row.calibrated)
 
         def compiled(row: Attack) -> Callable[..., Arrays]:
             def toward(
-                weights: Any, images: Array, labels: Array, keys: Array, start: Array, aims: Array | None
+                shared: Any, images: Array, labels: Array, keys: Array, start: Array, aims: Array | None
             ) -> Arrays:
+                weights, handed = shared
+                threat, step_size = handed or (request.threat, request.step_size)
+                step_size = step_size if own_size is None else own_size
                 ascent = attacks.run(
                     row,
                     lambda x, keys: apply(weights, x, keys),
@@ -221,19 +223,20 @@ class Pgd(OnAllImages):
             images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
             # By way of the host, as the images came: arrays laid out otherwise would compile again.
             if self.starts is None:
-                start = network.map(begin, (), (images, keys))
+                start = network.map(begin, request.handed[:1], (images, keys))
             else:
                 start = self.starts[rows]
             now = row.in_restart(restart)
-            about = now, threat, steps, step_size, self.eot_samples, request.aims is None
+            about = now, request.built_in, steps, own_size, self.eot_samples, request.aims is None
             program = network.program(about, lambda: compiled(now))
             given = images, labels, keys, start
             if request.aims is not None:
                 given = *given, request.aims[rows]
+            shared = weights, request.handed
             found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)
             return self.judged(network, request, rows, restart, found)
 
-        begin = _starting_points(row.start, threat, network.key_impl, tuple(network.devices))
+        begin = _starting_points(row.start, request.built_in[0], network.key_impl, tuple(network.devices))
         return attack
 
 
@@ -268,11 +271,15 @@ def with_gradient(network: Network) -> list[str]:
 
 @functools.lru_cache(maxsize=16)
 def _starting_points(
-    start: Start, threat: Threat, key_impl: Any, devices: tuple[jax.Device, ...]
+    start: Start, built_in: Threat | str, key_impl: Any, devices: tuple[jax.Device, ...]
 ) -> Callable[..., Array]:
-    """Compiles ((), images, keys) -> starts: once for all attacks, as it takes longer than they do."""
+    """Compiles ((), images, keys) -> starts: once for all attacks, as it takes longer than they do.
 
-    def points(_: Any, images: Array, keys: Array) -> Array:
+    `built_in` is the threat model, or its norm; then the first argument is (threat model,).
+    """
+
+    def points(handed: Any, images: Array, keys: Array) -> Array:
+        (threat,) = handed or (built_in,)
         return starting_points(start, threat, images, jax.random.wrap_key_data(keys, impl=key_impl))
 
     return compile_rows(points, list(devices))

@@ -34,7 +34,7 @@ class Pixels:
             raise InputError(f'scale={scale!r} is no whole number from 1 to 255: white is 255 in most images')
         if (highest := int(stored.max(initial=0))) > scale:
             raise InputError(f'images go up to {highest}, and scale={scale} says that white is {scale}')
-        self.stored, self.shape = stored, stored.shape
+        self.stored, self.shape, self.scale = stored, stored.shape, int(scale)
         self._values = np.asarray(data.to_unit(np.arange(256, dtype=np.uint8), scale))  # type: ignore[arg-type]
 
     def __len__(self) -> int:

@@ -19,6 +19,7 @@ from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, named, settings_of
 from si_jax.attacks.registry import parse as parse_names
 from si_jax.errors import InputError, unknown
+from si_jax.evaluation import eight_bit as rounding
 from si_jax.evaluation.classifier import (
     PRECISIONS,
     BlackBox,
@@ -83,6 +84,9 @@ class Request:
         processes: Of how many processes began the evaluation that goes on; None if it begins.
         decisions: Draws that judge each image of a random classifier; None for any other.
         eot_auto: Whether `eot_samples` is yet to be measured; it is 1 until then.
+        eight_bit: Whether what an attack returns is rounded to bytes before it is judged.
+        radii: Of a sweep, the smaller radii that were done before. Radius and step size are then arguments of
+            the compiled programs, so that all radii share them; None where they are constants of these.
         takes: For each row of the result which of steps, step_size, restarts and eot_samples it takes.
     """
 
@@ -112,6 +116,8 @@ class Request:
     aims: np.ndarray | None = None
     decisions: int | None = None
     eot_auto: bool = False
+    eight_bit: bool = False
+    radii: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -140,6 +146,7 @@ class Request:
         targets: Any = None,
         decisions: int | None = None,
         randomised: bool = False,
+        eight_bit: bool = False,
     ) -> 'Request':
         """Checks the arguments of `evaluate` that have these names; `randomised` says that the classifier is.
 
@@ -155,11 +162,13 @@ class Request:
         targets = check_targets(targets, labels)
         if targets is not None and randomised:
             raise InputError(
-                'targets are given, and the classifier is Randomised: how many draws must be of the target is '
-                'not defined. Leave targets out'
+                'targets are given, and the classifier is Randomised: which share of draws must be of the '
+                'target is not defined. Leave targets out'
             )
         if targets is not None and sources:
             raise InputError('targets are given beside transfer_from, which has none: leave one of them out')
+        if eight_bit:
+            rounding.check(images, indices)
         eps = check_number('eps', eps)
         if eps == 0:
             raise InputError(
@@ -215,7 +224,21 @@ class Request:
             targets=targets,
             decisions=(decisions or DECISIONS) if randomised else None,
             eot_auto=eot_samples == AUTO,
+            eight_bit=bool(eight_bit),
         )
+
+    @property
+    def built_in(self) -> tuple[Any, ...]:
+        """What compiled programs have of ball and step size as constants: both, or the norm alone."""
+        return (self.threat, self.step_size) if self.radii is None else (self.threat.norm,)
+
+    @property
+    def handed(self) -> tuple[Any, ...]:
+        """The ball and the step size as arguments of compiled programs; () where they are constants."""
+        if self.radii is None:
+            return ()
+        number = self.images.dtype.type
+        return Threat(self.threat.norm, number(self.threat.eps)), number(self.step_size)
 
     def as_given(self, images: np.ndarray) -> np.ndarray:
         """Images [M, H, W, C] in the layout that the caller's have."""

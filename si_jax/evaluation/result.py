@@ -126,6 +126,7 @@ class Result(Tabular):
         decisions: Of a random classifier, how many draws judged each image; else None.
         clean_share: [N], the share of them that were right on the clean image; None where `decisions` is.
         eot: What `eot.sized` found, if the caller's eot_samples was 'auto'.
+        eight_bit: Whether what attacks return was rounded to bytes before it was judged.
         images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
             classifier, else of the first; of a random classifier those with the smallest share. None unless
             asked for.
@@ -150,6 +151,7 @@ class Result(Tabular):
     decisions: int | None = None
     clean_share: np.ndarray | None = None
     eot: dict[str, Any] | None = None
+    eight_bit: bool = False
     images: dict[str, np.ndarray] | None = None
 
     @property
@@ -277,6 +279,7 @@ class Result(Tabular):
             **({} if self.si is None else {'si': self.si}),
             **({} if self.gradient_of is None else {'gradient_of': self.gradient_of}),
             **({} if self.union is None else {'union': self.union}),
+            **({'eight_bit': True} if self.eight_bit else {}),
             **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
             'environment': self.environment,

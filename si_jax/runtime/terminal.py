@@ -187,6 +187,7 @@ class Flag(NamedTuple):
     type: Callable[[str], Any] = str  # bool: the flag takes no value
     default: Any = None
     required: bool = False
+    const: Any = None  # what it stands for without a value; None where it needs one
 
 
 def add(flags: Any, table: Mapping[str, Flag]) -> None:
@@ -197,7 +198,9 @@ def add(flags: Any, table: Mapping[str, Flag]) -> None:
         else:
             shown = flag.default is not None and '(default' not in flag.help
             words = flag.help + ' (default: %(default)s)' * shown
-            flags.add_argument(f'--{name}', **flag._replace(help=words)._asdict())
+            given = flag._replace(help=words)._asdict()
+            given |= {} if given.pop('const') is None else {'nargs': '?', 'const': flag.const}
+            flags.add_argument(f'--{name}', **given)
 
 
 def parse_config(values: absl_flags.FlagValues, argv: list[str]) -> None:

@@ -10,6 +10,7 @@ from si_jax.attacks.apgd import apgd
 from si_jax.attacks.apgd_l1 import apgd_l1
 from si_jax.attacks.ascent import none_seen
 from si_jax.attacks.fab import fab
+from si_jax.attacks.fmn import fmn
 from si_jax.attacks.rays import rays
 from si_jax.attacks.registry import SEARCHES, SearchAttack, Setup
 from si_jax.attacks.search import Search, SearchState
@@ -30,11 +31,12 @@ QUICK = {
     'apgd-t': lambda s: quick_apgd(s, targeted_dlr if s.classes > 3 else targeted_margin),
     'fab': lambda s: fab(targeted=False, random_start=s.restart > 0, iterations=10),
     'fab-t': lambda s: fab(targeted=True, random_start=s.restart > 0, iterations=10),
+    'fmn': lambda s: fmn(s.norm, steps=60),
     'square': lambda s: square(120, eot_samples=s.eot_samples, stops=s.stops),
     'spsa': lambda s: spsa(evaluations=8, iterations=10, stops=s.stops),
     'rays': lambda s: rays(query_limit=200, eot_samples=s.eot_samples),
 }
-PARTS = {'square': 40, 'spsa': 5, 'rays': 50}
+PARTS = {'fmn': 30, 'square': 40, 'spsa': 5, 'rays': 50}
 
 
 def quicken(monkeypatch: Any) -> None:
