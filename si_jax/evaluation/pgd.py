@@ -94,7 +94,8 @@ class OnAllImages(abc.ABC):
     def run(self, network: Network, request: Request) -> Outcome:
         """Attacks all images in each restart; what the final images do is the record.
 
-        The image that is kept is that of the first restart that fooled the classifier, else of the first.
+        The image that is kept is that of the first restart that fooled the classifier, with targets the first
+        that reached its own, else of the first.
         """
         attack, cost = self.attacker(network, request), self.cost_of_run(request)
         runs: list[np.ndarray] = []
@@ -116,15 +117,17 @@ class OnAllImages(abc.ABC):
             arrays = {key: np.concatenate([np.atleast_1d(one[key]) for one in parts]) for key in parts[0]}
             correct, images = arrays['correct'], arrays['images']
             largest = max(largest, float(arrays['largest'].max()))
-            if success is not None:
-                success = success | arrays['reached']
             if known := 'zero' in arrays:
                 zero, not_finite = zero & arrays['zero'], not_finite | arrays['not_finite']
             if request.keep and not runs:
                 kept = images
             elif request.keep:
-                new = np.logical_and.reduce(runs) & ~correct
-                kept[new] = images[new]
+                before, hit = ~np.logical_and.reduce(runs), ~correct
+                if success is not None:
+                    before, hit = success, arrays['reached']
+                kept[hit & ~before] = images[hit & ~before]
+            if success is not None:
+                success = success | arrays['reached']
             runs.append(correct)
         counts = (count_gradients(network.clean, zero, not_finite),) if known else ()
         record = AttackRecord(np.stack(runs), None, None, None, largest, gradients=counts, success=success)
@@ -186,7 +189,7 @@ class Pgd(OnAllImages):
         apply, shared = network.surrogate(row.calibrated)
 
         def compiled(row: Attack) -> Callable[..., Arrays]:
-            def toward(
+            def search(
                 weights: Any, images: Array, labels: Array, keys: Array, start: Array, aims: Array | None
             ) -> Arrays:
                 ascent = attacks.run(
@@ -207,10 +210,7 @@ class Pgd(OnAllImages):
                     final = rows_of.where(ascent.fooled, ascent.fooled_image, final)
                 return {'images': final, **ascent.gradients._asdict()}
 
-            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Arrays:
-                return toward(weights, images, labels, keys, start, None)
-
-            return compile_rows(search if request.aims is None else toward, network.devices)
+            return compile_rows(search, network.devices)
 
         def attack(rows: np.ndarray, restart: int) -> Arrays:
             images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
@@ -220,11 +220,9 @@ class Pgd(OnAllImages):
             else:
                 start = self.starts[rows]
             now = row.in_restart(restart)
-            about = now, threat, steps, step_size, self.eot_samples, request.aims is None
+            about = now, threat, steps, step_size, self.eot_samples
             program = network.program(about, lambda: compiled(now))
-            given = images, labels, keys, start
-            if request.aims is not None:
-                given = *given, request.aims[rows]
+            given = images, labels, keys, start, None if request.aims is None else request.aims[rows]
             found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)
             return self.judged(network, request, rows, restart, found)
 
