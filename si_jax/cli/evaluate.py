@@ -431,8 +431,8 @@ def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]
     """
     passes, seconds = 0.0, 0.0
     for name, record in result.attacks.items():
-        if any('forward_passes' not in stage for stage in record.stages):
-            continue  # of transfer, whose passes are not counted
+        if any('forward_passes' not in stage for stage in record.stages) or record.reached is not None:
+            continue  # of transfer and of several targets, whose passes are not counted
         if record.stages:
             passes += sum(stage['forward_passes'] + stage['backward_passes'] for stage in record.stages)
         elif record.steps is not None:

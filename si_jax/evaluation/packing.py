@@ -67,7 +67,7 @@ def compile_search(
 ) -> CompiledSearch:
     """Compiles a search for `apply`, (weights, images, keys) -> Outputs; keys come as their data.
 
-        A part that divides the iterations has a static length. The length of another is an argument, so that the
+    A part that divides the iterations has a static length. The length of another is an argument, so that the
     last, shorter one needs no program of its own; of a search in `whole_parts` the last one is as long.
     Without a threat model the programs have it as an argument: `weights` is then a pair of these and of it.
     """

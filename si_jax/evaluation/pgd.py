@@ -94,8 +94,9 @@ class OnAllImages(abc.ABC):
     def run(self, network: Network, request: Request) -> Outcome:
         """Attacks all images in each restart; what the final images do is the record.
 
-        The image that is kept is that of the first restart that fooled the classifier, else of the first;
-        of a random classifier that of the first with the smallest share of right draws.
+        The image that is kept is that of the first restart that fooled the classifier, with targets the first
+        that reached its own, else of the first; of a random classifier that of the first with the smallest
+        share of right draws.
         """
         attack, cost = self.attacker(network, request), self.cost_of_run(request)
         runs: list[np.ndarray] = []
@@ -117,15 +118,17 @@ class OnAllImages(abc.ABC):
             arrays = {key: np.concatenate([np.atleast_1d(one[key]) for one in parts]) for key in parts[0]}
             correct, images = arrays['correct'], arrays['images']
             largest = max(largest, float(arrays['largest'].max()))
-            if success is not None:
-                success = success | arrays['reached']
             if known := 'zero' in arrays:
                 zero, not_finite = zero & arrays['zero'], not_finite | arrays['not_finite']
             if request.keep and not runs:
                 kept = images
             elif request.keep:
                 new = correct < np.minimum.reduce(runs)
+                if success is not None:
+                    new = arrays['reached'] & ~success
                 kept[new] = images[new]
+            if success is not None:
+                success = success | arrays['reached']
             runs.append(correct)
         counts = (count_gradients(network.clean, zero, not_finite),) if known else ()
         found = np.stack(runs)
@@ -189,7 +192,7 @@ class Pgd(OnAllImages):
         apply, weights = network.surrogate(row.calibrated)
 
         def compiled(row: Attack) -> Callable[..., Arrays]:
-            def toward(
+            def search(
                 shared: Any, images: Array, labels: Array, keys: Array, start: Array, aims: Array | None
             ) -> Arrays:
                 weights, handed = shared
@@ -214,10 +217,7 @@ class Pgd(OnAllImages):
                     final = rows_of.where(ascent.fooled, ascent.fooled_image, final)
                 return {'images': final, **ascent.gradients._asdict()}
 
-            def search(weights: Any, images: Array, labels: Array, keys: Array, start: Array) -> Arrays:
-                return toward(weights, images, labels, keys, start, None)
-
-            return compile_rows(search if request.aims is None else toward, network.devices)
+            return compile_rows(search, network.devices)
 
         def attack(rows: np.ndarray, restart: int) -> Arrays:
             images, labels, keys = network.images[rows], network.labels[rows], network.keys(restart)[rows]
@@ -227,11 +227,9 @@ class Pgd(OnAllImages):
             else:
                 start = self.starts[rows]
             now = row.in_restart(restart)
-            about = now, request.built_in, steps, own_size, self.eot_samples, request.aims is None
+            about = now, request.built_in, steps, own_size, self.eot_samples
             program = network.program(about, lambda: compiled(now))
-            given = images, labels, keys, start
-            if request.aims is not None:
-                given = *given, request.aims[rows]
+            given = images, labels, keys, start, None if request.aims is None else request.aims[rows]
             shared = weights, request.handed
             found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)
             return self.judged(network, request, rows, restart, found)

@@ -150,8 +150,8 @@ def settings(name: str, entry: dict[str, Any], about: dict[str, Any]) -> str:
         parts.append(f'{restarts} restarts')
     if (samples := found.get('eot_samples') or 1) > 1:
         parts.append(f'{samples} gradients a step')
-    if 'success' in entry:
-        parts.append(f'target reached on {100 * entry["success"]:.2f} %')
+    if (success := entry.get('success')) is not None:
+        parts.append(f'target reached on {100 * success:.2f} %')
     if draws := about.get('decisions'):
         parts.append(f'mean share of {draws} draws')
     if about['seed']:
