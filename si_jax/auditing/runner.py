@@ -105,9 +105,7 @@ def audit(
         randomised=judged.randomised,
     )
     if request.eot_auto:
-        raise InputError(
-            "eot_samples='auto' is known to evaluate: give the audit the number that it found there"
-        )
+        raise InputError("eot_samples='auto' is for evaluate: give the audit the number that it finds there")
     threat = request.threat
     about = {
         'name': attack,

@@ -179,7 +179,7 @@ def _run_stage(
     forward_passes, refused, largest, each = 0, 0, 0.0, cost(stage, request)
     apply, shared = network.surrogate(row.calibrated)
     random = network.request.decisions is not None
-    # A search that averages counts each draw as a query.
+    # A search that averages counts each draw as a query of its own.
     draws = 1 if row.averages else stage.eot_samples
 
     def apply_mean(weights: Any, x: Any, keys: Any) -> Any:
@@ -216,9 +216,12 @@ def _run_stage(
         )
         final = outcome.final if wanted else None
         found = {'broken': outcome.broken, 'images': outcome.images}
+        queries = outcome.queries
         if random:
             found = judged(rows, program.search, problem, outcome.final, keys)
             largest = found['largest']
+            # It counts to its first misclassified draw, and goes on.
+            queries = np.full(len(rows), program.search.iterations * row.queries * stage.eot_samples)
         if request.aims is not None:
             fell = rows[outcome.broken]
             found['reached'] = outcome.broken.copy()
@@ -229,8 +232,8 @@ def _run_stage(
             **found,
             'images': found['images'] if request.keep else found['images'][:0].copy(),
             # An attack that measures distances goes on after its first success.
-            'queries': draws * (outcome.queries if final is None else final.queries),
-            'forward_passes': draws * outcome.queries.sum(),
+            'queries': queries if final is None else draws * final.queries,
+            'forward_passes': queries.sum(),
             'distances': np.zeros(len(rows)) if final is None else final.distance.astype(np.float64),
             'refused': np.int64(outcome.refused),
             'largest': np.float64(largest),

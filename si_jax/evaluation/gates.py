@@ -255,7 +255,7 @@ def single_draws(attacks: Sequence[Gated], records: Mapping[str, AttackRecord]) 
     single = [attack.name for attack in attacks if any(part.eot_samples == 1 for part in attack.parts)]
     if not single:
         return []
-    remedy = "set eot_samples (20 is usual, 'auto' measures how many it takes)"
+    remedy = "set eot_samples (20 is usual), or 'auto', which measures how many it takes"
     if not all('eot_samples' in records[name].takes for name in single):
         remedy = f'use autoattack-rand, or attacks that take eot_samples, as apgd-ce and square, and {remedy}'
     return [

@@ -173,7 +173,7 @@ def test_every_command_of_the_pages_parses(monkeypatch, capsys):
 
 OURS = (
     'README training evaluation report tables audit compare attacks defenses pytorch figures table5 '
-    'commands configs adaptive'
+    'commands configs adaptive random'
 )
 
 

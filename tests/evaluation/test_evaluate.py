@@ -254,8 +254,8 @@ class TestRandomised:
         again = evaluate(Randomised(self.noisy), IMAGES, LABELS, **settings, batch_size=8)
         other = evaluate(Randomised(self.noisy), IMAGES, LABELS, **settings, seed=1)
         for name in first.correct:
-            assert_array_equal(first.correct[name], again.correct[name])
-        assert (first.correct['clean'] != other.correct['clean']).any()
+            assert_array_equal(first.share[name], again.share[name])
+        assert (first.share['clean'] != other.share['clean']).any()
         assert 'eot_samples' in first.warnings[0]
 
     def test_averaged_gradients_are_stronger(self):

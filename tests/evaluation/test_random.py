@@ -15,8 +15,9 @@ from si_jax.evaluation import eot
 from si_jax.evaluation.compare import compare
 from si_jax.evaluation.gates import Part, single_draws
 from si_jax.evaluation.intervals import interval
+from si_jax.evaluation.network import vote
 from si_jax.evaluation.result import Result
-from si_jax.evaluation.union import evaluate_union
+from si_jax.evaluation.union import Union
 from tests.helpers.searches import quicken
 
 COUNT, SHAPE = 60, (4, 4, 1)
@@ -118,11 +119,8 @@ def test_every_attack_finds_the_accuracy_of_a_noisy_linear_classifier(attacks, r
 
 
 def test_a_tie_of_the_vote_is_wrong():
-    images, labels = bright_quarters()
-    result = run(coin(0.5), images, labels, 'fgsm', decisions=2)
-    tied = result.share['clean'] == 0.5
-    assert tied.any() and not result.correct['clean'][tied].any()
-    assert result.correct['clean'][result.share['clean'] == 1].all()
+    assert vote(np.asarray([0, 0.5, 33 / 64, 1])).tolist() == [False, False, True, True]
+    assert vote(np.asarray([False, True])).tolist() == [False, True]
 
 
 def test_the_draws_that_decide_are_no_draws_of_the_search():
@@ -156,17 +154,12 @@ def test_settings_of_random_classifiers_are_refused_for_others():
             run(plain, images, labels, 'pgd', **{name: value})
         random = Randomised(lambda images, keys: plain(images))
         assert run(random, images, labels, 'fgsm', **{name: value}).accuracy['fgsm'] == 1
-    with pytest.raises(InputError, match='decisions=0 must be an integer of at least 1'):
-        run(coin(0.8), images, labels, 'pgd', decisions=0)
-
-
-def test_what_is_not_random_has_none_of_it():
-    images, labels = bright_quarters(8)
-    plain = lambda images: images.reshape(len(images), -1) @ QUARTERS.astype(images.dtype)  # noqa: E731
     result = run(plain, images, labels, 'fgsm')
     text = json.dumps(result.to_json())
     assert 'decisions' not in text and 'draw' not in text and '"eot"' not in text
     assert result.share['fgsm'].dtype == float and result.accuracy['fgsm'] == result.share['fgsm'].mean()
+    with pytest.raises(InputError, match='decisions=0 must be an integer of at least 1'):
+        run(coin(0.8), images, labels, 'pgd', decisions=0)
 
 
 def test_searches_without_gradients_take_draws():
@@ -210,8 +203,8 @@ class TestEot:
 
     def test_the_number_of_draws_follows_the_noise(self):
         # Means of m draws have cosine 1 / (1 + sigma^2 / m): above 0.9 from m = 9 sigma^2 on.
-        small, large = self.found(0.1), self.found(1.0)
-        assert small.eot['eot_samples'] == 2 and large.eot['eot_samples'] in (16, 32, 64)
+        large = self.found(1.0)
+        assert large.eot['eot_samples'] in (16, 32, 64)
         assert large.attacks['fgsm'].eot_samples == large.eot['eot_samples']
         assert large.to_json()['eot'] == large.eot and large.eot['images'] == 16
         assert f"eot_samples='auto' took {large.eot['eot_samples']}" in large.warnings[0]
@@ -231,22 +224,31 @@ class TestEot:
 
 class TestFiles:
     @pytest.fixture(scope='class')
-    def made(self, tmp_path_factory):
+    @classmethod
+    def made(cls, tmp_path_factory):
         folder = tmp_path_factory.mktemp('random')
         classifier, images, labels = noisy_line()
-        evaluated = functools.partial(run, classifier, images, labels, steps=2, eot_samples=2, decisions=16)
+        evaluated = functools.partial(
+            run, classifier, images, labels, steps=2, step_size=0.025, eot_samples=2, decisions=16
+        )
         results = {}
         with pytest.MonkeyPatch.context() as patch:
             quicken(patch)
             for name, eps in (('a', 0.1), ('b', 0.02)):
                 state = folder / 'state' if name == 'a' else None
                 results[name] = evaluated('pgd,apgd-ce', eps=eps, restarts=2, state_path=state)
-                about = results[name]
-                about.save(folder / f'{name}.json')
+                results[name].save(folder / f'{name}.json')
             # The unit that was finished last is missing: the rest is read.
             (folder / 'state' / 'apgd-ce-0-0-0.npz').unlink()
             again = evaluated('pgd,apgd-ce', eps=0.1, restarts=2, state_path=folder / 'state')
         return folder, results, again
+
+    def test_a_union_counts_shares(self, made):
+        _, results, _ = made
+        union = Union(results)
+        least = np.min([one.share['worst_case'] for one in results.values()], axis=0)
+        assert union.accuracy == least.mean() and union.correct.dtype == bool
+        assert union.ci95 == interval(least)
 
     def test_it_goes_on_where_it_was(self, made):
         _, results, again = made
@@ -300,26 +302,15 @@ class TestFiles:
 
 def test_several_devices_and_batches_give_the_same_shares():
     classifier, images, labels = noisy_line()
-    settings = {'steps': 2, 'eot_samples': 2, 'decisions': 8}
-    one = run(classifier, images, labels, 'pgd,apgd-ce', **settings)
-    two = run(
-        classifier, images, labels, 'pgd,apgd-ce', **settings, batch_size=14, devices=jax.local_devices()[:2]
-    )
+    settings = {'attacks': 'fgsm', 'eot_samples': 2, 'decisions': 8}
+    one = run(classifier, images, labels, **settings)
+    two = run(classifier, images, labels, **settings, batch_size=14, devices=jax.local_devices()[:2])
     for name, share in one.share.items():
         assert np.mean(share != two.share[name]) <= 0.02, name
-
-
-def test_a_union_counts_shares():
-    classifier, images, labels = noisy_line()
-    settings = {'attacks': 'fgsm', 'decisions': 8, 'devices': jax.local_devices()[:1]}
-    union = evaluate_union(classifier, images, labels, threats='linf:0.1,l2:0.1', **settings)
-    least = np.min([one.share['worst_case'] for one in union.results.values()], axis=0)
-    assert union.accuracy == least.mean() and union.correct.dtype == bool
-    assert union.ci95 == interval(least)
 
 
 def test_the_interval_of_a_mean_share_is_wilsons():
     flags = np.arange(50) < 37
     assert interval(flags.astype(float)) == pytest.approx(interval(flags), rel=1e-9)
-    # By hand, p = 0.5 and n = 4: (0.5 + 1.96^2 / 8 -+ 1.96 sqrt(1 / 16 + 1.96^2 / 64)) / (1 + 1.96^2 / 4).
+    # By hand, for p = 0.5 and n = 4: (0.5 + 0.480 -+ 1.96 sqrt(1 / 16 + 0.0600)) / (1 + 0.960).
     assert interval(np.full(4, 0.5)) == pytest.approx((0.150, 0.850), abs=1e-3)
