@@ -36,6 +36,7 @@ html_css_files = ['site.css']
 # The reading order. A page that is not named here comes last; one that is not there is left out.
 PAGES = {
     'Use': [
+        'install',
         'training',
         'data',
         'evaluation',
@@ -52,7 +53,16 @@ PAGES = {
     ],
     'Bring your own': ['pytorch', 'table5', 'adaptive', 'examples', 'zoo', 'related'],
     'Run at scale': ['pods', 'performance', 'reliability'],
-    'Reference': ['commands', 'configs', 'catalogue', 'networks', 'api', 'contributing', 'changelog'],
+    'Reference': [
+        'commands',
+        'configs',
+        'catalogue',
+        'networks',
+        'api',
+        'contributing',
+        'releasing',
+        'changelog',
+    ],
 }
 
 
