@@ -43,7 +43,6 @@ import re
 import sys
 from typing import Any
 
-import absl.logging
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
@@ -105,7 +104,6 @@ def page(file: str, config: ConfigDict) -> str:
 
 def main(argv: list[str]) -> int:
     del argv  # `parse` has set the flags
-    absl.logging.set_verbosity(absl.logging.WARNING)
     return processes.run('train.py', train)
 
 

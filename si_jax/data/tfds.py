@@ -40,7 +40,7 @@ def missing_data(name: str, problem: str, command: str | None) -> InputError:
         what = 'the data_dir of TensorFlow Datasets that has it'
     return InputError(
         f'{problem}. {remedy} {what}, with --config.data.dir=FOLDER (train.py) or --data_dir=FOLDER '
-        '(evaluate.py).'
+        '(evaluate.py); in Python data_dir=FOLDER.'
     )
 
 

@@ -6,6 +6,7 @@ that have a shape but no values: a branch on weights is taken, one on images is 
 number of images.
 """
 
+import warnings
 from typing import Any, NamedTuple
 
 from si_jax.errors import InputError
@@ -45,8 +46,11 @@ def export(module: Any, example: Any, dynamic: bool) -> Traced:
     # By default detach would become an alias, and the gradient another.
     decompositions.pop(torch.ops.aten.detach.default, None)
     shapes = ({0: torch.export.Dim.DYNAMIC},) if dynamic else None
-    exported = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
-    exported = exported.run_decompositions(decompositions)
+    with warnings.catch_warnings():
+        # torch's own code about torch's own trees: nothing that a user could change.
+        warnings.filterwarnings('ignore', '.*LeafSpec', FutureWarning)
+        exported = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+        exported = exported.run_decompositions(decompositions)
     signature = exported.graph_signature
     if signature.buffers_to_mutate:
         raise _changes_buffers(module, signature.buffers_to_mutate.values())

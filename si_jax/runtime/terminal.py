@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from absl import flags as absl_flags
+from absl import logging
 
 from si_jax.errors import InputError
 from si_jax.storage.files import no_room
@@ -126,6 +127,8 @@ def run(
 
     The command runs within a context, if one is given, which sees its errors first.
     """
+    # What libraries warn of comes before an error of ours that says what to do, and hides it.
+    logging.set_verbosity(logging.ERROR)
     try:
         with within or contextlib.nullcontext():
             return command() or OK
@@ -194,10 +197,10 @@ def add(flags: Any, table: Mapping[str, Flag]) -> None:
     """Adds flags by their names to a parser, or to a group of one."""
     for name, flag in table.items():
         if flag.type is bool:
-            flags.add_argument(f'--{name}', action='store_true', help=flag.help)
+            flags.add_argument(f'--{name}', action='store_true', help=spelled(flag.help))
         else:
             shown = flag.default is not None and '(default' not in flag.help
-            words = flag.help + ' (default: %(default)s)' * shown
+            words = spelled(flag.help) + ' (default: %(default)s)' * shown
             given = flag._replace(help=words)._asdict()
             given |= {} if given.pop('const') is None else {'nargs': '?', 'const': flag.const}
             flags.add_argument(f'--{name}', **given)

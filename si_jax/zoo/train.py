@@ -5,6 +5,7 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from si_jax.errors import InputError
 from si_jax.training.recipes import recipe
 from si_jax.zoo.load import LoadedModel, load_model, measured_or_last
 
@@ -29,10 +30,15 @@ def train(config: ConfigDict | str, workdir: str | os.PathLike) -> LoadedModel:
         si_jax.training.loop.DivergedError: A loss or gradient was not finite; the state before was saved.
         SystemExit: SIGTERM or Ctrl-C came, and the run was saved.
     """
-    from si_jax.training.loop import run  # with Orbax, which takes seconds to import
+    from si_jax.training.loop import DivergedError, run  # with Orbax, which takes seconds to import
 
     if isinstance(config, str):
         name, _, options = config.partition(':')
         config = recipe(name, options or None)
-    run(config, str(workdir))
+    try:
+        run(config, str(workdir))
+    except (InputError, DivergedError) as error:
+        # The advice is for train.py's flags, which are the fields and arguments of the same names here.
+        error.args = (str(error).replace('--config.', 'config.').replace('--workdir', 'workdir'),)
+        raise
     return load_model(workdir, measured_or_last(Path(workdir)))

@@ -1,6 +1,7 @@
 """A training run from Python."""
 
 import jax.numpy as jnp
+import pytest
 
 import si_jax
 from si_jax.training.recipes import recipe
@@ -21,5 +22,9 @@ def test_train_returns_the_network(tmp_path):
     model = si_jax.train(config, tmp_path / 'run')
     assert isinstance(model, si_jax.LoadedModel) and model.step == 4
     again = si_jax.load_model(tmp_path / 'run', 'last')
+    config.data.validation = 10_000
+    with pytest.raises(si_jax.InputError, match='validation') as refused:
+        si_jax.train(config, tmp_path / 'run')
+    assert '--' not in str(refused.value)
     images = jnp.ones((2, 8, 8, 1)) / 2
     assert (model(images).logits == again(images).logits).all()
