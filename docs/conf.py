@@ -41,7 +41,8 @@ PAGES = {
     'Report': ['compare', 'report', 'tables', 'study', 'figures', 'table5'],
     'Scale': ['pods', 'performance', 'reliability'],
     'More': ['examples', 'related'],
-    'Reference': ['commands', 'configs', 'catalogue', 'networks', 'api', 'contributing', 'releasing', 'changelog'],
+    'Reference': ['commands', 'configs', 'catalogue', 'networks', 'api'],
+    'Project': ['contributing', 'releasing', 'changelog'],
 }
 
 
