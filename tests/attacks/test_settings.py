@@ -76,6 +76,8 @@ def test_commas_inside_parentheses_do_not_separate():
         ('square(p_init=1.5)', 'p_init=1.5 of square must be a number above 0, and at most 1'),
         ('spsa(evaluations=7)', 'evaluations=7 of spsa must be an even integer of at least 2'),
         ('pgd(step_size=0)', 'step_size=0 of pgd must be a number above 0'),
+        ('pgd(step_size=1e999)', 'step_size=1e999 of pgd must be a number above 0, and at most 10000000'),
+        ('pgd(step_size=1e-999)', 'step_size=1e-999 of pgd must be a number above 0'),
         ('pgd(step_size=1/0)', 'step_size=1/0 of pgd must be a number above 0'),
         ('pgd(step_size=nan)', 'step_size=nan of pgd must be a number above 0'),
         ('pgd(steps=3, steps=4)', 'steps is given 2 times in'),
