@@ -10,7 +10,6 @@ for one misclassified point and then stop are searches: see `search`.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -131,7 +130,7 @@ class Attack(NamedTuple):
         """What can stand in its name, in order, in place of the caller's: what it does not fix itself."""
         free = {
             Setting('steps'): self.steps is None,
-            Setting('step_size', multiple=0, most=math.inf): self.step_size is None,
+            Setting('step_size', multiple=0): self.step_size is None,
             Setting('restarts'): self.start is not from_original,
         }
         return tuple(setting for setting, taken in free.items() if taken)

@@ -5,7 +5,6 @@ its canonical name: settings in the order of the row, those that are the default
 So one attack has one name, wherever it is asked for, and two that differ have two.
 """
 
-import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
@@ -54,11 +53,10 @@ class Setting(NamedTuple):
             if self.multiple:
                 return int(value)
         what = {0: 'a number above 0', 1: 'an integer of at least 1', 2: 'an even integer of at least 2'}
-        limit = '' if math.isinf(self.most) else f', and at most {self.most}'
         example = self.default if self.default is not None else '1/255' if not self.multiple else 20
         raise InputError(
-            f'{self.name}={text} of {attack} must be {what[self.multiple]}{limit}: write, for example, '
-            f'{attack}({self.name}={shown(example)})'
+            f'{self.name}={text} of {attack} must be {what[self.multiple]}, and at most {self.most}: '
+            f'write, for example, {attack}({self.name}={shown(example)})'
         )
 
 
