@@ -215,7 +215,7 @@ def _run_stage(
             program, shared, problem, None if random else confirm, network.sizes, final=wanted or random
         )
         final = outcome.final if wanted else None
-        found = {'broken': outcome.broken, 'images': outcome.images}
+        found: Arrays = {'broken': outcome.broken, 'images': outcome.images}
         queries = outcome.queries
         if random:
             found = judged(rows, program.search, problem, outcome.final, keys)

@@ -277,8 +277,8 @@ class Network:
             gates.check_finite(clean['logits'], self.images, self.request.indices, 'image')
         # Another machine's may be off by a rounding; all go by those of the first process.
         mine = {name: clean[name] for name in ('logits', 'share')} if processes.is_first() else {}
-        mine = processes.gather_arrays(mine)[0]
-        return dataclasses.replace(self, clean_logits=mine['logits'], clean_share=mine['share'], si=si)
+        first = processes.gather_arrays(mine)[0]
+        return dataclasses.replace(self, clean_logits=first['logits'], clean_share=first['share'], si=si)
 
     def _decide(self, images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The share of draws [M] in which images, made of those of the rows, are right, and the mean logits.
