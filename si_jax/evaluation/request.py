@@ -159,7 +159,9 @@ class Request:
             search_precision=search_precision,
             individual=individual,
         )
-        chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
+        chosen: dict[str, Any] = {
+            name: DEFAULTS[name] if value is None else value for name, value in counts.items()
+        }
         step_size = threat.eps / 4 if step_size is None else check_number('step_size', step_size)
         devices = check_devices(devices)
         before = begun(state_path)
@@ -200,7 +202,8 @@ class Request:
         if self.radii is None:
             return ()
         number = self.images.dtype.type
-        return Threat(self.threat.norm, number(self.threat.eps)), number(self.step_size)
+        eps: Any = number(self.threat.eps)
+        return Threat(self.threat.norm, eps), number(self.step_size)
 
     def as_given(self, images: np.ndarray) -> np.ndarray:
         """Images [M, H, W, C] in the layout that the caller's have."""
