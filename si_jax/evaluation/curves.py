@@ -53,7 +53,8 @@ def columns(first: str, names: Sequence[str], lines: Sequence[tuple[str, Sequenc
     found: list[str] = []
     left = list(range(len(names)))
     while left:
-        part, room = [], WIDTH - head
+        part: list[int] = []
+        room = WIDTH - head
         while left and (not part or room >= max(len(names[left[0]]) + 2, 9)):
             room -= max(len(names[left[0]]) + 2, 9)
             part.append(left.pop(0))

@@ -277,7 +277,7 @@ def _starting_points(
     """
 
     def points(handed: Any, images: Array, keys: Array) -> Array:
-        (threat,) = handed or (built_in,)
+        threat: Any = handed[0] if handed else built_in
         return starting_points(start, threat, images, jax.random.wrap_key_data(keys, impl=key_impl))
 
     return compile_rows(points, list(devices))

@@ -192,7 +192,9 @@ class Request:
             individual=individual,
         )
         counts['eot_samples'] = None if eot_samples == AUTO else eot_samples
-        chosen = {name: DEFAULTS[name] if value is None else value for name, value in counts.items()}
+        chosen: dict[str, Any] = {
+            name: DEFAULTS[name] if value is None else value for name, value in counts.items()
+        }
         step_size = threat.eps / 4 if step_size is None else check_number('step_size', step_size)
         for name in (name for name in names if name not in custom):
             check_step_size(named(name).settings.get('step_size', step_size), norm, images.shape[1:])
@@ -238,7 +240,8 @@ class Request:
         if self.radii is None:
             return ()
         number = self.images.dtype.type
-        return Threat(self.threat.norm, number(self.threat.eps)), number(self.step_size)
+        eps: Any = number(self.threat.eps)
+        return Threat(self.threat.norm, eps), number(self.step_size)
 
     def as_given(self, images: np.ndarray) -> np.ndarray:
         """Images [M, H, W, C] in the layout that the caller's have."""

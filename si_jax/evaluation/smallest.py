@@ -189,8 +189,8 @@ class Smallest:
         if not names or len({(each.shape, each.dtype.kind) for each in distances.values()}) != 1:
             raise InputError(f'{flags} does not hold the distances of {path}: measure again')
         about.pop('schema')
-        rest = (arrays[name] for name in ('clean', 'labels', 'indices'))
-        return Smallest(found['norm'], distances, *rest, about)
+        clean, labels, indices = (arrays[name] for name in ('clean', 'labels', 'indices'))
+        return Smallest(found['norm'], distances, clean, labels, indices, about)
 
 
 def smallest(

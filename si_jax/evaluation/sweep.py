@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +166,7 @@ def sweep(
     images: Any,
     labels: Any,
     *,
-    eps: Iterable[float],
+    eps: Sequence[float],
     attacks: Any = 'pgd',
     norm: str = 'linf',
     step_size: float | None = None,
@@ -252,7 +252,7 @@ def check_radii(eps: Any, norm: str, shape: tuple[int, ...] | None = None) -> li
     Raises:
         InputError: A radius is none, or two have the same name, or there is none but 0.
     """
-    if isinstance(eps, str) or not isinstance(eps, Iterable) or np.ndim(eps) == 0:
+    if np.ndim(eps) != 1:
         raise InputError(f'eps={eps!r} must be several radii, such as (0, 2/255, 4/255, 8/255)')
     ball_of(norm)
     threats = [Threat(norm, radius) for radius in sorted(check_number('eps', one) for one in eps)]
@@ -314,7 +314,7 @@ def nested(kind: Kind, network: Network, before: Outcome | None) -> Outcome:
     )
     stages = [{**one, 'accuracy': one['accuracy'] * len(rows) / count} for one in new.stages]
     for one in stages:
-        if 'average_distance' in one:
+        if 'average_distance' in one and record.distances is not None:
             one['average_distance'] = float(np.mean(record.distances))
     largest = max(old.max_perturbation, new.max_perturbation)
     record = dataclasses.replace(record, stages=tuple(stages), max_perturbation=largest)

@@ -83,7 +83,7 @@ def test_where_nothing_is_found(tmp_path):
     measured.save(tmp_path / 'none.json')
     about = json.loads((tmp_path / 'none.json').read_text())['smallest']['attacks']['fmn']
     assert about['median'] is None and about['found'] == 0
-    assert 'class 0' in ' '.join(measured.about['warnings'])
+    assert 'each row sums to 9' in ' '.join(measured.about['warnings'])
 
 
 def test_files(found, tmp_path):
