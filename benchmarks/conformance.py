@@ -134,8 +134,8 @@ def compare(shared: Path, name: str, norm: str, partial: Path) -> Iterator[dict[
         partial: A folder in which finished parts are kept, to go on after an interruption.
 
     Yields:
-        For each attack our figures, those of the reference, and whether the bounds hold: of the attacks alone,
-        then of all.
+        For each attack our figures, those of the reference, and whether the bounds hold: first of the attacks
+        alone, then with the cascade.
     """
     standard = STANDARDS[norm]
     network, images, labels, eps = problem(shared, name, standard.images)
@@ -268,7 +268,7 @@ def measure(arguments: argparse.Namespace) -> int:
             # Written twice: the cascade may take an hour.
             content['networks'][name], content['environments'][name] = report, made_with
             content['holds'] = all(
-                row['holds'] for report in content['networks'].values() for row in report.values()
+                row['holds'] for rows in content['networks'].values() for row in rows.values()
             )
             write_json(output, content)
         print(f'{name} ({time.perf_counter() - began:.0f} s)')
