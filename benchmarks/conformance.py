@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,8 +124,8 @@ def problem(shared: Path, name: str, count: int = 1000) -> Problem:
     return Problem(network, images, data['labels'][:count].astype(np.int32), nets.EPS[name] / 255)
 
 
-def compare(shared: Path, name: str, norm: str, partial: Path) -> dict[str, Any]:
-    """Measures all attacks on one network.
+def compare(shared: Path, name: str, norm: str, partial: Path) -> Iterator[dict[str, Any]]:
+    """Measures all attacks on one network, the cascade last.
 
     Args:
         shared: The folder with `checkpoints`, `data` and `reference`.
@@ -133,8 +133,9 @@ def compare(shared: Path, name: str, norm: str, partial: Path) -> dict[str, Any]
         norm: A row of `STANDARDS`.
         partial: A folder in which finished parts are kept, to go on after an interruption.
 
-    Returns:
-        For each attack our figures, those of the reference, and whether the bounds hold.
+    Yields:
+        For each attack our figures, those of the reference, and whether the bounds hold: first of the attacks
+        alone, then with the cascade.
     """
     standard = STANDARDS[norm]
     network, images, labels, eps = problem(shared, name, standard.images)
@@ -183,6 +184,7 @@ def compare(shared: Path, name: str, norm: str, partial: Path) -> dict[str, Any]
             'seconds': alone.timing['parts'][stage],
         }
 
+    yield report
     # A stage does the same to an image alone as in the cascade: with this seed most of the cascade has been
     # run. Stages that the reference has no flags of get the images that are left.
     left, after, seconds = alone.correct['clean'].copy(), {}, []
@@ -214,7 +216,7 @@ def compare(shared: Path, name: str, norm: str, partial: Path) -> dict[str, Any]
         'holds': -standard.either <= difference <= standard.above,
         'seconds': seconds,
     }
-    return report
+    yield report
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -262,19 +264,19 @@ def measure(arguments: argparse.Namespace) -> int:
     for name in names:
         began = time.perf_counter()
         partial = output.with_name(f'{output.stem}-{name}.partial')
-        report = compare(arguments.shared, name, arguments.norm, partial)
-        content['networks'][name], content['environments'][name] = report, made_with
+        for report in compare(arguments.shared, name, arguments.norm, partial):
+            # Written twice: the cascade may take an hour.
+            content['networks'][name], content['environments'][name] = report, made_with
+            content['holds'] = all(
+                row['holds'] for rows in content['networks'].values() for row in rows.values()
+            )
+            write_json(output, content)
         print(f'{name} ({time.perf_counter() - began:.0f} s)')
         for attack, row in report.items():
             mark = 'ok' if row['holds'] else 'OUTSIDE ITS BOUND'
             agreement = f'{row["flags_percent"]:.1f} % of flags' if 'flags_percent' in row else ''
             figures = f'{100 * row["accuracy"]:>7.2f}{100 * row["reference"]:>8.2f}'
             print(f'  {attack:<12}{figures}   {agreement:<18}{mark}')
-        # Written after each network: the next one may take an hour.
-        content['holds'] = all(
-            row['holds'] for report in content['networks'].values() for row in report.values()
-        )
-        write_json(output, content)
         shutil.rmtree(partial)
     return terminal.OK if content['holds'] else terminal.FAILED
 

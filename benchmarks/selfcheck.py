@@ -48,6 +48,7 @@ SLACK = {
     ('spsa', 'l2'): 1,  # estimates of gradients
     ('spsa-128', 'l2'): 1,
     ('spsa-512', 'l2'): 1,
+    ('square', 'l1'): 3,  # its windows have 9 pixels, and the best perturbation of a linear network one
 }
 
 

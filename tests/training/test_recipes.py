@@ -300,6 +300,7 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'he': False,
             'inner': '',
             'replays': 1,
+            'others': '',
             'smoothing': 0.0,
             'smoothing_over': 'all',
             'weights': weights,
