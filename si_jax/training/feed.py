@@ -133,8 +133,9 @@ class Streamed:
         return place_rows((images, self.labels[indices], indices, mask))
 
     def close(self) -> None:
-        """Ends the thread, after the batch that it is at, and the workers."""
+        """Ends the thread, after the batch that it is at, and the workers; no batch is left under way."""
         self.thread.shutdown(cancel_futures=True)
+        self.under_way = {}
         if isinstance(self.read, Workers):
             self.read.close()
 

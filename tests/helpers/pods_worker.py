@@ -2,6 +2,7 @@
 
 python -m tests.helpers.pods_worker WHAT FOLDER --coordinator_address=... --num_processes=... --process_id=...
 
+streamed    batches that are read from a file
 together    twenty steps in float64 and an evaluation, as that file runs them in one process
 loop        a small collective, again and again, until the process is stopped
 """
@@ -81,10 +82,16 @@ def batches(folder: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def streamed(folder: Path) -> None:
+    found = batches(folder)
+    if processes.is_first():
+        np.savez(folder / 'batches.npz', **found)
+
+
 def together(folder: Path) -> None:
     from tests.training.test_run_methods import freeat
 
-    arrays = train(freeat(**{'threat.eps': 0.2})) | batches(folder / 'arrays')
+    arrays = train(freeat(**{'threat.eps': 0.2}))
     arrays |= flags(folder)
     again = flags(folder)  # all of it from the state
     assert all(np.array_equal(again[name], arrays[name]) for name in again)
@@ -150,7 +157,7 @@ def main() -> None:
     what, folder = arguments.pop('what'), arguments.pop('folder')
     processes.start(**arguments)
     try:
-        {'together': together, 'loop': loop, 'finish': finish}[what](folder)
+        {'streamed': streamed, 'together': together, 'loop': loop, 'finish': finish}[what](folder)
     except Exception as error:
         processes.fail(error)
 

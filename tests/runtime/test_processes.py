@@ -36,11 +36,9 @@ def worker(count, devices, what, folder, *flags):
 
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 def test_processes_train_and_evaluate_as_one_does(tmp_path, shape):
-    write_npz(tmp_path / 'arrays', (8, 8, 1))
     started = worker(*shape, 'together', tmp_path)
     (tmp_path / 'one').mkdir()
     expected = pods_worker.train(freeat(**{'threat.eps': 0.2})) | pods_worker.flags(tmp_path / 'one')
-    expected |= pods_worker.batches(tmp_path / 'arrays')
     ended = multiprocess.finish(started)
     assert {status for status, *_ in ended} == {0}, [err[-2000:] for *_, err in ended]
     with np.load(tmp_path / 'arrays.npz') as stored:
@@ -66,6 +64,19 @@ def test_processes_train_and_evaluate_as_one_does(tmp_path, shape):
         assert 'process 1 is not like process 0: config.seed is 1 instead of 0' in out
         assert "process 1 is not like process 0: data is 'cd' instead of 'ab'" in out
         assert 'data.dir=here is not there' in out
+
+
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+def test_each_process_reads_its_own_rows_of_what_one_would_be_handed(tmp_path, shape):
+    write_npz(tmp_path, (4, 4, 1))
+    started = worker(*shape, 'streamed', tmp_path)
+    expected = pods_worker.batches(tmp_path)
+    ended = multiprocess.finish(started)
+    assert {status for status, *_ in ended} == {0}, [err[-2000:] for *_, err in ended]
+    with np.load(tmp_path / 'batches.npz') as found:
+        assert set(found) == set(expected) and len(expected) == 12
+        for name, value in expected.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
 
 
 # Starts two tasks as srun does, each with the variables of SLURM that JAX reads.

@@ -280,6 +280,7 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'extra_share': 0.7,
             'extra_draws': 'uniform',
             'stream': 'auto',
+            'workers': 0,
             'class_weights': (),
         },
         'augment': {'crop': None, 'flip': None},
