@@ -10,7 +10,6 @@ Images are [N, H, W, C] in [0, 1], and eps is a fraction of that range.
 """
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,15 +23,11 @@ if TYPE_CHECKING:
     from si_jax.evaluation.sweep import Sweep, sweep
     from si_jax.evaluation.union import Union, evaluate_union
     from si_jax.outputs import Outputs
+    from si_jax.runtime.version import __version__
     from si_jax.threat import Threat
     from si_jax.zoo.load import LoadedModel, load_model
     from si_jax.zoo.train import train
     from si_jax.zoo.verifying import verify
-
-try:
-    __version__ = metadata.version('si_jax')
-except metadata.PackageNotFoundError:  # a checkout that is not installed
-    __version__ = '0.1.0'
 
 __all__ = [
     'ATTACKS',
@@ -76,6 +71,7 @@ _MODULES = {
     'Sweep': 'evaluation.sweep',
     'Threat': 'threat',
     'Union': 'evaluation.union',
+    '__version__': 'runtime.version',
     'attack': 'evaluation.attack',
     'audit': 'auditing',
     'compare': 'evaluation.compare',

@@ -3,9 +3,9 @@
 import importlib
 import sys
 
-import si_jax
 from si_jax.errors import InputError, unknown
 from si_jax.runtime import terminal
+from si_jax.runtime.version import __version__
 
 # Each verb is the module of its name, but for those that belong to another one.
 VERBS = {
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         print(page())
         return terminal.OK
     if argv[0] == '--version':
-        print(f'si_jax {si_jax.__version__}')
+        print(f'si_jax {__version__}')
         return terminal.OK
     terminal.installed_as('si-jax')
     return terminal.run('si-jax', lambda: run(argv[0], argv[1:]))

@@ -39,7 +39,7 @@ def as_function(value: Any) -> Callable[..., Any] | None:
 def of_linen(module: nn.Module, variables: Any) -> Callable[[jax.Array], Any]:
     """`module.apply` with its variables; arguments of `PREDICTING` that it has are given."""
     known = inspect.signature(type(module).__call__).parameters
-    predicting = {name: value for name, value in PREDICTING.items() if name in known}
+    predicting: dict[str, Any] = {name: value for name, value in PREDICTING.items() if name in known}
     return lambda images: module.apply(variables, images, **predicting)
 
 

@@ -192,7 +192,7 @@ def test_a_download_of_something_else_does_not_count(tmp_path, no_network, prepa
 def test_failed_preparing_is_an_error_with_the_command(tmp_path, prepared_by, monkeypatch):
     monkeypatch.setattr(socket, 'getaddrinfo', lambda *_: [])
     ran = prepared_by(3)
-    with pytest.raises(InputError, match=r'(?s)exit status 3.*pip install tensorflow-cpu.*python -c '):
+    with pytest.raises(InputError, match=r'(?s)exit status 3.*pip install "si_jax.tfds.".*python -c '):
         data.load('svhn', 'test', tmp_path)
     ((python, _, script),) = ran
     assert python == sys.executable
