@@ -50,7 +50,7 @@ PAGES = {
         'study',
         'figures',
     ],
-    'Bring your own': ['pytorch', 'table5', 'adaptive', 'examples', 'zoo', 'related'],
+    'Bring your own': ['pytorch', 'table5', 'adaptive', 'examples', 'zoo', 'sharing', 'related'],
     'Run at scale': ['pods', 'performance', 'reliability'],
     'Reference': ['commands', 'configs', 'catalogue', 'networks', 'api', 'contributing', 'changelog'],
 }
