@@ -6,10 +6,8 @@ from si_jax.cli import evaluate
 
 FLAGS = ['--dataset=digits', '--eps=0.1', '--num_examples=6', '--attacks=fgsm']
 NET = """
-import jax.numpy as jnp
-
 def build():
-    return lambda images: jnp.stack([images[:, i, i, 0] for i in range(8)] + [images[:, 0, i, 0] for i in (1, 2)], 1)
+    return lambda images: images.mean(axis=1)[:, [0, 1, 2, 3, 4, 5, 6, 7, 0, 1], 0]
 """
 SINK = """
 import json
