@@ -38,7 +38,7 @@ PAGES = {
     'Begin': ['install', 'first', 'attack', 'reading', 'judging', 'glossary'],
     'Evaluate': ['evaluation', 'attacks', 'pytorch', 'random', 'radii', 'audit', 'adaptive', 'trust'],
     'Train': ['training', 'defenses', 'recipes', 'own_defense', 'data', 'zoo'],
-    'Report': ['compare', 'report', 'tables', 'study', 'figures', 'table5'],
+    'Report': ['compare', 'report', 'tables', 'study', 'figures', 'table5', 'sharing'],
     'Scale': ['pods', 'performance', 'reliability'],
     'More': ['examples', 'related'],
     'Reference': ['commands', 'configs', 'catalogue', 'networks', 'api'],

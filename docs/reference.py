@@ -32,6 +32,7 @@ COMMANDS = {
     'train.py': ('si_jax.cli.train', None),
     'evaluate.py': ('si_jax.cli.evaluate', []),
     'evaluate.py compare': ('si_jax.cli.evaluate', ['compare']),
+    'evaluate.py corruptions': ('si_jax.cli.evaluate', ['corruptions']),
     'report.py': ('si_jax.cli.report', []),
     'report.py --figure': ('si_jax.cli.report', ['--figure=1']),
     'report.py --workdirs': ('si_jax.cli.report', ['--workdirs=A']),

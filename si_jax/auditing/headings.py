@@ -6,6 +6,8 @@ accuracy, robustness and cybersecurity. An entry says under which point a check 
 that the point is met: that needs more than one measurement, and a judgement.
 """
 
+from collections.abc import Mapping
+
 NIST, EU = 'NIST AI RMF', 'EU AI Act'
 # What the points ask for, in short.
 POINTS = {
@@ -23,7 +25,7 @@ _STABLE = {NIST: ('MEASURE 2.5',), EU: ('Article 15(1)', 'Article 15(4)')}
 _ATTACKED = {NIST: ('MEASURE 2.7',), EU: ('Article 15(5)',)}
 _TESTED = {NIST: ('MEASURE 2.7', 'MEASURE 2.13'), EU: ('Article 15(5)',)}
 # Name of a check -> catalogue -> points.
-HEADINGS: dict[str, dict[str, tuple[str, ...]]] = {
+HEADINGS: dict[str, Mapping[str, tuple[str, ...]]] = {
     'randomness': _STABLE,  # the same image gets the same answer
     'batch': _STABLE,  # whatever it is shown with
     'outputs': _STABLE,

@@ -17,7 +17,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation.loading import SCHEMA, SETTINGS, SavedResult, settings_of
 from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import Result
-from si_jax.runtime.terminal import named, titled, wrapped
+from si_jax.runtime.terminal import WIDTH, named, titled, wrapped
 
 RESAMPLES = 10_000
 # What attacks must have in common to be compared: fields of their entries in the JSON.
@@ -109,7 +109,9 @@ class Comparison:
     def headline(self) -> str:
         """The name of the difference that counts: of the worst cases, or of what was attacked alone."""
         attacked = [name for name in self.differences if name not in ('clean', 'worst_case')]
-        return attacked[0] if len(attacked) == 1 else 'worst_case' if attacked else 'clean'
+        if len(attacked) != 1 and 'worst_case' in self.differences:
+            return 'worst_case'
+        return attacked[0] if attacked else 'clean'
 
     @property
     def sentence(self) -> str:
@@ -163,8 +165,8 @@ class Comparison:
         what = [f'{attack} of ' for attack in self.attacks or ()] or ['', '']
         called = [f' ({name})' if name != side else '' for name, side in zip(self.names, 'ab', strict=True)]
         lines = [
-            *wrapped('', f'a{called[0]}: {what[0]}{_short(self.a)}'),
-            *wrapped('', f'b{called[1]}: {what[1]}{_short(self.b)}'),
+            *_fitted(f'a{called[0]}: {what[0]}{_short(self.a)}'),
+            *_fitted(f'b{called[1]}: {what[1]}{_short(self.b)}'),
             *wrapped(
                 '',
                 f'{self.threat["norm"]} eps={self.threat["eps"]:.6g}, {self.images} images, '
@@ -455,6 +457,10 @@ def _notes(results: list[SavedResult]) -> list[str]:
 
 def _mean_sd(values: np.ndarray) -> str:
     return f'{np.mean(values):.2f} ({np.std(values, ddof=1):.2f})'
+
+
+def _fitted(line: str) -> list[str]:
+    return [line] if len(line) <= WIDTH else wrapped('', line)
 
 
 def _short(paths: list[str]) -> str:

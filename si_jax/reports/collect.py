@@ -102,7 +102,7 @@ def collect(places: Sequence[str], names: Sequence[str] | None = None) -> Conten
                 runs.setdefault(run.path.resolve(), usable)
         for result in (*folder.results, *more):
             found.setdefault(result.path.resolve(), result)
-        shown = folder.runs or folder.results or more or _has_audit(Path(place), problems)
+        shown = folder.runs or folder.results or more or _has_audit(place)
         if not shown and len(problems) == before:
             problems.append(_nothing(Path(place)))
     evaluated: dict[Path | None, list[Evaluated]] = {}
@@ -243,8 +243,9 @@ def _lacking(config: dict[str, Any]) -> str | None:
     return None
 
 
-def _has_audit(place: Path, problems: list[str]) -> bool:
-    return bool(audits([str(place)], problems))
+def _has_audit(place: str) -> bool:
+    damaged: list[str] = []  # named when the page collects them
+    return bool(audits([place], damaged) or damaged)
 
 
 def _nothing(place: Path) -> str:

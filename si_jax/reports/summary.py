@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from si_jax.attacks.registry import PRESETS, SCREENS
+from si_jax.attacks.registry import PRESETS, SCREENS, SEARCHES
 from si_jax.reports.accuracy import Group, Headline, headlines
 from si_jax.reports.audits import Audited, name_of
 
 STANDARD = [name for name in PRESETS if name not in SCREENS]  # the protocols that papers report
 WHO = 'The attacker knows the network and'
+BLIND = 'The attacker sees only what the network answers and'
+BLACK_BOX = {name for name, row in SEARCHES.items() if row.black_box}
 REACH = {
     'linf': '{who} may change each pixel, by at most {share:.3g} % of the range from black to white',
     'l2': '{who} may change all pixels, by at most {eps:.3g} in Euclidean distance (white less black is 1)',
@@ -43,7 +45,9 @@ def summary(group: Group, audits: Sequence[Audited], warnings: int) -> Summary:
     own = [one for one in audits if _is_of(one, group)]
     attacks = {attack for c in group.columns for one in c.results for attack in one.about['attacks']}
     reach = REACH.get(threat['norm'], '{who} may change an image by {eps:.3g}')
-    reach = reach.format(who=WHO, share=100 * threat['eps'], eps=threat['eps'])
+    reach = reach.format(
+        who=BLIND if attacks and attacks <= BLACK_BOX else WHO, share=100 * threat['eps'], eps=threat['eps']
+    )
     answers = [
         (
             'What was attacked',

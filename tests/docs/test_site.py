@@ -19,7 +19,7 @@ import si_jax
 from configs import tradessi_cifar10
 from si_jax import defenses
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
-from si_jax.cli import compare, evaluate, figures, report, train
+from si_jax.cli import compare, corruptions, evaluate, figures, report, train
 from si_jax.cli.page import parser as page_parser
 from si_jax.data import sources
 from si_jax.defenses import DEFENSES
@@ -137,8 +137,8 @@ def check_argparse(words: list[str]) -> None:
         assert len(words) < 2
         return
     if command == 'evaluate.py':
-        parser = compare.parser() if words[:1] == ['compare'] else evaluate.parser()
-        parser.parse_args(words[1:] if words[:1] == ['compare'] else words)
+        own = {'compare': compare, 'corruptions': corruptions}.get(''.join(words[:1]))
+        (own or evaluate).parser().parse_args(words[1:] if own else words)
     elif any(word.startswith('--figure') for word in words):
         given = figures.parser().parse_args(words)
         assert given.figure in figures.FIGURES
