@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from si_jax import objectives
 from si_jax.attacks.pgd import BOUNDS, STARTS, Attack, widened
 from si_jax.errors import InputError, unknown
+from si_jax.memories import Memory as Memory
+from si_jax.memories import class_means
 from si_jax.objectives import Objective, WholeBatch
 from si_jax.outputs import Outputs, Score, cosine, logits, scaled_cosine, scaled_logits
 
@@ -26,6 +28,7 @@ PASSES = ('nat', 'adv', 'random', 'segment')
 SEGMENT = 3  # images of the pass 'segment' for each image of the batch
 BN_MODES = ('eval', 'train')
 SMOOTHINGS = ('all', 'others')
+SEEN = '{} seen'  # among the metrics of a step, for a term that remembers more than its value
 
 
 class Position(NamedTuple):
@@ -42,18 +45,6 @@ class Position(NamedTuple):
     batch: Array
     steps: int
     memory: Mapping[str, Any] = MappingProxyType({})
-
-
-class Memory(NamedTuple):
-    """What a term remembers from batch to batch, as a pytree of arrays; its `schedule` reads it.
-
-    Attributes:
-        first: () -> the memory before the first batch.
-        update: (memory, the term's value on a batch, without its weight) -> the memory for the next batch.
-    """
-
-    first: Callable[[], Any]
-    update: Callable[[Any, Array], Any]
 
 
 class Term(NamedTuple):
@@ -187,8 +178,9 @@ class Defense(NamedTuple):
 
     @property
     def scheduled(self) -> bool:
-        """Whether a weight depends on the position."""
-        return any(term.schedule for term in [*self.outer.values(), *self.inner_terms.values()])
+        """Whether a weight, or a term that remembers, depends on the position."""
+        terms = [*self.outer.values(), *self.inner_terms.values()]
+        return any(term.schedule or term.memory for term in terms)
 
     @property
     def aligned(self) -> bool:
@@ -201,14 +193,22 @@ class Defense(NamedTuple):
         read = frozenset().union(*(term.reads for term in self.outer.values()))
         return tuple(name for name in dict.fromkeys(self.passes) if name in read)
 
-    def first_memory(self) -> Any:
+    def first_memory(self, num_classes: int) -> Any:
         """What the terms remember before the first batch, by their names; () where none does."""
-        return {name: term.memory.first() for name, term in self.outer.items() if term.memory} or ()
+        remembering = {name: term.memory for name, term in self.outer.items() if term.memory}
+        return {name: memory.first(num_classes) for name, memory in remembering.items()} or ()
 
-    def remembered(self, memory: Any, values: Mapping[str, Array]) -> Any:
-        """The memory after a batch, from the terms' values on it."""
-        updates = {name: term.memory.update for name, term in self.outer.items() if term.memory}
-        return {name: update(memory[name], values[name]) for name, update in updates.items()} or ()
+    def remembered(self, position: Position | None, values: Mapping[str, Array]) -> Any:
+        """The memory after the batch at a position, from what was seen of it: values of terms, and `SEEN`."""
+        found = {}
+        for name, term in self.outer.items():
+            if term.memory:
+                assert position is not None
+                seen = values[SEEN.format(name) if term.memory.seen else name]
+                before = position.memory[name]
+                after = term.memory.update(before, seen, position.batch == 0)
+                found[name] = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
+        return found or ()
 
 
 def _whole(outputs: Outputs) -> Any:
@@ -258,12 +258,14 @@ class Outliers(NamedTuple):
 OUTLIER_DEVIATIONS, OUTLIER_DECAY, OUTLIER_LEAST = 2.0, 0.99, 3
 
 
-def _no_outliers() -> Outliers:
+def _no_outliers(classes: int) -> Outliers:
+    del classes
     zero = jnp.zeros((), jnp.float32)
     return Outliers(jnp.zeros((), jnp.int32), zero, zero, zero)
 
 
-def _with_value(seen: Outliers, value: Array) -> Outliers:
+def _with_value(seen: Outliers, value: Array, new_epoch: Array) -> Outliers:
+    del new_epoch
     deviation = jnp.sqrt(seen.squares / jnp.maximum(seen.total, 1))
     outlier = (seen.total >= OUTLIER_LEAST) & (value > seen.mean + OUTLIER_DEVIATIONS * deviation)
     total, distance = seen.total + 1, value - seen.mean
@@ -418,6 +420,21 @@ DEFENSES: dict[str, Defense] = {
     ),
 }
 
+
+# Cui et al. (2023), jiequancui/DKL: TRADES with the improved KL divergence, of which the attack climbs the
+# cross-entropy, whose slope is that of KL. Attack steps: those of the released code.
+DEFENSES['dkl'] = Defense(
+    outer={
+        'natural_ce': Term(1.0, NATURAL_CE),
+        'ikl': Term(20.0, objectives.weighted_differences, memory=class_means(4.0)),
+        'pair_ce': Term(4.0, objectives.pair_cross_entropy),
+    },
+    inner=objectives.kl,
+    passes=('adv', 'nat'),
+    start='gaussian',
+    steps=5,
+    step_size=0.5,
+)
 
 # ELLE-A: lambda is 4000 after a batch whose nonlinearity stands out, and falls by 1 % a batch.
 DEFENSES['ellea'] = DEFENSES['elle']._replace(

@@ -337,6 +337,33 @@ def with_generated_images(name: str, *, si: bool, arch: str) -> ConfigDict:
     return config
 
 
+def growing_ball(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
+    """IKL as its authors' code trains it, in a ball that grows with every epoch.
+
+    200 epochs in batches of 128, the radius e/200 of eps in epoch e (from 1), a rate that falls from 0.2 by a
+    cosine with every epoch, perturbed weights from the tenth epoch on. Differences are named in the files of
+    the configs.
+
+    Args:
+        name: `'dkl'`.
+        si: Whether it is the scale-invariant version.
+        dataset, arch: As for `paper`.
+
+    Raises:
+        si_jax.errors.InputError: No such defense or architecture.
+
+    Source: Cui et al. (2023), repository jiequancui/DKL, train_dkl_cifar10.py and swa.py.
+    """
+    config = paper(name, si=si, dataset=dataset, arch=arch)
+    config.epochs = 200
+    config.ramp.eps = (0.0, 1.0)
+    config.awp.gamma, config.awp.start_epoch = 0.005, 9  # its epochs count from 1
+    config.optimiser.weight_decay = 5e-4
+    config.schedule.kind, config.schedule.every, config.schedule.peak = 'cosine_dkl', 'epoch', 0.2
+    config.average.kind, config.average.batch_stats, config.average.start = 'swa', 'average', 0.0
+    return config
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A run with the recipe of the paper, or of a single-step defense's repository.
@@ -349,6 +376,7 @@ class Recipe:
         inner: What the attack maximises; '' for the defense's own.
         awp: Whether it is the recipe with perturbed weights.
         generated: Whether it is the recipe with generated images.
+        growing: Whether it is a recipe whose ball grows.
     """
 
     defense: str
@@ -358,6 +386,7 @@ class Recipe:
     inner: str = ''
     awp: bool = False
     generated: bool = False
+    growing: bool = False
 
     def __call__(self, options: str | None = None) -> ConfigDict:
         """The config, with what follows the colon: ARCH, 'si', or 'ARCH,si'."""
@@ -367,6 +396,8 @@ class Recipe:
             return weights_perturbed(self.defense, si=si, arch=arch)
         if self.generated:
             return with_generated_images(self.defense, si=si, arch=arch)
+        if self.growing:
+            return growing_ball(self.defense, si=si, dataset=self.dataset, arch=arch)
         if self.defense in SINGLE_STEP | NEWER_SINGLE_STEP:
             return single_step(self.defense, si=si, arch=arch)
         config = paper(self.defense, si=si, he=he, dataset=self.dataset, arch=arch)
@@ -494,6 +525,8 @@ RECIPES: dict[str, Callable[..., ConfigDict]] = {
     'awp_cifar10': Recipe('at', arch='preact_resnet18', awp=True),
     'tradesawp_cifar10': Recipe('trades', arch='preact_resnet18', awp=True),
     'wang2023_cifar10': Recipe('trades', arch='wrn_28_10', generated=True),
+    'dkl_cifar10': Recipe('dkl', arch='wrn_34_10', growing=True),
+    'dkl_cifar100': Recipe('dkl', 'cifar100', arch='wrn_34_10', growing=True),
     # TRADES-SI changes attack and objective at once; these change one of the two.
     'tradesce_cifar10': Recipe('trades', inner='ce'),
     'tradescal_cifar10': Recipe('trades', inner='calibrated_ce'),

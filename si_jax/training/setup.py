@@ -362,7 +362,7 @@ def initial_state(ready: Setup, weights: Initial | None = None) -> TrainState:
         seed=ready.config.seed,
         image_shape=ready.train.images.shape[1:],
         average=ready.average,
-        memory=ready.defense.first_memory(),
+        memory=ready.defense.first_memory(ready.train.num_classes),
         initial=weights,
     )
 

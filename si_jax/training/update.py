@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from si_jax.defenses import Defense, Position
+from si_jax.defenses import SEEN, Defense, Position
 from si_jax.models.layers import unit_kernels
 from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs
@@ -185,11 +185,17 @@ def evaluate_terms(
             metrics[name] = rows.mean(term.objective(*values, batch.labels), weights)
         else:
             scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-            objective = term.objective.on(rows)
+            recalled = None
+            if term.memory:
+                assert position is not None
+                recalled = term.memory.read(position.memory[name], position.batch == 0)
+            objective = term.objective.on(rows, recalled)
             if batch.soft is not None:
                 objective = with_soft_labels(objective, batch.soft)
-            per_image = objective(scores.get('adv'), scores.get('nat'), batch.labels)
-            metrics[name] = rows.mean(per_image, weights)
+            pair = scores.get('adv'), scores.get('nat')
+            metrics[name] = rows.mean(objective(*pair, batch.labels), weights)
+            if term.memory and term.memory.seen:
+                metrics[SEEN.format(name)] = term.memory.seen(*pair, batch.labels, rows.mask)
     for name in outputs:
         if name in MEASURED:
             correct = jnp.argmax(outputs[name].logits, axis=1) == batch.labels
@@ -220,7 +226,8 @@ def guarded_update(
     stats = parts.joined(rows, stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
-    memory = parts.defense.remembered(state.memory, metrics)
+    position = parts.calendar.at(state.step, state.memory) if parts.calendar else None
+    memory = parts.defense.remembered(position, metrics)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
 
     at = state.params if offset is None else optax.tree.add(state.params, offset)

@@ -47,7 +47,7 @@ def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
             metric_names(defense),
             seed=0,
             image_shape=SHAPE,
-            memory=defense.first_memory(),
+            memory=defense.first_memory(10),
         )
     )
     batch = Batch(
@@ -88,7 +88,7 @@ def test_counts_by_hand():
 
 
 VARIANTS = {
-    **{name: DEFENSES[name] for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle')},
+    **{name: DEFENSES[name] for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'dkl')},
     'nuatsi': with_si(DEFENSES['nuat']),
     'tradessi': with_si(DEFENSES['trades']),
     'freeatsi, two backward passes': with_inner(with_si(DEFENSES['freeat']), 'si'),
@@ -136,6 +136,7 @@ def test_perturbed_weights_cost_one_more_gradient(name, first_step):
         ('elle', 16),
         ('ellea', 16),
         ('nuat', 9),
+        ('dkl', 17),
     ],
 )
 def test_golden_numbers_of_passes(name, passes):

@@ -65,7 +65,9 @@ def test_takes_a_step(name, images):
     lengths = np.linalg.norm(state.params['linear']['kernel'], axis=0)
     assert bool(np.allclose(lengths, 1, atol=1e-6)) == method.endswith('he')
     assert ('bias' in state.params['linear']) != method.endswith('he')
-    position = Calendar(ready.steps_per_epoch, 1).at(jnp.asarray(0), ready.defense.first_memory())
+    position = Calendar(ready.steps_per_epoch, 1).at(
+        jnp.asarray(0), ready.defense.first_memory(ready.train.num_classes)
+    )
     terms = ready.defense.outer.items()
     weighted = sum(float(term.weight_at(position)) * metrics[term_name] for term_name, term in terms)
     assert float(metrics['loss']) == pytest.approx(weighted, rel=1e-5)

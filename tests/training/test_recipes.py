@@ -83,6 +83,18 @@ NEWER = {
         'schedule.peak_at': 0.025, 'schedule.boundaries': (74 / 90,), 'average.kind': 'ema',
     },
 }  # fmt: skip
+GROWING = {
+    'epochs': 200, 'ramp.eps': (0.0, 1.0), 'awp.gamma': 0.005,
+    'awp.start_epoch': 9, 'attack.steps': 5, 'attack.step_size': 4 / 255, 'defense.start': 'gaussian',
+    'schedule.every': 'epoch', 'schedule.peak': 0.2, 'average.batch_stats': 'average',
+    'defense.weights.natural_ce': 1.0, 'defense.weights.adversarial_ce': 'absent',
+}  # fmt: skip
+NEWER['dkl_cifar10'] = GROWING | {
+    'defense.name': 'dkl', 'defense.weights.ikl': 20.0, 'defense.weights.pair_ce': 4.0,
+    'defense.passes': 'adv,nat', 'schedule.kind': 'cosine_dkl', 'average.kind': 'swa', 'average.start': 0.0,
+    'model.arch': 'wrn_34_10', 'schedule.boundaries': (74 / 90,),
+}  # fmt: skip
+NEWER['dkl_cifar100'] = NEWER['dkl_cifar10'] | {'data.name': 'cifar100'}
 NEWER['ellea_cifar10'] = NEWER['elle_cifar10'] | {
     'defense.name': 'ellea', 'defense.weights.nonlinearity': 4000.0
 }  # fmt: skip
