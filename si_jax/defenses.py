@@ -24,7 +24,8 @@ from si_jax.outputs import Outputs, Score, cosine, logits, scaled_cosine, scaled
 
 Array = jax.Array
 
-PASSES = ('nat', 'adv', 'random', 'segment')
+PASSES = ('nat', 'adv', 'random', 'segment', 'helped')
+HELPED = 'helped'  # the pass of points beyond the adversarial images, which a helper network labels
 SEGMENT = 3  # images of the pass 'segment' for each image of the batch
 BN_MODES = ('eval', 'train')
 SMOOTHINGS = ('all', 'others')
@@ -62,6 +63,7 @@ class Term(NamedTuple):
         scaled_with_si: Whether SI has the term read scaled cosines, as the attack does, in place of its
             score.
         memory: What the term remembers; None for nothing.
+        on: The pass that stands where the objective has the adversarial one, with the labels of that pass.
     """
 
     weight: float
@@ -72,13 +74,18 @@ class Term(NamedTuple):
     of_segment: bool = False
     scaled_with_si: bool = False
     memory: Memory | None = None
+    on: str = 'adv'
 
     @property
     def reads(self) -> frozenset[str]:
         """The passes whose outputs the term is computed from."""
         if self.of_gradients:
             return frozenset()
-        return frozenset({'segment'}) if self.of_segment else self.objective.uses
+        return (
+            frozenset({'segment'})
+            if self.of_segment
+            else self.objective.uses - {'adv'} | ({self.on} if 'adv' in self.objective.uses else set())
+        )
 
     def weight_at(self, position: Position | None) -> float | Array:
         """The weight at a position, which may be None where the term has no schedule."""
@@ -101,9 +108,10 @@ class Defense(NamedTuple):
         before: Train-mode forward passes before the attack, each 'nat' or 'start' (where the attack starts).
             They update the running statistics; the attack compares with this 'nat' if there is one.
         passes: The train-mode forward passes of the objective in order, each 'nat', 'adv', 'random' (a
-            uniform point of the ball around the image, not clipped) or 'segment' (three of them as one batch:
-            two such points, and a random one between them); every one updates the running statistics of batch
-            normalisation, a repeated one does nothing else.
+            uniform point of the ball around the image, not clipped), 'segment' (three of them as one batch:
+            two such points, and a random one between them) or 'helped' (points beyond the adversarial images,
+            with labels of a helper network: `si_jax.training.helper`); every one updates the running
+            statistics of batch normalisation, a repeated one does nothing else.
         start: Where the attack starts, a name in `si_jax.attacks.pgd.STARTS`.
         start_radius: The radius of the noise there, as a multiple of eps.
         bounds: Where the attack's steps may lead, a name in `si_jax.attacks.pgd.BOUNDS`.
@@ -436,6 +444,18 @@ DEFENSES['dkl'] = Defense(
     step_size=0.5,
 )
 
+# Rade and Moosavi-Dezfooli (2022), imrahulr/hat. The helper comes from the config.
+DEFENSES['hat'] = Defense(
+    outer={
+        'natural_ce': Term(1.0, NATURAL_CE),
+        'kl': Term(2.5, objectives.kl),
+        'helped_ce': Term(0.5, ADVERSARIAL_CE, on=HELPED),
+    },
+    inner=objectives.kl,
+    passes=('nat', 'adv', HELPED),
+    start='gaussian',
+)
+
 # ELLE-A: lambda is 4000 after a batch whose nonlinearity stands out, and falls by 1 % a batch.
 DEFENSES['ellea'] = DEFENSES['elle']._replace(
     outer={
@@ -506,7 +526,8 @@ def with_he(defense: Defense, *, scale: float = 15.0, margin: float = 0.2) -> De
         objectives.kl: (objectives.kl, scaled),
         objectives.logit_pairing: (objectives.logit_pairing, logits),
     }
-    known = all(term.objective in forms and term.score is logits for term in defense.outer.values())
+    terms = defense.outer.values()
+    known = all(term.objective in forms and term.score is logits and term.on == 'adv' for term in terms)
     if not known or defense.persistent or defense.inner not in forms:
         raise InputError('hypersphere embedding is defined for at, trades and alp: use he=False')
     outer = {
@@ -543,7 +564,8 @@ def with_smoothing(defense: Defense, smoothing: float, over: str) -> Defense:
             'its labels would be smoothed too; use smoothing=0'
         )
     entropies = NATURAL_CE, ADVERSARIAL_CE
-    plain = {name for name, term in defense.outer.items() if term.objective in entropies}
+    outer_terms = defense.outer.items()
+    plain = {name for name, term in outer_terms if term.objective in entropies and term.on == 'adv'}
     if not plain or defense.hypersphere:
         raise InputError(
             f'defense.smoothing={smoothing:g} needs a cross-entropy of the logits in the loss, which has '
@@ -565,7 +587,7 @@ def check_soft_labels(defense: Defense) -> None:
     CE(s c', q), regulariser CE(s (c' - m q), q); so are those of ALP, GAT and GradAlign.
     """
     terms = [*defense.outer.items(), *defense.inner_terms.items()]
-    hard = [name for name, term in terms if not term.objective.soft or term.of_segment]
+    hard = [name for name, term in terms if not term.objective.soft or term.of_segment or term.on != 'adv']
     if defense.inner is not None and not defense.inner.soft:
         hard.append('the attack')
     reason = ''

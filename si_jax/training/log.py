@@ -40,6 +40,7 @@ def header(ready: Setup, params: Any, init_from: Mapping[str, Any] | None = None
             *([f'CutMix: {mixed} mixtures of each image, {_ours(ready)}'] if mixed else []),
             *([f'label smoothing: {smoothed:g} over {over}'] if smoothed else []),
             *([f'ramps: {growing}'] if growing else []),
+            *([f'helper: {ready.helper.source}, digest {ready.helper.digest}'] if ready.helper else []),
             f'evaluated weights: {average.words(config.average)}',
             plan(ready),
             _columns(config, held_out),

@@ -70,6 +70,8 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
             'attack_bn': row.attack_bn,
             'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
             'replays': row.replays,  # FreeAT's m
+            # HAT's network trained without an attack: WORKDIR, zoo:NAME or a file of weights; '': none.
+            'helper': '',
             'smoothing': 0.0,  # s of label smoothing, in the cross-entropies of the loss, not of the attack
             # Label smoothing spreads s over 'all' classes, the label's too (torch), or over the 'others'.
             'smoothing_over': 'all',
@@ -364,6 +366,30 @@ def growing_ball(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
     return config
 
 
+def helped(name: str, *, si: bool, arch: str) -> ConfigDict:
+    """HAT on CIFAR-10, or its helper, as the authors' code trains them.
+
+    50 epochs in batches of 128, a rate that goes from 0.0084 to 0.21 in a quarter of them and then to 0.
+
+    Args:
+        name: `'hat'`, or `'standard'` for the helper.
+        si: Whether it is the scale-invariant version.
+        arch: As for `paper`.
+
+    Raises:
+        si_jax.errors.InputError: No such defense or architecture.
+
+    Source: Rade and Moosavi-Dezfooli (2022), repository imrahulr/hat, train.py and core/utils/train.py.
+    """
+    config = paper(name, si=si, dataset='cifar10', arch=arch)
+    config.epochs = 50
+    config.optimiser.weight_decay, config.optimiser.nesterov = 5e-4, True
+    # Torch's OneCycleLR moves the momentum too.
+    config.optimiser.momentum, config.optimiser.cycle_momentum = 0.95, True
+    config.schedule.kind, config.schedule.peak, config.schedule.peak_at = 'one_cycle', 0.21, 0.25
+    return config
+
+
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """A run with the recipe of the paper, or of a single-step defense's repository.
@@ -377,6 +403,7 @@ class Recipe:
         awp: Whether it is the recipe with perturbed weights.
         generated: Whether it is the recipe with generated images.
         growing: Whether it is a recipe whose ball grows.
+        helped: Whether it is the recipe of HAT, or of its helper.
     """
 
     defense: str
@@ -387,6 +414,7 @@ class Recipe:
     awp: bool = False
     generated: bool = False
     growing: bool = False
+    helped: bool = False
 
     def __call__(self, options: str | None = None) -> ConfigDict:
         """The config, with what follows the colon: ARCH, 'si', or 'ARCH,si'."""
@@ -398,6 +426,8 @@ class Recipe:
             return with_generated_images(self.defense, si=si, arch=arch)
         if self.growing:
             return growing_ball(self.defense, si=si, dataset=self.dataset, arch=arch)
+        if self.helped:
+            return helped(self.defense, si=si, arch=arch)
         if self.defense in SINGLE_STEP | NEWER_SINGLE_STEP:
             return single_step(self.defense, si=si, arch=arch)
         config = paper(self.defense, si=si, he=he, dataset=self.dataset, arch=arch)
@@ -527,6 +557,8 @@ RECIPES: dict[str, Callable[..., ConfigDict]] = {
     'wang2023_cifar10': Recipe('trades', arch='wrn_28_10', generated=True),
     'dkl_cifar10': Recipe('dkl', arch='wrn_34_10', growing=True),
     'dkl_cifar100': Recipe('dkl', 'cifar100', arch='wrn_34_10', growing=True),
+    'hat_cifar10': Recipe('hat', helped=True),
+    'standard_cifar10': Recipe('standard', helped=True),
     # TRADES-SI changes attack and objective at once; these change one of the two.
     'tradesce_cifar10': Recipe('trades', inner='ce'),
     'tradescal_cifar10': Recipe('trades', inner='calibrated_ce'),

@@ -24,9 +24,11 @@ from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 from si_jax.training import average, initial, ramps, schedules
 from si_jax.training import free as free  # registers its step
+from si_jax.training import helper as helpers
 from si_jax.training.average import Average
 from si_jax.training.awp import Perturbation, perturbation_of
 from si_jax.training.feed import Batches, Resident, Streamed, with_data
+from si_jax.training.helper import Helper
 from si_jax.training.initial import Initial
 from si_jax.training.ramps import Ramps
 from si_jax.training.state import TrainState, create_state
@@ -60,6 +62,7 @@ class Setup(NamedTuple):
     awp: Perturbation | None = None
     extra: Extra | None = None
     streamed: bool = False
+    helper: Helper | None = None
 
 
 def setup(config: ConfigDict) -> Setup:
@@ -106,7 +109,10 @@ def setup(config: ConfigDict) -> Setup:
         )
     _check_class_weights(config.data.class_weights, train.num_classes)
     more = extra.load(config.data, config.batch_size, train)
-    ready = assembled(config, defense, train, validation, more)
+    shape = {'num_classes': train.num_classes, 'image_shape': train.images.shape[1:]}
+    if helper := helpers.read(config, defense, **shape):
+        defense = helpers.attached(defense, helper.variables)
+    ready = assembled(config, defense, train, validation, more)._replace(helper=helper)
     doubts = [_copies(train.images, train.files, validation), _not_seen(ready)]
     if more is not None and not ready.streamed:  # else it would take long to read them all
         doubts += [_copies(part, more.files, validation) for part in more.images.parts]
@@ -283,6 +289,7 @@ def ingredients(ready: Setup) -> Ingredients:
         ramps=ready.ramps,
         bn_first_step=config.model.bn_first_step and hasattr(ready.model, 'bn_momentum'),
         awp=ready.awp,
+        helper=ready.helper.module if ready.helper else None,
     )
 
 

@@ -32,11 +32,11 @@ import optax
 
 from si_jax.attacks import pgd
 from si_jax.attacks.pgd import Attack, KeyedClassifier
-from si_jax.defenses import SEGMENT, Defense
+from si_jax.defenses import HELPED, SEGMENT, Defense
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
-from si_jax.training import segment
+from si_jax.training import helper, segment
 from si_jax.training.state import Batch, TrainState
 from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of
 
@@ -123,6 +123,11 @@ def make_train_step(ingredients: Ingredients) -> Step:
                 factor = _calibration(network(batch.images, batch.keys).logits, rows)
                 attack = attack._replace(score=scaled_logits(factor))
             images['adv'] = _adversarial(parts, attack, network, batch, images['start'], seen.get('nat'))
+        labels = {}
+        if HELPED in defense.passes:
+            assert parts.helper is not None
+            given = defense, parts.helper, state.memory, batch.images, images['adv']
+            images[HELPED], labels[HELPED] = helper.beyond(*given)
 
         def gradient_at(name: str, params: Any) -> Array:
             network = _attacked_network(parts, params, before, batch.mask)
@@ -135,7 +140,7 @@ def make_train_step(ingredients: Ingredients) -> Step:
         ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
             stats, outputs = _passes(parts, params, before, passes, images, batch.mask)
             pair = None if natural_gradient is None else (gradient_at('random', params), natural_gradient)
-            value, metrics = evaluate_terms(parts, outputs, pair, batch, rows, position)
+            value, metrics = evaluate_terms(parts, outputs, pair, batch, rows, position, labels)
             return value, (stats, metrics)
 
         params, offset = state.params, None

@@ -6,6 +6,8 @@ shard of nothing else, counts for nothing.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -102,6 +104,7 @@ class Ingredients:
         ramps: How the attack grows over the run; None where it does not.
         bn_first_step: Whether the passes of the first step replace the running statistics.
         awp: The adversarial perturbation of the weights; None for none.
+        helper: The network that labels the points of the pass 'helped'; None where there is no such pass.
     """
 
     defense: Defense
@@ -134,6 +137,7 @@ class Ingredients:
         return dataclasses.replace(self, model=model)
 
     awp: Perturbation | None = None
+    helper: nn.Module | None = None
 
     def train_pass(self, params: Any, stats: Any, images: Array, mask: Array) -> tuple[Any, Outputs]:
         """A forward pass in train mode: the running statistics after it, and the outputs."""
@@ -163,12 +167,13 @@ def evaluate_terms(
     batch: Batch,
     rows: Rows,
     position: Position | None,
+    labels: Mapping[str, Array] = MappingProxyType({}),
 ) -> tuple[Array, dict[str, Array]]:
     """The shard's part of the outer objective, and of every term and accuracy.
 
     `outputs` are those of each pass. `gradients` are the image gradients [B, H, W, C] of the inner objective
     at the random points and at the natural images, where a term compares them. The position may be None where
-    no term has a schedule.
+    no term has a schedule. `labels` [B] are those of the passes that have labels of their own.
     """
     defense, metrics, weights = parts.defense, {}, None
     if parts.class_weights:
@@ -184,7 +189,7 @@ def evaluate_terms(
             values = segment.losses(defense, outputs['segment'], batch)
             metrics[name] = rows.mean(term.objective(*values, batch.labels), weights)
         else:
-            scores = {part: term.score(outputs[part]) for part in term.objective.uses}
+            scores = {part: term.score(outputs[part]) for part in term.reads}
             recalled = None
             if term.memory:
                 assert position is not None
@@ -192,8 +197,8 @@ def evaluate_terms(
             objective = term.objective.on(rows, recalled)
             if batch.soft is not None:
                 objective = with_soft_labels(objective, batch.soft)
-            pair = scores.get('adv'), scores.get('nat')
-            metrics[name] = rows.mean(objective(*pair, batch.labels), weights)
+            pair, own = (scores.get(term.on), scores.get('nat')), labels.get(term.on, batch.labels)
+            metrics[name] = rows.mean(objective(*pair, own), weights)
             if term.memory and term.memory.seen:
                 metrics[SEEN.format(name)] = term.memory.seen(*pair, batch.labels, rows.mask)
     for name in outputs:

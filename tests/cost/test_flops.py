@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -16,6 +17,7 @@ from si_jax.training import recipes
 from si_jax.training.average import Average
 from si_jax.training.awp import Perturbation
 from si_jax.training.free import make_free_step
+from si_jax.training.helper import attached, term_of
 from si_jax.training.recompute import Recount, make_recount
 from si_jax.training.state import Batch, create_state
 from si_jax.training.step import make_train_step
@@ -28,6 +30,9 @@ OPTIMISER = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum
 
 def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
     """A training step on one device, and the shapes of what it is called with."""
+    if helped := term_of(defense):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
+        defense = attached(defense, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     parts = Ingredients(
         defense=defense,
         model=model,
@@ -37,6 +42,7 @@ def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
         attack_step_size=8 / 255 if defense.persistent else 2 / 255,
         calendar=Calendar(10, 10),
         awp=awp,
+        helper=model if helped else None,
     )
     carry = jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32) if defense.persistent else ()
     step = make_free_step(parts) if defense.persistent else make_train_step(parts)
@@ -88,7 +94,7 @@ def test_counts_by_hand():
 
 
 VARIANTS = {
-    **{name: DEFENSES[name] for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'dkl')},
+    **{name: DEFENSES[name] for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'dkl', 'hat')},
     'nuatsi': with_si(DEFENSES['nuat']),
     'tradessi': with_si(DEFENSES['trades']),
     'freeatsi, two backward passes': with_inner(with_si(DEFENSES['freeat']), 'si'),
@@ -137,6 +143,7 @@ def test_perturbed_weights_cost_one_more_gradient(name, first_step):
         ('ellea', 16),
         ('nuat', 9),
         ('dkl', 17),
+        ('hat', 31),
     ],
 )
 def test_golden_numbers_of_passes(name, passes):

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from si_jax import models
 from si_jax.runtime import devices
+from si_jax.training import recipes
 from si_jax.training.setup import compile_train_step, feed_of, initial_carry, initial_state, setup
 from si_jax.training.update import Calendar, metric_names
+from si_jax.zoo import weights
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 # Hypersphere embedding is the same on every data set: one of them is enough here.
@@ -57,6 +60,11 @@ def test_takes_a_step(name, images):
     config = importlib.import_module(f'configs.{name}').get_config('small_cnn')
     if config.data.extra:  # of a recipe with generated images
         config.data.extra = str(images / 'extra.npz')
+    if config.defense.name == 'hat':
+        config.model.width, config.defense.helper = 2, str(images / 'helper.npz')
+        network = models.from_config(config.model, num_classes=10)
+        variables = network.init(jax.random.key(5), jnp.zeros((1, 32, 32, 3)))
+        weights.write(config.defense.helper, recipes.plain(config), 1, variables)
     ready, state, metrics = take_a_step(config, images, **{'model.width': 2})
     method, _, dataset = name.rpartition('_')
     assert ready.train.name == dataset and ready.train.num_classes == (100 if dataset == 'cifar100' else 10)

@@ -95,6 +95,15 @@ NEWER['dkl_cifar10'] = GROWING | {
     'model.arch': 'wrn_34_10', 'schedule.boundaries': (74 / 90,),
 }  # fmt: skip
 NEWER['dkl_cifar100'] = NEWER['dkl_cifar10'] | {'data.name': 'cifar100'}
+ONE_CYCLE = {
+    'epochs': 50, 'schedule.kind': 'one_cycle', 'schedule.peak': 0.21, 'schedule.peak_at': 0.25,
+    'optimiser.momentum': 0.95, 'optimiser.cycle_momentum': True, 'optimiser.nesterov': True,
+}  # fmt: skip
+NEWER['hat_cifar10'] = ONE_CYCLE | {
+    'defense.name': 'hat', 'defense.start': 'gaussian', 'defense.passes': 'nat,adv,helped',
+    'defense.weights.natural_ce': 1.0, 'defense.weights.kl': 2.5, 'defense.weights.helped_ce': 0.5,
+    'defense.weights.adversarial_ce': 'absent',
+}  # fmt: skip
 NEWER['ellea_cifar10'] = NEWER['elle_cifar10'] | {
     'defense.name': 'ellea', 'defense.weights.nonlinearity': 4000.0
 }  # fmt: skip
@@ -160,8 +169,16 @@ def test_the_files_are_every_defense_on_every_data_set():
         'evidence',
         'quickstart',
     }
-    assert files == {*EVERY, *NEWER} - {'ellea_cifar10'}
-    assert set(recipes.RECIPES) == {*EVERY, *NEWER, 'digits', 'narrow', 'evidence', 'quickstart'}
+    assert files == {*EVERY, *NEWER, 'standard_cifar10'} - {'ellea_cifar10'}
+    assert set(recipes.RECIPES) == {
+        *EVERY,
+        *NEWER,
+        'standard_cifar10',
+        'digits',
+        'narrow',
+        'evidence',
+        'quickstart',
+    }
 
 
 def changes(config, other):

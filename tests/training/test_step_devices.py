@@ -11,6 +11,7 @@ from si_jax.runtime import devices
 from si_jax.threat import Threat
 from si_jax.training.awp import Perturbation
 from si_jax.training.free import make_free_step
+from si_jax.training.helper import attached, term_of
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
 from si_jax.training.step import make_train_step
@@ -49,6 +50,11 @@ def widened(tree):
 def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_weights=(), awp=None):
     model = TinyNet(CLASSES, axis if sync_bn else None, defense.hypersphere)
     optimiser = sgd(lambda step: rate, momentum=0.9, nesterov=False, weight_decay=5e-4, clip_norm=0.0)
+    helper = None
+    if term_of(defense):
+        helper = TinyNet(CLASSES)
+        variables = helper.init(jax.random.key(9), jnp.zeros((1, *SHAPE)))
+        defense = attached(defense, variables)
     memory = defense.first_memory(CLASSES)
     state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE, memory=memory)
     if dtype == jnp.float64:
@@ -65,6 +71,7 @@ def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_wei
         calendar=Calendar(2, 1),
         class_weights=class_weights,
         awp=awp,
+        helper=helper,
     )
     return state, make_free_step(parts) if defense.persistent else make_train_step(parts)
 
@@ -118,7 +125,7 @@ def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
 
 
 @pytest.mark.parametrize(
-    'case', ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated', 'nfgsm', 'nuat', 'ellea', 'dkl']
+    'case', ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated', 'nfgsm', 'nuat', 'ellea', 'dkl', 'hat']
 )
 def test_one_and_eight_devices_agree_on_the_other_methods(case):
     """Statistics of the batch inside the attack, gradients of gradients, the median over all devices.
