@@ -63,6 +63,7 @@ class Term(NamedTuple):
         scaled_with_si: Whether SI has the term read scaled cosines, as the attack does, in place of its
             score.
         memory: What the term remembers; None for nothing.
+        of_branches: The objective compares the natural scores [N, B, K] of the N branches.
         on: The pass that stands where the objective has the adversarial one, with the labels of that pass.
     """
 
@@ -74,6 +75,7 @@ class Term(NamedTuple):
     of_segment: bool = False
     scaled_with_si: bool = False
     memory: Memory | None = None
+    of_branches: bool = False
     on: str = 'adv'
 
     @property
@@ -126,6 +128,8 @@ class Defense(NamedTuple):
             objective, of which it is a by-product, and there are no natural outputs.
         replays: Updates made on each batch; more than one needs a persistent perturbation.
         hypersphere: The network's logits are cosines (`si_jax.models.create`).
+        branches: Augmented copies of the batch. Each is attacked like the batch, and a branch of the loss,
+            with batch normalisation of its own (`si_jax.training.branches`).
     """
 
     outer: Mapping[str, Term]
@@ -145,6 +149,7 @@ class Defense(NamedTuple):
     persistent: bool = False
     replays: int = 1
     hypersphere: bool = False
+    branches: int = 0
 
     @property
     def attack(self) -> Attack | None:
@@ -206,17 +211,16 @@ class Defense(NamedTuple):
         remembering = {name: term.memory for name, term in self.outer.items() if term.memory}
         return {name: memory.first(num_classes) for name, memory in remembering.items()} or ()
 
-    def remembered(self, position: Position | None, values: Mapping[str, Array]) -> Any:
+    def remembered(self, position: Position, values: Mapping[str, Array]) -> dict[str, Any]:
         """The memory after the batch at a position, from what was seen of it: values of terms, and `SEEN`."""
         found = {}
         for name, term in self.outer.items():
             if term.memory:
-                assert position is not None
                 seen = values[SEEN.format(name) if term.memory.seen else name]
                 before = position.memory[name]
                 after = term.memory.update(before, seen, position.batch == 0)
                 found[name] = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
-        return found or ()
+        return found
 
 
 def _whole(outputs: Outputs) -> Any:
@@ -444,6 +448,20 @@ DEFENSES['dkl'] = Defense(
     step_size=0.5,
 )
 
+# Addepalli et al. (2022), val-iisc/DAJAT: TRADES on the batch and on two copies after AutoAugment.
+DEFENSES['dajat'] = Defense(
+    outer={
+        'natural_ce': Term(1.0, NATURAL_CE),
+        'kl': Term(11.0, objectives.kl),
+        'js': Term(2.0, objectives.branch_divergence, of_branches=True),
+    },
+    inner=objectives.kl,
+    start='gaussian',
+    steps=5,
+    step_size=0.5,
+    branches=2,
+)
+
 # Rade and Moosavi-Dezfooli (2022), imrahulr/hat. The helper comes from the config.
 DEFENSES['hat'] = Defense(
     outer={
@@ -587,7 +605,11 @@ def check_soft_labels(defense: Defense) -> None:
     CE(s c', q), regulariser CE(s (c' - m q), q); so are those of ALP, GAT and GradAlign.
     """
     terms = [*defense.outer.items(), *defense.inner_terms.items()]
-    hard = [name for name, term in terms if not term.objective.soft or term.of_segment or term.on != 'adv']
+    hard = [
+        name
+        for name, term in terms
+        if not term.objective.soft or term.of_segment or term.of_branches or term.on != 'adv'
+    ]
     if defense.inner is not None and not defense.inner.soft:
         hard.append('the attack')
     reason = ''
@@ -685,6 +707,7 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         bounds=config.get('bounds', defense.bounds),
         attack_bn=config['attack_bn'],
         replays=config.get('replays', defense.replays),
+        branches=config.get('branches', defense.branches),
     )
     _check(name, defense)
     return defense
@@ -736,6 +759,15 @@ def _check(name: str, defense: Defense) -> None:
                 f'the term {term!r} compares losses of the labels, image by image, and the inner objective '
                 "here is none: use inner='ce' or inner='si'"
             )
+    if defense.branches < 0 or (defense.branches > 0) != any(
+        term.of_branches for term in defense.outer.values()
+    ):
+        raise InputError(
+            f'defense.branches={defense.branches} must be positive with dajat, whose loss compares branches, '
+            'and 0 with any other defense; TRADES without branches is acat_cifar10'
+        )
+    if defense.branches and (set(defense.passes) - {'nat', 'adv'} or defense.aligned or defense.persistent):
+        raise InputError(f'{name} has branches, which are known of the passes nat and adv: use no other pass')
     if defense.start not in STARTS:
         raise unknown('start', defense.start, STARTS)
     if defense.start == 'original' and defense.inner is not None and 'nat' in defense.inner.uses:

@@ -292,6 +292,22 @@ def weighted_differences(adversarial: Array, natural: Array, weights: Array) -> 
     return total[:, 0] / 2 * jnp.sum(weights * jnp.square(difference - mean), axis=1)
 
 
+def branch_divergence(scores: Array) -> Array:
+    """Jensen-Shannon divergence of N distributions, the mean of KL(p_b || m), [B].
+
+    p_b = softmax(scores_b), and m is their mean, at least 1e-7. Everything keeps its gradient.
+
+    Args:
+        scores: [N, B, K].
+
+    Source: Addepalli et al. (2022), repository val-iisc/DAJAT, train_DAJAT.py.
+    """
+    log_p = jax.nn.log_softmax(scores, axis=-1)
+    p = jnp.exp(log_p)
+    log_mean = jnp.log(jnp.clip(jnp.mean(p, axis=0), 1e-7, 1))
+    return jnp.mean(jnp.sum(p * (log_p - log_mean), axis=-1), axis=0)
+
+
 def nuclear_norm(
     adversarial: Array,
     natural: Array,

@@ -107,6 +107,7 @@ weighted_differences = Objective(
     frozenset({'adv', 'nat'}),
     of_memory=True,
 )
+branch_divergence = on_natural(lambda scores, labels: losses.branch_divergence(scores))
 nuclear_norm = Objective(
     lambda adv, nat, y, i, rows: losses.nuclear_norm(
         adv, nat, mask=rows.mask, gathered=rows.gathered, own=rows.own

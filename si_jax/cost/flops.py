@@ -134,13 +134,14 @@ def training_passes(defense: Defense, attack_steps: float, *, awp: bool = False)
     # does not change with the weights.
     once = _forwards(defense.passes) - _forwards(defense.read_passes) + 2 * defense.aligned
     # The helper is counted as one more of this network.
-    update = (1 + awp) * gradient + once + (HELPED in defense.passes)
+    branches = 1 + defense.branches
+    update = branches * (gradient + once) + awp * gradient + (HELPED in defense.passes)
     attack = float(len(defense.before))
     if defense.inner is not None:
         inner = {name for term in defense.inner_terms.values() for name in term.objective.uses}
         natural = 'nat' in inner | defense.inner.uses and 'nat' not in defense.before
         attack += 2 * attack_steps + natural + defense.calibrated
-    return Passes(attack, update)
+    return Passes(branches * attack, update)
 
 
 def first_steps(first: float, most: int) -> int:
@@ -162,7 +163,7 @@ def mean_steps(most: int, ramp: Sequence[float], changes: int) -> float:
 
 def live_forwards(defense: Defense) -> int:
     """The train-mode forward passes whose intermediate values wait for the backward pass at the same time."""
-    return max(1, _forwards(defense.read_passes)) + defense.aligned
+    return (1 + defense.branches) * max(1, _forwards(defense.read_passes)) + defense.aligned
 
 
 def _forwards(passes: Iterable[str]) -> int:

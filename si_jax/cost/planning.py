@@ -146,9 +146,11 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
     mixtures = max(1, config.data.cutmix)
     passes = flops.training_passes(defense, flops.mean_steps(steps, config.ramp.steps, changes), awp=awp)
     recomputed = config.average.kind and config.average.batch_stats == 'recompute' and network.norms
-    norms = network.norms * 2 * (len(defense.passes) + len(defense.before) + awp * len(defense.read_passes))
+    branches = 1 + defense.branches
+    moved = branches * (len(defense.passes) + len(defense.before)) + awp * len(defense.read_passes)
+    norms = network.norms * 2 * moved
     if defense.attack_bn == 'train' and defense.inner is not None:
-        norms += network.norms * 2 * steps
+        norms += network.norms * 2 * steps * branches
     return Run(
         arch=config.model.arch,
         network=network,

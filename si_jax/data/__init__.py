@@ -14,6 +14,7 @@ them, adds those that a user registers, and makes others of a folder or a name w
 """
 
 from si_jax.data.augment import augment, box, random_box, to_unit
+from si_jax.data.autoaugment import autoaugment
 from si_jax.data.batches import balanced_order, epoch_batches, epoch_order, split_validation
 from si_jax.data.dataset import Arrays, Dataset, Loader, Source
 from si_jax.data.sources import (
@@ -36,6 +37,7 @@ __all__ = [
     'Loader',
     'Source',
     'augment',
+    'autoaugment',
     'balanced_order',
     'box',
     'canonical',

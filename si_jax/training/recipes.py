@@ -70,6 +70,7 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
             'attack_bn': row.attack_bn,
             'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
             'replays': row.replays,  # FreeAT's m
+            'branches': row.branches,  # DAJAT's copies of each image after AutoAugment, beside the image
             # HAT's network trained without an attack: WORKDIR, zoo:NAME or a file of weights; '': none.
             'helper': '',
             'smoothing': 0.0,  # s of label smoothing, in the cross-entropies of the loss, not of the attack
@@ -150,6 +151,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.model.sync_bn = True  # False: statistics per device, as torch's DataParallel
     config.model.activation = 'relu'  # or 'silu', 'softplus', in place of every ReLU
     config.model.bn_momentum = 0.1  # weight of a batch in the running statistics, as torch counts it
+    # Whether batch normalisation has a second set of statistics and affine parameters, for branches.
+    config.model.bn_branches = defenses.DEFENSES[name].branches > 0
     config.model.bn_first_step = False  # True: the first step sets the running statistics to its batch's
 
     config.defense = defense(name, si=si, he=he)
@@ -340,29 +343,40 @@ def with_generated_images(name: str, *, si: bool, arch: str) -> ConfigDict:
 
 
 def growing_ball(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
-    """IKL as its authors' code trains it, in a ball that grows with every epoch.
+    """ACAT, DAJAT or IKL as their authors' code trains them, in a ball that grows with every epoch.
 
-    200 epochs in batches of 128, the radius e/200 of eps in epoch e (from 1), a rate that falls from 0.2 by a
-    cosine with every epoch, perturbed weights from the tenth epoch on. Differences are named in the files of
-    the configs.
+    E = 200 epochs (ACAT 110) in batches of 128, the radius e/E of eps in epoch e (from 1), a rate that falls
+    from 0.2 by a cosine with every epoch, perturbed weights from the tenth epoch on. Differences are named in
+    the files of the configs.
 
     Args:
-        name: `'dkl'`.
+        name: `'trades'` for ACAT, `'dajat'` or `'dkl'`.
         si: Whether it is the scale-invariant version.
         dataset, arch: As for `paper`.
 
     Raises:
         si_jax.errors.InputError: No such defense or architecture.
 
-    Source: Cui et al. (2023), repository jiequancui/DKL, train_dkl_cifar10.py and swa.py.
+    Source: Addepalli et al. (2022), repository val-iisc/DAJAT, train_DAJAT.py; Cui et al. (2023), repository
+        jiequancui/DKL, train_dkl_cifar10.py and swa.py.
     """
     config = paper(name, si=si, dataset=dataset, arch=arch)
     config.epochs = 200
     config.ramp.eps = (0.0, 1.0)
     config.awp.gamma, config.awp.start_epoch = 0.005, 9  # its epochs count from 1
     config.optimiser.weight_decay = 5e-4
-    config.schedule.kind, config.schedule.every, config.schedule.peak = 'cosine_dkl', 'epoch', 0.2
-    config.average.kind, config.average.batch_stats, config.average.start = 'swa', 'average', 0.0
+    config.schedule.kind, config.schedule.every, config.schedule.peak = 'cosine', 'epoch', 0.2
+    config.average.batch_stats = 'average'
+    if name == 'dkl':
+        config.schedule.kind = 'cosine_dkl'
+        config.average.kind, config.average.start = 'swa', 0.0
+        return config
+    config.average.kind, config.average.decay, config.average.start = 'ema', 0.9996, 0.75
+    config.average.ramp = False
+    if name == 'trades':  # the budget 'low' of that code
+        config.epochs = 110
+        config.defense.start, config.defense.weights.kl = 'gaussian', 11.0
+        config.attack.steps, config.attack.step_size = 2, config.threat.get_ref('eps')
     return config
 
 
@@ -555,6 +569,8 @@ RECIPES: dict[str, Callable[..., ConfigDict]] = {
     'awp_cifar10': Recipe('at', arch='preact_resnet18', awp=True),
     'tradesawp_cifar10': Recipe('trades', arch='preact_resnet18', awp=True),
     'wang2023_cifar10': Recipe('trades', arch='wrn_28_10', generated=True),
+    'acat_cifar10': Recipe('trades', growing=True),
+    'dajat_cifar10': Recipe('dajat', growing=True),
     'dkl_cifar10': Recipe('dkl', arch='wrn_34_10', growing=True),
     'dkl_cifar100': Recipe('dkl', 'cifar100', arch='wrn_34_10', growing=True),
     'hat_cifar10': Recipe('hat', helped=True),

@@ -77,6 +77,12 @@ def setup(config: ConfigDict) -> Setup:
     defense = defenses.from_config(config.defense)
     step_of(defense)
     _check_cutmix(config, defense)
+    if config.model.bn_branches != (defense.branches > 0):
+        raise InputError(
+            f'model.bn_branches={config.model.bn_branches}, defense.branches={defense.branches}: a second '
+            'set of batch statistics belongs to branches; give '
+            f'--config.model.bn_branches={defense.branches > 0}'
+        )
     for name in ('epochs', 'batch_size'):
         _check_positive(name, config[name])
     for section, names in POSITIVE.items():
@@ -260,7 +266,12 @@ def compile_train_step(ready: Setup) -> Any:
     """
     step = step_of(ready.defense).make(ingredients(ready))
     whole = with_data(
-        step, ready.train, ready.defense.replays, ready.config.data.cutmix, streamed=ready.streamed
+        step,
+        ready.train,
+        ready.defense.replays,
+        ready.config.data.cutmix,
+        copies=ready.defense.branches,
+        streamed=ready.streamed,
     )
     names = metric_names(ready.defense)
 

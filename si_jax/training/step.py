@@ -17,6 +17,8 @@ the step does, in this order:
     loss = mean(natural_ce) + 6 mean(kl)                   `evaluate_terms`: outer
     parameters and statistics, unless one is not finite    `guarded_update`
 
+A defense with augmented copies (`si_jax.training.branches`) does the first four lines for each of them.
+
 With adversarial weight perturbation (AWP) the last two happen at w + gamma v, where v climbs the same loss
 from w (`si_jax.training.awp`).
 
@@ -36,9 +38,9 @@ from si_jax.defenses import HELPED, SEGMENT, Defense
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
-from si_jax.training import helper, segment
+from si_jax.training import branches, helper, segment
 from si_jax.training.state import Batch, TrainState
-from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of
+from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of, total
 
 Array = jax.Array
 Carry = Any
@@ -115,37 +117,37 @@ def make_train_step(ingredients: Ingredients) -> Step:
         attack = defense.attack_at(position, rows)
         if attack is not None and batch.soft is not None:
             attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
-        images = _images(parts, attack, batch)
-        before, seen = _passes(parts, state.params, state.batch_stats, defense.before, images, batch.mask)
-        if attack is not None:
-            network = _attacked_network(parts, state.params, before, batch.mask)
-            if defense.calibrated:
-                factor = _calibration(network(batch.images, batch.keys).logits, rows)
-                attack = attack._replace(score=scaled_logits(factor))
-            images['adv'] = _adversarial(parts, attack, network, batch, images['start'], seen.get('nat'))
-        labels = {}
-        if HELPED in defense.passes:
-            assert parts.helper is not None
-            given = defense, parts.helper, state.memory, batch.images, images['adv']
-            images[HELPED], labels[HELPED] = helper.beyond(*given)
+        attacked, before = [], state.batch_stats
+        for of_branch, copy in branches.of(parts, batch):
+            branch, before = _attacked(of_branch, attack, state, before, copy, rows)
+            attacked.append(branch)
 
         def gradient_at(name: str, params: Any) -> Array:
             network = _attacked_network(parts, params, before, batch.mask)
-            return _image_gradient(attack, network, batch, images[name])
+            return _image_gradient(attacked[0].attack, network, batch, attacked[0].images[name])
 
         natural_gradient = gradient_at('nat', state.params) if defense.aligned else None
 
         def loss(
-            params: Any, passes: tuple[str, ...] = defense.passes
+            params: Any, passes: tuple[str, ...] = defense.passes, among: int | None = None
         ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-            stats, outputs = _passes(parts, params, before, passes, images, batch.mask)
-            pair = None if natural_gradient is None else (gradient_at('random', params), natural_gradient)
-            value, metrics = evaluate_terms(parts, outputs, pair, batch, rows, position, labels)
+            stats, outputs, values = before, [], []
+            for branch in attacked[:among]:
+                stats, found = _passes(branch.parts, params, stats, passes, branch.images, batch.mask)
+                pair = None if natural_gradient is None else (gradient_at('random', params), natural_gradient)
+                given = found, pair, branch.batch, rows, position, branch.labels
+                values.append(evaluate_terms(parts, *given))
+                outputs.append(found)
+            value, metrics = values[0]
+            if len(values) > 1:
+                metrics = branches.joined(parts, [terms for _, terms in values], outputs, batch, rows)
+                value = total(defense, metrics, position)
             return value, (stats, metrics)
 
         params, offset = state.params, None
         if parts.awp is not None:
-            climbed = jax.grad(lambda params: loss(params, defense.read_passes)[0])
+            # Of several branches the weights climb the loss of the first.
+            climbed = jax.grad(lambda params: loss(params, defense.read_passes, 1)[0])
             offset = parts.awp.offset(state.step, params, climbed, rows.total)
             params = optax.tree.add(params, offset)
         (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -154,6 +156,44 @@ def make_train_step(ingredients: Ingredients) -> Step:
         return new, carry, metrics
 
     return step
+
+
+class Attacked(NamedTuple):
+    """A branch, attacked: what the update sees of it.
+
+    Attributes:
+        parts: With the network of its branch.
+        batch: With the images of its branch.
+        attack: The attack on them.
+        images: Of each pass.
+        labels: Of the passes that have labels of their own.
+    """
+
+    parts: Ingredients
+    batch: Batch
+    attack: Attack | None
+    images: dict[str, Array]
+    labels: dict[str, Array]
+
+
+def _attacked(
+    parts: Ingredients, attack: Attack | None, state: TrainState, stats: Any, batch: Batch, rows: Rows
+) -> tuple[Attacked, Any]:
+    """A branch with its adversarial images, and the running statistics after the passes before the attack."""
+    defense, labels = parts.defense, {}
+    images = _images(parts, attack, batch)
+    before, seen = _passes(parts, state.params, stats, defense.before, images, batch.mask)
+    if attack is not None:
+        network = _attacked_network(parts, state.params, before, batch.mask)
+        if defense.calibrated:
+            factor = _calibration(network(batch.images, batch.keys).logits, rows)
+            attack = attack._replace(score=scaled_logits(factor))
+        images['adv'] = _adversarial(parts, attack, network, batch, images['start'], seen.get('nat'))
+    if HELPED in defense.passes:
+        assert parts.helper is not None
+        given = defense, parts.helper, state.memory, batch.images, images['adv']
+        images[HELPED], labels[HELPED] = helper.beyond(*given)
+    return Attacked(parts, batch, attack, images, labels), before
 
 
 # Of batch.keys, whose two halves are the attack's.

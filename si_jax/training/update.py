@@ -173,12 +173,13 @@ def evaluate_terms(
 
     `outputs` are those of each pass. `gradients` are the image gradients [B, H, W, C] of the inner objective
     at the random points and at the natural images, where a term compares them. The position may be None where
-    no term has a schedule. `labels` [B] are those of the passes that have labels of their own.
+    no term has a schedule. `labels` [B] are those of the passes that have labels of their own. Terms between
+    branches are left out.
     """
-    defense, metrics, weights = parts.defense, {}, None
-    if parts.class_weights:
-        weights = jnp.asarray(parts.class_weights, batch.images.dtype)[batch.labels]
+    defense, metrics, weights = parts.defense, {}, weighted(parts, batch)
     for name, term in defense.outer.items():
+        if term.of_branches:
+            continue
         if term.of_gradients:
             assert gradients is not None
             defined = [jnp.any(gradient != 0, axis=(1, 2, 3)) for gradient in gradients]
@@ -205,8 +206,20 @@ def evaluate_terms(
         if name in MEASURED:
             correct = jnp.argmax(outputs[name].logits, axis=1) == batch.labels
             metrics[f'{name}_accuracy'] = rows.mean(correct.astype(outputs[name].logits.dtype))
-    value = sum(term.weight_at(position) * metrics[name] for name, term in defense.outer.items())
-    return jnp.asarray(value), metrics
+    return total(defense, metrics, position), metrics
+
+
+def total(defense: Defense, metrics: Mapping[str, Array], position: Position | None) -> Array:
+    """The sum of the terms that were evaluated, with their weights."""
+    present = [(name, term) for name, term in defense.outer.items() if name in metrics]
+    return jnp.asarray(sum(term.weight_at(position) * metrics[name] for name, term in present))
+
+
+def weighted(parts: Ingredients, batch: Batch) -> Array | None:
+    """The weight of each image [B] by its class; None for equal ones."""
+    if not parts.class_weights:
+        return None
+    return jnp.asarray(parts.class_weights, batch.images.dtype)[batch.labels]
 
 
 def guarded_update(
@@ -231,8 +244,9 @@ def guarded_update(
     stats = parts.joined(rows, stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
-    position = parts.calendar.at(state.step, state.memory) if parts.calendar else None
-    memory = parts.defense.remembered(position, metrics)
+    memory = state.memory
+    if parts.calendar is not None and memory:
+        memory = parts.defense.remembered(parts.calendar.at(state.step, memory), metrics)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
 
     at = state.params if offset is None else optax.tree.add(state.params, offset)

@@ -61,6 +61,7 @@ def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
         jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         jax.ShapeDtypeStruct((batch_size,), bool),
         jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size)),
+        augmented=(jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32),) * defense.branches,
     )
     return step, (state, carry, batch)
 
@@ -94,7 +95,10 @@ def test_counts_by_hand():
 
 
 VARIANTS = {
-    **{name: DEFENSES[name] for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'dkl', 'hat')},
+    **{
+        name: DEFENSES[name]
+        for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'dkl', 'hat', 'dajat')
+    },
     'nuatsi': with_si(DEFENSES['nuat']),
     'tradessi': with_si(DEFENSES['trades']),
     'freeatsi, two backward passes': with_inner(with_si(DEFENSES['freeat']), 'si'),
@@ -105,7 +109,8 @@ VARIANTS = {
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_the_formula_is_what_each_step_computes(name):
-    defense, model = VARIANTS[name], models.create('wrn_10_1', num_classes=10)
+    defense = VARIANTS[name]
+    model = models.create('wrn_10_1', num_classes=10, bn_branch=0 if defense.branches else None)
     step, arguments = step_and_arguments(defense, model, 4, defense.steps)
     forward = flops.network(model, SHAPE).flops
     counted = flops.count(step, *arguments) / 4 / forward
@@ -144,6 +149,7 @@ def test_perturbed_weights_cost_one_more_gradient(name, first_step):
         ('nuat', 9),
         ('dkl', 17),
         ('hat', 31),
+        ('dajat', 51),
     ],
 )
 def test_golden_numbers_of_passes(name, passes):

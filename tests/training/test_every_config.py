@@ -57,7 +57,9 @@ def take_a_step(config, images, **changes):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_takes_a_step(name, images):
-    config = importlib.import_module(f'configs.{name}').get_config('small_cnn')
+    config = importlib.import_module(f'configs.{name}').get_config(
+        'wrn_10_1' if name.startswith('dajat') else 'small_cnn'
+    )
     if config.data.extra:  # of a recipe with generated images
         config.data.extra = str(images / 'extra.npz')
     if config.defense.name == 'hat':
@@ -70,9 +72,10 @@ def test_takes_a_step(name, images):
     assert ready.train.name == dataset and ready.train.num_classes == (100 if dataset == 'cifar100' else 10)
     assert ready.train.flip == (dataset != 'svhn') and ready.train.crop == 4
     assert ('si_margin_ce' in metrics) == (method.endswith('si') or method == 'tradesreg')
-    lengths = np.linalg.norm(state.params['linear']['kernel'], axis=0)
+    last = state.params['fc' if name.startswith('dajat') else 'linear']
+    lengths = np.linalg.norm(last['kernel'], axis=0)
     assert bool(np.allclose(lengths, 1, atol=1e-6)) == method.endswith('he')
-    assert ('bias' in state.params['linear']) != method.endswith('he')
+    assert ('bias' in last) != method.endswith('he')
     position = Calendar(ready.steps_per_epoch, 1).at(
         jnp.asarray(0), ready.defense.first_memory(ready.train.num_classes)
     )

@@ -99,6 +99,16 @@ ONE_CYCLE = {
     'epochs': 50, 'schedule.kind': 'one_cycle', 'schedule.peak': 0.21, 'schedule.peak_at': 0.25,
     'optimiser.momentum': 0.95, 'optimiser.cycle_momentum': True, 'optimiser.nesterov': True,
 }  # fmt: skip
+DAJAT_AVERAGE = {
+    'schedule.kind': 'cosine', 'average.kind': 'ema', 'average.decay': 0.9996, 'average.start': 0.75,
+    'average.ramp': False, 'defense.passes': 'nat,adv', 'defense.weights.kl': 11.0,
+}  # fmt: skip
+NEWER['acat_cifar10'] = GROWING | DAJAT_AVERAGE | {
+    'defense.name': 'trades', 'epochs': 110, 'attack.steps': 2, 'attack.step_size': 8 / 255,
+}  # fmt: skip
+NEWER['dajat_cifar10'] = GROWING | DAJAT_AVERAGE | {
+    'defense.name': 'dajat', 'defense.weights.js': 2.0, 'defense.branches': 2, 'model.bn_branches': True,
+}  # fmt: skip
 NEWER['hat_cifar10'] = ONE_CYCLE | {
     'defense.name': 'hat', 'defense.start': 'gaussian', 'defense.passes': 'nat,adv,helped',
     'defense.weights.natural_ce': 1.0, 'defense.weights.kl': 2.5, 'defense.weights.helped_ce': 0.5,

@@ -34,6 +34,7 @@ def defense_of(name, si, **changes):
         'attack_bn': 'eval',
         'passes': ','.join(DEFENSES[name].passes),
         'replays': DEFENSES[name].replays,
+        'branches': DEFENSES[name].branches,
     }
     return from_config(base | changes)
 
@@ -48,7 +49,8 @@ def widened(tree):
 
 
 def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_weights=(), awp=None):
-    model = TinyNet(CLASSES, axis if sync_bn else None, defense.hypersphere)
+    bn_axis, branch = axis if sync_bn else None, 0 if defense.branches else None
+    model = TinyNet(CLASSES, bn_axis, defense.hypersphere, bn_branch=branch)
     optimiser = sgd(lambda step: rate, momentum=0.9, nesterov=False, weight_decay=5e-4, clip_norm=0.0)
     helper = None
     if term_of(defense):
@@ -125,7 +127,8 @@ def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
 
 
 @pytest.mark.parametrize(
-    'case', ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated', 'nfgsm', 'nuat', 'ellea', 'dkl', 'hat']
+    'case',
+    ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated', 'nfgsm', 'nuat', 'ellea', 'dkl', 'hat', 'dajat'],
 )
 def test_one_and_eight_devices_agree_on_the_other_methods(case):
     """Statistics of the batch inside the attack, gradients of gradients, the median over all devices.
@@ -152,6 +155,8 @@ def test_one_and_eight_devices_agree_on_the_other_methods(case):
         spread_carry = devices.shard_rows(alone_carry)
     for index in range(2):
         batch = make_batch(index, 40, 33)
+        if case == 'dajat':
+            batch = batch._replace(augmented=(batch.images**2, 1 - batch.images))
         alone_state, alone_carry, metrics = alone(alone_state, alone_carry, batch)
         spread_state, spread_carry, spread_metrics = spread(
             spread_state, spread_carry, devices.shard_rows(batch)
