@@ -21,6 +21,7 @@ from si_jax.memories import Memory as Memory
 from si_jax.memories import class_means
 from si_jax.objectives import Objective, WholeBatch
 from si_jax.outputs import Outputs, Score, cosine, logits, scaled_cosine, scaled_logits
+from si_jax.threat import Threat, parse_threats
 
 Array = jax.Array
 
@@ -30,6 +31,8 @@ SEGMENT = 3  # images of the pass 'segment' for each image of the batch
 BN_MODES = ('eval', 'train')
 SMOOTHINGS = ('all', 'others')
 SEEN = '{} seen'  # among the metrics of a step, for a term that remembers more than its value
+# [threat models, 2] int32: how many images withstood the attack in each, and how many there were.
+WITHSTOOD = 'withstood'
 
 
 class Position(NamedTuple):
@@ -127,6 +130,10 @@ class Defense(NamedTuple):
             the step 'free' has it. There, `inner` None means that the perturbation ascends the outer
             objective, of which it is a by-product, and there are no natural outputs.
         replays: Updates made on each batch; more than one needs a persistent perturbation.
+        best_point: Whether the attack is APGD and its point of highest loss is trained on, as the step 'apgd'
+            has it; of PGD it is the last one.
+        others: Threat models beside that of the config: each batch is attacked in one of all. It needs
+            `best_point`.
         hypersphere: The network's logits are cosines (`si_jax.models.create`).
         branches: Augmented copies of the batch. Each is attacked like the batch, and a branch of the loss,
             with batch normalisation of its own (`si_jax.training.branches`).
@@ -148,6 +155,8 @@ class Defense(NamedTuple):
     step: str = 'attack'
     persistent: bool = False
     replays: int = 1
+    best_point: bool = False
+    others: tuple[Threat, ...] = ()
     hypersphere: bool = False
     branches: int = 0
 
@@ -193,7 +202,7 @@ class Defense(NamedTuple):
     def scheduled(self) -> bool:
         """Whether a weight, or a term that remembers, depends on the position."""
         terms = [*self.outer.values(), *self.inner_terms.values()]
-        return any(term.schedule or term.memory for term in terms)
+        return bool(self.memories) or any(term.schedule for term in terms)
 
     @property
     def aligned(self) -> bool:
@@ -206,20 +215,29 @@ class Defense(NamedTuple):
         read = frozenset().union(*(term.reads for term in self.outer.values()))
         return tuple(name for name in dict.fromkeys(self.passes) if name in read)
 
+    @property
+    def memories(self) -> dict[str, Memory]:
+        """Of the terms that remember something, by their names, and of the choice among threat models."""
+        found = {name: term.memory for name, term in self.outer.items() if term.memory}
+        if self.others:
+            shape = (1 + len(self.others), 2)
+            found[WITHSTOOD] = Memory(
+                lambda classes: jnp.zeros(shape, jnp.int32),
+                lambda memory, counted, new_epoch: memory + counted,
+            )
+        return found
+
     def first_memory(self, num_classes: int) -> Any:
-        """What the terms remember before the first batch, by their names; () where none does."""
-        remembering = {name: term.memory for name, term in self.outer.items() if term.memory}
-        return {name: memory.first(num_classes) for name, memory in remembering.items()} or ()
+        """What is remembered before the first batch, by name; () where nothing is."""
+        return {name: memory.first(num_classes) for name, memory in self.memories.items()} or ()
 
     def remembered(self, position: Position, values: Mapping[str, Array]) -> dict[str, Any]:
-        """The memory after the batch at a position, from what was seen of it: values of terms, and `SEEN`."""
+        """The memory after the batch at a position: from terms' values, `SEEN`, and what a step counted."""
         found = {}
-        for name, term in self.outer.items():
-            if term.memory:
-                seen = values[SEEN.format(name) if term.memory.seen else name]
-                before = position.memory[name]
-                after = term.memory.update(before, seen, position.batch == 0)
-                found[name] = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
+        for name, memory in self.memories.items():
+            seen, before = values[SEEN.format(name) if memory.seen else name], position.memory[name]
+            after = memory.update(before, seen, position.batch == 0)
+            found[name] = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
         return found
 
 
@@ -330,6 +348,16 @@ DEFENSES: dict[str, Defense] = {
             'weighted_kl': Term(6.0, objectives.weighted_kl),
         },
         inner=ADVERSARIAL_CE,
+    ),
+    # Croce and Hein (2022), fra31/robust-finetuning: AT by APGD, each batch in one of two norms.
+    'eat': Defense(
+        outer={'adversarial_ce': Term(1.0, ADVERSARIAL_CE)},
+        inner=ADVERSARIAL_CE,
+        passes=('adv',),
+        start='original',
+        step='apgd',
+        best_point=True,
+        others=(Threat('l1', 12.0),),
     ),
     # Shafahi et al. (2019), ashafahi/free_adv_train. With SI the perturbation ascends the whole outer
     # objective, a by-product of its one backward pass; inner='si' gives it a backward pass of its own.
@@ -708,9 +736,14 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         attack_bn=config['attack_bn'],
         replays=config.get('replays', defense.replays),
         branches=config.get('branches', defense.branches),
+        others=_threats(config['others']) if 'others' in config else defense.others,
     )
     _check(name, defense)
     return defense
+
+
+def _threats(text: str) -> tuple[Threat, ...]:
+    return tuple(parse_threats(text).values()) if text.strip() else ()
 
 
 def register(name: str, defense: Defense) -> str:
@@ -786,5 +819,12 @@ def _check(name: str, defense: Defense) -> None:
         raise unknown('bounds', defense.bounds, BOUNDS)
     if defense.attack_bn not in BN_MODES:
         raise unknown('attack_bn', defense.attack_bn, BN_MODES)
+    if defense.others and not defense.best_point:
+        raise InputError(
+            f'defense.others={",".join(map(str, defense.others))!r}: {name} trains in one threat model, '
+            "that of the section threat; use others='', or the defense eat"
+        )
+    if defense.best_point and defense.bounds != 'ball':
+        raise InputError(f"defense.bounds={defense.bounds!r}: APGD keeps to its ball; use bounds='ball'")
     if defense.replays < 1 or (defense.replays > 1 and not defense.persistent):
         raise InputError(f'defense.replays={defense.replays} must be 1, or more with freeat')

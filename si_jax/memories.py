@@ -21,7 +21,7 @@ class Memory(NamedTuple):
             for the next batch.
         seen: (adversarial score, natural score, labels [B], mask [B]) -> what is seen of a shard, an array of
             sums over its real rows, which are added over the devices; None for the term's value, without its
-            weight.
+            weight, or for what the step counted.
         read: (memory, whether the batch is the first of an epoch) -> what an objective is given of it.
     """
 

@@ -12,6 +12,7 @@ is another algorithm in L1.
 import abc
 import dataclasses
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import chex
@@ -21,6 +22,7 @@ import numpy as np
 
 from si_jax import l1
 from si_jax.errors import InputError, unknown
+from si_jax.runtime.terminal import fraction
 
 Array = jax.Array
 IMAGE = (1, 2, 3)  # the axes of an image in a batch [B, H, W, C]
@@ -234,6 +236,8 @@ class L1Ball(Ball):
 
 BALLS: dict[str, Ball] = {'linf': LinfBall(), 'l2': L2Ball(), 'l1': L1Ball()}
 NORMS = tuple(BALLS)
+# Radii that are usual for CIFAR-10 (Croce and Hein, 2022, E-AT).
+THREATS = ('linf:8/255', 'l2:0.5', 'l1:12')
 
 
 def ball_of(norm: str) -> Ball:
@@ -254,6 +258,10 @@ class Threat:
 
     norm: str
     eps: float
+
+    def __str__(self) -> str:
+        """As `parse_threats` reads it."""
+        return f'{self.norm}:{self.eps:.17g}'
 
     @property
     def ball(self) -> Ball:
@@ -331,3 +339,29 @@ class Threat:
                 f'{distance[i]:.9g} (limit {self.eps:.9g} + {tolerance:.0e}), {outside[i]:.3g} outside [0, 1]'
             )
         return float(distance.max(initial=0.0))
+
+
+def parse_threats(threats: str | Iterable[str]) -> dict[str, Threat]:
+    """The threat models by their texts, in order.
+
+    Raises:
+        InputError: A text is no 'NORM:EPS', or two are the same threat model.
+    """
+    found: dict[str, Threat] = {}
+    for text in threats.split(',') if isinstance(threats, str) else threats:
+        text = str(text).strip()
+        norm, colon, eps = text.partition(':')
+        try:
+            radius = fraction(eps)
+        except ValueError:
+            radius = 0.0
+        if not colon or not radius > 0:
+            raise InputError(f'{text!r} is no threat model: write NORM:EPS, such as {", ".join(THREATS)}')
+        ball_of(norm)
+        threat = Threat(norm, radius)
+        if threat in found.values():
+            raise InputError(f'{text} is given twice: give each threat model once')
+        found[text] = threat
+    if not found:
+        raise InputError(f'no threat model is given: write some, such as {",".join(THREATS)}')
+    return found

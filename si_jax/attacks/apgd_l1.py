@@ -87,11 +87,18 @@ class State(NamedTuple):
     moved: Array
 
 
-def rule(threat: Threat, images: Array, steps: int, *, largereps: bool = True) -> Rule:
+def rule(
+    threat: Threat,
+    images: Array,
+    steps: int,
+    *,
+    largereps: bool = True,
+    first_share: float = FIRST_SHARE,
+) -> Rule:
     """The rule of APGD in L1 for a run of `steps` steps around the images [B, H, W, C].
 
     It projects into the ball that it is in, not by the engine's projection, and so takes one iteration more
-    than steps for each ball.
+    than steps for each ball. Without `largereps` the first steps take `first_share` of the pixels.
 
     Raises:
         InputError: Too few steps.
@@ -114,7 +121,7 @@ def rule(threat: Threat, images: Array, steps: int, *, largereps: bool = True) -
             begun = moved(x)
             share = begun / count / FEWER
         else:
-            begun, share = fill + count, fill + FIRST_SHARE
+            begun, share = fill + count, fill + first_share
         return State(x, jnp.zeros_like(x), fill - jnp.inf, fill + parts[0].radius * threat.eps, share, begun)
 
     def update(

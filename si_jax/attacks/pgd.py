@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from si_jax import objectives
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Ascent, Rule, Value, advance, begin
+from si_jax.attacks.ascent import Ascent, Rule, Value, advance, begin, evaluate_last
 from si_jax.attacks.steps import steepest_step
 from si_jax.objectives import Objective, adversarial_ce
 from si_jax.outputs import Outputs, Score, logits, misclassified
@@ -148,6 +148,7 @@ def run(
     eot_samples: int = 1,
     start: Array | None = None,
     natural: Any = None,
+    with_last: bool = False,
 ) -> Ascent:
     """Runs a gradient attack on a batch; pure, to be compiled by the caller.
 
@@ -164,6 +165,7 @@ def run(
         eot_samples: Gradients averaged per step (expectation over transformation, Athalye et al. 2018).
         start: [B, H, W, C], where to start; None for the attack's own `starting_points`.
         natural: The attack's score of the images it is compared with; None to compute it.
+        with_last: Whether the last point is evaluated too, so that it can be the best one.
 
     Returns:
         The `Ascent`; PGD counts its `last` point, a row with `any_iterate` its `fooled_image`.
@@ -181,14 +183,15 @@ def run(
         objective, attack.score, classifier, labels, natural, classifier_keys, eot_samples=eot_samples
     )
     rule = rule_of(attack, threat, steps, step_size)
-    return advance(
+    made = advance(
         value,
         begin(start, rule),
         first=0,
         steps=steps,
         rule=rule,
         project=lambda x: BOUNDS[attack.bounds](threat, x, images),
-    ).seen
+    )
+    return evaluate_last(value, made, steps=steps) if with_last else made.seen
 
 
 def objective_of(attack: Attack, steps: int) -> Objective:

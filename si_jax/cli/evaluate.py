@@ -23,10 +23,11 @@ from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.request import DEFAULTS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
-from si_jax.evaluation.union import THREATS, Union, parse_threats, paths
+from si_jax.evaluation.union import Union, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.terminal import Flag, fraction, resumable, show
 from si_jax.storage.files import remove_leftovers
+from si_jax.threat import THREATS, parse_threats
 
 DEFAULT_ATTACKS = 'pgd,cw,dlr,sipgd'
 USAGE = """

@@ -140,7 +140,7 @@ def training_passes(defense: Defense, attack_steps: float, *, awp: bool = False)
     if defense.inner is not None:
         inner = {name for term in defense.inner_terms.values() for name in term.objective.uses}
         natural = 'nat' in inner | defense.inner.uses and 'nat' not in defense.before
-        attack += 2 * attack_steps + natural + defense.calibrated
+        attack += 2 * attack_steps + natural + defense.calibrated + defense.best_point
     return Passes(branches * attack, update)
 
 

@@ -17,12 +17,9 @@ from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.result import Result, check_output, write_npz
-from si_jax.runtime.terminal import fraction, wrapped
+from si_jax.runtime.terminal import wrapped
 from si_jax.storage.files import write_json
-from si_jax.threat import Threat, ball_of
-
-# Radii that are usual for CIFAR-10 (Croce and Hein, 2022, E-AT).
-THREATS = ('linf:8/255', 'l2:0.5', 'l1:12')
+from si_jax.threat import THREATS, Threat, parse_threats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,32 +140,6 @@ def evaluate_union(
             for text, threat in each.items()
         }
     )
-
-
-def parse_threats(threats: str | Iterable[str]) -> dict[str, Threat]:
-    """The threat models by their texts, in order.
-
-    Raises:
-        InputError: A text is no 'NORM:EPS', or two are the same threat model.
-    """
-    found: dict[str, Threat] = {}
-    for text in threats.split(',') if isinstance(threats, str) else threats:
-        text = str(text).strip()
-        norm, colon, eps = text.partition(':')
-        try:
-            radius = fraction(eps)
-        except ValueError:
-            radius = 0.0
-        if not colon or not radius > 0:
-            raise InputError(f'{text!r} is no threat model: write NORM:EPS, such as {", ".join(THREATS)}')
-        ball_of(norm)
-        threat = Threat(norm, radius)
-        if threat in found.values():
-            raise InputError(f'{text} is given twice: give each threat model once')
-        found[text] = threat
-    if not found:
-        raise InputError(f'no threat model is given: write some, such as {",".join(THREATS)}')
-    return found
 
 
 def slug(threat: Threat) -> str:

@@ -9,6 +9,9 @@ from si_jax.evaluation.loading import settings_of
 from si_jax.reports.collect import Evaluated, Network
 from si_jax.threat import ball_of
 
+# Where the rows that are no attack's stand: attacks are at 1.
+ORDER = {'natural': 0, 'worst case': 2, 'union': 3}
+
 
 class Cell(NamedTuple):
     """An accuracy with Wilson's 95 % interval, fractions as in the JSON."""
@@ -107,7 +110,7 @@ def _group(members: list[tuple[Network, Evaluated]], count: int) -> Group:
             again = any(network.label == column.label for _, column, _ in columns)
             number = count + len(columns) if again else network.number
             columns.append((identity, Column(number, network.label, _note(result), [result]), cells))
-    order = sorted(heads, key=lambda key: {'natural': 0, 'worst case': 2}.get(heads[key][0], 1))
+    order = sorted(heads, key=lambda key: ORDER.get(heads[key][0], 1))
     rows = [Row(*heads[key], [cells.get(key) for _, _, cells in columns]) for key in order]
     return Group(members[0][1].about, [column for _, column, _ in columns], rows)
 
@@ -125,7 +128,7 @@ def _cells(about: dict[str, Any]) -> list[tuple[str, tuple[str, str], Cell]]:
         of = f'of {names}' if len(protocols) <= 4 else f'of {len(protocols)} attacks: {names}'
         found.append((json.dumps(sorted(protocols)), ('worst case', of), cell_of(about['worst_case'])))
     if union := about.get('union'):
-        of = f'withstands all of {", ".join(union["worst_case"])}'
+        of = f'of the threat models {", ".join(union["worst_case"])}'
         found.append((json.dumps(['union', sorted(protocols), of]), ('union', of), cell_of(union)))
     return found
 
@@ -190,7 +193,7 @@ def headlines(group: Group) -> list[Headline]:
         for row in group.rows:
             cell = row.cells[i]
             if row.name != 'natural' and cell is not None and (lowest is None or cell.value <= lowest.value):
-                worst = row.name == 'worst case'
-                lowest, of = cell, f'{row.name} {row.settings}' if worst else f'under {row.name}'
+                several = row.name in ORDER
+                lowest, of = cell, f'{row.name} {row.settings}' if several else f'under {row.name}'
         found.append(Headline(column, of, lowest, natural))
     return found

@@ -174,6 +174,7 @@ def _evaluated(path: Path, problems: list[str]) -> Evaluated | None:
 def _check(path: Path, about: dict[str, Any]) -> None:
     """Raises InputError unless the numbers that are shown are there."""
     parts = {'clean': about['clean'], 'worst_case': about['worst_case'], **about['attacks']}
+    parts |= {'union': about['union']} if about.get('union') else {}
     for name, part in parts.items():
         try:
             low, high = map(float, part['ci95'])

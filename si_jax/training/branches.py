@@ -19,8 +19,8 @@ from si_jax.training.state import Batch
 from si_jax.training.update import Ingredients, Rows, weighted
 
 Array = jax.Array
-# Of batch.keys, after those of single branches; a copy's number is added.
-_COPY = 6
+# Of batch.keys, after those of single branches and of E-AT; a copy's number is added.
+_COPY = 7
 
 
 def of(parts: Ingredients, batch: Batch) -> list[tuple[Ingredients, Batch]]:

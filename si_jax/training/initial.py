@@ -27,6 +27,7 @@ from si_jax.runtime import processes
 from si_jax.runtime.agreement import check_identical
 from si_jax.storage.trees import digest, leaves
 
+REQUIRED = 'required'  # in a recipe that is of no use from random weights
 KEYS = 10  # names of arrays that an error lists
 HYPERSPHERE = 'defense.he'
 # What a network computes depends on these fields, though with some its arrays look the same.

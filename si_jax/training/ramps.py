@@ -87,6 +87,11 @@ def from_config(
         )
     if found['steps'] and (defense.persistent or defense.inner is None):
         raise InputError(f'ramp.steps={found["steps"]}: this defense has no steps of an attack; use ()')
+    if defense.best_point and any(found[name] for name in ('eps', 'step_size', 'steps')):
+        raise InputError(
+            'ramp.eps, ramp.step_size and ramp.steps: APGD plans its steps beforehand, so that nothing of '
+            'the attack can grow; use () for each of them'
+        )
     epoch = section['every'] == 'epoch'
     moves, total = (steps_per_epoch, epochs) if epoch else (1, epochs * steps_per_epoch)
     ramps = Ramps(found['eps'], found['step_size'], found['steps'], moves, total)

@@ -23,7 +23,8 @@ from si_jax.runtime.devices import AXIS, check_divisible, compile_step, memory
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 from si_jax.training import average, initial, ramps, schedules
-from si_jax.training import free as free  # registers its step
+from si_jax.training import eat as eat  # registers its step
+from si_jax.training import free as free  # likewise
 from si_jax.training import helper as helpers
 from si_jax.training.average import Average
 from si_jax.training.awp import Perturbation, perturbation_of
@@ -73,9 +74,12 @@ def setup(config: ConfigDict) -> Setup:
     """
     config = config.copy_and_resolve_references()
     _check_numbers(config.to_dict())
-    Threat(config.threat.norm, config.threat.eps).check(_source(config.data).shape)
+    shape = _source(config.data).shape
+    Threat(config.threat.norm, config.threat.eps).check(shape)
     defense = defenses.from_config(config.defense)
     step_of(defense)
+    for threat in defense.others:
+        threat.check(shape)
     _check_cutmix(config, defense)
     if config.model.bn_branches != (defense.branches > 0):
         raise InputError(
@@ -99,6 +103,11 @@ def setup(config: ConfigDict) -> Setup:
                 f'{name}={asked:g} looks at held-out images, and data.validation=0: give '
                 f'--config.data.validation=1000, or --config.{name}=0'
             )
+    if config.init_from == initial.REQUIRED:
+        raise InputError(
+            'this recipe goes on from a trained network, and none is given: give --config.init_from=WORKDIR, '
+            "or zoo:NAME, or a file of weights; --config.init_from='' begins with random ones"
+        )
     if config.init_from and config.model.bn_first_step:
         raise InputError(
             f'init_from={config.init_from} brings running statistics of batch normalisation, which '

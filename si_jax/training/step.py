@@ -12,7 +12,7 @@ of `si_jax.defenses`, where kl = KL(p(natural) || p(adversarial)) is one of `si_
 the step does, in this order:
 
     x' = x + uniform noise of the ball                     `_images`: start
-    10 times: x' = project(x' + eps/4 sign(grad of kl))    `_adversarial`: inner, with attack_bn's statistics
+    10 times: x' = project(x' + eps/4 sign(grad of kl))    `by_pgd`: inner, with attack_bn's statistics
     forward passes of x, then of x', in train mode         `_passes`: each moves the running statistics
     loss = mean(natural_ce) + 6 mean(kl)                   `evaluate_terms`: outer
     parameters and statistics, unless one is not finite    `guarded_update`
@@ -48,6 +48,41 @@ Step = Callable[[TrainState, Carry, Batch], tuple[TrainState, Carry, dict[str, A
 StepMaker = Callable[[Ingredients], Step]
 
 
+class Attacked(NamedTuple):
+    """What the attack inside a step has before it.
+
+    Attributes:
+        parts: The ingredients as they are in this step.
+        attack: What is climbed, from where.
+        network: The network as the attack sees it.
+        batch: The shard of the batch.
+        rows: Its rows among those of all devices.
+        start: [B, H, W, C], where the attack starts in the ball of `parts.threat`.
+        natural: The outputs of a natural pass before the attack; None without one.
+        memory: That of the state.
+    """
+
+    parts: Ingredients
+    attack: Attack
+    network: KeyedClassifier
+    batch: Batch
+    rows: Rows
+    start: Array
+    natural: Outputs | None
+    memory: Any
+
+    @property
+    def natural_score(self) -> Any:
+        """What the attack compares with; None if nothing, or if it has to compute it."""
+        if self.natural is None or 'nat' not in self.attack.objective.uses:
+            return None
+        return self.attack.score(self.natural)
+
+
+# -> the adversarial images [B, H, W, C], and what the memory is updated from, by name: of the shard.
+Adversary = Callable[[Attacked], tuple[Array, dict[str, Array]]]
+
+
 class Registered(NamedTuple):
     """A training step that a defense can name.
 
@@ -57,12 +92,14 @@ class Registered(NamedTuple):
         persistent: Whether the step moves a perturbation that is kept from batch to batch, as
             `Defense.persistent` says too.
         awp: Whether it perturbs the weights where `Ingredients.awp` says so.
+        best_point: Whether it trains on points of highest loss, as `Defense.best_point` says too.
     """
 
     make: StepMaker
     carry: Callable[[int, tuple[int, ...]], Carry]
     persistent: bool
     awp: bool = False
+    best_point: bool = False
 
 
 STEPS: dict[str, Registered] = {}
@@ -74,11 +111,12 @@ def register_step(
     carry: Callable[[int, tuple[int, ...]], Carry] = lambda batch_size, shape: (),
     persistent: bool = False,
     awp: bool = False,
+    best_point: bool = False,
 ) -> Callable[[StepMaker], StepMaker]:
     """Decorates a function that makes a training step: a defense asks for it by this name."""
 
     def add(make: StepMaker) -> StepMaker:
-        STEPS[name] = Registered(make, carry, persistent, awp)
+        STEPS[name] = Registered(make, carry, persistent, awp, best_point)
         return make
 
     return add
@@ -93,19 +131,39 @@ def step_of(defense: Defense) -> Registered:
     if defense.step not in STEPS:
         raise unknown('training step', defense.step, STEPS)
     step = STEPS[defense.step]
-    if step.persistent != defense.persistent:
-        raise InputError(
-            f'a defense with step={defense.step!r} has persistent={step.persistent}, not '
-            f'{defense.persistent}: give persistent={step.persistent}'
-        )
+    for name in ('persistent', 'best_point'):
+        right, given = getattr(step, name), getattr(defense, name)
+        if right != given:
+            raise InputError(
+                f'a defense with step={defense.step!r} has {name}={right}, not {given}: give {name}={right}'
+            )
     return step
 
 
+def by_pgd(given: Attacked) -> tuple[Array, dict[str, Array]]:
+    """The last points of PGD from the start."""
+    parts = given.parts
+    ascent = pgd.run(
+        given.attack,
+        given.network,
+        given.batch.images,
+        given.batch.labels,
+        given.batch.keys,
+        threat=parts.threat,
+        steps=parts.attack_steps,
+        step_size=parts.attack_step_size,
+        start=given.start,
+        natural=given.natural_score,
+    )
+    return ascent.last, {}
+
+
 @register_step('attack', awp=True)
-def make_train_step(ingredients: Ingredients) -> Step:
+def make_train_step(ingredients: Ingredients, adversary: Adversary = by_pgd) -> Step:
     """The step (state, carry, batch) -> (state, carry, metrics) of a defense that attacks, then updates.
 
-    It is a pure function. `carry` is per-device state that a method may keep; here it passes through.
+    It is a pure function. `carry` is per-device state that a method may keep; here it passes through. The
+    `adversary` makes the adversarial images.
     """
     defense, calendar = ingredients.defense, ingredients.calendar
     assert calendar is not None or not defense.scheduled, 'a defense whose weights change needs the calendar'
@@ -117,10 +175,11 @@ def make_train_step(ingredients: Ingredients) -> Step:
         attack = defense.attack_at(position, rows)
         if attack is not None and batch.soft is not None:
             attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
-        attacked, before = [], state.batch_stats
+        attacked, before, counted = [], state.batch_stats, {}
         for of_branch, copy in branches.of(parts, batch):
-            branch, before = _attacked(of_branch, attack, state, before, copy, rows)
+            branch, before, seen = _attacked(of_branch, attack, adversary, state, before, copy, rows)
             attacked.append(branch)
+            counted = counted or seen
 
         def gradient_at(name: str, params: Any) -> Array:
             network = _attacked_network(parts, params, before, batch.mask)
@@ -151,15 +210,15 @@ def make_train_step(ingredients: Ingredients) -> Step:
             offset = parts.awp.offset(state.step, params, climbed, rows.total)
             params = optax.tree.add(params, offset)
         (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        metrics = {'loss': value, **metrics}
+        metrics = {'loss': value, **metrics, **counted}
         new, metrics, _ = guarded_update(parts, rows, state, gradients, stats, metrics, offset)
         return new, carry, metrics
 
     return step
 
 
-class Attacked(NamedTuple):
-    """A branch, attacked: what the update sees of it.
+class Branch(NamedTuple):
+    """The batch or an augmented copy of it, attacked: what the update sees of it.
 
     Attributes:
         parts: With the network of its branch.
@@ -177,10 +236,17 @@ class Attacked(NamedTuple):
 
 
 def _attacked(
-    parts: Ingredients, attack: Attack | None, state: TrainState, stats: Any, batch: Batch, rows: Rows
-) -> tuple[Attacked, Any]:
-    """A branch with its adversarial images, and the running statistics after the passes before the attack."""
-    defense, labels = parts.defense, {}
+    parts: Ingredients,
+    attack: Attack | None,
+    adversary: Adversary,
+    state: TrainState,
+    stats: Any,
+    batch: Batch,
+    rows: Rows,
+) -> tuple[Branch, Any, dict[str, Array]]:
+    """A branch with its adversarial images, the running statistics after the passes before the attack, and
+    what the adversary counted."""
+    defense, labels, counted = parts.defense, {}, {}
     images = _images(parts, attack, batch)
     before, seen = _passes(parts, state.params, stats, defense.before, images, batch.mask)
     if attack is not None:
@@ -188,12 +254,13 @@ def _attacked(
         if defense.calibrated:
             factor = _calibration(network(batch.images, batch.keys).logits, rows)
             attack = attack._replace(score=scaled_logits(factor))
-        images['adv'] = _adversarial(parts, attack, network, batch, images['start'], seen.get('nat'))
+        known = Attacked(parts, attack, network, batch, rows, images['start'], seen.get('nat'), state.memory)
+        images['adv'], counted = jax.lax.stop_gradient(adversary(known))
     if HELPED in defense.passes:
         assert parts.helper is not None
         given = defense, parts.helper, state.memory, batch.images, images['adv']
         images[HELPED], labels[HELPED] = helper.beyond(*given)
-    return Attacked(parts, batch, attack, images, labels), before
+    return Branch(parts, batch, attack, images, labels), before, counted
 
 
 # Of batch.keys, whose two halves are the attack's.
@@ -242,34 +309,6 @@ def _attacked_network(parts: Ingredients, params: Any, stats: Any, mask: Array) 
         return outputs._replace(logits=real(outputs.logits), features=features)
 
     return classifier
-
-
-def _adversarial(
-    parts: Ingredients,
-    attack: Attack,
-    network: KeyedClassifier,
-    batch: Batch,
-    start: Array,
-    natural: Outputs | None,
-) -> Array:
-    """The adversarial images; `natural` are the outputs of a pass before the attack, if it made them."""
-    if natural is None or 'nat' not in attack.objective.uses:
-        reference = None
-    else:
-        reference = attack.score(natural)
-    ascent = pgd.run(
-        attack,
-        network,
-        batch.images,
-        batch.labels,
-        batch.keys,
-        threat=parts.threat,
-        steps=parts.attack_steps,
-        step_size=parts.attack_step_size,
-        start=start,
-        natural=reference,
-    )
-    return jax.lax.stop_gradient(ascent.last)
 
 
 def _image_gradient(attack: Attack | None, network: KeyedClassifier, batch: Batch, images: Array) -> Array:

@@ -245,7 +245,8 @@ def guarded_update(
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
     memory = state.memory
-    if parts.calendar is not None and memory:
+    if memory:
+        assert parts.calendar is not None, 'a defense that remembers needs the calendar'
         memory = parts.defense.remembered(parts.calendar.at(state.step, memory), metrics)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
 

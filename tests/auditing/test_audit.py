@@ -96,6 +96,18 @@ def test_nothing_is_found_on_an_honest_network_and_few_images_are_no_pass(honest
     assert any(line.startswith('verdict: FEW: too few images to say') for line in table)
 
 
+def test_an_honest_network_in_l1(tmp_path):
+    report = run(NET, norm='l1', eps=0.5, eps_grid=(0.25, 0.5, 8.0))
+    assert set(outcomes(report).values()) == {'pass', 'few', 'skip'}
+    assert outcomes(report)['transfer'] == 'skip' and report.verdict == 'few'
+    evidence = {check.name: check.evidence for check in report.checks}
+    assert evidence['eps']['eps'] == [0.25, 0.5, 8.0] and evidence['eps']['accuracy'][-1] == 0
+    assert evidence['eps']['accuracy'][1] == report.accuracy < report.clean
+    assert evidence['binarization']['found'] == 1
+    report.save(tmp_path / 'audit.json')
+    assert json.loads((tmp_path / 'audit.json').read_text())['threat_model'] == {'norm': 'l1', 'eps': 0.5}
+
+
 def test_logits_too_large_for_softmax(vanishing):
     found = outcomes(vanishing)
     assert vanishing.verdict == 'fail' and 'do not trust' in vanishing.words

@@ -16,11 +16,10 @@ from si_jax.threat import Threat
 from si_jax.training import recipes
 from si_jax.training.average import Average
 from si_jax.training.awp import Perturbation
-from si_jax.training.free import make_free_step
 from si_jax.training.helper import attached, term_of
 from si_jax.training.recompute import Recount, make_recount
+from si_jax.training.setup import step_of
 from si_jax.training.state import Batch, create_state
-from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, Ingredients, metric_names
 
 SHAPE = (32, 32, 3)
@@ -45,7 +44,7 @@ def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
         helper=model if helped else None,
     )
     carry = jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32) if defense.persistent else ()
-    step = make_free_step(parts) if defense.persistent else make_train_step(parts)
+    step = step_of(defense).make(parts)
     state = jax.eval_shape(
         lambda: create_state(
             model,
@@ -97,7 +96,7 @@ def test_counts_by_hand():
 VARIANTS = {
     **{
         name: DEFENSES[name]
-        for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'dkl', 'hat', 'dajat')
+        for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'dkl', 'hat', 'dajat', 'eat')
     },
     'nuatsi': with_si(DEFENSES['nuat']),
     'tradessi': with_si(DEFENSES['trades']),
@@ -118,7 +117,9 @@ def test_the_formula_is_what_each_step_computes(name):
     # Gradients of parameters alone do not need that of the first convolution's input.
     first = flops.network(model, SHAPE).layers[0].flops / forward
     read = max(3, flops.live_forwards(defense))
-    assert expected - read * first - 1e-3 <= counted <= expected + 0.01
+    # The compiler drops the gradient at APGD's last point.
+    dropped = 1.0 * defense.best_point
+    assert expected - read * first - 1e-3 <= counted - dropped <= expected + 0.01
 
 
 @pytest.mark.parametrize(('name', 'first_step'), [('trades, three passes', 5), ('elle', 0)])
@@ -142,6 +143,7 @@ def test_perturbed_weights_cost_one_more_gradient(name, first_step):
         ('at', 23),
         ('trades', 27),
         ('mart', 26),
+        ('eat', 24),
         ('freeat', 3),
         ('nfgsm', 6),
         ('elle', 16),
@@ -227,7 +229,7 @@ def test_an_average_costs_nothing_and_its_statistics_one_forward_pass():
     )
     plain, (state, carry, batch) = step_and_arguments(defense, model, 4, 2)
     average = jax.eval_shape(kept.begin, state.params, state.batch_stats)
-    counted = flops.count(make_train_step(parts), state._replace(average=average), carry, batch)
+    counted = flops.count(step_of(defense).make(parts), state._replace(average=average), carry, batch)
     assert counted == flops.count(plain, state, carry, batch)
     number = jax.ShapeDtypeStruct((), jnp.int32)
     recount = Recount(number, state.params, state.batch_stats, number)

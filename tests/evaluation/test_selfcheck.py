@@ -55,7 +55,7 @@ def test_the_exact_value_in_l1(attack, monkeypatch):
 def test_an_attack_that_cannot_reach_an_l1_ball_is_named(monkeypatch):
     quicken(monkeypatch)
     one = cell(CASES['linear-3'], 'l1', 'rays')
-    assert 'rays moves all pixels by as much' in one.words
+    assert 'rays moves all pixels by as much' in one.words and one.verdict == WARNED
     assert 'moves all pixels' not in cell(CASES['linear-3'], 'linf', 'rays').words
 
 

@@ -8,8 +8,8 @@ import pytest
 import si_jax
 from benchmarks.selfcheck import problem
 from si_jax import InputError
-from si_jax.evaluation.union import parse_threats
-from si_jax.threat import Threat
+from si_jax.threat import Threat, parse_threats
+from tests.reports.test_page import made
 
 GIVEN = ('linf:8/255', 'l2:0.15', 'l1:0.15')
 
@@ -86,3 +86,28 @@ def test_wrong_arguments(found):
         si_jax.evaluate_union(p.logits, p.images, p.labels, eps=0.1)
     with pytest.raises(InputError, match=r'eps=40 is not in \(0, 36\] for l1'):
         si_jax.evaluate_union(p.logits, p.images, p.labels, threats='linf:0.1,l1:40')
+
+
+def test_the_page_and_comparisons_have_them(found, tmp_path):
+    _, union = found
+    union.save(tmp_path / 'both.json')
+    reader, text, problems = made(tmp_path / 'page', tmp_path)
+    assert not problems
+    tables = [rows for caption, rows in reader.tables.items() if caption.startswith('Accuracy in % with')]
+    of = 'union of the threat models linf:8/255, l2:0.15, l1:0.15'
+    for rows in tables:
+        assert rows[-1][0][0] == of  # behind the attacks
+        assert rows[-1][1][1] == [union.accuracy, *union.ci95]
+    assert len(tables) == 3 and 'L1, eps = 0.15' in text and 'in the sum over all pixels' in text
+    assert text.count(f'<small>{of}; natural') == 3  # as nothing is below it
+
+    a, b = (union.paths(tmp_path / 'both.json')[one] for one in ('l1:0.15', 'l2:0.15'))
+    assert 'l1 eps=0.15' in si_jax.compare(a, a).table()
+    with pytest.raises(InputError, match='l1'):
+        si_jax.compare(a, b)
+
+    about = json.loads(a.read_text())
+    del about['union']['ci95']
+    a.write_text(json.dumps(about))
+    _, _, problems = made(tmp_path / 'page', tmp_path)
+    assert len(problems) == 1 and "'union' holds no accuracy" in problems[0]

@@ -67,6 +67,7 @@ def test_takes_a_step(name, images):
         network = models.from_config(config.model, num_classes=10)
         variables = network.init(jax.random.key(5), jnp.zeros((1, 32, 32, 3)))
         weights.write(config.defense.helper, recipes.plain(config), 1, variables)
+    config.init_from = ''  # of a recipe that goes on from a network
     ready, state, metrics = take_a_step(config, images, **{'model.width': 2})
     method, _, dataset = name.rpartition('_')
     assert ready.train.name == dataset and ready.train.num_classes == (100 if dataset == 'cifar100' else 10)

@@ -114,6 +114,10 @@ NEWER['hat_cifar10'] = ONE_CYCLE | {
     'defense.weights.natural_ce': 1.0, 'defense.weights.kl': 2.5, 'defense.weights.helped_ce': 0.5,
     'defense.weights.adversarial_ce': 'absent',
 }  # fmt: skip
+NEWER['eat_cifar10'] = {
+    'epochs': 20, 'init_from': 'required', 'data.validation': 0, 'defense.name': 'eat',
+    'defense.start': 'original', 'defense.others': 'l1:12', 'schedule.boundaries': (1 / 3, 2 / 3),
+}  # fmt: skip
 NEWER['ellea_cifar10'] = NEWER['elle_cifar10'] | {
     'defense.name': 'ellea', 'defense.weights.nonlinearity': 4000.0
 }  # fmt: skip
@@ -248,6 +252,7 @@ def test_recipes_beyond_the_paper(run):
     text = importlib.import_module(f'configs.{run.replace("ellea", "elle")}').__doc__
     shown = f'python train.py --config=configs/{run}.py'.replace('ellea', 'elle')
     more = ' --config.data.extra=1m.npz' * bool(config.data.extra)
+    more += ' --config.init_from=FOLDER' * bool(config.init_from)
     assert f'{shown}{more}\n' in text and f'{shown}:{config.model.arch},si{more}\n' in text
 
 

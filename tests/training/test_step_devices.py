@@ -10,11 +10,10 @@ from si_jax.defenses import DEFENSES, from_config
 from si_jax.runtime import devices
 from si_jax.threat import Threat
 from si_jax.training.awp import Perturbation
-from si_jax.training.free import make_free_step
 from si_jax.training.helper import attached, term_of
 from si_jax.training.schedules import sgd
+from si_jax.training.setup import step_of
 from si_jax.training.state import Batch, TrainState, create_state
-from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, Ingredients, metric_names
 from tests.helpers.tiny import TinyNet
 
@@ -75,7 +74,7 @@ def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_wei
         awp=awp,
         helper=helper,
     )
-    return state, make_free_step(parts) if defense.persistent else make_train_step(parts)
+    return state, step_of(defense).make(parts)
 
 
 def make_batch(seed, rows, real, dtype=jnp.float64):
@@ -128,13 +127,26 @@ def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
 
 @pytest.mark.parametrize(
     'case',
-    ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated', 'nfgsm', 'nuat', 'ellea', 'dkl', 'hat', 'dajat'],
+    [
+        'gat',
+        'rfgsm',
+        'gradalign',
+        'freeat',
+        'calibrated',
+        'nfgsm',
+        'nuat',
+        'ellea',
+        'dkl',
+        'hat',
+        'dajat',
+        'eat',
+    ],
 )
 def test_one_and_eight_devices_agree_on_the_other_methods(case):
     """Statistics of the batch inside the attack, gradients of gradients, the median over all devices.
 
-    Of the whole batch are also NuAT's norm, what ELLE-A and IKL remember, and AWP's gradient, from the second
-    step on.
+    Of the whole batch are also NuAT's norm, what ELLE-A and IKL remember, AWP's gradient, from the second
+    step on, and E-AT's choice and counts.
     """
     if case == 'calibrated':
         defense = defense_of('trades', False, inner='calibrated_ce')
@@ -166,6 +178,10 @@ def test_one_and_eight_devices_agree_on_the_other_methods(case):
     assert not alone_state.memory or distance(alone_state.memory, spread_state.memory) < 1e-9
     if case == 'ellea':
         assert int(spread_state.memory['nonlinearity'].total) == 2
+    if case == 'eat':
+        counts = np.asarray(spread_state.memory['withstood'])
+        np.testing.assert_array_equal(counts, alone_state.memory['withstood'])
+        assert counts[:, 1].sum() == 66 and (counts[:, 0] <= counts[:, 1]).all()
     for name, value in metrics.items():
         assert float(spread_metrics[name]) == pytest.approx(float(value), rel=1e-6), name
     if free:
