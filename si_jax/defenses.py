@@ -202,7 +202,7 @@ class Defense(NamedTuple):
     def scheduled(self) -> bool:
         """Whether a weight, or a term that remembers, depends on the position."""
         terms = [*self.outer.values(), *self.inner_terms.values()]
-        return bool(self.memories) or any(term.schedule for term in terms)
+        return any(term.schedule or term.memory for term in terms)
 
     @property
     def aligned(self) -> bool:
@@ -231,12 +231,12 @@ class Defense(NamedTuple):
         """What is remembered before the first batch, by name; () where nothing is."""
         return {name: memory.first(num_classes) for name, memory in self.memories.items()} or ()
 
-    def remembered(self, position: Position, values: Mapping[str, Array]) -> dict[str, Any]:
-        """The memory after the batch at a position: from terms' values, `SEEN`, and what a step counted."""
+    def remembered(self, memory: Any, values: Mapping[str, Array], new_epoch: Array) -> dict[str, Any]:
+        """The memory after a batch: from terms' values, `SEEN`, and what a step counted."""
         found = {}
-        for name, memory in self.memories.items():
-            seen, before = values[SEEN.format(name) if memory.seen else name], position.memory[name]
-            after = memory.update(before, seen, position.batch == 0)
+        for name, one in self.memories.items():
+            seen, before = values[SEEN.format(name) if one.seen else name], memory[name]
+            after = one.update(before, seen, new_epoch)
             found[name] = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
         return found
 

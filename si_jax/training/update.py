@@ -246,8 +246,8 @@ def guarded_update(
     metrics['gradient_norm'] = optax.tree.norm(gradients)
     memory = state.memory
     if memory:
-        assert parts.calendar is not None, 'a defense that remembers needs the calendar'
-        memory = parts.defense.remembered(parts.calendar.at(state.step, memory), metrics)
+        new_epoch = parts.calendar.at(state.step).batch == 0 if parts.calendar else jnp.zeros((), bool)
+        memory = parts.defense.remembered(memory, metrics, new_epoch)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
 
     at = state.params if offset is None else optax.tree.add(state.params, offset)
