@@ -17,16 +17,20 @@ import jax.numpy as jnp
 from si_jax import objectives
 from si_jax.attacks.pgd import BOUNDS, STARTS, Attack, widened
 from si_jax.errors import InputError, unknown
+from si_jax.memories import Memory as Memory
+from si_jax.memories import class_means
 from si_jax.objectives import Objective, WholeBatch
 from si_jax.outputs import Outputs, Score, cosine, logits, scaled_cosine, scaled_logits
 from si_jax.threat import Threat, parse_threats
 
 Array = jax.Array
 
-PASSES = ('nat', 'adv', 'random', 'segment')
+PASSES = ('nat', 'adv', 'random', 'segment', 'helped')
+HELPED = 'helped'  # the pass of points beyond the adversarial images, which a helper network labels
 SEGMENT = 3  # images of the pass 'segment' for each image of the batch
 BN_MODES = ('eval', 'train')
 SMOOTHINGS = ('all', 'others')
+SEEN = '{} seen'  # among the metrics of a step, for a term that remembers more than its value
 # [threat models, 2] int32: how many images withstood the attack in each, and how many there were.
 WITHSTOOD = 'withstood'
 
@@ -47,19 +51,6 @@ class Position(NamedTuple):
     memory: Mapping[str, Any] = MappingProxyType({})
 
 
-class Memory(NamedTuple):
-    """What a term remembers from batch to batch, as a pytree of arrays; its `schedule` reads it.
-
-    Attributes:
-        first: () -> the memory before the first batch.
-        update: (memory, the term's value on a batch, without its weight) -> the memory for the next batch.
-            Of what is no term, the value is the sum over all devices.
-    """
-
-    first: Callable[[], Any]
-    update: Callable[[Any, Array], Any]
-
-
 class Term(NamedTuple):
     """One term of an objective: weight * mean over the batch of objective(score).
 
@@ -75,6 +66,8 @@ class Term(NamedTuple):
         scaled_with_si: Whether SI has the term read scaled cosines, as the attack does, in place of its
             score.
         memory: What the term remembers; None for nothing.
+        of_branches: The objective compares the natural scores [N, B, K] of the N branches.
+        on: The pass that stands where the objective has the adversarial one, with the labels of that pass.
     """
 
     weight: float
@@ -85,13 +78,19 @@ class Term(NamedTuple):
     of_segment: bool = False
     scaled_with_si: bool = False
     memory: Memory | None = None
+    of_branches: bool = False
+    on: str = 'adv'
 
     @property
     def reads(self) -> frozenset[str]:
         """The passes whose outputs the term is computed from."""
         if self.of_gradients:
             return frozenset()
-        return frozenset({'segment'}) if self.of_segment else self.objective.uses
+        return (
+            frozenset({'segment'})
+            if self.of_segment
+            else self.objective.uses - {'adv'} | ({self.on} if 'adv' in self.objective.uses else set())
+        )
 
     def weight_at(self, position: Position | None) -> float | Array:
         """The weight at a position, which may be None where the term has no schedule."""
@@ -114,9 +113,10 @@ class Defense(NamedTuple):
         before: Train-mode forward passes before the attack, each 'nat' or 'start' (where the attack starts).
             They update the running statistics; the attack compares with this 'nat' if there is one.
         passes: The train-mode forward passes of the objective in order, each 'nat', 'adv', 'random' (a
-            uniform point of the ball around the image, not clipped) or 'segment' (three of them as one batch:
-            two such points, and a random one between them); every one updates the running statistics of batch
-            normalisation, a repeated one does nothing else.
+            uniform point of the ball around the image, not clipped), 'segment' (three of them as one batch:
+            two such points, and a random one between them) or 'helped' (points beyond the adversarial images,
+            with labels of a helper network: `si_jax.training.helper`); every one updates the running
+            statistics of batch normalisation, a repeated one does nothing else.
         start: Where the attack starts, a name in `si_jax.attacks.pgd.STARTS`.
         start_radius: The radius of the noise there, as a multiple of eps.
         bounds: Where the attack's steps may lead, a name in `si_jax.attacks.pgd.BOUNDS`.
@@ -135,6 +135,8 @@ class Defense(NamedTuple):
         others: Threat models beside that of the config: each batch is attacked in one of all. It needs
             `best_point`.
         hypersphere: The network's logits are cosines (`si_jax.models.create`).
+        branches: Augmented copies of the batch. Each is attacked like the batch, and a branch of the loss,
+            with batch normalisation of its own (`si_jax.training.branches`).
     """
 
     outer: Mapping[str, Term]
@@ -156,6 +158,7 @@ class Defense(NamedTuple):
     best_point: bool = False
     others: tuple[Threat, ...] = ()
     hypersphere: bool = False
+    branches: int = 0
 
     @property
     def attack(self) -> Attack | None:
@@ -197,8 +200,9 @@ class Defense(NamedTuple):
 
     @property
     def scheduled(self) -> bool:
-        """Whether a weight depends on the position."""
-        return any(term.schedule for term in [*self.outer.values(), *self.inner_terms.values()])
+        """Whether a weight, or a term that remembers, depends on the position."""
+        terms = [*self.outer.values(), *self.inner_terms.values()]
+        return any(term.schedule or term.memory for term in terms)
 
     @property
     def aligned(self) -> bool:
@@ -217,16 +221,24 @@ class Defense(NamedTuple):
         found = {name: term.memory for name, term in self.outer.items() if term.memory}
         if self.others:
             shape = (1 + len(self.others), 2)
-            found[WITHSTOOD] = Memory(lambda: jnp.zeros(shape, jnp.int32), jnp.add)
+            found[WITHSTOOD] = Memory(
+                lambda classes: jnp.zeros(shape, jnp.int32),
+                lambda memory, counted, new_epoch: memory + counted,
+            )
         return found
 
-    def first_memory(self) -> Any:
+    def first_memory(self, num_classes: int) -> Any:
         """What is remembered before the first batch, by name; () where nothing is."""
-        return {name: memory.first() for name, memory in self.memories.items()} or ()
+        return {name: memory.first(num_classes) for name, memory in self.memories.items()} or ()
 
-    def remembered(self, memory: Any, values: Mapping[str, Array]) -> Any:
-        """The memory after a batch, from the terms' values on it and from what the step counted."""
-        return {name: one.update(memory[name], values[name]) for name, one in self.memories.items()} or ()
+    def remembered(self, memory: Any, values: Mapping[str, Array], new_epoch: Array) -> dict[str, Any]:
+        """The memory after a batch: from terms' values, `SEEN`, and what a step counted."""
+        found = {}
+        for name, one in self.memories.items():
+            seen, before = values[SEEN.format(name) if one.seen else name], memory[name]
+            after = one.update(before, seen, new_epoch)
+            found[name] = jax.tree.map(lambda new, old: new.astype(old.dtype), after, before)
+        return found
 
 
 def _whole(outputs: Outputs) -> Any:
@@ -276,12 +288,14 @@ class Outliers(NamedTuple):
 OUTLIER_DEVIATIONS, OUTLIER_DECAY, OUTLIER_LEAST = 2.0, 0.99, 3
 
 
-def _no_outliers() -> Outliers:
+def _no_outliers(classes: int) -> Outliers:
+    del classes
     zero = jnp.zeros((), jnp.float32)
     return Outliers(jnp.zeros((), jnp.int32), zero, zero, zero)
 
 
-def _with_value(seen: Outliers, value: Array) -> Outliers:
+def _with_value(seen: Outliers, value: Array, new_epoch: Array) -> Outliers:
+    del new_epoch
     deviation = jnp.sqrt(seen.squares / jnp.maximum(seen.total, 1))
     outlier = (seen.total >= OUTLIER_LEAST) & (value > seen.mean + OUTLIER_DEVIATIONS * deviation)
     total, distance = seen.total + 1, value - seen.mean
@@ -447,6 +461,47 @@ DEFENSES: dict[str, Defense] = {
 }
 
 
+# Cui et al. (2023), jiequancui/DKL: TRADES with the improved KL divergence, of which the attack climbs the
+# cross-entropy, whose slope is that of KL. Attack steps: those of the released code.
+DEFENSES['dkl'] = Defense(
+    outer={
+        'natural_ce': Term(1.0, NATURAL_CE),
+        'ikl': Term(20.0, objectives.weighted_differences, memory=class_means(4.0)),
+        'pair_ce': Term(4.0, objectives.pair_cross_entropy),
+    },
+    inner=objectives.kl,
+    passes=('adv', 'nat'),
+    start='gaussian',
+    steps=5,
+    step_size=0.5,
+)
+
+# Addepalli et al. (2022), val-iisc/DAJAT: TRADES on the batch and on two copies after AutoAugment.
+DEFENSES['dajat'] = Defense(
+    outer={
+        'natural_ce': Term(1.0, NATURAL_CE),
+        'kl': Term(11.0, objectives.kl),
+        'js': Term(2.0, objectives.branch_divergence, of_branches=True),
+    },
+    inner=objectives.kl,
+    start='gaussian',
+    steps=5,
+    step_size=0.5,
+    branches=2,
+)
+
+# Rade and Moosavi-Dezfooli (2022), imrahulr/hat. The helper comes from the config.
+DEFENSES['hat'] = Defense(
+    outer={
+        'natural_ce': Term(1.0, NATURAL_CE),
+        'kl': Term(2.5, objectives.kl),
+        'helped_ce': Term(0.5, ADVERSARIAL_CE, on=HELPED),
+    },
+    inner=objectives.kl,
+    passes=('nat', 'adv', HELPED),
+    start='gaussian',
+)
+
 # ELLE-A: lambda is 4000 after a batch whose nonlinearity stands out, and falls by 1 % a batch.
 DEFENSES['ellea'] = DEFENSES['elle']._replace(
     outer={
@@ -517,7 +572,8 @@ def with_he(defense: Defense, *, scale: float = 15.0, margin: float = 0.2) -> De
         objectives.kl: (objectives.kl, scaled),
         objectives.logit_pairing: (objectives.logit_pairing, logits),
     }
-    known = all(term.objective in forms and term.score is logits for term in defense.outer.values())
+    terms = defense.outer.values()
+    known = all(term.objective in forms and term.score is logits and term.on == 'adv' for term in terms)
     if not known or defense.persistent or defense.inner not in forms:
         raise InputError('hypersphere embedding is defined for at, trades and alp: use he=False')
     outer = {
@@ -554,7 +610,8 @@ def with_smoothing(defense: Defense, smoothing: float, over: str) -> Defense:
             'its labels would be smoothed too; use smoothing=0'
         )
     entropies = NATURAL_CE, ADVERSARIAL_CE
-    plain = {name for name, term in defense.outer.items() if term.objective in entropies}
+    outer_terms = defense.outer.items()
+    plain = {name for name, term in outer_terms if term.objective in entropies and term.on == 'adv'}
     if not plain or defense.hypersphere:
         raise InputError(
             f'defense.smoothing={smoothing:g} needs a cross-entropy of the logits in the loss, which has '
@@ -576,7 +633,11 @@ def check_soft_labels(defense: Defense) -> None:
     CE(s c', q), regulariser CE(s (c' - m q), q); so are those of ALP, GAT and GradAlign.
     """
     terms = [*defense.outer.items(), *defense.inner_terms.items()]
-    hard = [name for name, term in terms if not term.objective.soft or term.of_segment]
+    hard = [
+        name
+        for name, term in terms
+        if not term.objective.soft or term.of_segment or term.of_branches or term.on != 'adv'
+    ]
     if defense.inner is not None and not defense.inner.soft:
         hard.append('the attack')
     reason = ''
@@ -674,6 +735,7 @@ def from_config(config: Mapping[str, Any]) -> Defense:
         bounds=config.get('bounds', defense.bounds),
         attack_bn=config['attack_bn'],
         replays=config.get('replays', defense.replays),
+        branches=config.get('branches', defense.branches),
         others=_threats(config['others']) if 'others' in config else defense.others,
     )
     _check(name, defense)
@@ -730,6 +792,15 @@ def _check(name: str, defense: Defense) -> None:
                 f'the term {term!r} compares losses of the labels, image by image, and the inner objective '
                 "here is none: use inner='ce' or inner='si'"
             )
+    if defense.branches < 0 or (defense.branches > 0) != any(
+        term.of_branches for term in defense.outer.values()
+    ):
+        raise InputError(
+            f'defense.branches={defense.branches} must be positive with dajat, whose loss compares branches, '
+            'and 0 with any other defense; TRADES without branches is acat_cifar10'
+        )
+    if defense.branches and (set(defense.passes) - {'nat', 'adv'} or defense.aligned or defense.persistent):
+        raise InputError(f'{name} has branches, which are known of the passes nat and adv: use no other pass')
     if defense.start not in STARTS:
         raise unknown('start', defense.start, STARTS)
     if defense.start == 'original' and defense.inner is not None and 'nat' in defense.inner.uses:

@@ -2,7 +2,7 @@
 
 A *loss* maps a score [B, K] and integer labels [B] to [B]. A *pair loss* compares the scores of an
 adversarial batch with those of the natural batch. Attacks maximise losses and training minimises them; batch
-means are taken by the caller. Nothing here stops a gradient.
+means are taken by the caller. Nothing here stops a gradient, unless it says so.
 """
 
 from collections.abc import Callable
@@ -259,6 +259,53 @@ def squared_difference(value: Array, other: Array) -> Array:
     between two points of the ball, and of what a straight line between them would give there.
     """
     return jnp.square(value - other)
+
+
+def pair_cross_entropy(adversarial: Array, natural: Array) -> Array:
+    """-sum_k p_k log q_k, [B], with p the natural and q the adversarial probabilities; p has no gradient.
+
+    Source: the second part of IKL (see `weighted_differences`).
+    """
+    _check_pair(adversarial, natural)
+    p = jax.nn.softmax(jax.lax.stop_gradient(natural), axis=1)
+    return -jnp.sum(p * jax.nn.log_softmax(adversarial, axis=1), axis=1)
+
+
+def weighted_differences(adversarial: Array, natural: Array, weights: Array) -> Array:
+    """(1/4) sum_jk w_j w_k (u_j - u_k)^2 with u = natural - adversarial, [B]: the first part of IKL.
+
+    u_j - u_k is by how much the difference of two logits differs between the two images. It is computed as
+    (W/2) sum_j w_j (u_j - m)^2, with W = sum_j w_j and m the mean of u under w: no K x K matrix an image.
+
+    Args:
+        adversarial: [B, K].
+        natural: [B, K].
+        weights: w [B, K], not negative, with a positive sum.
+
+    Source: Cui et al. (2023), "Decoupled Kullback-Leibler divergence loss", repository jiequancui/DKL,
+        dkl_loss.
+    """
+    _check_pair(adversarial, natural)
+    difference = natural - adversarial
+    total = jnp.sum(weights, axis=1, keepdims=True)
+    mean = jnp.sum(weights * difference, axis=1, keepdims=True) / total
+    return total[:, 0] / 2 * jnp.sum(weights * jnp.square(difference - mean), axis=1)
+
+
+def branch_divergence(scores: Array) -> Array:
+    """Jensen-Shannon divergence of N distributions, the mean of KL(p_b || m), [B].
+
+    p_b = softmax(scores_b), and m is their mean, at least 1e-7. Everything keeps its gradient.
+
+    Args:
+        scores: [N, B, K].
+
+    Source: Addepalli et al. (2022), repository val-iisc/DAJAT, train_DAJAT.py.
+    """
+    log_p = jax.nn.log_softmax(scores, axis=-1)
+    p = jnp.exp(log_p)
+    log_mean = jnp.log(jnp.clip(jnp.mean(p, axis=0), 1e-7, 1))
+    return jnp.mean(jnp.sum(p * (log_p - log_mean), axis=-1), axis=0)
 
 
 def nuclear_norm(

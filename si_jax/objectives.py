@@ -38,19 +38,22 @@ class Objective(NamedTuple):
         uses: Which of 'adv' and 'nat' it reads; what it does not read need not be computed.
         soft: The same for soft labels [B, K], distributions over the classes; None where there is no form.
         of_batch: Whether an image's loss depends on the other images of the batch: `on` must be called first.
+        of_memory: Whether the loss takes, as its last argument, what its term remembers: likewise.
     """
 
     loss: Callable[..., Array]
     uses: frozenset[str]
     soft: Callable[[Array, Array, Array, Array], Array] | None = None
     of_batch: bool = False
+    of_memory: bool = False
 
-    def on(self, rows: WholeBatch | None) -> 'Objective':
-        """The objective on this batch, which an objective that is not `of_batch` need not know."""
-        if not self.of_batch:
+    def on(self, rows: WholeBatch | None, remembered: Any = None) -> 'Objective':
+        """The objective on this batch, which one that is neither `of_batch` nor `of_memory` need not know."""
+        if not self.of_batch and not self.of_memory:
             return self
-        assert rows is not None
-        return Objective(lambda adv, nat, y, i: self.loss(adv, nat, y, i, rows), self.uses)
+        assert rows is not None or not self.of_batch
+        more = (rows,) * self.of_batch + (remembered,) * self.of_memory
+        return Objective(lambda adv, nat, y, i: self.loss(adv, nat, y, i, *more), self.uses)
 
     def __call__(
         self, adversarial: Array | None, natural: Array | None, labels: Array, step: Array | int = 0
@@ -98,6 +101,13 @@ logit_pairing = on_pair(losses.logit_pairing)
 probability_distance = on_pair(losses.probability_distance)
 misalignment = on_pair(losses.misalignment)
 squared_difference = on_pair(losses.squared_difference)
+pair_cross_entropy = on_pair(losses.pair_cross_entropy)
+weighted_differences = Objective(
+    lambda adv, nat, y, i, weights: losses.weighted_differences(adv, nat, weights[y]),
+    frozenset({'adv', 'nat'}),
+    of_memory=True,
+)
+branch_divergence = on_natural(lambda scores, labels: losses.branch_divergence(scores))
 nuclear_norm = Objective(
     lambda adv, nat, y, i, rows: losses.nuclear_norm(
         adv, nat, mask=rows.mask, gathered=rows.gathered, own=rows.own

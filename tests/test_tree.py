@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     ('errors', 'storage'),
-    ('runtime', 'l1', 'threat', 'outputs', 'losses', 'objectives', 'data'),
+    ('runtime', 'l1', 'threat', 'outputs', 'losses', 'objectives', 'memories', 'data'),
     ('models', 'attacks', 'interop'),
     ('evaluation', 'cost', 'defenses'),
     ('auditing', 'training'),

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from si_jax.defenses import SEGMENT, Defense
+from si_jax.defenses import HELPED, SEGMENT, Defense
 from si_jax.models import use_convolution
+from si_jax.storage.trees import leaves
 
 
 class Layer(NamedTuple):
@@ -109,7 +110,7 @@ def network(model: Any, image_shape: tuple[int, ...]) -> Network:
         flops=sum(layer.flops for layer in found),
         outputs=sum(layer.outputs for layer in convolutions or found),
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables['params'])),
-        norms=len(jax.tree.leaves(variables.get('batch_stats', {}))) // 2,
+        norms=sum(path.rpartition('/')[2] == 'mean' for path, _ in leaves(variables.get('batch_stats', {}))),
         layers=found,
     )
 
@@ -132,13 +133,15 @@ def training_passes(defense: Defense, attack_steps: float, *, awp: bool = False)
     # A pass that is repeated, or that no term reads, moves the statistics alone. The other image gradient
     # does not change with the weights.
     once = _forwards(defense.passes) - _forwards(defense.read_passes) + 2 * defense.aligned
-    update = (1 + awp) * gradient + once
+    # The helper is counted as one more of this network.
+    branches = 1 + defense.branches
+    update = branches * (gradient + once) + awp * gradient + (HELPED in defense.passes)
     attack = float(len(defense.before))
     if defense.inner is not None:
         inner = {name for term in defense.inner_terms.values() for name in term.objective.uses}
         natural = 'nat' in inner | defense.inner.uses and 'nat' not in defense.before
         attack += 2 * attack_steps + natural + defense.calibrated + defense.best_point
-    return Passes(attack, update)
+    return Passes(branches * attack, update)
 
 
 def first_steps(first: float, most: int) -> int:
@@ -160,7 +163,7 @@ def mean_steps(most: int, ramp: Sequence[float], changes: int) -> float:
 
 def live_forwards(defense: Defense) -> int:
     """The train-mode forward passes whose intermediate values wait for the backward pass at the same time."""
-    return max(1, _forwards(defense.read_passes)) + defense.aligned
+    return (1 + defense.branches) * max(1, _forwards(defense.read_passes)) + defense.aligned
 
 
 def _forwards(passes: Iterable[str]) -> int:

@@ -30,7 +30,7 @@ ASSUMED_MFU = 0.31
 FILLING = 128
 # Of a small all-reduce: 80 a step were estimated to take 0.8 to 1.6 ms on 8 GPUs.
 LATENCY = 15e-6
-# Parameters, momentum, gradient and update; 4 more for an average of the parameters.
+# Parameters, momentum, gradient and update; 4 more each for an average of the parameters and for a helper.
 STATE_BYTES = 16
 # The perturbation of the weights, and the sum.
 AWP_BYTES = 8
@@ -146,9 +146,11 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
     mixtures = max(1, config.data.cutmix)
     passes = flops.training_passes(defense, flops.mean_steps(steps, config.ramp.steps, changes), awp=awp)
     recomputed = config.average.kind and config.average.batch_stats == 'recompute' and network.norms
-    norms = network.norms * 2 * (len(defense.passes) + len(defense.before) + awp * len(defense.read_passes))
+    branches = 1 + defense.branches
+    moved = branches * (len(defense.passes) + len(defense.before)) + awp * len(defense.read_passes)
+    norms = network.norms * 2 * moved
     if defense.attack_bn == 'train' and defense.inner is not None:
-        norms += network.norms * 2 * steps
+        norms += network.norms * 2 * steps * branches
     return Run(
         arch=config.model.arch,
         network=network,
@@ -163,7 +165,9 @@ def describe(config: ConfigDict, images: int | None = None) -> Run:
         batch_size=batch_size,
         data_bytes=(count + extra.count(config.data)) * height * width * channels,
         dtype=config.model.dtype,
-        state_bytes=STATE_BYTES + 4 * bool(config.average.kind) + AWP_BYTES * awp,
+        state_bytes=STATE_BYTES
+        + 4 * (bool(config.average.kind) + (defenses.HELPED in defense.passes))
+        + AWP_BYTES * awp,
         norm_reductions=norms if config.model.sync_bn else 0,
         awp=awp,
         stream=config.data.stream,

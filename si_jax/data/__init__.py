@@ -14,6 +14,7 @@ to one size. `batches` is about order, `augment` about pixels. Nothing here know
 """
 
 from si_jax.data.augment import augment, box, random_box, to_unit
+from si_jax.data.autoaugment import autoaugment
 from si_jax.data.batches import balanced_order, epoch_batches, epoch_order, split_validation
 from si_jax.data.dataset import Arrays, Dataset, Loader, Source
 from si_jax.data.sources import (
@@ -37,6 +38,7 @@ __all__ = [
     'Loader',
     'Source',
     'augment',
+    'autoaugment',
     'balanced_order',
     'box',
     'canonical',

@@ -22,6 +22,7 @@ import numpy as np
 from si_jax import models
 from si_jax.errors import InputError
 from si_jax.interop.torch_files import as_arrays, check_finite, listed, read
+from si_jax.models.batch_norm import BRANCH
 
 # (collection, leaf) of ours -> PyTorch's name of it.
 _LEAVES = {
@@ -137,9 +138,14 @@ def from_torch(
 
 
 def to_torch(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
-    """The state dict of the PyTorch network, as arrays with its names and layouts."""
+    """The state dict of the PyTorch network, as arrays with its names and layouts.
+
+    Of batch normalisation with two sets it has the first, with which networks are evaluated.
+    """
     arrays = {}
     for path, leaf in flax.traverse_util.flatten_dict(dict(variables)).items():
+        if path[-1].startswith(BRANCH):
+            continue
         leaf = np.asarray(leaf)
         arrays[torch_name(path)] = np.ascontiguousarray(leaf.transpose(_to_torch_axes(leaf.ndim)))
         if path[-1] == 'mean':

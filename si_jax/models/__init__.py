@@ -79,6 +79,7 @@ def create(
     hypersphere: bool = False,
     activation: str = 'relu',
     bn_momentum: float = 0.1,
+    bn_branch: int | None = None,
 ) -> nn.Module:
     """A network by name.
 
@@ -97,6 +98,8 @@ def create(
             bias, weight vectors of length one, which training has to keep so.
         activation: A row of `ACTIVATIONS`, in place of every ReLU.
         bn_momentum: Weight of a batch in the running statistics, in (0, 1] (torch's convention).
+        bn_branch: Of batch normalisation with two sets of statistics and affine parameters the one that is
+            used, 0 or 1; None where there is one set.
 
     Raises:
         InputError: For an unknown name, or a size that no network has.
@@ -117,7 +120,12 @@ def create(
     if dtype is not None:
         options['dtype'] = _dtype(dtype)
     if architecture.batch_norm:
-        options |= {'bn_axis': bn_axis, 'bn_momentum': bn_momentum}
+        options |= {'bn_axis': bn_axis, 'bn_momentum': bn_momentum, 'bn_branch': bn_branch}
+    elif bn_branch is not None:
+        raise InputError(
+            f'model.bn_branches: {arch} has no batch normalisation of which there could be two sets; use a '
+            'network that has it, such as resnet18'
+        )
     if hypersphere:
         options['hypersphere'] = True
     if activation != 'relu':
@@ -136,7 +144,8 @@ def from_config(
     """The network that the section `model` of a config describes; an empty field is the default of `create`.
 
     Args:
-        config: With arch, width, variant and normalise; activation and bn_momentum where it has them; dtype
+        config: With arch, width, variant and normalise; activation, bn_momentum and bn_branches where it has
+            them (of two sets the first is used); dtype
             and sync_bn where training asks for them.
         num_classes: Number of classes.
         hypersphere: As for `create`; the defense asks for it.
@@ -159,6 +168,7 @@ def from_config(
         hypersphere=hypersphere,
         activation=config.get('activation', 'relu'),
         bn_momentum=config.get('bn_momentum', 0.1),
+        bn_branch=0 if config.get('bn_branches') else None,
     )
 
 

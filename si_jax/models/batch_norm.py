@@ -1,6 +1,7 @@
 """Batch normalisation with PyTorch's conventions, over real rows only and over all devices."""
 
 from collections.abc import Hashable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -11,6 +12,7 @@ from si_jax.errors import InputError
 from si_jax.models.layers import at_least_float32
 
 Array = jax.Array
+BRANCH = 'branch_'  # begins the names of a second set's parameters and statistics
 
 
 class BatchNorm(nn.Module):
@@ -34,21 +36,30 @@ class BatchNorm(nn.Module):
         axis: Name or names of the mapped axes to reduce over; None for this device's rows alone.
         momentum: Weight of the new statistics (torch's convention; Flax calls 1 - 0.1 momentum).
         epsilon: Added to the variance.
+        branch: None for one set of statistics and affine parameters. Else there are two, of which this one is
+            used: 0 the first, 1 the other, whose names begin with `branch_` (AdvProp, Xie et al., 2020).
     """
 
     axis: Hashable | None = None
     momentum: float = 0.1
     epsilon: float = 1e-5
+    branch: int | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, mask: Array | None = None) -> Array:
         """[B, ..., C] -> the same shape and dtype; `mask` [B] is True for real rows, None if all are."""
         channels = x.shape[-1:]
-        scale = self.param('scale', nn.initializers.ones, channels, jnp.float32)
-        bias = self.param('bias', nn.initializers.zeros, channels, jnp.float32)
-        running_mean = self.variable('batch_stats', 'mean', jnp.zeros, channels, jnp.float32)
-        running_var = self.variable('batch_stats', 'var', jnp.ones, channels, jnp.float32)
 
+        def names(prefix: str) -> tuple[Any, ...]:
+            return (
+                self.param(f'{prefix}scale', nn.initializers.ones, channels, jnp.float32),
+                self.param(f'{prefix}bias', nn.initializers.zeros, channels, jnp.float32),
+                self.variable('batch_stats', f'{prefix}mean', jnp.zeros, channels, jnp.float32),
+                self.variable('batch_stats', f'{prefix}var', jnp.ones, channels, jnp.float32),
+            )
+
+        sets = [names('')] if self.branch is None else [names(''), names(BRANCH)]
+        scale, bias, running_mean, running_var = sets[self.branch or 0]
         mean, var = running_mean.value, running_var.value
         wide = x.astype(at_least_float32(x.dtype))
         # Initialisation runs outside of any mapped axis and must leave the statistics at 0 and 1.

@@ -96,6 +96,7 @@ class PreActResNet(nn.Module):
     hypersphere: bool = False
     activation: str = 'relu'
     bn_momentum: float = 0.1
+    bn_branch: int | None = None
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
@@ -104,7 +105,7 @@ class PreActResNet(nn.Module):
         if self.variant.he_init:
             conv = partial(conv, kernel_init=he_fan_out)
             linear = partial(linear, kernel_init=he_fan_in, bias_init=nn.initializers.zeros)
-        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum)
+        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum, branch=self.bn_branch)
         activate = ACTIVATIONS[self.activation]
         rest = self.variant.preactivated_shortcut, 'shortcut_0', activate
 

@@ -91,12 +91,13 @@ class ResNet(nn.Module):
     hypersphere: bool = False
     activation: str = 'relu'
     bn_momentum: float = 0.1
+    bn_branch: int | None = None
     imagenet_stem: bool = False
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
         conv = partial(Conv, dtype=self.dtype)
-        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum)
+        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum, branch=self.bn_branch)
         activate = ACTIVATIONS[self.activation]
         size, stride = (7, 2) if self.imagenet_stem else (3, 1)
         x = conv(self.width, size, stride, name='conv1')(normalise_images(images, self.normalise))

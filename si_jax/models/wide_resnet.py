@@ -48,11 +48,12 @@ class WideResNet(nn.Module):
     hypersphere: bool = False
     activation: str = 'relu'
     bn_momentum: float = 0.1
+    bn_branch: int | None = None
 
     @nn.compact
     def __call__(self, images: Array, train: bool = False, mask: Array | None = None) -> Outputs:
         conv = partial(Conv, kernel_init=he_fan_out, dtype=self.dtype)
-        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum)
+        norm = partial(BatchNorm, axis=self.bn_axis, momentum=self.bn_momentum, branch=self.bn_branch)
         activate = ACTIVATIONS[self.activation]
         x = conv(self.width, 3, name='conv1')(normalise_images(images, self.normalise))
         for stage in range(3):

@@ -27,6 +27,7 @@ from si_jax.training.step import Carry
 Array = jax.Array
 # Of a step's key, where no image has its number.
 _MIXING = 2**32 - 1
+_COPY = 1  # of an image's key for augmentation; a copy's number is added
 AHEAD = 2  # batches that are prepared before they are asked for
 
 
@@ -141,7 +142,13 @@ class Streamed:
 
 
 def with_data(
-    step: Callable[..., Any], train: Dataset, replays: int, mixtures: int = 0, *, streamed: bool = False
+    step: Callable[..., Any],
+    train: Dataset,
+    replays: int,
+    mixtures: int = 0,
+    *,
+    copies: int = 0,
+    streamed: bool = False,
 ) -> Callable[..., Any]:
     """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
 
@@ -156,6 +163,8 @@ def with_data(
     With `mixtures` N the step gets N mixtures of each image with others of the whole batch (CutMix): in each
     repetition one box and one order of the batch serve all images, as in wzekai99/DM-Improves-AT. It then has
     N times as many rows, and soft labels. Call it under the axis of `runtime.devices`.
+
+    With `copies` the step gets so many copies of each image after AutoAugment, cropped and mirrored anew.
     """
 
     def call(
@@ -179,7 +188,14 @@ def with_data(
             augmented = data.augment(stored, keys[:, 0], crop=train.crop, flip=train.flip)
             return data.to_unit(augmented, train.scale, jnp.float32)
 
+        def copy(number: int) -> Array:
+            own = jax.vmap(lambda key: jax.random.split(jax.random.fold_in(key, _COPY + number)))(keys[:, 0])
+            whole = data.autoaugment(data.to_unit(images[found], train.scale, jnp.float32), own[:, 0])
+            return data.augment(whole, own[:, 1], crop=train.crop, flip=train.flip)
+
         batch = Batch(pixels(images[found], keys), labels[found], mask, keys[:, 1])
+        if copies:
+            batch = batch._replace(augmented=tuple(copy(number) for number in range(copies)))
         if mixtures:
             others, real = (jax.lax.all_gather(part, AXIS, tiled=True) for part in (indices, mask))
             if streamed:  # the images of the whole batch

@@ -73,8 +73,9 @@ class Initial(NamedTuple):
         return jax.tree_util.tree_map_with_path(chosen, variables)
 
 
-# (name, config, (H, W, C)) -> the weights of that name; InputError if there are none.
-Reader = Callable[[str, ConfigDict, tuple[int, ...]], Given]
+# (name, config, (H, W, C), field of the config, checkpoint) -> the weights of that name; InputError if there
+# are none. The checkpoint is 'best' or 'last', of a run; where nothing was measured its last one is taken.
+Reader = Callable[[str, ConfigDict, tuple[int, ...], str, str], Given]
 _readers: list[Reader] = []
 
 
@@ -82,6 +83,17 @@ def reader(function: Reader) -> Reader:
     """Registers the function that reads weights by the names that `init_from` may have."""
     _readers.append(function)
     return function
+
+
+def reading(
+    name: str, config: ConfigDict, image_shape: tuple[int, ...], *, field: str, prefer: str = 'best'
+) -> Given:
+    """The weights that a field of a config names, as they are.
+
+    Raises:
+        InputError: There are none; the message names the field.
+    """
+    return _readers[-1](name, config, image_shape, field, prefer)
 
 
 def read(
@@ -108,7 +120,7 @@ def read(
         return dict(leaves(made))
 
     def checked() -> Initial:
-        given = _readers[-1](config.init_from, config, image_shape)
+        given = reading(config.init_from, config, image_shape, field='init_from')
         there, here = shapes(given.num_classes), shapes(num_classes)
         found = {path: np.asarray(array) for path, array in leaves(dict(given.variables))}
         _check_same_network(config, given, found, there)

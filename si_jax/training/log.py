@@ -27,7 +27,7 @@ def header(ready: Setup, params: Any, init_from: Mapping[str, Any] | None = None
     attack, steps = config.attack, config.epochs * ready.steps_per_epoch
     inner = f', attack: {attack.steps} x {attack.step_size:.4g}' if ready.defense.inner else ''
     mixed = config.data.cutmix
-    smoothed = config.defense.smoothing
+    smoothed, copies = config.defense.smoothing, ready.defense.branches
     over = {'all': 'all classes', 'others': 'the other classes'}[config.defense.smoothing_over]
     return '\n'.join(
         (
@@ -41,6 +41,8 @@ def header(ready: Setup, params: Any, init_from: Mapping[str, Any] | None = None
             *([f'CutMix: {mixed} mixtures of each image, {_ours(ready)}'] if mixed else []),
             *([f'label smoothing: {smoothed:g} over {over}'] if smoothed else []),
             *([f'ramps: {growing}'] if growing else []),
+            *([f'branches: {copies} copies of each image after AutoAugment'] if copies else []),
+            *([f'helper: {ready.helper.source}, digest {ready.helper.digest}'] if ready.helper else []),
             f'evaluated weights: {average.words(config.average)}',
             plan(ready),
             _columns(config, held_out),

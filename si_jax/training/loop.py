@@ -48,7 +48,10 @@ def setup_everywhere(config: ConfigDict) -> Setup:
     ready = processes.agree_on_errors(lambda: setup(config))
     if processes.count() > 1:
         digests = {name: facts['digest'] for name, facts in data_facts(ready).items()}
-        check_identical({'config': ready.config.to_dict(), 'streamed': ready.streamed, **digests})
+        helper = ready.helper.digest if ready.helper else ''
+        check_identical(
+            {'config': ready.config.to_dict(), 'streamed': ready.streamed, 'helper': helper, **digests}
+        )
     return ready
 
 

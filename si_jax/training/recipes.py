@@ -71,6 +71,9 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
             'attack_bn': row.attack_bn,
             'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
             'replays': row.replays,  # FreeAT's m
+            'branches': row.branches,  # DAJAT's copies of each image after AutoAugment, beside the image
+            # HAT's network trained without an attack: WORKDIR, zoo:NAME or a file of weights; '': none.
+            'helper': '',
             # E-AT: threat models 'NORM:EPS', with commas between; each batch is attacked in one of these and
             # the one of the section threat.
             'others': ','.join(map(str, row.others)),
@@ -154,6 +157,8 @@ def paper(name: str, *, si: bool = False, he: bool = False, dataset: str, arch: 
     config.model.sync_bn = True  # False: statistics per device, as torch's DataParallel
     config.model.activation = 'relu'  # or 'silu', 'softplus', in place of every ReLU
     config.model.bn_momentum = 0.1  # weight of a batch in the running statistics, as torch counts it
+    # Whether batch normalisation has a second set of statistics and affine parameters, for branches.
+    config.model.bn_branches = defenses.DEFENSES[name].branches > 0
     config.model.bn_first_step = False  # True: the first step sets the running statistics to its batch's
 
     config.defense = defense(name, si=si, he=he)
@@ -345,6 +350,68 @@ def with_generated_images(name: str, *, si: bool, arch: str) -> ConfigDict:
     return config
 
 
+def growing_ball(name: str, *, si: bool, dataset: str, arch: str) -> ConfigDict:
+    """ACAT, DAJAT or IKL as their authors' code trains them, in a ball that grows with every epoch.
+
+    E = 200 epochs (ACAT 110) in batches of 128, the radius e/E of eps in epoch e (from 1), a rate that falls
+    from 0.2 by a cosine with every epoch, perturbed weights from the tenth epoch on. Differences are named in
+    the files of the configs.
+
+    Args:
+        name: `'trades'` for ACAT, `'dajat'` or `'dkl'`.
+        si: Whether it is the scale-invariant version.
+        dataset, arch: As for `paper`.
+
+    Raises:
+        si_jax.errors.InputError: No such defense or architecture.
+
+    Source: Addepalli et al. (2022), repository val-iisc/DAJAT, train_DAJAT.py; Cui et al. (2023), repository
+        jiequancui/DKL, train_dkl_cifar10.py and swa.py.
+    """
+    config = paper(name, si=si, dataset=dataset, arch=arch)
+    config.epochs = 200
+    config.ramp.eps = (0.0, 1.0)
+    config.awp.gamma, config.awp.start_epoch = 0.005, 9  # its epochs count from 1
+    config.optimiser.weight_decay = 5e-4
+    config.schedule.kind, config.schedule.every, config.schedule.peak = 'cosine', 'epoch', 0.2
+    config.average.batch_stats = 'average'
+    if name == 'dkl':
+        config.schedule.kind = 'cosine_dkl'
+        config.average.kind, config.average.start = 'swa', 0.0
+        return config
+    config.average.kind, config.average.decay, config.average.start = 'ema', 0.9996, 0.75
+    config.average.ramp = False
+    if name == 'trades':  # the budget 'low' of that code
+        config.epochs = 110
+        config.defense.start, config.defense.weights.kl = 'gaussian', 11.0
+        config.attack.steps, config.attack.step_size = 2, config.threat.get_ref('eps')
+    return config
+
+
+def helped(name: str, *, si: bool, arch: str) -> ConfigDict:
+    """HAT on CIFAR-10, or its helper, as the authors' code trains them.
+
+    50 epochs in batches of 128, a rate that goes from 0.0084 to 0.21 in a quarter of them and then to 0.
+
+    Args:
+        name: `'hat'`, or `'standard'` for the helper.
+        si: Whether it is the scale-invariant version.
+        arch: As for `paper`.
+
+    Raises:
+        si_jax.errors.InputError: No such defense or architecture.
+
+    Source: Rade and Moosavi-Dezfooli (2022), repository imrahulr/hat, train.py and core/utils/train.py.
+    """
+    config = paper(name, si=si, dataset='cifar10', arch=arch)
+    config.epochs = 50
+    config.optimiser.weight_decay, config.optimiser.nesterov = 5e-4, True
+    # Torch's OneCycleLR moves the momentum too.
+    config.optimiser.momentum, config.optimiser.cycle_momentum = 0.95, True
+    config.schedule.kind, config.schedule.peak, config.schedule.peak_at = 'one_cycle', 0.21, 0.25
+    return config
+
+
 def fine_tuned(name: str, *, si: bool, arch: str) -> ConfigDict:
     """A trained network made robust in several norms on CIFAR-10, as E-AT's authors' code does it.
 
@@ -384,6 +451,8 @@ class Recipe:
         inner: What the attack maximises; '' for the defense's own.
         awp: Whether it is the recipe with perturbed weights.
         generated: Whether it is the recipe with generated images.
+        growing: Whether it is a recipe whose ball grows.
+        helped: Whether it is the recipe of HAT, or of its helper.
     """
 
     defense: str
@@ -393,6 +462,8 @@ class Recipe:
     inner: str = ''
     awp: bool = False
     generated: bool = False
+    growing: bool = False
+    helped: bool = False
 
     def __call__(self, options: str | None = None) -> ConfigDict:
         """The config, with what follows the colon: ARCH, 'si', or 'ARCH,si'."""
@@ -402,6 +473,10 @@ class Recipe:
             return weights_perturbed(self.defense, si=si, arch=arch)
         if self.generated:
             return with_generated_images(self.defense, si=si, arch=arch)
+        if self.growing:
+            return growing_ball(self.defense, si=si, dataset=self.dataset, arch=arch)
+        if self.helped:
+            return helped(self.defense, si=si, arch=arch)
         if self.defense in FINE_TUNED:
             return fine_tuned(self.defense, si=si, arch=arch)
         if self.defense in SINGLE_STEP | NEWER_SINGLE_STEP:
@@ -533,6 +608,12 @@ RECIPES: dict[str, Callable[..., ConfigDict]] = {
     'awp_cifar10': Recipe('at', arch='preact_resnet18', awp=True),
     'tradesawp_cifar10': Recipe('trades', arch='preact_resnet18', awp=True),
     'wang2023_cifar10': Recipe('trades', arch='wrn_28_10', generated=True),
+    'acat_cifar10': Recipe('trades', growing=True),
+    'dajat_cifar10': Recipe('dajat', growing=True),
+    'dkl_cifar10': Recipe('dkl', arch='wrn_34_10', growing=True),
+    'dkl_cifar100': Recipe('dkl', 'cifar100', arch='wrn_34_10', growing=True),
+    'hat_cifar10': Recipe('hat', helped=True),
+    'standard_cifar10': Recipe('standard', helped=True),
     # TRADES-SI changes attack and objective at once; these change one of the two.
     'tradesce_cifar10': Recipe('trades', inner='ce'),
     'tradescal_cifar10': Recipe('trades', inner='calibrated_ce'),

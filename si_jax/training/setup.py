@@ -26,9 +26,11 @@ from si_jax.threat import Threat
 from si_jax.training import average, initial, ramps, schedules
 from si_jax.training import eat as eat  # registers its step
 from si_jax.training import free as free  # likewise
+from si_jax.training import helper as helpers
 from si_jax.training.average import Average
 from si_jax.training.awp import Perturbation, perturbation_of
 from si_jax.training.feed import Batches, Resident, Streamed, with_data
+from si_jax.training.helper import Helper
 from si_jax.training.initial import Initial
 from si_jax.training.ramps import Ramps
 from si_jax.training.state import TrainState, create_state
@@ -62,6 +64,7 @@ class Setup(NamedTuple):
     awp: Perturbation | None = None
     extra: Extra | None = None
     streamed: bool = False
+    helper: Helper | None = None
 
 
 def setup(config: ConfigDict) -> Setup:
@@ -79,6 +82,12 @@ def setup(config: ConfigDict) -> Setup:
     for threat in defense.others:
         threat.check(shape)
     _check_cutmix(config, defense)
+    if config.model.bn_branches != (defense.branches > 0):
+        raise InputError(
+            f'model.bn_branches={config.model.bn_branches}, defense.branches={defense.branches}: a second '
+            'set of batch statistics belongs to branches; give '
+            f'--config.model.bn_branches={defense.branches > 0}'
+        )
     for name in ('epochs', 'batch_size'):
         _check_positive(name, config[name])
     for section, names in POSITIVE.items():
@@ -118,7 +127,10 @@ def setup(config: ConfigDict) -> Setup:
         train = train._replace(images=data.chosen(train.images, first), labels=train.labels[first])
     _check_class_weights(config.data.class_weights, train.num_classes)
     more = extra.load(config.data, config.batch_size, train)
-    ready = assembled(config, defense, train, validation.whole(), more)
+    shape = {'num_classes': train.num_classes, 'image_shape': train.images.shape[1:]}
+    if helper := helpers.read(config, defense, **shape):
+        defense = helpers.attached(defense, helper.variables)
+    ready = assembled(config, defense, train, validation.whole(), more)._replace(helper=helper)
     _check_workers(ready)
     doubts = [_not_seen(ready)]
     if not (ready.streamed and train.identity):  # else it would take long to read them all
@@ -290,7 +302,12 @@ def compile_train_step(ready: Setup) -> Any:
     """
     step = step_of(ready.defense).make(ingredients(ready))
     whole = with_data(
-        step, ready.train, ready.defense.replays, ready.config.data.cutmix, streamed=ready.streamed
+        step,
+        ready.train,
+        ready.defense.replays,
+        ready.config.data.cutmix,
+        copies=ready.defense.branches,
+        streamed=ready.streamed,
     )
     names = metric_names(ready.defense)
 
@@ -319,6 +336,7 @@ def ingredients(ready: Setup) -> Ingredients:
         ramps=ready.ramps,
         bn_first_step=config.model.bn_first_step and hasattr(ready.model, 'bn_momentum'),
         awp=ready.awp,
+        helper=ready.helper.module if ready.helper else None,
     )
 
 
@@ -419,7 +437,7 @@ def initial_state(ready: Setup, weights: Initial | None = None) -> TrainState:
         seed=ready.config.seed,
         image_shape=ready.train.images.shape[1:],
         average=ready.average,
-        memory=ready.defense.first_memory(),
+        memory=ready.defense.first_memory(ready.train.num_classes),
         initial=weights,
     )
 

@@ -47,6 +47,7 @@ class Batch(NamedTuple):
         mask: [B] bool, False for the rows that only pad.
         keys: [B] typed PRNG keys, one an image and step.
         soft: [B, K], the labels as distributions over the classes where images are mixtures; else None.
+        augmented: Augmented copies of the images, [B, H, W, C] each; () where the defense has no branches.
     """
 
     images: Array
@@ -54,6 +55,7 @@ class Batch(NamedTuple):
     mask: Array
     keys: Array
     soft: Array | None = None
+    augmented: tuple[Array, ...] = ()
 
 
 def create_state(

@@ -17,6 +17,8 @@ the step does, in this order:
     loss = mean(natural_ce) + 6 mean(kl)                   `evaluate_terms`: outer
     parameters and statistics, unless one is not finite    `guarded_update`
 
+A defense with augmented copies (`si_jax.training.branches`) does the first four lines for each of them.
+
 With adversarial weight perturbation (AWP) the last two happen at w + gamma v, where v climbs the same loss
 from w (`si_jax.training.awp`).
 
@@ -32,13 +34,13 @@ import optax
 
 from si_jax.attacks import pgd
 from si_jax.attacks.pgd import Attack, KeyedClassifier
-from si_jax.defenses import SEGMENT, Defense
+from si_jax.defenses import HELPED, SEGMENT, Defense
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs, as_outputs, scaled_logits
-from si_jax.training import segment
+from si_jax.training import branches, helper, segment
 from si_jax.training.state import Batch, TrainState
-from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of
+from si_jax.training.update import Ingredients, Rows, evaluate_terms, guarded_update, rows_of, total
 
 Array = jax.Array
 Carry = Any
@@ -173,36 +175,38 @@ def make_train_step(ingredients: Ingredients, adversary: Adversary = by_pgd) -> 
         attack = defense.attack_at(position, rows)
         if attack is not None and batch.soft is not None:
             attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
-        images = _images(parts, attack, batch)
-        before, seen = _passes(parts, state.params, state.batch_stats, defense.before, images, batch.mask)
-        counted: dict[str, Array] = {}
-        if attack is not None:
-            network = _attacked_network(parts, state.params, before, batch.mask)
-            if defense.calibrated:
-                factor = _calibration(network(batch.images, batch.keys).logits, rows)
-                attack = attack._replace(score=scaled_logits(factor))
-            known = Attacked(
-                parts, attack, network, batch, rows, images['start'], seen.get('nat'), state.memory
-            )
-            images['adv'], counted = jax.lax.stop_gradient(adversary(known))
+        attacked, before, counted = [], state.batch_stats, {}
+        for of_branch, copy in branches.of(parts, batch):
+            branch, before, seen = _attacked(of_branch, attack, adversary, state, before, copy, rows)
+            attacked.append(branch)
+            counted = counted or seen
 
         def gradient_at(name: str, params: Any) -> Array:
             network = _attacked_network(parts, params, before, batch.mask)
-            return _image_gradient(attack, network, batch, images[name])
+            return _image_gradient(attacked[0].attack, network, batch, attacked[0].images[name])
 
         natural_gradient = gradient_at('nat', state.params) if defense.aligned else None
 
         def loss(
-            params: Any, passes: tuple[str, ...] = defense.passes
+            params: Any, passes: tuple[str, ...] = defense.passes, among: int | None = None
         ) -> tuple[Array, tuple[Any, dict[str, Array]]]:
-            stats, outputs = _passes(parts, params, before, passes, images, batch.mask)
-            pair = None if natural_gradient is None else (gradient_at('random', params), natural_gradient)
-            value, metrics = evaluate_terms(parts, outputs, pair, batch, rows, position)
+            stats, outputs, values = before, [], []
+            for branch in attacked[:among]:
+                stats, found = _passes(branch.parts, params, stats, passes, branch.images, batch.mask)
+                pair = None if natural_gradient is None else (gradient_at('random', params), natural_gradient)
+                given = found, pair, branch.batch, rows, position, branch.labels
+                values.append(evaluate_terms(parts, *given))
+                outputs.append(found)
+            value, metrics = values[0]
+            if len(values) > 1:
+                metrics = branches.joined(parts, [terms for _, terms in values], outputs, batch, rows)
+                value = total(defense, metrics, position)
             return value, (stats, metrics)
 
         params, offset = state.params, None
         if parts.awp is not None:
-            climbed = jax.grad(lambda params: loss(params, defense.read_passes)[0])
+            # Of several branches the weights climb the loss of the first.
+            climbed = jax.grad(lambda params: loss(params, defense.read_passes, 1)[0])
             offset = parts.awp.offset(state.step, params, climbed, rows.total)
             params = optax.tree.add(params, offset)
         (value, (stats, metrics)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
@@ -211,6 +215,52 @@ def make_train_step(ingredients: Ingredients, adversary: Adversary = by_pgd) -> 
         return new, carry, metrics
 
     return step
+
+
+class Branch(NamedTuple):
+    """The batch or an augmented copy of it, attacked: what the update sees of it.
+
+    Attributes:
+        parts: With the network of its branch.
+        batch: With the images of its branch.
+        attack: The attack on them.
+        images: Of each pass.
+        labels: Of the passes that have labels of their own.
+    """
+
+    parts: Ingredients
+    batch: Batch
+    attack: Attack | None
+    images: dict[str, Array]
+    labels: dict[str, Array]
+
+
+def _attacked(
+    parts: Ingredients,
+    attack: Attack | None,
+    adversary: Adversary,
+    state: TrainState,
+    stats: Any,
+    batch: Batch,
+    rows: Rows,
+) -> tuple[Branch, Any, dict[str, Array]]:
+    """A branch with its adversarial images, the running statistics after the passes before the attack, and
+    what the adversary counted."""
+    defense, labels, counted = parts.defense, {}, {}
+    images = _images(parts, attack, batch)
+    before, seen = _passes(parts, state.params, stats, defense.before, images, batch.mask)
+    if attack is not None:
+        network = _attacked_network(parts, state.params, before, batch.mask)
+        if defense.calibrated:
+            factor = _calibration(network(batch.images, batch.keys).logits, rows)
+            attack = attack._replace(score=scaled_logits(factor))
+        known = Attacked(parts, attack, network, batch, rows, images['start'], seen.get('nat'), state.memory)
+        images['adv'], counted = jax.lax.stop_gradient(adversary(known))
+    if HELPED in defense.passes:
+        assert parts.helper is not None
+        given = defense, parts.helper, state.memory, batch.images, images['adv']
+        images[HELPED], labels[HELPED] = helper.beyond(*given)
+    return Branch(parts, batch, attack, images, labels), before, counted
 
 
 # Of batch.keys, whose two halves are the attack's.

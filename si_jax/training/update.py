@@ -6,6 +6,8 @@ shard of nothing else, counts for nothing.
 """
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from si_jax.defenses import Defense, Position
+from si_jax.defenses import SEEN, Defense, Position
 from si_jax.models.layers import unit_kernels
 from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs
@@ -102,6 +104,7 @@ class Ingredients:
         ramps: How the attack grows over the run; None where it does not.
         bn_first_step: Whether the passes of the first step replace the running statistics.
         awp: The adversarial perturbation of the weights; None for none.
+        helper: The network that labels the points of the pass 'helped'; None where there is no such pass.
     """
 
     defense: Defense
@@ -134,6 +137,7 @@ class Ingredients:
         return dataclasses.replace(self, model=model)
 
     awp: Perturbation | None = None
+    helper: nn.Module | None = None
 
     def train_pass(self, params: Any, stats: Any, images: Array, mask: Array) -> tuple[Any, Outputs]:
         """A forward pass in train mode: the running statistics after it, and the outputs."""
@@ -163,17 +167,19 @@ def evaluate_terms(
     batch: Batch,
     rows: Rows,
     position: Position | None,
+    labels: Mapping[str, Array] = MappingProxyType({}),
 ) -> tuple[Array, dict[str, Array]]:
     """The shard's part of the outer objective, and of every term and accuracy.
 
     `outputs` are those of each pass. `gradients` are the image gradients [B, H, W, C] of the inner objective
     at the random points and at the natural images, where a term compares them. The position may be None where
-    no term has a schedule.
+    no term has a schedule. `labels` [B] are those of the passes that have labels of their own. Terms between
+    branches are left out.
     """
-    defense, metrics, weights = parts.defense, {}, None
-    if parts.class_weights:
-        weights = jnp.asarray(parts.class_weights, batch.images.dtype)[batch.labels]
+    defense, metrics, weights = parts.defense, {}, weighted(parts, batch)
     for name, term in defense.outer.items():
+        if term.of_branches:
+            continue
         if term.of_gradients:
             assert gradients is not None
             defined = [jnp.any(gradient != 0, axis=(1, 2, 3)) for gradient in gradients]
@@ -184,18 +190,36 @@ def evaluate_terms(
             values = segment.losses(defense, outputs['segment'], batch)
             metrics[name] = rows.mean(term.objective(*values, batch.labels), weights)
         else:
-            scores = {part: term.score(outputs[part]) for part in term.objective.uses}
-            objective = term.objective.on(rows)
+            scores = {part: term.score(outputs[part]) for part in term.reads}
+            recalled = None
+            if term.memory:
+                assert position is not None
+                recalled = term.memory.read(position.memory[name], position.batch == 0)
+            objective = term.objective.on(rows, recalled)
             if batch.soft is not None:
                 objective = with_soft_labels(objective, batch.soft)
-            per_image = objective(scores.get('adv'), scores.get('nat'), batch.labels)
-            metrics[name] = rows.mean(per_image, weights)
+            pair, own = (scores.get(term.on), scores.get('nat')), labels.get(term.on, batch.labels)
+            metrics[name] = rows.mean(objective(*pair, own), weights)
+            if term.memory and term.memory.seen:
+                metrics[SEEN.format(name)] = term.memory.seen(*pair, batch.labels, rows.mask)
     for name in outputs:
         if name in MEASURED:
             correct = jnp.argmax(outputs[name].logits, axis=1) == batch.labels
             metrics[f'{name}_accuracy'] = rows.mean(correct.astype(outputs[name].logits.dtype))
-    value = sum(term.weight_at(position) * metrics[name] for name, term in defense.outer.items())
-    return jnp.asarray(value), metrics
+    return total(defense, metrics, position), metrics
+
+
+def total(defense: Defense, metrics: Mapping[str, Array], position: Position | None) -> Array:
+    """The sum of the terms that were evaluated, with their weights."""
+    present = [(name, term) for name, term in defense.outer.items() if name in metrics]
+    return jnp.asarray(sum(term.weight_at(position) * metrics[name] for name, term in present))
+
+
+def weighted(parts: Ingredients, batch: Batch) -> Array | None:
+    """The weight of each image [B] by its class; None for equal ones."""
+    if not parts.class_weights:
+        return None
+    return jnp.asarray(parts.class_weights, batch.images.dtype)[batch.labels]
 
 
 def guarded_update(
@@ -220,7 +244,10 @@ def guarded_update(
     stats = parts.joined(rows, stats)
     metrics = {name: rows.total(jnp.asarray(metric)) for name, metric in metrics.items()}
     metrics['gradient_norm'] = optax.tree.norm(gradients)
-    memory = parts.defense.remembered(state.memory, metrics)
+    memory = state.memory
+    if memory:
+        new_epoch = parts.calendar.at(state.step).batch == 0 if parts.calendar else jnp.zeros((), bool)
+        memory = parts.defense.remembered(memory, metrics, new_epoch)
     metrics = {name: metrics[name].astype(jnp.float32) for name in metric_names(parts.defense)}
 
     at = state.params if offset is None else optax.tree.add(state.params, offset)

@@ -217,8 +217,10 @@ def _from_file(path: Path, asked: str | None) -> LoadedModel:
 
 
 @initial.reader
-def weights_to_start_from(name: str, config: ConfigDict, image_shape: tuple[int, ...]) -> initial.Given:
-    """The weights that `init_from` names: of a run its best checkpoint, or its last where none was measured.
+def weights_to_start_from(
+    name: str, config: ConfigDict, image_shape: tuple[int, ...], field: str, prefer: str
+) -> initial.Given:
+    """The weights that a field names: of a run its best checkpoint, or its last where none was measured.
 
     Those of PyTorch are read as a network of the config's architecture, variant and normalisation.
     """
@@ -239,20 +241,22 @@ def weights_to_start_from(name: str, config: ConfigDict, image_shape: tuple[int,
             )
         except InputError as error:
             raise InputError(
-                f'init_from={name}: {error} (it is read by --config.model.arch, variant and normalise)'
+                f'{field}={name}: {error} (it is read by --config.model.arch, variant and normalise)'
             ) from error
         variables = {'batch_stats': {}} | network.variables
         return initial.Given(variables, network.num_classes, None, {})
     if path.is_file() and path.suffix not in SUFFIXES:
         known = ', '.join((weights.SUFFIX, *TORCH))
         raise InputError(
-            f'init_from={name} is a file of none of the kinds {known}: give one, a workdir, or zoo:NAME'
+            f'{field}={name} is a file of none of the kinds {known}: give one, a workdir, or zoo:NAME'
         )
-    which = 'best' if is_file_or_zoo(name) else measured_or_last(Path(name))
+    which = 'best'
+    if not is_file_or_zoo(name):
+        which = measured_or_last(Path(name)) if prefer == 'best' else prefer
     try:
         loaded = load_model(name, which)
     except InputError as error:
-        raise InputError(f'init_from={name}: {error}') from error
+        raise InputError(f'{field}={name}: {error}') from error
     about = {'checkpoint': which, 'step': loaded.step, 'weights': loaded.weights}
     classes = loaded.module.num_classes
     return initial.Given(loaded.variables, classes, loaded.config, about)

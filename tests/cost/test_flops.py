@@ -5,6 +5,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -15,6 +16,7 @@ from si_jax.threat import Threat
 from si_jax.training import recipes
 from si_jax.training.average import Average
 from si_jax.training.awp import Perturbation
+from si_jax.training.helper import attached, term_of
 from si_jax.training.recompute import Recount, make_recount
 from si_jax.training.setup import step_of
 from si_jax.training.state import Batch, create_state
@@ -27,6 +29,9 @@ OPTIMISER = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(0.1, momentum
 
 def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
     """A training step on one device, and the shapes of what it is called with."""
+    if helped := term_of(defense):
+        shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *SHAPE)))
+        defense = attached(defense, jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes))
     parts = Ingredients(
         defense=defense,
         model=model,
@@ -36,6 +41,7 @@ def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
         attack_step_size=8 / 255 if defense.persistent else 2 / 255,
         calendar=Calendar(10, 10),
         awp=awp,
+        helper=model if helped else None,
     )
     carry = jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32) if defense.persistent else ()
     step = step_of(defense).make(parts)
@@ -46,7 +52,7 @@ def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
             metric_names(defense),
             seed=0,
             image_shape=SHAPE,
-            memory=defense.first_memory(),
+            memory=defense.first_memory(10),
         )
     )
     batch = Batch(
@@ -54,6 +60,7 @@ def step_and_arguments(defense, model, batch_size, attack_steps, awp=None):
         jax.ShapeDtypeStruct((batch_size,), jnp.int32),
         jax.ShapeDtypeStruct((batch_size,), bool),
         jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch_size)),
+        augmented=(jax.ShapeDtypeStruct((batch_size, *SHAPE), jnp.float32),) * defense.branches,
     )
     return step, (state, carry, batch)
 
@@ -87,7 +94,10 @@ def test_counts_by_hand():
 
 
 VARIANTS = {
-    **{name: DEFENSES[name] for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'eat')},
+    **{
+        name: DEFENSES[name]
+        for name in ('at', 'trades', 'gat', 'rfgsm', 'gradalign', 'elle', 'dkl', 'hat', 'dajat', 'eat')
+    },
     'nuatsi': with_si(DEFENSES['nuat']),
     'tradessi': with_si(DEFENSES['trades']),
     'freeatsi, two backward passes': with_inner(with_si(DEFENSES['freeat']), 'si'),
@@ -98,7 +108,8 @@ VARIANTS = {
 
 @pytest.mark.parametrize('name', VARIANTS)
 def test_the_formula_is_what_each_step_computes(name):
-    defense, model = VARIANTS[name], models.create('wrn_10_1', num_classes=10)
+    defense = VARIANTS[name]
+    model = models.create('wrn_10_1', num_classes=10, bn_branch=0 if defense.branches else None)
     step, arguments = step_and_arguments(defense, model, 4, defense.steps)
     forward = flops.network(model, SHAPE).flops
     counted = flops.count(step, *arguments) / 4 / forward
@@ -138,6 +149,9 @@ def test_perturbed_weights_cost_one_more_gradient(name, first_step):
         ('elle', 16),
         ('ellea', 16),
         ('nuat', 9),
+        ('dkl', 17),
+        ('hat', 31),
+        ('dajat', 51),
     ],
 )
 def test_golden_numbers_of_passes(name, passes):

@@ -35,10 +35,10 @@ def test_the_family():
 def test_the_searches():
     rows = table('| attack | climbs or asks | iterations | targets | source |')
     assert set(rows) == set(SEARCHES)
-    for name, (climbs, iterations, targets, _) in rows.items():
+    for name, (climbs, iterations, classes, _) in rows.items():
         search = Stage(name).search(10)
         assert int(iterations) == search.iterations - search.idle, name
-        assert targets == (str(TARGETS) if search.targeted else ''), name
+        assert classes == (str(TARGETS) if search.targeted else ''), name
         assert ('one a for all' in climbs) == SEARCHES[name].calibrated, name
 
 

@@ -15,9 +15,11 @@ class TinyNet(nn.Module):
     bn_axis: Hashable | None = None
     hypersphere: bool = False
     bn_momentum: float = 0.1
+    bn_branch: int | None = None
 
     @nn.compact
     def __call__(self, x, train=False, mask=None):
         x = Conv(8, 3, stride=2, padding=1, name='conv')(x)
-        x = nn.relu(BatchNorm(self.bn_axis, self.bn_momentum, name='bn')(x, train=train, mask=mask))
+        bn = BatchNorm(self.bn_axis, self.bn_momentum, branch=self.bn_branch, name='bn')
+        x = nn.relu(bn(x, train=train, mask=mask))
         return outputs_of(global_mean(x), Linear(self.num_classes, self.hypersphere, name='linear'))

@@ -99,15 +99,15 @@ def built(name, **changes):
     settings = {
         'name': name, 'si': False, 'he': False, 'inner': '', 'weights': {}, 'scale': S, 'margin': M,
         'start': row.start, 'attack_bn': row.attack_bn, 'passes': ','.join(row.passes),
-        'replays': row.replays,
+        'replays': row.replays, 'branches': row.branches,
     }  # fmt: skip
     return defenses.from_config(settings | changes)
 
 
 def begin(defense):
-    model = TinyNet(CLASSES, hypersphere=defense.hypersphere)
+    model = TinyNet(CLASSES, hypersphere=defense.hypersphere, bn_branch=0 if defense.branches else None)
     optimiser = sgd(lambda step: RATE, momentum=MOMENTUM, nesterov=False, weight_decay=DECAY, clip_norm=0.0)
-    memory = defense.first_memory()
+    memory = defense.first_memory(CLASSES)
     state = create_state(model, optimiser, metric_names(defense), seed=3, image_shape=SHAPE, memory=memory)
     wide = jax.tree.map(lambda x: x.astype(jnp.float64) if x.dtype == jnp.float32 else x, state._asdict())
     if defense.hypersphere:  # the initial weights were of length one in float32

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from si_jax import models
 from si_jax.runtime import devices
+from si_jax.training import recipes
 from si_jax.training.setup import compile_train_step, feed_of, initial_carry, initial_state, setup
 from si_jax.training.update import Calendar, metric_names
+from si_jax.zoo import weights
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 # Hypersphere embedding is the same on every data set: one of them is enough here.
@@ -54,19 +57,29 @@ def take_a_step(config, images, **changes):
 
 @pytest.mark.parametrize('name', CONFIGS)
 def test_takes_a_step(name, images):
-    config = importlib.import_module(f'configs.{name}').get_config('small_cnn')
+    config = importlib.import_module(f'configs.{name}').get_config(
+        'wrn_10_1' if name.startswith('dajat') else 'small_cnn'
+    )
     if config.data.extra:  # of a recipe with generated images
         config.data.extra = str(images / 'extra.npz')
+    if config.defense.name == 'hat':
+        config.model.width, config.defense.helper = 2, str(images / 'helper.npz')
+        network = models.from_config(config.model, num_classes=10)
+        variables = network.init(jax.random.key(5), jnp.zeros((1, 32, 32, 3)))
+        weights.write(config.defense.helper, recipes.plain(config), 1, variables)
     config.init_from = ''  # of a recipe that goes on from a network
     ready, state, metrics = take_a_step(config, images, **{'model.width': 2})
     method, _, dataset = name.rpartition('_')
     assert ready.train.name == dataset and ready.train.num_classes == (100 if dataset == 'cifar100' else 10)
     assert ready.train.flip == (dataset != 'svhn') and ready.train.crop == 4
     assert ('si_margin_ce' in metrics) == (method.endswith('si') or method == 'tradesreg')
-    lengths = np.linalg.norm(state.params['linear']['kernel'], axis=0)
+    last = state.params['fc' if name.startswith('dajat') else 'linear']
+    lengths = np.linalg.norm(last['kernel'], axis=0)
     assert bool(np.allclose(lengths, 1, atol=1e-6)) == method.endswith('he')
-    assert ('bias' in state.params['linear']) != method.endswith('he')
-    position = Calendar(ready.steps_per_epoch, 1).at(jnp.asarray(0), ready.defense.first_memory())
+    assert ('bias' in last) != method.endswith('he')
+    position = Calendar(ready.steps_per_epoch, 1).at(
+        jnp.asarray(0), ready.defense.first_memory(ready.train.num_classes)
+    )
     terms = ready.defense.outer.items()
     weighted = sum(float(term.weight_at(position)) * metrics[term_name] for term_name, term in terms)
     assert float(metrics['loss']) == pytest.approx(weighted, rel=1e-5)

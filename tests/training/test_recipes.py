@@ -83,6 +83,37 @@ NEWER = {
         'schedule.peak_at': 0.025, 'schedule.boundaries': (74 / 90,), 'average.kind': 'ema',
     },
 }  # fmt: skip
+GROWING = {
+    'epochs': 200, 'ramp.eps': (0.0, 1.0), 'awp.gamma': 0.005,
+    'awp.start_epoch': 9, 'attack.steps': 5, 'attack.step_size': 4 / 255, 'defense.start': 'gaussian',
+    'schedule.every': 'epoch', 'schedule.peak': 0.2, 'average.batch_stats': 'average',
+    'defense.weights.natural_ce': 1.0, 'defense.weights.adversarial_ce': 'absent',
+}  # fmt: skip
+NEWER['dkl_cifar10'] = GROWING | {
+    'defense.name': 'dkl', 'defense.weights.ikl': 20.0, 'defense.weights.pair_ce': 4.0,
+    'defense.passes': 'adv,nat', 'schedule.kind': 'cosine_dkl', 'average.kind': 'swa', 'average.start': 0.0,
+    'model.arch': 'wrn_34_10', 'schedule.boundaries': (74 / 90,),
+}  # fmt: skip
+NEWER['dkl_cifar100'] = NEWER['dkl_cifar10'] | {'data.name': 'cifar100'}
+ONE_CYCLE = {
+    'epochs': 50, 'schedule.kind': 'one_cycle', 'schedule.peak': 0.21, 'schedule.peak_at': 0.25,
+    'optimiser.momentum': 0.95, 'optimiser.cycle_momentum': True, 'optimiser.nesterov': True,
+}  # fmt: skip
+DAJAT_AVERAGE = {
+    'schedule.kind': 'cosine', 'average.kind': 'ema', 'average.decay': 0.9996, 'average.start': 0.75,
+    'average.ramp': False, 'defense.passes': 'nat,adv', 'defense.weights.kl': 11.0,
+}  # fmt: skip
+NEWER['acat_cifar10'] = GROWING | DAJAT_AVERAGE | {
+    'defense.name': 'trades', 'epochs': 110, 'attack.steps': 2, 'attack.step_size': 8 / 255,
+}  # fmt: skip
+NEWER['dajat_cifar10'] = GROWING | DAJAT_AVERAGE | {
+    'defense.name': 'dajat', 'defense.weights.js': 2.0, 'defense.branches': 2, 'model.bn_branches': True,
+}  # fmt: skip
+NEWER['hat_cifar10'] = ONE_CYCLE | {
+    'defense.name': 'hat', 'defense.start': 'gaussian', 'defense.passes': 'nat,adv,helped',
+    'defense.weights.natural_ce': 1.0, 'defense.weights.kl': 2.5, 'defense.weights.helped_ce': 0.5,
+    'defense.weights.adversarial_ce': 'absent',
+}  # fmt: skip
 NEWER['eat_cifar10'] = {
     'epochs': 20, 'init_from': 'required', 'data.validation': 0, 'defense.name': 'eat',
     'defense.start': 'original', 'defense.others': 'l1:12', 'schedule.boundaries': (1 / 3, 2 / 3),
@@ -152,8 +183,16 @@ def test_the_files_are_every_defense_on_every_data_set():
         'evidence',
         'quickstart',
     }
-    assert files == {*EVERY, *NEWER} - {'ellea_cifar10'}
-    assert set(recipes.RECIPES) == {*EVERY, *NEWER, 'digits', 'narrow', 'evidence', 'quickstart'}
+    assert files == {*EVERY, *NEWER, 'standard_cifar10'} - {'ellea_cifar10'}
+    assert set(recipes.RECIPES) == {
+        *EVERY,
+        *NEWER,
+        'standard_cifar10',
+        'digits',
+        'narrow',
+        'evidence',
+        'quickstart',
+    }
 
 
 def changes(config, other):
@@ -214,6 +253,7 @@ def test_recipes_beyond_the_paper(run):
     shown = f'python train.py --config=configs/{run}.py'.replace('ellea', 'elle')
     more = ' --config.data.extra=1m.npz' * bool(config.data.extra)
     more += ' --config.init_from=FOLDER' * bool(config.init_from)
+    more += ' --config.defense.helper=runs/helper' * (run == 'hat_cifar10')
     assert f'{shown}{more}\n' in text and f'{shown}:{config.model.arch},si{more}\n' in text
 
 

@@ -21,6 +21,7 @@ SWITCHES = {
     'nfgsm': ('nfgsm', {}),
     'ellea': ('ellea', {'defense.weights.nonlinearity': 10.0}),
     'nuat': ('nuat', {}),
+    'dkl': ('dkl', {}),
 }
 
 

@@ -10,6 +10,7 @@ from si_jax.defenses import DEFENSES, from_config
 from si_jax.runtime import devices
 from si_jax.threat import Threat
 from si_jax.training.awp import Perturbation
+from si_jax.training.helper import attached, term_of
 from si_jax.training.schedules import sgd
 from si_jax.training.setup import step_of
 from si_jax.training.state import Batch, TrainState, create_state
@@ -32,6 +33,7 @@ def defense_of(name, si, **changes):
         'attack_bn': 'eval',
         'passes': ','.join(DEFENSES[name].passes),
         'replays': DEFENSES[name].replays,
+        'branches': DEFENSES[name].branches,
     }
     return from_config(base | changes)
 
@@ -46,9 +48,15 @@ def widened(tree):
 
 
 def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_weights=(), awp=None):
-    model = TinyNet(CLASSES, axis if sync_bn else None, defense.hypersphere)
+    bn_axis, branch = axis if sync_bn else None, 0 if defense.branches else None
+    model = TinyNet(CLASSES, bn_axis, defense.hypersphere, bn_branch=branch)
     optimiser = sgd(lambda step: rate, momentum=0.9, nesterov=False, weight_decay=5e-4, clip_norm=0.0)
-    memory = defense.first_memory()
+    helper = None
+    if term_of(defense):
+        helper = TinyNet(CLASSES)
+        variables = helper.init(jax.random.key(9), jnp.zeros((1, *SHAPE)))
+        defense = attached(defense, variables)
+    memory = defense.first_memory(CLASSES)
     state = create_state(model, optimiser, metric_names(defense), seed=0, image_shape=SHAPE, memory=memory)
     if dtype == jnp.float64:
         state = TrainState(**widened(state._asdict()))
@@ -64,6 +72,7 @@ def make(defense, axis, *, sync_bn=True, dtype=jnp.float64, rate=0.05, class_wei
         calendar=Calendar(2, 1),
         class_weights=class_weights,
         awp=awp,
+        helper=helper,
     )
     return state, step_of(defense).make(parts)
 
@@ -117,13 +126,27 @@ def test_one_device_pmap_and_shard_map_agree_with_an_empty_shard(name, si):
 
 
 @pytest.mark.parametrize(
-    'case', ['gat', 'rfgsm', 'gradalign', 'freeat', 'calibrated', 'nfgsm', 'nuat', 'ellea', 'eat']
+    'case',
+    [
+        'gat',
+        'rfgsm',
+        'gradalign',
+        'freeat',
+        'calibrated',
+        'nfgsm',
+        'nuat',
+        'ellea',
+        'dkl',
+        'hat',
+        'dajat',
+        'eat',
+    ],
 )
 def test_one_and_eight_devices_agree_on_the_other_methods(case):
     """Statistics of the batch inside the attack, gradients of gradients, the median over all devices.
 
-    Of the whole batch are also NuAT's norm, ELLE-A's memory, AWP's gradient, from the second step on, and
-    E-AT's choice and counts.
+    Of the whole batch are also NuAT's norm, what ELLE-A and IKL remember, AWP's gradient, from the second
+    step on, and E-AT's choice and counts.
     """
     if case == 'calibrated':
         defense = defense_of('trades', False, inner='calibrated_ce')
@@ -144,14 +167,16 @@ def test_one_and_eight_devices_agree_on_the_other_methods(case):
         spread_carry = devices.shard_rows(alone_carry)
     for index in range(2):
         batch = make_batch(index, 40, 33)
+        if case == 'dajat':
+            batch = batch._replace(augmented=(batch.images**2, 1 - batch.images))
         alone_state, alone_carry, metrics = alone(alone_state, alone_carry, batch)
         spread_state, spread_carry, spread_metrics = spread(
             spread_state, spread_carry, devices.shard_rows(batch)
         )
     assert distance(alone_state.params, spread_state.params) < 1e-9
     assert distance(alone_state.batch_stats, spread_state.batch_stats) < 1e-9
+    assert not alone_state.memory or distance(alone_state.memory, spread_state.memory) < 1e-9
     if case == 'ellea':
-        assert distance(alone_state.memory, spread_state.memory) < 1e-9
         assert int(spread_state.memory['nonlinearity'].total) == 2
     if case == 'eat':
         counts = np.asarray(spread_state.memory['withstood'])

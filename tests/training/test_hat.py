@@ -1,0 +1,173 @@
+"""HAT: steps equal PyTorch in float64, the labels of the helper too, with and without SI, and the loss falls.
+
+A run resumes bit for bit with the helper that it began with; helpers that cannot be are refused.
+"""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from si_jax import models
+from si_jax.attacks import pgd
+from si_jax.defenses import DEFENSES, check_soft_labels, with_he, with_smoothing
+from si_jax.errors import InputError
+from si_jax.training import helper, log, recipes
+from si_jax.training.checkpoints import Checkpoints
+from si_jax.training.loop import run
+from si_jax.training.setup import setup
+from si_jax.training.step import make_train_step
+from si_jax.training.update import Calendar, Ingredients
+from si_jax.zoo import weights
+from tests.helpers.tiny import TinyNet
+from tests.helpers.torch_steps import (
+    CLASSES,
+    ROWS,
+    SHAPE,
+    THREAT,
+    F,
+    S,
+    Torch,
+    begin,
+    built,
+    check_same,
+    kl,
+    make_batch,
+    multi_step,
+    nchw,
+    regulariser,
+    torch,
+)
+from tests.training.test_run_methods import digits
+
+
+def hat(net, other, x, y, start, si):
+    """The loss, and the helper's labels."""
+    clean = net.forward(x, 'eval')[0].detach()
+
+    def climb(u):
+        g, c = net.forward(u, 'eval')
+        return F.cross_entropy(S * c, y) if si else kl(clean, g)
+
+    x_adv = multi_step(climb, x, start)
+    labels = other.forward(x_adv, 'eval')[0].argmax(1)
+    g, _ = net.forward(x, 'update')
+    g_adv, c_adv = net.forward(x_adv, 'update')
+    beyond, _ = net.forward(x + 2 * (x_adv - x), 'update')
+    loss = F.cross_entropy(g, y) + 2.5 * kl(g, g_adv) + 0.5 * F.cross_entropy(beyond, labels)
+    return loss + regulariser(c_adv, y, si), labels
+
+
+@pytest.mark.parametrize('si', [False, True])
+def test_steps_equal_pytorch_and_the_loss_falls(si):
+    network = TinyNet(CLASSES)
+    made = network.init(jax.random.key(11), jnp.zeros((1, *SHAPE)))
+    given = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), dict(made))
+    # Statistics that are not the first ones, and a bias with which its classes of random images differ.
+    given['batch_stats']['bn']['mean'] = given['batch_stats']['bn']['mean'] + 0.1
+    some = jnp.asarray(np.random.default_rng(9).uniform(size=(64, *SHAPE)))
+    given['params']['linear']['bias'] -= jnp.mean(network.apply(given, some).logits, axis=0)
+    defense = helper.attached(built('hat', si=si), given)
+    model, optimiser, state = begin(defense)
+    net, other = Torch({'params': state.params, 'batch_stats': state.batch_stats}), Torch(given)
+    parts = Ingredients(
+        defense=defense,
+        model=model,
+        optimiser=optimiser,
+        threat=THREAT,
+        attack_steps=3,
+        attack_step_size=0.03,
+        calendar=Calendar(2, 20),
+        helper=network,
+    )
+    step, rng, asked = jax.jit(make_train_step(parts)), np.random.default_rng(0), set()
+    for index in range(3):
+        real = ROWS - 3 * (index == 2)  # the last rows only pad, and count for nothing
+        batch = make_batch(rng, index, real)
+        shown = jax.tree.map(lambda x: x[:real], batch)  # noqa: B023
+        y = torch.tensor(np.asarray(shown.labels)).long()
+        start = pgd.starting_points(defense.attack.start, THREAT, shown.images, shown.keys)
+        state, _, metrics = step(state, (), batch)
+        loss, labels = hat(net, other, nchw(shown.images), y, nchw(start), si)
+        assert float(metrics['loss']) == pytest.approx(net.update(loss), rel=1e-6)  # metrics are float32
+        check_same(state, net)
+        asked |= set(labels.tolist())
+        assert labels.tolist() != y.tolist()
+    assert len(asked) > 1  # the helper told classes apart
+    for kept, first in zip(jax.tree.leaves(state.memory), jax.tree.leaves(given), strict=True):
+        np.testing.assert_array_equal(kept, first)
+    first = float(metrics['loss'])
+    for _ in range(15):
+        state, _, metrics = step(state, (), batch)
+    assert float(metrics['loss']) < 0.97 * first and int(state.bad_step) == -1
+
+
+def small(**changes):
+    config = recipes.recipe('hat_cifar10', 'small_cnn')
+    return digits(config, **{'epochs': 2, 'checkpoint.every_steps': 1, **changes})
+
+
+def written(path, config, classes=10, shape=(8, 8, 1), seed=5):
+    """A file with random weights of the config's network."""
+    network = models.from_config(config.model, num_classes=classes)
+    variables = network.init(jax.random.key(seed), jnp.zeros((1, *shape)))
+    weights.write(path, recipes.plain(config), 1, variables)
+    return str(path)
+
+
+def test_a_run_resumes_bit_for_bit_with_the_helper_that_it_began_with(tmp_path):
+    """Even where the file holds another one by then; the log names the helper."""
+    config = small()
+    config.defense.helper = written(tmp_path / 'helper.npz', small())
+    ready = setup(config)
+    assert f'helper: {config.defense.helper}, digest {ready.helper.digest}' in log.header(ready, {})
+    whole, again = tmp_path / 'whole', tmp_path / 'again'
+    state = run(config, str(whole))
+    shutil.copytree(whole, again)
+    Checkpoints(again / 'checkpoints').remove(2)
+    written(tmp_path / 'helper.npz', small(), seed=6)
+    assert setup(config).helper.digest != ready.helper.digest
+    resumed = run(config, str(again))
+    assert int(resumed.step) == int(state.step) == 6
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(state))
+
+
+def test_without_a_helper_the_command_that_trains_one_is_given():
+    with pytest.raises(InputError) as error:
+        setup(small())
+    assert (
+        'python train.py --config=configs/standard_cifar10.py:small_cnn --config.data.name=digits '
+        '--config.data.validation=8 --workdir=runs/helper' in str(error.value)
+    )
+    advised = recipes.recipe('standard_cifar10', 'small_cnn')
+    advised.update_from_flattened_dict({'data.name': 'digits', 'data.validation': 8})
+    assert setup(advised).defense.inner is None
+
+
+def test_helpers_that_cannot_be_are_refused(tmp_path):
+    other = recipes.paper('trades', dataset='digits', arch='small_cnn')
+    other.defense.helper = 'runs/helper'
+    with pytest.raises(InputError, match="the defense 'trades' asks no helper: leave it out"):
+        setup(digits(other))
+    with pytest.raises(InputError, match=r'defense.helper=.*gone.npz: there is no file of weights'):
+        setup(small(**{'defense.helper': str(tmp_path / 'gone.npz')}))
+    seven = written(tmp_path / 'seven.npz', small(), classes=7)
+    with pytest.raises(InputError, match='seven.npz'):
+        setup(small(**{'defense.helper': seven}))
+    coloured = written(tmp_path / 'coloured.npz', small(**{'data.name': 'cifar10'}), shape=(32, 32, 3))
+    with pytest.raises(InputError, match='is a network of 10 classes for other images than these'):
+        setup(small(**{'defense.helper': coloured}))
+
+
+def test_what_was_not_published_with_it_is_refused_and_smoothing_leaves_the_helpers_labels():
+    row = DEFENSES['hat']
+    with pytest.raises(InputError, match='use he=False'):
+        with_he(row)
+    with pytest.raises(InputError, match='no form for mixed labels was published of helped_ce'):
+        check_soft_labels(row)
+    smoothed = with_smoothing(row, 0.1, 'all').outer
+    assert (
+        smoothed['helped_ce'] == row.outer['helped_ce'] and smoothed['natural_ce'] != row.outer['natural_ce']
+    )
