@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from si_jax.attacks import ATTACKS
     from si_jax.auditing import Audit, audit
     from si_jax.errors import InputError
-    from si_jax.evaluation import BlackBox, Randomised, Result, evaluate
+    from si_jax.evaluation import BlackBox, Randomised, Result
     from si_jax.evaluation.attack import attack
     from si_jax.evaluation.compare import Comparison, compare
+    from si_jax.evaluation.evaluate import evaluate
     from si_jax.evaluation.smallest import Smallest, smallest
     from si_jax.evaluation.sweep import Sweep, sweep
     from si_jax.evaluation.union import Union, evaluate_union

@@ -220,7 +220,7 @@ def _fab(targeted: bool, steps: int = 100) -> SearchAttack:
 
 
 def _fmn(steps: int = 1000) -> SearchAttack:
-    make = lambda one: fmn(one.norm, steps)  # noqa: E731
+    make = lambda one: fmn(one.norm, steps=steps)  # noqa: E731
     return SearchAttack(
         make,
         min(250, steps),

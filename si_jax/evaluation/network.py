@@ -302,7 +302,7 @@ class Network:
         right, logits = self.map(compiled, self.weights, arrays, smaller=True)
         return right / decisions, logits
 
-    def logits(self, images: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    def logits(self, images: Images, keys: np.ndarray) -> np.ndarray:
         """The logits [M, K] of images [M, H, W, C], by the program that decides; keys are their data."""
         return self._classify(images, keys)['logits']
 

@@ -138,8 +138,8 @@ def notes(about: About) -> list[tuple[str, str]]:
     """What is said below the table: what each line begins with, and its words."""
     found = [('', worst_of(about))]
     if draws := about.get('decisions'):
-        words = f'accuracy is the mean share of right ones among {draws} fresh draws of each image'
-        found.append(('', f'random classifier: {words} (docs/random.md)'))
+        meant = f'accuracy is the mean share of right ones among {draws} fresh draws of each image'
+        found.append(('', f'random classifier: {meant} (docs/random.md)'))
     for name, one in about['attacks'].items():
         said = one.get('protocol') or {}
         if words := said.get('screen') or said.get('variant'):  # a preset that is no protocol

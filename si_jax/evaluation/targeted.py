@@ -69,10 +69,10 @@ class Targeted:
             max_perturbation=max(one.max_perturbation for one in records),
             stages=first.stages if len(records) == 1 else (),
             protocol={**(first.protocol or {}), 'targets': stamp},
-            broken_by=None if first.broken_by is None else np.max([one.broken_by for one in records], axis=0),
-            queries=None if first.queries is None else np.sum([one.queries for one in records], axis=0),
+            broken_by=_joined(np.maximum, [one.broken_by for one in records]),
+            queries=_joined(np.add, [one.queries for one in records]),
             gradients=tuple(map(_worst, zip(*(one.gradients for one in records), strict=True))),
-            success=reached.any(axis=0),
+            success=np.any(reached, axis=0),
             reached=reached.sum(axis=0) if len(records) > 1 else None,
         )
         return Outcome(record, images)
@@ -108,3 +108,9 @@ def _worst(counts: tuple[GradientCounts | None, ...]) -> GradientCounts | None:
     """Of the runs of a part the largest counts."""
     known = [one for one in counts if one is not None]
     return GradientCounts(*map(max, zip(*known, strict=True))) if known else None
+
+
+def _joined(by: np.ufunc, each: list[np.ndarray | None]) -> np.ndarray | None:
+    """What the runs have of each image [N], joined; None where they have none."""
+    there = [one for one in each if one is not None]
+    return by.reduce(there) if there else None

@@ -115,10 +115,10 @@ def collect(places: Sequence[str], names: Sequence[str] | None = None) -> Conten
         raise InputError(f'nothing can be shown. {" ".join(problems)}')
     if names is not None:
         if len(names) != len(networks) or len(set(names)) < len(names) or not all(names):
-            found = '; '.join(f'{one.label} ({one.folder})' for one in networks)
+            order = '; '.join(f'{one.label} ({one.folder})' for one in networks)
             raise InputError(
                 f'--names={",".join(names)} must be {len(networks)}, each once: one for each network of the '
-                f'page in this order: {found}'
+                f'page in this order: {order}'
             )
         networks = [one._replace(label=name) for one, name in zip(networks, names, strict=True)]
     return Contents(networks, problems)

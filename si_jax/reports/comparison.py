@@ -9,7 +9,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.compare import Comparison, Difference, chance
-from si_jax.evaluation.result import wilson
+from si_jax.evaluation.intervals import wilson
 from si_jax.reports import charts
 from si_jax.reports.accuracy import Cell, ball
 from si_jax.reports.render import templates

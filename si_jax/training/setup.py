@@ -127,8 +127,8 @@ def setup(config: ConfigDict) -> Setup:
         train = train._replace(images=data.chosen(train.images, first), labels=train.labels[first])
     _check_class_weights(config.data.class_weights, train.num_classes)
     more = extra.load(config.data, config.batch_size, train)
-    shape = {'num_classes': train.num_classes, 'image_shape': train.images.shape[1:]}
-    if helper := helpers.read(config, defense, **shape):
+    helper = helpers.read(config, defense, num_classes=train.num_classes, image_shape=train.images.shape[1:])
+    if helper:
         defense = helpers.attached(defense, helper.variables)
     ready = assembled(config, defense, train, validation.whole(), more)._replace(helper=helper)
     _check_workers(ready)

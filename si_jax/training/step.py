@@ -26,7 +26,7 @@ The function `step` in `make_train_step` is these lines in code; the functions b
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -46,6 +46,7 @@ Array = jax.Array
 Carry = Any
 Step = Callable[[TrainState, Carry, Batch], tuple[TrainState, Carry, dict[str, Array]]]
 StepMaker = Callable[[Ingredients], Step]
+Maker = TypeVar('Maker', bound=StepMaker)
 
 
 class Attacked(NamedTuple):
@@ -112,10 +113,10 @@ def register_step(
     persistent: bool = False,
     awp: bool = False,
     best_point: bool = False,
-) -> Callable[[StepMaker], StepMaker]:
+) -> Callable[[Maker], Maker]:
     """Decorates a function that makes a training step: a defense asks for it by this name."""
 
-    def add(make: StepMaker) -> StepMaker:
+    def add(make: Maker) -> Maker:
         STEPS[name] = Registered(make, carry, persistent, awp, best_point)
         return make
 
@@ -175,7 +176,8 @@ def make_train_step(ingredients: Ingredients, adversary: Adversary = by_pgd) -> 
         attack = defense.attack_at(position, rows)
         if attack is not None and batch.soft is not None:
             attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
-        attacked, before, counted = [], state.batch_stats, {}
+        attacked, before = [], state.batch_stats
+        counted: dict[str, Array] = {}
         for of_branch, copy in branches.of(parts, batch):
             branch, before, seen = _attacked(of_branch, attack, adversary, state, before, copy, rows)
             attacked.append(branch)
@@ -246,7 +248,8 @@ def _attacked(
 ) -> tuple[Branch, Any, dict[str, Array]]:
     """A branch with its adversarial images, the running statistics after the passes before the attack, and
     what the adversary counted."""
-    defense, labels, counted = parts.defense, {}, {}
+    defense, labels = parts.defense, {}
+    counted: dict[str, Array] = {}
     images = _images(parts, attack, batch)
     before, seen = _passes(parts, state.params, stats, defense.before, images, batch.mask)
     if attack is not None:
