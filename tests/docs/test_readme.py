@@ -7,6 +7,7 @@ import re
 import pytest
 
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.evaluation import table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = (ROOT / 'README.md').read_text()
@@ -38,3 +39,11 @@ def test_every_config_is_named():
                for method in re.findall('`(.+?)`', line)} - {'cifar10', 'cifar100', 'svhn'}  # fmt: skip
     files = {path.stem.rpartition('_')[0] for path in (ROOT / 'configs').glob('[a-z]*_*.py')}
     assert methods == files
+
+
+def test_the_page_on_results_shows_the_table_of_a_committed_result():
+    page = (ROOT / 'docs' / 'reading.md').read_text()
+    result = json.loads((ROOT / 'results' / 'quickstart' / 'tradessi.json').read_text())
+    assert f'```text\n{table.text(result)}\n```' in page
+    named = {'accuracy': 'A row for each attack'}
+    assert all(f'**{named.get(column, column)}**' in page for column in table.WIDTHS)
