@@ -6,7 +6,6 @@ import re
 
 import pytest
 
-from benchmarks import targets
 from benchmarks.losses import page
 from benchmarks.screens import FAST, LIMIT, SHARE
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, TARGETS, Stage
@@ -98,12 +97,3 @@ def test_the_screen_is_the_cheapest_sequence_that_is_close_with_every_seed():
 def test_linked_files_exist():
     for link in re.findall(r'\]\((?!http)(.+?)\)', PAGE):
         assert (ROOT / 'docs' / link).exists(), link
-
-
-def test_the_table_of_targets_is_the_committed_result():
-    networks = json.loads((ROOT / 'results' / 'targets.json').read_text())['networks']
-    assert targets.page(networks) in PAGE
-    for one in networks.values():
-        for number in targets.NUMBERS:
-            few, more = (one['accuracy'][targets.attack(number, choice)] for choice in ('malt', 'logits'))
-            assert few <= more
