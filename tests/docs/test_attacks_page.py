@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.losses import page
 from benchmarks.screens import FAST, LIMIT, SHARE
+from benchmarks.targets import page as page_of_targets
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, TARGETS, Stage
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -97,3 +98,8 @@ def test_the_screen_is_the_cheapest_sequence_that_is_close_with_every_seed():
 def test_linked_files_exist():
     for link in re.findall(r'\]\((?!http)(.+?)\)', PAGE):
         assert (ROOT / 'docs' / link).exists(), link
+
+
+def test_the_table_of_targets_is_the_committed_result():
+    networks = json.loads((ROOT / 'results' / 'targets.json').read_text())['networks']
+    assert page_of_targets(networks) in PAGE
