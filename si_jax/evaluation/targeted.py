@@ -6,6 +6,7 @@ as a success: the final image is classified as the target. The accuracy is measu
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,6 +63,12 @@ class Targeted:
         if request.keep:
             best = np.argmax(reached, axis=0)  # the first of equal ones
             images = np.stack([one.images for one in outcomes])[best, np.arange(len(best))]
+
+        def over(field: str, join: Callable[..., np.ndarray]) -> np.ndarray | None:
+            """A field of all records as one, if they have it."""
+            each = [getattr(one, field) for one in records]
+            return None if each[0] is None else join(each, axis=0)
+
         stamp = request.targets if isinstance(request.targets, str) else digest(np.asarray(request.targets))
         record = dataclasses.replace(
             first,
@@ -69,8 +76,8 @@ class Targeted:
             max_perturbation=max(one.max_perturbation for one in records),
             stages=first.stages if len(records) == 1 else (),
             protocol={**(first.protocol or {}), 'targets': stamp},
-            broken_by=None if first.broken_by is None else np.max([one.broken_by for one in records], axis=0),
-            queries=None if first.queries is None else np.sum([one.queries for one in records], axis=0),
+            broken_by=over('broken_by', np.max),
+            queries=over('queries', np.sum),
             gradients=tuple(map(_worst, zip(*(one.gradients for one in records), strict=True))),
             success=reached.any(axis=0),
             reached=reached.sum(axis=0) if len(records) > 1 else None,
@@ -106,5 +113,5 @@ def _is(targets: Any, word: str) -> bool:
 
 def _worst(counts: tuple[GradientCounts | None, ...]) -> GradientCounts | None:
     """Of the runs of a part the largest counts."""
-    known = [one for one in counts if one is not None]
-    return GradientCounts(*map(max, zip(*known, strict=True))) if known else None
+    known = np.array([one for one in counts if one is not None])
+    return GradientCounts(*known.max(axis=0).tolist()) if len(known) else None
