@@ -90,7 +90,9 @@ def fab(
     ) -> SearchState:
         images, labels = problem.images, problem.labels
         keys = rows.split(problem.keys)[1]
-        linearise = functools.partial(_to_target, aimed=aimed) if targeted else _to_nearest_boundary
+        linearise: Callable[..., tuple[Array, Array]] = _to_nearest_boundary
+        if targeted:
+            linearise = functools.partial(_to_target, aimed=aimed)
 
         def body(offset: Array, state: SearchState) -> SearchState:
             i, x, inner = first + offset, state.inner.point, state.inner

@@ -6,6 +6,7 @@ as a success: the final image is classified as the target. The accuracy is measu
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -62,6 +63,12 @@ class Targeted:
         if request.keep:
             best = np.argmax(reached, axis=0)  # the first of equal ones
             images = np.stack([one.images for one in outcomes])[best, np.arange(len(best))]
+
+        def over(field: str, join: Callable[..., np.ndarray]) -> np.ndarray | None:
+            """A field of all records as one, if they have it."""
+            each = [getattr(one, field) for one in records]
+            return None if each[0] is None else join(each, axis=0)
+
         stamp = request.targets if isinstance(request.targets, str) else digest(np.asarray(request.targets))
         record = dataclasses.replace(
             first,
@@ -69,8 +76,13 @@ class Targeted:
             max_perturbation=max(one.max_perturbation for one in records),
             stages=first.stages if len(records) == 1 else (),
             protocol={**(first.protocol or {}), 'targets': stamp},
+<<<<<<< HEAD
             broken_by=_joined(np.maximum, [one.broken_by for one in records]),
             queries=_joined(np.add, [one.queries for one in records]),
+=======
+            broken_by=over('broken_by', np.max),
+            queries=over('queries', np.sum),
+>>>>>>> budgets
             gradients=tuple(map(_worst, zip(*(one.gradients for one in records), strict=True))),
             success=np.any(reached, axis=0),
             reached=reached.sum(axis=0) if len(records) > 1 else None,
@@ -106,6 +118,7 @@ def _is(targets: Any, word: str) -> bool:
 
 def _worst(counts: tuple[GradientCounts | None, ...]) -> GradientCounts | None:
     """Of the runs of a part the largest counts."""
+<<<<<<< HEAD
     known = [one for one in counts if one is not None]
     return GradientCounts(*map(max, zip(*known, strict=True))) if known else None
 
@@ -114,3 +127,7 @@ def _joined(by: np.ufunc, each: list[np.ndarray | None]) -> np.ndarray | None:
     """What the runs have of each image [N], joined; None where they have none."""
     there = [one for one in each if one is not None]
     return by.reduce(there) if there else None
+=======
+    known = np.array([one for one in counts if one is not None])
+    return GradientCounts(*known.max(axis=0).tolist()) if len(known) else None
+>>>>>>> budgets
