@@ -24,7 +24,7 @@ The function `step` in `make_train_step` is these lines in code; the functions b
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -44,6 +44,7 @@ Array = jax.Array
 Carry = Any
 Step = Callable[[TrainState, Carry, Batch], tuple[TrainState, Carry, dict[str, Array]]]
 StepMaker = Callable[[Ingredients], Step]
+Maker = TypeVar('Maker', bound=StepMaker)
 
 
 class Attacked(NamedTuple):
@@ -110,10 +111,10 @@ def register_step(
     persistent: bool = False,
     awp: bool = False,
     best_point: bool = False,
-) -> Callable[[StepMaker], StepMaker]:
+) -> Callable[[Maker], Maker]:
     """Decorates a function that makes a training step: a defense asks for it by this name."""
 
-    def add(make: StepMaker) -> StepMaker:
+    def add(make: Maker) -> Maker:
         STEPS[name] = Registered(make, carry, persistent, awp, best_point)
         return make
 
