@@ -144,6 +144,7 @@ def compare(shared: Path, name: str, norm: str, partial: Path) -> Iterator[dict[
     settings: dict[str, Any] = {'eps': standard.eps or eps, 'norm': norm, 'progress': True}
 
     stages = [stage for stage in STAGES if f'aa_{stage}' in flags]
+    resumed = partial.exists()  # then the times of what was finished are lost
     alone = evaluate(network, images, labels, attacks=stages, state_path=partial / 'stages', **settings)
     report: dict[str, Any] = {
         'clean': {
@@ -181,7 +182,7 @@ def compare(shared: Path, name: str, norm: str, partial: Path) -> Iterator[dict[
             'flags_percent': agreement,
             'holds': abs(difference) <= standard.accuracy.get(stage, np.inf)
             and (not asked or agreement >= standard.flags[stage]),
-            'seconds': alone.timing['parts'][stage],
+            'seconds': None if resumed else alone.timing['parts'][stage],
         }
 
     yield report

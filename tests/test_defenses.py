@@ -103,7 +103,7 @@ def outer(defense, random):
 
 
 def test_the_table_has_these_rows():
-    assert set(DEFENSES) == {'standard', *TABLE, 'freeat', 'gat', 'rfgsm', 'gradalign', *NEWER}
+    assert set(DEFENSES) == {'standard', *TABLE, 'freeat', 'gat', 'rfgsm', 'gradalign', 'eat', *NEWER}
 
 
 @pytest.mark.parametrize('name', TABLE)
@@ -236,7 +236,7 @@ def test_table_4_without_the_regulariser_keeps_the_si_attack(random):
         ({'name': 'trade'}, "unknown defense 'trade': did you mean trades"),
         (
             {'name': 'adv'},
-            'known: alp, at, elle, ellea, freeat, gat, gradalign, mart, nfgsm, nuat, rfgsm, standard',
+            'known: alp, at, eat, elle, ellea, freeat, gat, gradalign, mart, nfgsm, nuat, rfgsm, standard',
         ),
         ({'weights': {'k1': 6.0}}, "unknown term of trades 'k1': did you mean kl"),
         ({'weights': {'si_margin_ce': 0.2}}, "unknown term of trades 'si_margin_ce'"),

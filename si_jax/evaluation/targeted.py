@@ -76,13 +76,8 @@ class Targeted:
             max_perturbation=max(one.max_perturbation for one in records),
             stages=first.stages if len(records) == 1 else (),
             protocol={**(first.protocol or {}), 'targets': stamp},
-<<<<<<< HEAD
-            broken_by=_joined(np.maximum, [one.broken_by for one in records]),
-            queries=_joined(np.add, [one.queries for one in records]),
-=======
             broken_by=over('broken_by', np.max),
             queries=over('queries', np.sum),
->>>>>>> budgets
             gradients=tuple(map(_worst, zip(*(one.gradients for one in records), strict=True))),
             success=np.any(reached, axis=0),
             reached=reached.sum(axis=0) if len(records) > 1 else None,
@@ -118,16 +113,5 @@ def _is(targets: Any, word: str) -> bool:
 
 def _worst(counts: tuple[GradientCounts | None, ...]) -> GradientCounts | None:
     """Of the runs of a part the largest counts."""
-<<<<<<< HEAD
-    known = [one for one in counts if one is not None]
-    return GradientCounts(*map(max, zip(*known, strict=True))) if known else None
-
-
-def _joined(by: np.ufunc, each: list[np.ndarray | None]) -> np.ndarray | None:
-    """What the runs have of each image [N], joined; None where they have none."""
-    there = [one for one in each if one is not None]
-    return by.reduce(there) if there else None
-=======
     known = np.array([one for one in counts if one is not None])
     return GradientCounts(*known.max(axis=0).tolist()) if len(known) else None
->>>>>>> budgets
