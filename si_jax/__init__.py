@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from si_jax.attacks import ATTACKS
     from si_jax.auditing import Audit, audit
     from si_jax.errors import InputError
-    from si_jax.evaluation import BlackBox, Randomised, Result, evaluate
+    from si_jax.evaluation import BlackBox, Randomised, Result
     from si_jax.evaluation.attack import attack
     from si_jax.evaluation.compare import Comparison, compare
+    from si_jax.evaluation.evaluate import evaluate
     from si_jax.evaluation.union import Union, evaluate_union
     from si_jax.outputs import Outputs
     from si_jax.runtime.version import __version__
@@ -67,7 +68,7 @@ _MODULES = {
     'attack': 'evaluation.attack',
     'audit': 'auditing',
     'compare': 'evaluation.compare',
-    'evaluate': 'evaluation',
+    'evaluate': 'evaluation.evaluate',
     'evaluate_union': 'evaluation.union',
     'load_model': 'zoo.load',
     'train': 'zoo.train',
