@@ -76,7 +76,7 @@ _MODULES = {
     'attack': 'evaluation.attack',
     'audit': 'auditing',
     'compare': 'evaluation.compare',
-    'evaluate': 'evaluation',
+    'evaluate': 'evaluation.evaluate',
     'evaluate_union': 'evaluation.union',
     'load_model': 'zoo.load',
     'smallest': 'evaluation.smallest',

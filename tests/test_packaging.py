@@ -42,4 +42,4 @@ def test_the_licence_file_is_the_named_one():
 def test_types_and_recipes_are_in_the_wheel():
     assert (ROOT / 'si_jax' / 'py.typed').exists()
     wheel = settings()['tool']['hatch']['build']['targets']['wheel']
-    assert wheel == {'packages': ['si_jax'], 'force-include': {'configs': 'si_jax/configs'}}
+    assert wheel['packages'] == ['si_jax'] and wheel['force-include'] == {'configs': 'si_jax/configs'}

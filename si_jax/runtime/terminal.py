@@ -26,7 +26,7 @@ WIDTH = 80  # of tables and of what --help prints
 _BOLD, _RED, _YELLOW = '1', '31', '33'
 # What stands out in a table: the accuracy that counts, and what a reader must not miss.
 _COLOURS = (
-    (r'^(worst case|verdict: PASS)\b.*', _BOLD),
+    (r'^(worst case(?!:)|verdict: PASS)\b.*', _BOLD),
     (r'^(warning: |warn |few |verdict: (WARN|FEW)\b).*(\n {2,}.*)*', _YELLOW),
     (r'^(FAIL |verdict: FAIL\b).*(\n {2,}.*)*', _RED),
 )
