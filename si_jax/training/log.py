@@ -41,7 +41,7 @@ def header(ready: Setup, params: Any, init_from: Mapping[str, Any] | None = None
             *([f'CutMix: {mixed} mixtures of each image, {_ours(ready)}'] if mixed else []),
             *([f'label smoothing: {smoothed:g} over {over}'] if smoothed else []),
             *([f'ramps: {growing}'] if growing else []),
-            *([f'branches: {copies} copies of each image after AutoAugment'] if copies else []),
+            *([f'branches: the images, and copies of each after AutoAugment: {copies}'] if copies else []),
             *([f'helper: {ready.helper.source}, digest {ready.helper.digest}'] if ready.helper else []),
             f'evaluated weights: {average.words(config.average)}',
             plan(ready),
