@@ -19,7 +19,7 @@ The modules, in the order to read them:
 - `pgd`: PGD and its variants, each a record `Attack` of the parts above; `run` runs one on a batch.
 - `search`: attacks that stop at an image's first misclassified point, and so run in parts.
 - `apgd`, `apgd_l1`: a search along the gradient that chooses its own step size; in L1 it is another one.
-- `fab`: a search for the nearest misclassified image; `hyperplane` has the projection that FAB needs.
+- `fab`, `fmn`: searches for the nearest misclassified image; `hyperplane` has the projection that FAB needs.
 - `malt`: which classes a targeted search aims at, by how near their boundaries look.
 - `square`, `spsa`, `rays`: searches without gradients (random windows, estimated slopes, predicted classes).
 - `settings`: settings in a name, as in `apgd-ce(steps=50)`, and the one form that such a name has.

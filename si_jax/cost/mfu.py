@@ -28,7 +28,7 @@ class Meter(NamedTuple):
             return ''
         text = f'{rate / 1e12:.3g} TFLOP/s' if rate >= 1e11 else f'{rate / 1e9:.3g} GFLOP/s'
         chip = chips.of_device()
-        if jax.default_backend() == 'cpu':
+        if chip is None and jax.default_backend() == 'cpu':
             return text  # no vendor states a peak of these cores
         if chip is None:
             return f'{text}, unknown chip {jax.local_devices()[0].device_kind}'

@@ -196,11 +196,11 @@ def measure(
     began: float,
     state_path: str | os.PathLike | None = None,
     shown: bool = False,
-    attack: Callable[[Kind, Network], Outcome] = lambda kind, network: kind.run(network, network.request),
+    attack: Callable[[Kind, Network], Outcome] | None = None,
 ) -> Result:
     """The result of a network, which is prepared, under these attacks.
 
-    `began` is when the work on it did, as `time.perf_counter` has it, and `attack` runs one of them.
+    `began` is when the work on it did, as `time.perf_counter` has it. `attack` runs one of them; None for `Kind.run`.
     """
     takes = network.request.takes
     identity = identity_of(network, kinds, program=state_path is not None)
@@ -227,7 +227,7 @@ def measure(
             for kind in kinds:
                 began_attack = time.perf_counter()
                 bar.set_postfix(attack=kind.name)
-                outcome = attack(kind, network)
+                outcome = attack(kind, network) if attack else kind.run(network, network.request)
                 record = dataclasses.replace(outcome.record, takes=takes[kind.name])
                 outcomes[kind.name] = dataclasses.replace(outcome, record=record)
                 seconds |= {f'{kind.name}, {stage}': part for stage, part in outcome.seconds.items()}

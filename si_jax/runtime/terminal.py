@@ -244,11 +244,9 @@ def _config_file(given: str) -> str:
     if file in (name, f'configs/{name}.py') and name in recipes:
         return f'{recipes[name]}{colon}{options}'
     near = difflib.get_close_matches(name, recipes, n=3, cutoff=0.5)
-    hint = f'did you mean {" or ".join(near)}? ' if near else ''
-    raise InputError(
-        f'--config={file} is neither a file nor one of the {len(recipes)} recipes: {hint}'
-        f'known: {", ".join(recipes)}'
-    )
+    near = near if file == name else [f'configs/{one}.py' for one in near]
+    hint = f'did you mean {" or ".join(near)}?' if near else f'known: {", ".join(recipes)}'
+    raise InputError(f'--config={file} is neither a file nor one of the {len(recipes)} recipes: {hint}')
 
 
 def titled(name: str) -> str:

@@ -60,7 +60,7 @@ def test_targets_from_a_file(here, capsys):
     np.save('aims.npy', (labels + 1) % 10)
     attacks = [f'--attacks={NAME}', '--output=aimed.json']
     assert evaluate.main([*FLAGS, *attacks, '--targets=aims.npy']) == 0
-    assert 'target reached on ' in capsys.readouterr().out
+    assert 'a target was reached on ' in capsys.readouterr().out
     assert 0 <= json.loads(Path('aimed.json').read_text())['attacks'][NAME]['success'] <= 1
     np.save('labels.npy', labels)
     assert 'is the label of that image' in refused(capsys, *attacks, '--targets=labels.npy')
