@@ -200,7 +200,8 @@ def measure(
 ) -> Result:
     """The result of a network, which is prepared, under these attacks.
 
-    `began` is when the work on it did, as `time.perf_counter` has it. `attack` runs one of them; None for `Kind.run`.
+    `began` is when the work on it did, as `time.perf_counter` has it. `attack` runs one of them; None for
+    `Kind.run`.
     """
     takes = network.request.takes
     identity = identity_of(network, kinds, program=state_path is not None)
