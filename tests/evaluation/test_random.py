@@ -100,9 +100,7 @@ def test_no_attack_and_no_restart_changes_a_coin(p, attacks):
     assert result.worst_draw_accuracy['pgd'] < 0.2
 
 
-@pytest.mark.parametrize(
-    ('attacks', 'restarts'), [('pgd', 10), ('cw,apgd-ce,fab-t,square,rays,spsa', 1)]
-)
+@pytest.mark.parametrize(('attacks', 'restarts'), [('pgd', 10), ('cw,apgd-ce,fab-t,square,rays,spsa', 1)])
 def test_every_attack_finds_the_accuracy_of_a_noisy_linear_classifier(attacks, restarts):
     result = run(*noisy_line(), attacks, steps=6, restarts=restarts, eot_samples=4)
     check_interval(result, 'clean', exact())
