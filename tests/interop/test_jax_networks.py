@@ -69,7 +69,11 @@ def test_equinox_takes_one_image_with_channels_first():
         def __call__(self, x, key=None):  # [C, H, W]
             return self.linear(self.dropout(self.conv(x).ravel(), key=key))
 
-    model = Net(eqx.nn.Conv2d(1, 2, 3, key=key), eqx.nn.Dropout(0.5), eqx.nn.Linear(8, 3, key=key))
+    model = Net(
+        eqx.nn.Conv2d(1, 2, 3, key=key, dtype=jnp.float32),
+        eqx.nn.Dropout(0.5),
+        eqx.nn.Linear(8, 3, key=key, dtype=jnp.float32),
+    )
     predicting = eqx.nn.inference_mode(model)
     wanted = jnp.stack([predicting(image) for image in jnp.moveaxis(IMAGES, 3, 1)])
     np.testing.assert_allclose(logits(model), wanted, rtol=1e-6)
