@@ -3,14 +3,15 @@
 import pathlib
 import re
 import sys
-import tomllib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / 'docs')]
 
+from si_jax import __version__  # noqa: E402
+
 project = 'si_jax'
 author = 'the authors of si_jax'
-version = release = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']
+version = release = __version__
 
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'reference']
 myst_heading_anchors = 3

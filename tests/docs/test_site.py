@@ -118,7 +118,7 @@ def shown_commands() -> list[tuple[str, str]]:
             text = text.replace(f'${name}', first)
         for command in re.findall(r'python ((?:train|evaluate|report)\.py[^`\n]*|-m si_jax[^`\n]*)', text):
             command = re.split(r'  #|\s+\||  +|;', command)[0]
-            found.append((page.name, re.sub(r'\s*(\(.*|[.,;:]+)$', '', command)))
+            found.append((page.name, re.sub(r'(\s+\(.*|[.,;:]+)$', '', command)))
     return found
 
 

@@ -164,6 +164,7 @@ def attacks(**changes) -> dict:
         ({'threat': Threat('linf', 0.1)}, 'eps differs: 0.2 and 0.1; evaluate both with the same --eps'),
         ({'threat': Threat('l2', 0.2)}, 'norm differs: linf and l2'),
         ({'dataset': result().dataset | {'name': 'svhn'}}, 'data sets differ .*digits and svhn'),
+        ({'eight_bit': True}, 'only one was rounded to bytes: False and True; .*--eight_bit'),
         ({'seed': 1}, r'the seeds differ: \[0\] for a, \[1\] for b'),
         (attacks(steps=40), 'the protocols of pgd differ in steps: 20 and 40'),
         (attacks(step_size=0.1), 'the protocols of pgd differ in step_size'),
