@@ -116,10 +116,11 @@ def title(about: About) -> dict[str, str]:
     parts += [f'{words} {model[key]}' for key, words in shown.items() if model.get(key) is not None]
     parts += [f'logits times {model["logit_scale"]:g}'] if 'logit_scale' in model else []
     images = ' '.join(str(dataset[key]) for key in ('name', 'split') if dataset.get(key))
+    rounded = ', rounded to 8 bits' if about.get('eight_bit') else ''
     return {
         **({'model': ', '.join(parts)} if parts else {}),
         'data': f'{images}{", " if images else ""}{dataset["examples"]:,} images',
-        'threat': f'{threat["norm"]}, eps = {radius(threat["eps"])}',
+        'threat': f'{threat["norm"]}, eps = {radius(threat["eps"])}{rounded}',
         'seed': str(about['seed']),
     }
 
