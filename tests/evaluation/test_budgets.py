@@ -142,10 +142,11 @@ def test_more_targets_than_other_classes_are_refused():
         run('apgd-t(n_targets=5)')
 
 
-def test_restarts_in_a_name_join_draws_too():
+def test_restarts_in_a_name_of_a_random_classifier_are_judged_by_fresh_draws():
     random = Randomised(lambda images, keys: NET(images))
-    with pytest.raises(InputError, match='restarts=2 breaks an image'):
-        run('pgd(steps=2, restarts=2)', random)
+    found = run('pgd(steps=2, restarts=2)', random)
+    (record,) = found.attacks.values()
+    assert found.decisions == 64 and record.shares.shape == (2, len(found.labels))
 
 
 def test_a_preset_alone_is_stamped(result):
