@@ -13,7 +13,7 @@ project = 'si_jax'
 author = 'the authors of si_jax'
 version = release = __version__
 
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'reference']
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx_copybutton', 'reference']
 myst_heading_anchors = 3
 myst_links_external_new_tab = False
 suppress_warnings = ['myst.header']  # README and CHANGELOG begin below their own titles

@@ -5,14 +5,16 @@ check it, gets it there and nowhere else.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation import cosines
+from si_jax.evaluation.table import Tabular
 from si_jax.storage import files, npz
 from si_jax.threat import ball_of
 
@@ -40,10 +42,10 @@ FIELDS: dict[tuple[str, ...], type] = {
     ('worst_case', 'accuracy'): float,
 }
 SHARE = 'share_'  # before a name, in that of the array with the shares of draws
-SETTINGS = ('restarts', 'steps', 'step_size', 'eot_samples')  # of the caller's, that an attack may take
 
 
-class SavedResult(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class SavedResult(Tabular):
     """A result read back from its files.
 
     Attributes:
@@ -62,7 +64,11 @@ class SavedResult(NamedTuple):
     correct: dict[str, np.ndarray]
     labels: Any
     indices: Any
-    share: dict[str, np.ndarray] = {}
+    share: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """`about`: what the file holds."""
+        return self.about
 
 
 def read(path: Path, *, flags: bool) -> SavedResult:
@@ -94,13 +100,6 @@ def check_json(path: Path, about: Any) -> dict[str, Any]:
             'that of a comparison or an audit'
         ) from None
     return about
-
-
-def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """The `SETTINGS` that an attack ran with, from its entry in a result: the caller's and its own."""
-    own = entry.get('fixed')
-    found = {key: entry.get(key) for key in SETTINGS} | (own if isinstance(own, dict) else {})
-    return found | {'eot_samples': found['eot_samples'] or 1}
 
 
 def _check_kinds(about: dict[str, Any]) -> None:

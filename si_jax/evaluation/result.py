@@ -16,9 +16,9 @@ import numpy as np
 from si_jax.errors import InputError
 from si_jax.evaluation import loading
 from si_jax.evaluation.intervals import interval
-from si_jax.evaluation.loading import SCHEMA, SETTINGS, SHARE, SavedResult
+from si_jax.evaluation.loading import SCHEMA, SHARE, SavedResult
 from si_jax.evaluation.pixels import Images, Pixels
-from si_jax.evaluation.table import Tabular
+from si_jax.evaluation.table import SETTINGS, Tabular
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.threat import Threat
 

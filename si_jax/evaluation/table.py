@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from si_jax.evaluation import cosines
-from si_jax.evaluation.loading import settings_of
 from si_jax.runtime.extras import extra
 from si_jax.runtime.terminal import named, wrapped
 from si_jax.threat import radius
 
 About = dict[str, Any]  # the JSON of a result
 WORST = 'worst case'
+SETTINGS = ('restarts', 'steps', 'step_size', 'eot_samples')  # of the caller's, that an attack may take
 # Columns: how wide each is in a terminal of 80 columns, beside the name of the row.
 NAME = 14
 WIDTHS = {
@@ -73,6 +73,13 @@ class Tabular:
         if path is not None:
             Path(path).write_text(written)
         return written
+
+
+def settings_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """The `SETTINGS` that an attack ran with, from its entry in a result: the caller's and its own."""
+    own = entry.get('fixed')
+    found = {key: entry.get(key) for key in SETTINGS} | (own if isinstance(own, dict) else {})
+    return found | {'eot_samples': found['eot_samples'] or 1}
 
 
 def rows(about: About) -> list[dict[str, Any]]:

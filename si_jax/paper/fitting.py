@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from si_jax.attacks.registry import ATTACKS
 from si_jax.errors import InputError
-from si_jax.evaluation.loading import settings_of
+from si_jax.evaluation.table import settings_of
 from si_jax.paper.cells import Column, Evaluation, Table
 from si_jax.reports.results import FoundResult, Run, stale
 

@@ -5,7 +5,7 @@ import math
 from typing import Any, NamedTuple
 
 from si_jax.evaluation.compare import protocol_of
-from si_jax.evaluation.loading import settings_of
+from si_jax.evaluation.table import settings_of
 from si_jax.reports.collect import Evaluated, Network
 from si_jax.threat import ball_of
 

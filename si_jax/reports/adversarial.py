@@ -11,8 +11,8 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.loading import settings_of
 from si_jax.evaluation.result import data_digest
+from si_jax.evaluation.table import settings_of
 from si_jax.reports.collect import Evaluated, Network
 from si_jax.storage import npz
 from si_jax.zoo.load import LoadedModel

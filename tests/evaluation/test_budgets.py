@@ -8,8 +8,8 @@ import pytest
 
 from si_jax import InputError, Randomised, evaluate
 from si_jax.evaluation.compare import compare
-from si_jax.evaluation.loading import settings_of
 from si_jax.evaluation.result import Result
+from si_jax.evaluation.table import settings_of
 from si_jax.reports import accuracy
 from tests.helpers.problems import images_and_labels, net
 
@@ -87,6 +87,7 @@ def test_names_round_trip_through_files_and_compare(result, tmp_path):
     about = json.loads(path.read_text())
     assert tuple(about['attacks']) == NAMES
     saved = Result.load(path)
+    assert saved.table() == result.table() and '<table>' in saved._repr_html_()
     for name in NAMES:
         assert np.array_equal(saved.correct[name], result.correct[name]), name
     with np.load(path.with_suffix('.npz')) as flags, np.load(tmp_path / 'a_images.npz') as images:

@@ -104,7 +104,7 @@ def test_least_likely_and_random_targets(tmp_path):
     with np.load(path.with_suffix('.npz')) as flags:
         assert np.array_equal(flags['success_pgd'], drawn.attacks['pgd'].success)
     assert Result.load(path).about['attacks']['pgd']['success'] == entry['success']
-    assert f'target reached on {100 * drawn.success["pgd"]:.2f} % of the images' in drawn.table()
+    assert f'a target was reached on {100 * drawn.success["pgd"]:.2f} % of the images' in drawn.table()
 
 
 def test_a_resume_has_the_same_targets(tmp_path):
