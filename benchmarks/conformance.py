@@ -22,9 +22,10 @@ from si_jax.storage.files import write_json
 ABOUT = """
 Holds the attacks against reference results on published networks, and writes
 down what it measured. The folder holds networks, images and, for each network,
-one flag per image from PyTorch implementations: the PGD family with five seeds,
-and each stage of AutoAttack alone and the cascade from fra31/auto-attack. In L1
-the folder has the stages and the cascade, on fewer images.
+one flag per image from PyTorch implementations: the PGD family with five
+seeds, and each stage of AutoAttack alone and the cascade from
+fra31/auto-attack. In L1 the folder has the stages and the cascade, on fewer
+images.
 
 examples:
   all networks, an hour or so on two CPU cores
@@ -36,11 +37,9 @@ examples:
   into another file
     python -m benchmarks.conformance --output=conformance.json
 
-What was finished of a network is kept beside the output, in a folder that ends in
-.partial: the same command goes on there after an interruption.
-"""
-STAGES = ('apgd-ce', 'apgd-t', 'fab-t', 'square')
-FAMILY_MEAN = 0.3  # points
+What was finished of a network is kept beside the output, in a folder that
+ends in .partial: the same command goes on there after an interruption. """
+STAGES = ('apgd-ce', 'apgd-t', 'fab-t', 'square') FAMILY_MEAN = 0.3 # points
 FLAGS_ON = ('cnn_a_adv4', 'kw_base')
 
 

@@ -24,7 +24,8 @@ from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 from si_jax.training import recipes
 
-NEWER = ('nfgsm', 'elle', 'ellea', 'nuat')  # see tests/training/test_newer_single_step.py
+# See tests/training: test_newer_single_step.py, test_ikl.py, test_hat.py and test_branches.py.
+NEWER = ('nfgsm', 'elle', 'ellea', 'nuat', 'dkl', 'hat', 'dajat')
 BATCH, FEATURES, CLASSES = 6, 4, 5
 S, M, BETA = 15.0, 0.2, 0.2
 
@@ -236,7 +237,7 @@ def test_table_4_without_the_regulariser_keeps_the_si_attack(random):
         ({'name': 'trade'}, "unknown defense 'trade': did you mean trades"),
         (
             {'name': 'adv'},
-            'known: alp, at, eat, elle, ellea, freeat, gat, gradalign, mart, nfgsm, nuat, rfgsm, standard',
+            'known: alp, at, dajat, dkl, eat, elle, ellea, freeat, gat, gradalign, hat, mart',
         ),
         ({'weights': {'k1': 6.0}}, "unknown term of trades 'k1': did you mean kl"),
         ({'weights': {'si_margin_ce': 0.2}}, "unknown term of trades 'si_margin_ce'"),

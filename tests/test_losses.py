@@ -149,6 +149,8 @@ ALL = {
         adv, jax.nn.softmax(nat), **SMOOTHED
     ),
     'smoothed_labels': lambda adv, nat: losses.smoothed_labels(adv, **SMOOTHED).sum(axis=1),
+    'weighted_differences': lambda adv, nat: losses.weighted_differences(adv, nat, jnp.ones_like(adv)),
+    'branch_divergence': lambda adv, nat: losses.branch_divergence(jnp.stack([adv, nat])),
 }
 
 
@@ -160,8 +162,9 @@ def test_no_loss_is_left_out_here():
         and not name.startswith('_')
         and getattr(value, '__module__', '') == losses.__name__
     }
-    # A row of the nuclear norm holds the singular vectors constant: `tests/training` has its derivative.
-    assert public == set(ALL) | {'nuclear_norm'}
+    # These hold a part constant: the singular vectors, the natural probabilities. `tests/training` has their
+    # derivatives.
+    assert public == set(ALL) | {'nuclear_norm', 'pair_cross_entropy'}
 
 
 @pytest.mark.parametrize('name', ALL)

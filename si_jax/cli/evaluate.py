@@ -61,9 +61,6 @@ examples:
         --num_examples=100 --threats=linf:0.2,l2:1
   your own network: build() in my_model.py returns a function of images
     python evaluate.py --model=my_model.py:build --dataset=cifar10 --eps=8/255
-  weights of PyTorch
-    python evaluate.py --torch_checkpoint=trades.pt --arch=wrn_34_10 \\
-        --normalise=none --dataset=cifar10
   whether the accuracy under PGD can be trusted: a verdict for each check
     python evaluate.py --workdir=WORKDIR --audit
   a defense without a gradient, attacked by way of the network inside it
@@ -75,8 +72,6 @@ examples:
   more steps and restarts for one attack than it has by default
     python evaluate.py --workdir=WORKDIR \\
         --attacks='pgd(steps=200, step_size=1/255),apgd-ce(restarts=5)'
-  how often an image can be made to look like a chosen class
-    python evaluate.py --workdir=WORKDIR --attacks=apgd-t --targets=random
   which of two networks is better, and whether the difference is luck
     python evaluate.py compare a.json b.json
 """
