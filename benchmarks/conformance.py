@@ -38,8 +38,10 @@ examples:
     python -m benchmarks.conformance --output=conformance.json
 
 What was finished of a network is kept beside the output, in a folder that
-ends in .partial: the same command goes on there after an interruption. """
-STAGES = ('apgd-ce', 'apgd-t', 'fab-t', 'square') FAMILY_MEAN = 0.3 # points
+ends in .partial: the same command goes on there after an interruption.
+"""
+STAGES = ('apgd-ce', 'apgd-t', 'fab-t', 'square')
+FAMILY_MEAN = 0.3  # points
 FLAGS_ON = ('cnn_a_adv4', 'kw_base')
 
 
