@@ -334,6 +334,7 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'activation': 'relu',
             'bn_momentum': 0.1,
             'bn_first_step': False,
+            'bn_branches': False,
         },
         'defense': {
             'name': name,
@@ -342,6 +343,8 @@ def test_fields_are_those_of_the_recipe(run, name, si, dataset, arch):
             'inner': '',
             'replays': 1,
             'others': '',
+            'helper': '',
+            'branches': 0,
             'smoothing': 0.0,
             'smoothing_over': 'all',
             'weights': weights,
