@@ -46,7 +46,7 @@ def test_a_name_of_the_hub_stands_for_its_file(saved, monkeypatch):
     monkeypatch.setattr(hub, 'local', lambda name: path if hub.is_address(name) else name)
     name = 'hf:owner/net@main'
     assert load_model(name).step == 7
-    given = weights_to_start_from(name, config, (8, 8, 1))
+    given = weights_to_start_from(name, config, (8, 8, 1), 'init_from', 'best')
     jax.tree.map(assert_array_equal, given.variables, variables)
     assert given.about['step'] == 7 and given.num_classes == 10
     flags = {flag: row.default for flag, row in (subject.NETWORK | subject.IMAGES).items()}
