@@ -23,14 +23,14 @@ COMMANDS = (
     ('report', '--workdirs=runs/first', '--out=report'),
     ('zoo', 'verify'),
 )
-# What the README's program takes for granted.
+# What the README's programs take for granted; a function stands for the PyTorch module.
 BEFORE = """
 import jax, jax.numpy as jnp, numpy as np
 images, labels = np.random.default_rng(0).uniform(size=(8, 4, 4, 1)).astype('float32'), np.arange(8) % 3
 kernel = jax.random.normal(jax.random.key(0), (16, 3))
 def my_network(images):
-    features = images.reshape(len(images), -1)
-    return features @ kernel, features
+    return images.reshape(len(images), -1) @ kernel
+module = my_network
 """
 CHECKS = """
 import si_jax, sys
@@ -87,6 +87,7 @@ def main(with_torch: bool) -> None:
         print(f'installed: {taken}')
         work = folder / 'elsewhere'
         work.mkdir()
+        (work / 'w.pt').touch()  # a file of weights that needs PyTorch to be read
         python, command = scripts / 'python', scripts / 'si-jax'
         print(run(python, '-c', CHECKS, folder=work), end='')
         for verb in VERBS:
