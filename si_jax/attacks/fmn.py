@@ -21,7 +21,7 @@ from si_jax import l1
 from si_jax.attacks import rows
 from si_jax.attacks.ascent import none_seen, usable
 from si_jax.attacks.pgd import KeyedClassifier, value_function
-from si_jax.attacks.search import Problem, Search, SearchState, nothing_found
+from si_jax.attacks.search import Problem, Search, SearchState, edge, nothing_found
 from si_jax.errors import InputError, unknown
 from si_jax.objectives import margin
 from si_jax.outputs import logits
@@ -212,4 +212,9 @@ def fmn(norm: str, *, steps: int = 1000) -> Search:
         fooled = (first + count >= steps) & s.known & (s.distance <= threat.eps)
         return state._replace(found=rows.where(fooled, s.nearest, images), fooled=fooled)
 
-    return Search(init, advance, steps)
+    def worst(problem: Problem, threat: Threat, inner: FmnState) -> Array:
+        # As FAB's: beyond the boundary, as the ball allows, and not where the steps ended outside of it.
+        point = rows.where(inner.known, inner.nearest, inner.point)
+        return edge(threat, problem.images, point - problem.images)
+
+    return Search(init, advance, steps, worst=worst)

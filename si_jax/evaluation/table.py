@@ -1,5 +1,6 @@
 """The table of a result, for a terminal, a notebook, a paper and a spreadsheet, from what its JSON holds."""
 
+import abc
 import csv
 import html
 import io
@@ -30,12 +31,12 @@ WIDTHS = {
 }
 
 
-class Tabular:
+class Tabular(abc.ABC):
     """What has a table: anything with `to_json`, the JSON of a result."""
 
+    @abc.abstractmethod
     def to_json(self) -> About:
         """The result in JSON's types."""
-        raise NotImplementedError
 
     def table(self) -> str:
         """The accuracies in percent with their intervals, for a terminal of 80 columns.

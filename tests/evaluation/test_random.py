@@ -312,3 +312,21 @@ def test_the_interval_of_a_mean_share_is_wilsons():
     assert interval(flags.astype(float)) == pytest.approx(interval(flags), rel=1e-9)
     # By hand, for p = 0.5 and n = 4: (0.5 + 0.480 -+ 1.96 sqrt(1 / 16 + 0.0600)) / (1 + 0.960).
     assert interval(np.full(4, 0.5)) == pytest.approx((0.150, 0.850), abs=1e-3)
+
+
+@pytest.mark.parametrize('norm', ['linf', 'l1'])
+def test_fmn_is_judged_inside_the_ball_however_far_the_boundary_is(norm):
+    """Its own point may lie outside; of a random classifier the point on the edge of the ball counts."""
+    kernel = np.random.default_rng(3).normal(size=(16, 3)).astype(np.float32)
+    images = np.random.default_rng(4).uniform(0.3, 0.7, (6, 4, 4, 1)).astype(np.float32)
+
+    def noisy(x, keys):
+        noise = jax.vmap(lambda key: jax.random.normal(key, (16,)))(keys)
+        return (x.reshape(len(x), -1) + 0.02 * noise - 0.5) @ kernel
+
+    labels = np.argmax((images.reshape(6, -1) - 0.5) @ kernel, axis=1)
+    settings = {'attacks': 'fmn(steps=40)', 'eps': 1e-3, 'norm': norm, 'decisions': 8}
+    result = evaluate(Randomised(noisy), images, labels, **settings)
+    (record,) = result.attacks.values()
+    assert 0 < record.max_perturbation <= 1e-3 * (1 + 1e-4)
+    assert result.accuracy['worst_case'] <= result.accuracy['clean']
