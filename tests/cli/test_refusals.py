@@ -68,13 +68,23 @@ def parse(monkeypatch, *argv):
     terminal.parse_config(values, ['train.py', *argv])
 
 
-def test_a_config_that_is_not_there_names_the_near_ones(monkeypatch):
+@pytest.mark.parametrize(
+    'given, hint',
+    [
+        ('configs/digit.py', 'did you mean configs/digits.py?'),
+        ('digit', 'did you mean digits?'),
+        ('qqqq', None),
+    ],
+)
+def test_a_config_that_is_not_there_names_the_near_ones_or_all(given, hint, monkeypatch):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(InputError, match='did you mean digits') as raised:
-        parse(monkeypatch, '--config=configs/digit.py')
     names = sorted(path.stem for path in pathlib.Path('configs').glob('[a-z]*.py'))
-    assert f'nor one of the {len(names)} recipes' in str(raised.value)
-    assert str(raised.value).endswith(f'known: {", ".join(names)}')
+    with pytest.raises(InputError) as raised:
+        parse(monkeypatch, f'--config={given}')
+    assert str(raised.value) == (
+        f'--config={given} is neither a file nor one of the {len(names)} recipes: '
+        f'{hint or "known: " + ", ".join(names)}'
+    )
 
 
 def test_a_field_that_is_not_there_has_no_escaped_quotes(monkeypatch):
