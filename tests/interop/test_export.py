@@ -51,6 +51,18 @@ def test_command_writes_weights_and_module(run, tmp_path, capsys):
     np.testing.assert_allclose(logits, model.apply(variables, images).logits, rtol=0, atol=1e-6)
 
 
+def test_an_activation_is_exported(tmp_path):
+    model = models.create('wrn_10_1', num_classes=10, width=2, activation='silu')
+    images = np.random.default_rng(0).uniform(size=(3, 8, 8, 3)).astype(np.float32)
+    outputs, variables = jax.jit(lambda key: model.init_with_output(key, images))(jax.random.key(0))
+    path = export.export(variables, tmp_path, arch='wrn_10_1', activation='silu')
+    namespace = {'__file__': str(path), '__name__': 'model'}
+    exec(path.read_text(), namespace)
+    with torch.no_grad():
+        exported = namespace['build']()(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(outputs.logits, exported, rtol=1e-4, atol=1e-5)
+
+
 def test_command_reports_a_wrong_workdir(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main([f'--workdir={tmp_path}'])

@@ -8,11 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from si_jax import load_model
+from si_jax import load_model, models
 from si_jax.cli import evaluate
 from si_jax.data import epoch_batches, epoch_order
 from si_jax.errors import InputError
-from si_jax.interop.export import export
 from si_jax.reports import collect, runs
 from si_jax.runtime import devices
 from si_jax.storage.trees import leaves
@@ -24,6 +23,7 @@ from si_jax.training.recompute import Recompute
 from si_jax.training.setup import feed_of, ingredients, initial_state, setup
 from si_jax.training.validation import HeldOut
 from si_jax.zoo import weights
+from tests.helpers import tiny
 
 R1 = Average('ema', 0.995, start=2.5, ramp=True, batch_stats='live', steps_per_epoch=4)
 
@@ -69,8 +69,15 @@ def test_wrong_averages_are_refused(changes, message):
         average.from_config(section, epochs=2, steps_per_epoch=3, hypersphere=False)
 
 
+@pytest.fixture(autouse=True, scope='module')
+def network():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(models.ARCHITECTURES, 'tiny', tiny.ROW)
+        yield
+
+
 def config(defense='trades', **changes):
-    made = recipes.paper(defense, si=defense == 'trades', dataset='digits', arch='wrn_10_1')
+    made = recipes.paper(defense, si=defense == 'trades', dataset='digits', arch='tiny')
     small = {
         'data.limit': 20, 'data.validation': 8, 'batch_size': 8, 'model.width': 2, 'attack.steps': 2,
         'evaluation.steps': 1, 'logging.tensorboard': False, 'epochs': 2, 'checkpoint.every_steps': 2,
@@ -129,7 +136,7 @@ def test_evaluation_and_the_choice_of_the_best_read_the_average(finished):
     folder, state, given = finished
     last = load_model(folder, 'last')
     same(last.variables, state.average)
-    assert np.any(np.asarray(state.average['params']['fc']['kernel']) != state.params['fc']['kernel'])
+    assert np.any(np.asarray(state.average['params']['linear']['kernel']) != state.params['linear']['kernel'])
     same(given[-1], state.average)
     # Both are saved.
     saved = arrays(folder, 6)
@@ -182,8 +189,8 @@ def test_the_page_and_the_log_say_so(finished):
     header = log.header(ready, {'w': np.zeros(3)})
     for part in (
         f'evaluated weights: {words}',
-        'one cycle, moved every step: the rate rises from 0.004 to 0.1 at epoch 0.6667 and falls '
-        'to 4e-07, the momentum goes from 0.9 to 0.8 and back',
+        'one cycle, moved every step: the rate rises from 0.0004 to 0.01 at epoch 0.6667 and falls '
+        'to 4e-08, the momentum goes from 0.9 to 0.8 and back',
         'CutMix: 2 mixtures of each image, labels mixed; soft labels in this loss are ours',
         'label smoothing: 0.1 over the other classes',
         'ramps: eps from 0 times to all over 100 % of the run',
@@ -192,40 +199,22 @@ def test_the_page_and_the_log_say_so(finished):
     assert 'evaluated weights: those of training' in log.header(setup(config()), {'w': np.zeros(3)})
 
 
-def test_an_exported_average_has_the_activation(finished, tmp_path):
-    torch = pytest.importorskip('torch', reason='the exported module is one of PyTorch')
-    folder, _, _ = finished
-    model = load_model(folder, 'last')
-    # The exported network takes three channels: the kernel of the one is given to the first of them.
-    kernel = model.variables['params']['conv1']['kernel']
-    wide = np.concatenate([kernel, np.zeros_like(kernel), np.zeros_like(kernel)], axis=2)
-    variables = {**model.variables, 'params': {**model.variables['params'], 'conv1': {'kernel': wide}}}
-    path = export(variables, tmp_path, arch='wrn_10_1', activation=model.config.model.activation)
-    space = {'__file__': str(path)}
-    exec(path.read_text(), space)
-    images = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
-    tensor = torch.tensor(np.repeat(images, 3, axis=3)).permute(0, 3, 1, 2)
-    np.testing.assert_allclose(
-        model(images).logits, space['build']()(tensor).detach().numpy(), rtol=1e-4, atol=1e-5
-    )
-
-
 def test_recomputed_statistics_are_those_of_the_batches_of_the_epoch():
-    """Of the layer behind the first convolution, by PyTorch; the digits are neither cropped nor flipped."""
+    """Of the layer behind the convolution, by PyTorch; the digits are neither cropped nor flipped."""
     torch = pytest.importorskip('torch', reason='the convolution is one of PyTorch')
     ready = setup(config('standard', **{'average.kind': 'swa', 'average.batch_stats': 'recompute'}))
     train = ready.train
     recompute = Recompute(ingredients(ready), train, 1)
     kept = recompute(devices.replicate(initial_state(ready).average), feed_of(ready), range(3, 6))
-    kernel = torch.tensor(np.asarray(kept['params']['conv1']['kernel'])).permute(3, 2, 0, 1)
+    kernel = torch.tensor(np.asarray(kept['params']['conv']['kernel'])).permute(3, 2, 0, 1)
     rows, mask = epoch_batches(epoch_order(0, 1, 20), 8)
     means, variances = [], []
     for indices, real in zip(rows, mask, strict=True):
         images = torch.tensor(train.images[indices[real]] / np.float32(16)).permute(0, 3, 1, 2)
-        seen = torch.nn.functional.conv2d(images.float(), kernel, padding=1)
+        seen = torch.nn.functional.conv2d(images.float(), kernel, stride=2, padding=1)
         means.append(seen.mean((0, 2, 3)).numpy())
         variances.append(seen.var((0, 2, 3)).numpy())
-    stats = kept['batch_stats']['block1_layer_0']['bn1']
+    stats = kept['batch_stats']['bn']
     np.testing.assert_allclose(stats['mean'], np.mean(means, 0), rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(stats['var'], np.mean(variances, 0), rtol=1e-4, atol=1e-6)
     assert len(means) == 3
