@@ -5,6 +5,7 @@ a *projection* (where it may go). `ascend` knows none of them in particular, so 
 inside training share it.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -95,12 +96,14 @@ def begin(start: Array, rule: Rule) -> UnderWay:
     )
 
 
-def step(value: Value, under_way: UnderWay, i: Array | int, *, rule: Rule, project: Project) -> UnderWay:
-    """Step `i`: evaluates the last point, then moves on from it. The arguments are those of `advance`.
+def step(
+    i: Array | int, under_way: UnderWay, *, value: Value, rule: Rule, project: Project, first: Array | int = 0
+) -> UnderWay:
+    """Step `first + i`: evaluates the last point, then moves on. The arguments are those of `advance`.
 
     An image whose loss is NaN stays where it is, so that the point is there to be seen.
     """
-    x, i = under_way.seen.last, jnp.asarray(i)
+    x, i = under_way.seen.last, jnp.asarray(first + i)
     loss, gradient, fooled = value(i, x)
     chex.assert_shape([loss, fooled], x.shape[:1])
     chex.assert_equal_shape([x, gradient])
@@ -134,13 +137,9 @@ def advance(
         project: Into the threat model.
         unroll: Unroll the loop in the compiled program.
     """
-
-    def body(offset: Array, carry: UnderWay) -> UnderWay:
-        return step(value, carry, first + offset, rule=rule, project=project)
-
-    return jax.lax.fori_loop(
-        0, steps, body, under_way, unroll=unroll or (isinstance(steps, int) and steps == 1) or None
-    )
+    body = functools.partial(step, value=value, rule=rule, project=project, first=first)
+    unrolled = unroll or (isinstance(steps, int) and steps == 1) or None
+    return jax.lax.fori_loop(0, steps, body, under_way, unroll=unrolled)
 
 
 def evaluate_last(value: Value, under_way: UnderWay, *, steps: int | Array) -> Ascent:

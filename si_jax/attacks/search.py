@@ -245,7 +245,7 @@ def gradient_search(
         def body(offset: Array, carry: tuple[UnderWay, Array]) -> tuple[UnderWay, Array]:
             under_way, queries = carry
             before = under_way.seen
-            under_way = step(value, under_way, first + offset, rule=how, project=project)
+            under_way = step(offset, under_way, value=value, rule=how, project=project, first=first)
             # The first success is kept, so that it does not matter in which parts the search is made.
             found = rows.where(before.fooled, before.fooled_image, under_way.seen.fooled_image)
             spent = jnp.where(before.fooled, 0, eot_samples)

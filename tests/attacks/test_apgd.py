@@ -157,7 +157,10 @@ def test_every_iterate_equals_the_plain_loop(norm, name, steps):
         def body(under_way, i):
             x = under_way.seen.last
             evaluated = value(i, x)
-            return step(lambda i, x: evaluated, under_way, i, rule=how, project=project), (x, *evaluated)
+            return step(i, under_way, value=lambda i, x: evaluated, rule=how, project=project), (
+                x,
+                *evaluated,
+            )
 
         return jax.lax.scan(body, begin(start, how), jnp.arange(steps + 1))
 
@@ -212,7 +215,7 @@ def test_search_finds_what_the_engine_finds(norm, name):
     first = np.full(BATCH, steps + 1)
     found = np.array(where.images)
     under_way = begin(start, how)
-    one_step = jax.jit(lambda under_way, i: step(value, under_way, i, rule=how, project=project))
+    one_step = jax.jit(lambda under_way, i: step(i, under_way, value=value, rule=how, project=project))
     for i in range(steps + 1):
         x = np.asarray(under_way.seen.last)
         misclassified = np.asarray(NETWORK(x, None).logits.argmax(axis=1) != where.labels)

@@ -89,7 +89,7 @@ def test_every_iterate_equals_the_plain_loop(steps, largereps):
         def body(under_way, i):
             x = under_way.seen.last
             evaluated = value(i, x)
-            return step(lambda i, x: evaluated, under_way, i, rule=how, project=None), (x, *evaluated)
+            return step(i, under_way, value=lambda i, x: evaluated, rule=how, project=None), (x, *evaluated)
 
         return jax.lax.scan(body, begin(start, how), jnp.arange(steps + len(parts)))[1]
 

@@ -12,7 +12,7 @@ from si_jax.attacks import steps
 from si_jax.cli import evaluate
 
 LIBRARY = str(Path(si_jax.__file__).parent)
-MOST = 21  # `evaluate` prepares and `measure` runs: a sweep measures often what was prepared once
+MOST = 20
 MODEL = """
 from si_jax import data
 
