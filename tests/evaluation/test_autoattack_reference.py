@@ -56,3 +56,12 @@ def test_apgd_in_l1(shared, tmp_path):
     assert 2.5 < attack['max_perturbation'] <= 3 + 3e-5
     assert (attack['stages'][0]['iterations'], attack['stages'][0]['runs']) == (100, 5)
     assert attack['protocol']['stages'][0]['largereps']
+
+
+def test_fmn_is_between_apgd_and_the_cascade(shared, tmp_path):
+    """With 300 steps; docs/radii.md has 1,000 steps on more images."""
+    name, count = 'fmn(steps=300)', 100
+    content, _ = reference_networks.run(shared, NAME, count, tmp_path / 'fmn.json', attacks=name)
+    theirs = np.load(shared / 'reference' / f'{NAME}.npz')
+    of = {key: 100 * theirs[key][:count].mean() for key in ('aa_apgd-ce', 'aa')}
+    assert of['aa'] - 0.5 <= 100 * content['attacks'][name]['accuracy'] <= of['aa_apgd-ce'] + 2.5

@@ -59,11 +59,11 @@ def coin(p):
 SIGMA, DISTANCES = 0.4, (0.15, 0.05)
 
 
-def noisy_line():
+def noisy_line(count=COUNT):
     """A linear classifier of two classes under noise on its pixels, and images of known shares."""
-    labels = np.arange(COUNT) % 2
-    away = np.resize(np.repeat(DISTANCES, 2), COUNT) * np.where(labels, 1, -1)
-    images = np.broadcast_to(0.5 + away[:, None, None, None], (COUNT, *SHAPE)).astype(np.float32)
+    labels = np.arange(count) % 2
+    away = np.resize(np.repeat(DISTANCES, 2), count) * np.where(labels, 1, -1)
+    images = np.broadcast_to(0.5 + away[:, None, None, None], (count, *SHAPE)).astype(np.float32)
 
     def classifier(images, keys):
         noise = jax.vmap(lambda key: jax.random.normal(key, SHAPE, images.dtype))(keys)
@@ -100,20 +100,26 @@ def test_no_attack_and_no_restart_changes_a_coin(p, attacks):
     assert result.worst_draw_accuracy['pgd'] < 0.2
 
 
-@pytest.mark.parametrize(('attacks', 'restarts'), [('pgd', 10), ('cw,apgd-ce,fab-t,square,rays,spsa', 1)])
+@pytest.mark.parametrize(('attacks', 'restarts'), [('pgd', 10), ('cw,apgd-ce,fab-t,square', 1)])
 def test_every_attack_finds_the_accuracy_of_a_noisy_linear_classifier(attacks, restarts):
     result = run(*noisy_line(), attacks, steps=6, restarts=restarts, eot_samples=4)
     check_interval(result, 'clean', exact())
     assert abs(result.accuracy['clean'] - exact()) < 0.03
     for name in result.attacks:
-        if name in ('spsa', 'rays'):  # so few queries of the quick ones do not get there
-            assert result.accuracy[name] < result.accuracy['clean'] - 0.05
-            continue
         check_interval(result, name, exact(0.1))
         assert abs(result.accuracy[name] - exact(0.1)) < 0.04, name
     np.testing.assert_allclose(
         result.share['worst_case'], np.min([result.share[name] for name in result.share], axis=0)
     )
+
+
+# RayS keeps what one lucky vote showed it: with few draws in a query it is far too weak.
+@pytest.mark.parametrize(('attack', 'samples'), [('spsa(steps=20)', 4), ('rays(queries=100)', 256)])
+def test_searches_without_gradients_find_it_with_their_own_budget(attack, samples, monkeypatch):
+    monkeypatch.undo()
+    result = run(*noisy_line(24), attack, eot_samples=samples)
+    check_interval(result, attack, exact(0.1))
+    assert abs(result.accuracy[attack] - exact(0.1)) < 0.06
 
 
 def test_a_tie_of_the_vote_is_wrong():
