@@ -1,6 +1,7 @@
 """Real data sets that several test modules read."""
 
 import fcntl
+import functools
 import importlib.util
 import io
 import json
@@ -16,6 +17,7 @@ from si_jax import data
 CIFAR10_EACH = 400  # of the images of each training file of CIFAR-10; its test file is whole
 
 
+@functools.cache
 def cifar10_files(shared) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Images and labels by the authors' names of files: the whole test set, and the first of the others."""
     names = {f'data_batch_{part}': f'cifar10_train_{part}.npz' for part in range(1, 6)}
