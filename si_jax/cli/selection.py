@@ -21,7 +21,6 @@ from si_jax.interop.torch_files import listed
 from si_jax.storage.files import check_regular, read_json
 
 SAMPLES = ('first', 'random')
-SHOWN = 10  # names in an error
 
 
 class Selection(NamedTuple):
@@ -112,7 +111,7 @@ def _listed(path: Path, test: Dataset) -> np.ndarray:
     if missing := [line for line in given if line not in known]:
         raise InputError(
             f'--images={path}: {len(missing)} of {len(given)} images are not in {test.name}, which has '
-            f'{len(known)}: {listed(missing, SHOWN)}. Correct the list, or give the data set that it is of'
+            f'{len(known)}: {listed(missing)}. Correct the list, or give the data set that it is of'
         )
     if len(set(given)) < len(given):
         twice = next(line for line in given if given.count(line) > 1)
@@ -140,7 +139,7 @@ def _mapped(path: Path, labels: np.ndarray, names: Sequence[str]) -> np.ndarray:
         outputs[label] = found
     if missing:
         raise InputError(
-            f'--class_map={path} lacks {len(missing)} of {len(outputs)} classes: {listed(missing, SHOWN)}. '
+            f'--class_map={path} lacks {len(missing)} of {len(outputs)} classes: {listed(missing)}. '
             'Give each an output of the network'
         )
     return np.array([outputs[label] for label in labels.tolist()], np.int64)

@@ -209,6 +209,22 @@ def checked(
     return labels.astype(np.int32)
 
 
+def check_every_class(what: str, labels: np.ndarray, count: int, names: tuple[str, ...]) -> None:
+    """Refuses training labels [N], in [0, count - 1], among which a class is missing.
+
+    Raises:
+        InputError: One is; `names` are those of the classes, () if they have none.
+    """
+    # Among so many numbers one is missing, if any is.
+    empty = np.setdiff1d(np.arange(min(count, len(labels) + 1)), labels)
+    if empty.size:
+        name = f' ({names[empty[0]]})' if names else ''
+        raise InputError(
+            f'{what} has no training image of class {empty[0]}{name}: number at least two classes from 0 '
+            'without gaps, each with images'
+        )
+
+
 def read_classes(path: pathlib.Path) -> tuple[str, ...]:
     """The names of classes in a text file, one a line in the order of their labels; () without the file.
 

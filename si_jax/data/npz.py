@@ -13,7 +13,15 @@ from typing import Any
 import numpy as np
 
 from si_jax.data import tfds
-from si_jax.data.dataset import SPLITS, Arrays, Source, check_classes, checked, read_classes
+from si_jax.data.dataset import (
+    SPLITS,
+    Arrays,
+    Source,
+    check_classes,
+    check_every_class,
+    checked,
+    read_classes,
+)
 from si_jax.data.stream import Joined, Lazy
 from si_jax.errors import InputError
 from si_jax.storage import npz
@@ -98,14 +106,7 @@ def source(folder: str | pathlib.Path) -> Source:
                 'leave its images out'
             )
     if 'train' in labels or count < 2:
-        # Among so many numbers one is missing, if any is.
-        empty = np.setdiff1d(np.arange(max(2, min(count, len(part) + 1))), part)
-        if empty.size:
-            name = f' ({classes[empty[0]]})' if classes else ''
-            raise InputError(
-                f'{folder} has no training image of class {empty[0]}{name}: number at least two classes from '
-                '0 without gaps, each with images'
-            )
+        check_every_class(str(folder), part, max(2, count), classes)
     header = _reading(every[0], lambda: npz.headers(every[0])).get('images')
     if header is None or len(header.shape) != 4:
         raise InputError(f'{every[0]} has no array `images` [N, height, width, channels]: store one, uint8')

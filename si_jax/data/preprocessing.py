@@ -39,6 +39,11 @@ class Preprocessing(NamedTuple):
         side = self.crop or self.resize
         return side, side, 3
 
+    def check(self, image: Any) -> None:
+        """Raises ValueError if an image has more than 8 bits a channel; it is not decoded."""
+        if image.mode not in MODES:
+            raise ValueError(f'its mode {image.mode} has more than 8 bits a channel')
+
     def __call__(self, image: Any) -> Any:
         """The image in RGB, resized and cropped.
 
@@ -47,8 +52,7 @@ class Preprocessing(NamedTuple):
         """
         from PIL import Image
 
-        if image.mode not in MODES:
-            raise ValueError(f'its mode {image.mode} has more than 8 bits a channel')
+        self.check(image)
         image = image.convert('RGB')
         if self.resize:
             kind = Image.Resampling.BICUBIC if self.bicubic else Image.Resampling.BILINEAR

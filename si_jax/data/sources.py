@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from si_jax.data import corrupted, folders, npz, preprocessing, raw, tfds
-from si_jax.data.dataset import SPLITS, Arrays, Dataset, Reader, Source, check_classes
+from si_jax.data.dataset import SPLITS, Arrays, Dataset, Reader, Source, check_classes, check_every_class
 from si_jax.errors import InputError, unknown
 from si_jax.runtime.modules import import_file
 
@@ -235,12 +235,16 @@ def load(
     Raises:
         InputError: An unknown name or split; a folder that is missing, or has no such data and cannot get it
             (with the command that makes it); a training file too many; a file that is truncated or holds the
-            wrong arrays; images that are broken or of several sizes.
+            wrong arrays; images that are broken or of several sizes; a registered set without a training
+            image of some class.
     """
     if split not in SPLITS:
         raise unknown('split', split, SPLITS)
     name = canonical(name)
-    return describe(name, data_dir, preprocessing=preprocessing).load(name, split, data_dir, lazy=lazy)
+    found = describe(name, data_dir, preprocessing=preprocessing).load(name, split, data_dir, lazy=lazy)
+    if split == 'train' and name in SOURCES and name not in BUILT_IN:
+        check_every_class(f'data set {name!r}', found.labels, found.num_classes, found.classes)
+    return found
 
 
 def remembered(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from si_jax import data
+from si_jax.data.stream import parts
 from si_jax.errors import InputError
 
 PART = 2**25  # bytes of float32 that are made at once where all images are gone through
@@ -18,7 +19,7 @@ class Pixels:
     gives. `np.asarray` makes the whole array.
 
     Args:
-        stored: uint8 [N, H, W, C].
+        stored: uint8 [N, H, W, C], an array or a `data.stream.Lazy`.
         scale: The stored value of white, from 1 to 255.
 
     Raises:
@@ -27,12 +28,13 @@ class Pixels:
 
     dtype, ndim = np.dtype(np.float32), 4
 
-    def __init__(self, stored: np.ndarray, scale: int):
+    def __init__(self, stored: Any, scale: int):
         if stored.dtype != np.uint8:
             raise InputError(f'scale={scale} is for uint8 images, these are {stored.dtype}: leave it out')
         if isinstance(scale, bool) or not isinstance(scale, int | np.integer) or not 1 <= scale <= 255:
             raise InputError(f'scale={scale!r} is no whole number from 1 to 255: white is 255 in most images')
-        if (highest := int(stored.max(initial=0))) > scale:
+        highest = 0 if scale == 255 else max((int(part.max(initial=0)) for part in parts(stored)), default=0)
+        if highest > scale:
             raise InputError(f'images go up to {highest}, and scale={scale} says that white is {scale}')
         self.stored, self.shape, self.scale = stored, stored.shape, int(scale)
         self._values = np.asarray(data.to_unit(np.arange(256, dtype=np.uint8), scale))  # type: ignore[arg-type]
@@ -42,6 +44,10 @@ class Pixels:
 
     def __getitem__(self, rows: Any) -> np.ndarray:
         return self._values[self.stored[rows]]
+
+    def at(self, rows: Any) -> 'Pixels':
+        """Those of an index, still bytes."""
+        return Pixels(data.chosen(self.stored, rows), self.scale)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)

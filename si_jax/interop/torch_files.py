@@ -169,7 +169,7 @@ def check_finite(arrays: Mapping[str, np.ndarray], source: str) -> None:
         )
 
 
-def listed(names: Iterable[str], limit: int = 20) -> str:
+def listed(names: Iterable[str], limit: int = 10) -> str:
     """Names joined by commas; beyond `limit`, how many more there are."""
     names = list(names)
     more = f' and {len(names) - limit} more' if len(names) > limit else ''

@@ -132,7 +132,10 @@ def from_torch(
         else:
             new[path] = jnp.asarray(array.transpose(np.argsort(axes)))
     if wrong:
-        raise InputError(f'the shapes are not those of {arch}: {listed(wrong)}')
+        looks = _looks(arch, arrays)
+        raise InputError(
+            f'{len(wrong)} of {len(flat)} shapes are not those of {arch}: {listed(wrong)}{looks}'
+        )
     check_finite({name: arrays[name] for name in names.values()}, 'the checkpoint')
     return Network(model, flax.traverse_util.unflatten_dict(new), model.num_classes)
 
@@ -234,9 +237,13 @@ def _check_names(arch: str, expected: set[str], arrays: Mapping[str, np.ndarray]
         return
     parts = [f'{len(missing)} missing: {listed(missing, NAMED)}'] if missing else []
     parts += [f'{len(strange)} unknown: {listed(strange, NAMED)}'] if strange else []
+    raise InputError(f'the names are not those of {arch}, {"; ".join(parts)}{_looks(arch, arrays)}')
+
+
+def _looks(arch: str, arrays: Mapping[str, np.ndarray]) -> str:
+    """The architecture whose weights these seem to be, for an error about another; '' if none is known."""
     guess = guess_architecture(arrays)
-    hint = f'. They look like those of {guess}' if guess not in (None, arch) else ''
-    raise InputError(f'the names are not those of {arch}, {"; ".join(parts)}{hint}')
+    return f'. They look like those of {guess}' if guess not in (None, arch) else ''
 
 
 def guess_architecture(arrays: Mapping[str, np.ndarray]) -> str | None:

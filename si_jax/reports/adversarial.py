@@ -11,6 +11,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.pixels import Pixels
 from si_jax.evaluation.result import data_digest
 from si_jax.evaluation.table import settings_of
 from si_jax.reports.collect import Evaluated, Network
@@ -24,9 +25,10 @@ class Shown(NamedTuple):
     """The test images that the page shows: the rows `chosen` of a test set."""
 
     dataset: str
-    images: np.ndarray  # [N, H, W, C], all of the test set, in [0, 1]
+    images: Pixels  # [N, H, W, C], all of the test set
     labels: np.ndarray  # [N]
-    chosen: np.ndarray  # positions in both
+    chosen: np.ndarray  # [M], positions in both
+    pixels: np.ndarray  # [M, H, W, C], the images there, in [0, 1]
     classes: tuple[str, ...]  # their names; () if they have none
 
 
@@ -56,7 +58,7 @@ def _read(result: Evaluated, path: Path, shown: Shown) -> Images:
     images, labels, chosen = shown.images, shown.labels, shown.chosen
     count, attacks = result.about['dataset']['examples'], result.about['attacks']
     digest = result.about['dataset'].get('digest')
-    if count > len(images) or digest not in (None, data_digest(images[:count], labels[:count])):
+    if count > len(images) or digest not in (None, data_digest(images.at(slice(count)), labels[:count])):
         raise InputError(
             'the result was measured on other images than the data set here has (SHA-256): give --data_dir'
         )
@@ -83,10 +85,10 @@ def _read(result: Evaluated, path: Path, shown: Shown) -> Images:
 def anew(network: Network, model: LoadedModel, shown: Shown, problems: list[str]) -> Images | None:
     """The images that PGD makes of the chosen rows, None if it cannot."""
     threat = model.config.threat
-    images, labels, chosen = shown.images, shown.labels, shown.chosen
+    chosen = shown.chosen
     try:
         result = evaluate(
-            model, images[chosen], labels[chosen], attacks='pgd', eps=threat.eps, norm=threat.norm,
+            model, shown.pixels, shown.labels[chosen], attacks='pgd', eps=threat.eps, norm=threat.norm,
             steps=STEPS, indices=chosen, return_images=True,
         )  # fmt: skip
     except InputError as error:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from si_jax import data
 from si_jax.errors import InputError
+from si_jax.evaluation.pixels import Pixels
 from si_jax.reports.adversarial import Images, Shown, anew, saved
 from si_jax.reports.classes import name_of
 from si_jax.reports.collect import Network
@@ -56,22 +57,22 @@ def galleries(
 ) -> list[Gallery]:
     """So many test images of a data set, the same for all networks: the first of each class, then the next.
 
-    It is read from `data_dir`, or from where the runs had it. `problems` gets why images cannot be shown.
+    They are read from `data_dir`, or where the runs had them. `problems` gets why images cannot be shown.
     """
     networks = [one for one in networks if _is_on(one, dataset)]
     if not count or not networks or not dataset:
         return []
-    try:
-        test = _read(networks, dataset, data_dir)
-    except (InputError, OSError) as error:
-        problems.append(f'No images of {dataset}: {error}')
-        return []
-    images = np.asarray(data.to_unit(jnp.asarray(test.images), test.scale))
     # How many images the results have, so that each of them has the images that are shown.
     limits = [one.about['dataset']['examples'] for network in networks for one in network.results
               if one.dataset == dataset]  # fmt: skip
-    chosen = _choose(test.labels, min([len(test.labels), *limits]), count)
-    shown = Shown(dataset, images, test.labels, chosen, test.classes)
+    try:
+        test = _read(networks, dataset, data_dir)
+        chosen = _choose(test.labels, min([len(test.labels), *limits]), count)
+        images = Pixels(test.images, test.scale)
+        shown = Shown(dataset, images, test.labels, chosen, images[chosen], test.classes)
+    except (InputError, OSError) as error:
+        problems.append(f'No images of {dataset}: {error}')
+        return []
     found = []
     with progress(len(networks), f'images of {dataset}', 'network', passing=True) as bar:
         for network in networks:
@@ -90,8 +91,8 @@ def _read(networks: list[Network], dataset: str, data_dir: str | None) -> data.D
     sections = [one.run.config['data'] for one in networks if one.run]
     for section in sorted(sections, key=lambda one: not one['dir']):
         if section['name'] == dataset:
-            return data.remembered(section, 'test', data_dir)
-    return data.load(dataset, 'test', data_dir)
+            return data.remembered(section, 'test', data_dir, lazy=True)
+    return data.load(dataset, 'test', data_dir, lazy=True)
 
 
 def _is_on(network: Network, dataset: str) -> bool:
@@ -126,7 +127,7 @@ def _model(network: Network, dataset: str, problems: list[str]) -> LoadedModel |
 
 
 def _gallery(network: Network, model: LoadedModel | None, shown: Shown, made: Images) -> Gallery:
-    images, labels = shown.images[shown.chosen], shown.labels[shown.chosen]
+    images, labels = shown.pixels, shown.labels[shown.chosen]
     delta = made.adversarial - images
     factor = _round_down(0.5 / max(float(np.abs(delta).max()), 1e-6))
     before = _predict(model, images, labels, shown.classes)

@@ -29,7 +29,6 @@ from si_jax.runtime.agreement import check_identical
 from si_jax.storage.trees import digest, leaves
 
 REQUIRED = 'required'  # in a recipe that is of no use from random weights
-KEYS = 10  # names of arrays that an error lists
 HYPERSPHERE = 'defense.he'
 # What a network computes depends on these fields, though with some its arrays look the same.
 FIELDS = ('model.arch', 'model.width', 'model.variant', 'model.normalise', 'model.activation', HYPERSPHERE)
@@ -150,7 +149,7 @@ def words(record: Mapping[str, Any]) -> str:
     told = [f'step {record["step"]}'] if 'step' in record else []
     told += [str(record['weights'])] if record.get('weights') else []
     new = record.get('new') or ()
-    layer = f'; new: {listed(new, KEYS)}, as it has {record.get("classes")} classes' if new else ''
+    layer = f'; new: {listed(new)}, as it has {record.get("classes")} classes' if new else ''
     return f'weights of {", ".join([str(record.get("source")), *told])}, digest {record.get("digest")}{layer}'
 
 
@@ -168,7 +167,7 @@ def _check_same_network(
         for path in paths
         if shape(found, path) != shape(wanted, path)
     ]
-    told = [f'{len(differing)} of {len(paths)} arrays differ: {listed(differing, KEYS)}'] if differing else []
+    told = [f'{len(differing)} of {len(paths)} arrays differ: {listed(differing)}'] if differing else []
     remedy = 'give the --config.model.arch, width and variant that the weights were trained with'
     if given.config is not None:
         theirs, ours = _behaviour(given.config), _behaviour(config)

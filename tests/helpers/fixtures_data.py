@@ -1,6 +1,7 @@
 """Real data sets that several test modules read."""
 
 import fcntl
+import functools
 import importlib.util
 import io
 import json
@@ -13,22 +14,24 @@ import pytest
 
 from si_jax import data
 
-CIFAR10_EACH = 400  # of the images of each file of CIFAR-10
+CIFAR10_EACH = 400  # of the images of each training file of CIFAR-10; its test file is whole
 
 
+@functools.cache
 def cifar10_files(shared) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The first images and labels of each of the authors' files, by its name there."""
+    """Images and labels by the authors' names of files: the whole test set, and the first of the others."""
     names = {f'data_batch_{part}': f'cifar10_train_{part}.npz' for part in range(1, 6)}
     found = {}
     for name, file in (names | {'test_batch': 'cifar10_test.npz'}).items():
+        first = slice(None if name == 'test_batch' else CIFAR10_EACH)
         with np.load(shared / 'data' / file) as arrays:
-            found[name] = arrays['images'][:CIFAR10_EACH], arrays['labels'][:CIFAR10_EACH]
+            found[name] = arrays['images'][first], arrays['labels'][first]
     return found
 
 
 @pytest.fixture(scope='session')
 def tfds_cifar10(shared, tmp_path_factory, worker_id) -> pathlib.Path:
-    """A data_dir of TensorFlow Datasets with the beginning of CIFAR-10, prepared by TFDS itself."""
+    """A data_dir of TensorFlow Datasets with these images of CIFAR-10, prepared by TFDS itself."""
     pytest.importorskip('tensorflow_datasets')
     if importlib.util.find_spec('tensorflow') is None:
         pytest.skip('preparing a TFDS data set needs tensorflow')
@@ -39,7 +42,7 @@ def tfds_cifar10(shared, tmp_path_factory, worker_id) -> pathlib.Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (folder / 'downloads').exists() or not folder.exists():
             _download(cifar10_files(shared), folder)
-            data.load('cifar10', 'test', folder)  # which prepares it
+            data.load('cifar10', 'train', folder)  # which prepares both splits
             shutil.rmtree(folder / 'downloads')
     return folder
 

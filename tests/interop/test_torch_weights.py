@@ -1,5 +1,7 @@
 """Checkpoints of the named architectures, in and out, against independent PyTorch definitions."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -173,9 +175,12 @@ def test_the_wrong_architecture_is_refused_and_the_right_one_named(name, arch, g
 
 def test_the_wrong_widen_factor_is_refused():
     with pytest.raises(
-        InputError, match=r'shapes are not those of wrn_16_4: .*running_mean is \[8\], not \[16\]'
-    ):
+        InputError, match=r'shapes are not those of wrn_16_4: .*is \[8\], not \[16\]'
+    ) as error:
         from_torch(state('wrn_16_2'), 'wrn_16_4')
+    message = str(error.value)
+    count, more = int(message.split()[0]), int(re.search(r' and (\d+) more', message)[1])
+    assert message.count(', not [') == 10 == count - more and message.endswith('look like those of wrn_16_2')
 
 
 def test_the_wrong_number_of_classes_is_refused():

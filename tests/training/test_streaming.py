@@ -5,6 +5,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from si_jax.data import workers
 from si_jax.data.stream import Lazy
@@ -60,20 +61,29 @@ def test_images_stay_in_their_files_only_where_they_are_streamed(tmp_path):
     assert isinstance(held_out.validation.images, np.ndarray) and held_out.train.images.shape[0] == 20
 
 
-def test_what_is_wrong_with_streamed_images_is_named(tmp_path):
+@pytest.mark.parametrize('ending', ['png', 'jpg'])
+def test_a_streamed_image_whose_end_is_missing_is_named_before_training(tmp_path, ending, monkeypatch):
     folder = write_folder(tmp_path / 'images', sizes=((8, 8),), each=4)
-    path = folder / 'train' / 'dog' / '1.png'
-    whole = path.read_bytes()
-    path.write_text('no image')
-    shutil.copy(path, folder / 'train' / 'newt' / '2.png')
-    with pytest.raises(InputError, match=r'dog/1\.png \(.* and 1 more of 12 images cannot be read'):
-        setup(config(f'folder:{folder}', **STREAMED))
-    for broken in (path, folder / 'train' / 'newt' / '2.png'):
-        broken.write_bytes(whole[:-40])  # whose head is whole
-    feed = feed_of(setup(config(f'folder:{folder}', **STREAMED)))
-    with pytest.raises(InputError, match=r'(dog/1|newt/2)\.png .*cannot be read as an image: replace it'):
+    paths = [folder / 'train' / name for name in (f'dog/1.{ending}', f'newt/2.{ending}')]
+    for path in paths:
+        path.with_suffix('.png').rename(tmp_path / 'one.png')
+        Image.open(tmp_path / 'one.png').save(path)
+    made = config(f'folder:{folder}', **STREAMED)
+    with monkeypatch.context() as patch:
+        patch.setattr('PIL.ImageFile.ImageFile.load', None)  # whole images are not decoded for it
+        feed = feed_of(setup(made))
+    whole = paths[0].read_bytes()
+    for path in paths:
+        path.write_bytes(path.read_bytes()[:-40])  # whose head is whole
+    with pytest.raises(InputError, match=r'dog/1\..* and 1 more of 12 images cannot be read .*: replace it'):
+        setup(made)
+    # Broken while it is trained on, it is named when it is due.
+    with pytest.raises(InputError, match=rf'(dog/1|newt/2)\.{ending} .*cannot be read as an image: replace'):
         feed(0), feed(1)
     feed.close()
+    paths[1].unlink()
+    paths[0].write_bytes(whole + b'more')  # which no decoder minds
+    assert len(setup(made).train.labels) == 11
 
 
 def test_workers_are_refused_where_they_have_nothing_to_read(tmp_path, monkeypatch):
