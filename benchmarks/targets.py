@@ -45,7 +45,7 @@ def measure(network: Any, pixels: Any, labels: Any, eps: float) -> dict[str, Any
 
 def trained(workdir: str, count: int) -> tuple[Any, Any, Any, float]:
     """A network that si_jax trained, images that it classifies correctly, their labels and its eps."""
-    model = load_model(workdir)
+    model = load_model(workdir, 'last')
     test = data.load(model.config.data.name, 'test')
     pixels = (test.images[:] / np.float32(test.scale)).astype(np.float32)
     predicted = [
