@@ -45,7 +45,7 @@ PROGRAM = "the program of the classifier's gradient"
 # about ten arrays of their size.
 GROUP = {'cpu': 512}
 GROUP_ACCELERATOR = 4096
-GROUP_BYTES = {'cpu': 2**25}
+GROUP_BYTES = {'cpu': 2**24}
 GROUP_BYTES_ACCELERATOR = 2**26
 KEYS = 512  # that are made at once
 
