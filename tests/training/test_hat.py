@@ -1,6 +1,7 @@
 """HAT: steps equal PyTorch in float64, the labels of the helper too, with and without SI, and the loss falls.
 
-A run resumes bit for bit with the helper that it began with; helpers that cannot be are refused.
+A run trains the helper that is not given, and resumes bit for bit with the one that it began with; helpers
+that cannot be are refused.
 """
 
 import shutil
@@ -104,9 +105,12 @@ def test_steps_equal_pytorch_and_the_loss_falls(si):
     assert float(metrics['loss']) < 0.97 * first and int(state.bad_step) == -1
 
 
+STEPS = {'epochs': 2, 'checkpoint.every_steps': 1, 'data.validation': 0}
+
+
 def small(**changes):
     config = recipes.recipe('hat_cifar10', 'small_cnn')
-    return digits(config, **{'epochs': 2, 'checkpoint.every_steps': 1, **changes})
+    return digits(config, **(STEPS | changes))
 
 
 def written(path, config, classes=10, shape=(8, 8, 1), seed=5):
@@ -117,33 +121,69 @@ def written(path, config, classes=10, shape=(8, 8, 1), seed=5):
     return str(path)
 
 
-def test_a_run_resumes_bit_for_bit_with_the_helper_that_it_began_with(tmp_path):
-    """Even where the file holds another one by then; the log names the helper."""
+def same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
+
+
+def cut(folder, step):
+    """Removes the checkpoints of a run after a step."""
+    checkpoints = Checkpoints(folder / 'checkpoints')
+    assert checkpoints.steps()[-1] > step
+    checkpoints.remove(step + 1)
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """A run that trained its helper, and its final state."""
+    folder = tmp_path_factory.mktemp('hat') / 'whole'
+    return folder, run(small(), str(folder))
+
+
+def test_a_helper_that_is_not_given_is_trained_first_and_is_as_good_as_a_given_one(whole, tmp_path):
+    folder, state = whole
     config = small()
-    config.defense.helper = written(tmp_path / 'helper.npz', small())
+    config.defense.helper = str(folder / helper.FOLDER)
     ready = setup(config)
     assert f'helper: {config.defense.helper}, digest {ready.helper.digest}' in log.header(ready, {})
-    whole, again = tmp_path / 'whole', tmp_path / 'again'
-    state = run(config, str(whole))
-    shutil.copytree(whole, again)
-    Checkpoints(again / 'checkpoints').remove(2)
-    written(tmp_path / 'helper.npz', small(), seed=6)
-    assert setup(config).helper.digest != ready.helper.digest
-    resumed = run(config, str(again))
-    assert int(resumed.step) == int(state.step) == 6
-    jax.tree.map(np.testing.assert_array_equal, jax.device_get(resumed), jax.device_get(state))
+    assert setup(small()).helper is None and 'helper: none is given' in log.header(setup(small()), {})
+    same(run(config, str(tmp_path / 'given')), state)
+    trained, advised = helper.config_of(small()), recipes.recipe('standard_cifar10', 'small_cnn')
+    assert trained.to_dict() == digits(advised, **STEPS).to_dict()
+    assert helper.config_of(config) is None and helper.config_of(advised) is None
 
 
-def test_without_a_helper_the_command_that_trains_one_is_given():
-    with pytest.raises(InputError) as error:
-        setup(small())
+def test_what_ends_a_run_for_its_robustness_does_not_end_that_of_the_helper():
+    given = {'patience': 1, 'overfitting.drop': 0.1, 'init_from': 'zoo:digits-at', 'awp.gamma': 0.1}
+    ramps = {'ramp.eps': (0.0, 1.0), 'ramp.weights': (0.0, 1.0), 'ramp.terms': 'kl'}
+    changed = helper.config_of(small(**given, **ramps, **{'defense.smoothing': 0.1}))
+    assert changed.to_dict() == helper.config_of(small()).to_dict()
+    assert setup(changed).defense.inner is None
+
+
+def test_a_run_that_is_killed_while_its_helper_trains_goes_on_with_that(whole, tmp_path, capsys):
+    folder, state = whole
+    shutil.copytree(folder / helper.FOLDER, tmp_path / helper.FOLDER)
+    cut(tmp_path / helper.FOLDER, 2)
+    same(run(small(), str(tmp_path)), state)
+    told = capsys.readouterr().out
+    assert f'a network is trained first, without an attack, in {tmp_path / helper.FOLDER}' in told
     assert (
         'python train.py --config=configs/standard_cifar10.py:small_cnn --config.data.name=digits '
-        '--config.data.validation=8 --workdir=runs/helper' in str(error.value)
-    )
-    advised = recipes.recipe('standard_cifar10', 'small_cnn')
-    advised.update_from_flattened_dict({'data.name': 'digits', 'data.validation': 8})
-    assert setup(advised).defense.inner is None
+        '--config.data.validation=0 --workdir=runs/helper; then add --config.defense.helper=runs/helper'
+    ) in told
+    assert f'resuming {tmp_path / helper.FOLDER} at step 2' in told and told.count('next: ') == 1
+
+
+def test_a_run_resumes_bit_for_bit_with_the_helper_that_it_began_with(whole, tmp_path, capsys):
+    """Even where its folder holds another one by then, which is not trained on."""
+    folder, state = whole
+    again = tmp_path / 'again'
+    shutil.copytree(folder, again)
+    cut(again, 2)
+    cut(again / helper.FOLDER, 2)
+    same(run(small(), str(again)), state)
+    assert 'trained first' not in capsys.readouterr().out
+    assert Checkpoints(again / helper.FOLDER / 'checkpoints').steps() == [1, 2]
 
 
 def test_helpers_that_cannot_be_are_refused(tmp_path):
