@@ -12,47 +12,36 @@ import numpy as np
 import pytest
 
 from si_jax import models
-from si_jax.attacks import pgd
 from si_jax.defenses import DEFENSES, check_soft_labels, with_he, with_smoothing
 from si_jax.errors import InputError
 from si_jax.training import helper, log, recipes
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.loop import run
 from si_jax.training.setup import setup
-from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, Ingredients
 from si_jax.zoo import weights
 from tests.helpers.tiny import TinyNet
 from tests.helpers.torch_steps import (
     CLASSES,
     ROWS,
     SHAPE,
-    THREAT,
     F,
-    S,
     Torch,
-    begin,
     built,
     check_same,
+    compiled,
+    falls,
     kl,
+    kl_attack,
     make_batch,
-    multi_step,
-    nchw,
     regulariser,
-    torch,
+    seen,
 )
 from tests.training.test_run_methods import digits
 
 
 def hat(net, other, x, y, start, si):
     """The loss, and the helper's labels."""
-    clean = net.forward(x, 'eval')[0].detach()
-
-    def climb(u):
-        g, c = net.forward(u, 'eval')
-        return F.cross_entropy(S * c, y) if si else kl(clean, g)
-
-    x_adv = multi_step(climb, x, start)
+    x_adv = kl_attack(net, x, y, start, si)
     labels = other.forward(x_adv, 'eval')[0].argmax(1)
     g, _ = net.forward(x, 'update')
     g_adv, c_adv = net.forward(x_adv, 'update')
@@ -71,27 +60,15 @@ def test_steps_equal_pytorch_and_the_loss_falls(si):
     some = jnp.asarray(np.random.default_rng(9).uniform(size=(64, *SHAPE)))
     given['params']['linear']['bias'] -= jnp.mean(network.apply(given, some).logits, axis=0)
     defense = helper.attached(built('hat', si=si), given)
-    model, optimiser, state = begin(defense)
+    state, step, _ = compiled(defense, helper=network)
     net, other = Torch({'params': state.params, 'batch_stats': state.batch_stats}), Torch(given)
-    parts = Ingredients(
-        defense=defense,
-        model=model,
-        optimiser=optimiser,
-        threat=THREAT,
-        attack_steps=3,
-        attack_step_size=0.03,
-        calendar=Calendar(2, 20),
-        helper=network,
-    )
-    step, rng, asked = jax.jit(make_train_step(parts)), np.random.default_rng(0), set()
+    rng, asked = np.random.default_rng(0), set()
     for index in range(3):
         real = ROWS - 3 * (index == 2)  # the last rows only pad, and count for nothing
         batch = make_batch(rng, index, real)
-        shown = jax.tree.map(lambda x: x[:real], batch)  # noqa: B023
-        y = torch.tensor(np.asarray(shown.labels)).long()
-        start = pgd.starting_points(defense.attack.start, THREAT, shown.images, shown.keys)
+        x, y, start = seen(defense, batch, real)
         state, _, metrics = step(state, (), batch)
-        loss, labels = hat(net, other, nchw(shown.images), y, nchw(start), si)
+        loss, labels = hat(net, other, x, y, start, si)
         assert float(metrics['loss']) == pytest.approx(net.update(loss), rel=1e-6)  # metrics are float32
         check_same(state, net)
         asked |= set(labels.tolist())
@@ -99,10 +76,7 @@ def test_steps_equal_pytorch_and_the_loss_falls(si):
     assert len(asked) > 1  # the helper told classes apart
     for kept, first in zip(jax.tree.leaves(state.memory), jax.tree.leaves(given), strict=True):
         np.testing.assert_array_equal(kept, first)
-    first = float(metrics['loss'])
-    for _ in range(15):
-        state, _, metrics = step(state, (), batch)
-    assert float(metrics['loss']) < 0.97 * first and int(state.bad_step) == -1
+    falls(step, state, batch, metrics)
 
 
 STEPS = {'epochs': 2, 'checkpoint.every_steps': 1, 'data.validation': 0}
