@@ -9,8 +9,8 @@ batch normalisation come along. Where the number of classes is another, the last
 fit, so that the network begins as what it was. A run reads them once, when it begins: one that goes on has
 its own in its checkpoint.
 
-Where trained networks lie is known above training: `si_jax.zoo.load`, which `import si_jax` brings along,
-registers itself as the `reader`.
+Where trained networks lie is known above training: `si_jax.zoo.load` registers itself as the `reader`, and
+train.py and `si_jax.train` bring it along.
 """
 
 from collections.abc import Callable, Mapping
