@@ -80,12 +80,14 @@ def announced(config: ConfigDict, folder: str | os.PathLike) -> str:
 
 
 def check(config: ConfigDict, defense: Defense) -> None:
-    """Refuses a helper without a use for it.
+    """Refuses a helper without a use for it, and one that could not be read once it is trained.
 
     Raises:
-        InputError: There is one, and the defense asks none.
+        InputError: There is one, and the defense asks none; or nothing that reads networks is imported.
     """
-    if config.defense.helper and term_of(defense) is None:
+    if term_of(defense) is not None:
+        initial.check_reader('defense.helper')
+    elif config.defense.helper:
         raise InputError(
             f'defense.helper={config.defense.helper}: the defense {config.defense.name!r} asks no helper: '
             'leave it out, or give --config=configs/hat_cifar10.py'

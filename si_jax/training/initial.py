@@ -85,6 +85,15 @@ def reader(function: Reader) -> Reader:
     return function
 
 
+def check_reader(field: str) -> None:
+    """Raises InputError where nothing is registered that could read what a field names."""
+    if not _readers:
+        raise InputError(
+            f'{field} names a network, and nothing that reads one is imported: add `import si_jax.zoo.load`, '
+            'or train with si_jax.train or train.py, which do'
+        )
+
+
 def reading(
     name: str, config: ConfigDict, image_shape: tuple[int, ...], *, field: str, prefer: str = 'best'
 ) -> Given:
@@ -93,6 +102,7 @@ def reading(
     Raises:
         InputError: There are none; the message names the field.
     """
+    check_reader(field)
     return _readers[-1](name, config, image_shape, field, prefer)
 
 

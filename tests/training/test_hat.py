@@ -14,7 +14,7 @@ import pytest
 from si_jax import models
 from si_jax.defenses import DEFENSES, check_soft_labels, with_he, with_smoothing
 from si_jax.errors import InputError
-from si_jax.training import helper, log, recipes
+from si_jax.training import helper, initial, log, recipes
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.loop import run
 from si_jax.training.setup import setup
@@ -160,7 +160,7 @@ def test_a_run_resumes_bit_for_bit_with_the_helper_that_it_began_with(whole, tmp
     assert Checkpoints(again / helper.FOLDER / 'checkpoints').steps() == [1, 2]
 
 
-def test_helpers_that_cannot_be_are_refused(tmp_path):
+def test_helpers_that_cannot_be_are_refused(tmp_path, monkeypatch):
     other = recipes.paper('trades', dataset='digits', arch='small_cnn')
     other.defense.helper = 'runs/helper'
     with pytest.raises(InputError, match="the defense 'trades' asks no helper: leave it out"):
@@ -173,6 +173,9 @@ def test_helpers_that_cannot_be_are_refused(tmp_path):
     coloured = written(tmp_path / 'coloured.npz', small(**{'data.name': 'cifar10'}), shape=(32, 32, 3))
     with pytest.raises(InputError, match='is a network of 10 classes for other images than these'):
         setup(small(**{'defense.helper': coloured}))
+    monkeypatch.setattr(initial, '_readers', [])
+    with pytest.raises(InputError, match='defense.helper names a network, .* add `import si_jax.zoo.load`'):
+        setup(small())  # before a helper is trained
 
 
 def test_what_was_not_published_with_it_is_refused_and_smoothing_leaves_the_helpers_labels():
