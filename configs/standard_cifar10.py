@@ -1,4 +1,4 @@
-"""Training without an attack on CIFAR-10: the helper network that `hat_cifar10` asks for.
+"""Training without an attack on CIFAR-10: a helper network for several runs of `hat_cifar10`.
 
 It has next to no robustness. Recipe: imrahulr/hat, train.py: 50 epochs in batches of 128, a rate that goes
 from 0.0084 to 0.21 in a quarter of them and then to 0, Nesterov, weight decay 5e-4, and a momentum that goes

@@ -34,13 +34,14 @@ from pathlib import Path
 
 import jax
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from si_jax.cost import chips, planning
 from si_jax.cost.planning import Machine, Run
 from si_jax.errors import InputError
 from si_jax.runtime import compilation_cache, terminal
 from si_jax.runtime.devices import check_divisible
+from si_jax.training import helper
 from si_jax.training.timing import measure_machine
 
 EXIT = terminal.exit_status('it failed', 'nothing is kept')
@@ -150,6 +151,15 @@ def _seconds(value: float) -> str:
     return f'{1e3 * value:.3g} ms'
 
 
+def _first(config: ConfigDict, machine: Machine, devices: int) -> list[str]:
+    """What the helper takes that the run trains first, where it does."""
+    if (of_helper := helper.config_of(config)) is None:
+        return []
+    run = planning.describe(of_helper)
+    taken = planning.seconds(run, planning.step(run, machine, devices))
+    return [f'helper   {_time(taken)} of training more: none is given, and so one is trained first']
+
+
 def plan(given: flags.FlagValues) -> str:
     """The report that the flags ask for."""
     if given.calibrate == (given.chip is not None):
@@ -159,12 +169,14 @@ def plan(given: flags.FlagValues) -> str:
     run = planning.describe(given.config)
     if given.chip is not None:
         machine = planning.accelerator(given.chip, run.dtype, given.mfu)
-        return report(name, run, machine, 1 if given.devices is None else given.devices)
+        devices = 1 if given.devices is None else given.devices
+        return '\n'.join([report(name, run, machine, devices), *_first(given.config, machine, devices)])
     if given.devices is not None:
         raise InputError('--devices is for chips: --calibrate measures the devices of this machine')
     check_divisible(run.batch_size)
     compilation_cache.enable()
-    return report(name, run, measure_machine(given.config), jax.local_device_count())
+    machine, devices = measure_machine(given.config), jax.local_device_count()
+    return '\n'.join([report(name, run, machine, devices), *_first(given.config, machine, devices)])
 
 
 def main(argv: list[str]) -> int:

@@ -117,6 +117,7 @@ def train() -> int:
     from si_jax.training import initial
     from si_jax.training.loop import DivergedError, run, setup_everywhere
     from si_jax.training.setup import initial_weights, plan
+    from si_jax.zoo import load as load  # registers the reader of weights that are given by name
 
     config_file, _, arch = config_flags.get_config_filename(flags.FLAGS['config']).partition(':')
     overrides = config_flags.get_override_values(flags.FLAGS['config'])

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from si_jax.errors import InputError
 from si_jax.evaluation.loading import SCHEMA, check_json
 from si_jax.storage import files
-from si_jax.training import overfitting
+from si_jax.training import helper, overfitting
 from si_jax.training.metrics import read_metrics
 from si_jax.training.workdir import MAY_CHANGE
 
@@ -115,7 +115,9 @@ def json_files(folder: Path) -> Iterator[Path]:
     if folder.is_file():
         yield folder
     for place, below, names in os.walk(folder):
-        below[:] = sorted(n for n in below if n not in PRUNED and not n.endswith('.partial'))
+        # The helper that a run trained for itself is a part of it.
+        pruned = (*PRUNED, helper.FOLDER) if 'config.json' in names else PRUNED
+        below[:] = sorted(n for n in below if n not in pruned and not n.endswith('.partial'))
         for path in (Path(place, name) for name in sorted(names) if name.endswith('.json')):
             if path.stat().st_size:  # as `report.py --json > FILE` has made it in the same folder
                 yield path

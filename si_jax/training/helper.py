@@ -2,7 +2,8 @@
 
 The helper is a network that was trained without an attack, in evaluation mode:
 `--config.defense.helper=WORKDIR|zoo:NAME|FILE`. With its labels the defended network changes its mind further
-out only where an ordinary network does, so that its margin is no larger than robustness asks for.
+out only where an ordinary network does, so that its margin is no larger than robustness asks for. Where none
+is given, a run trains one first, in its workdir (`config_of`, `si_jax.training.loop`).
 
 The helper's weights are what the term of these points remembers: a part of the train state that no step
 changes. So a run that goes on has the helper that it began with.
@@ -10,6 +11,7 @@ changes. So a run that goes on has the helper that it began with.
 Source: Rade and Moosavi-Dezfooli (2022), repository imrahulr/hat, core/utils/hat.py.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,16 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from si_jax import models
+from si_jax import defenses, models
 from si_jax.defenses import HELPED, Defense
 from si_jax.errors import InputError
 from si_jax.memories import Memory
 from si_jax.outputs import as_outputs
+from si_jax.runtime import terminal
 from si_jax.storage.trees import difference, digest, leaves
-from si_jax.training import initial
+from si_jax.training import initial, recipes
 
 Array = jax.Array
 REACH = 2.0  # of the points, in units of x' - x
+FOLDER = 'helper'  # of a workdir: the run of a helper that was trained there
 
 
 class Helper(NamedTuple):
@@ -47,38 +51,61 @@ class Helper(NamedTuple):
     digest: str
 
 
-def read(
-    config: ConfigDict, defense: Defense, *, num_classes: int, image_shape: tuple[int, ...]
-) -> Helper | None:
-    """The helper of a config, checked; None for a defense that has none.
+def config_of(config: ConfigDict) -> ConfigDict | None:
+    """The config that trains the helper of a config without one; None where one is given or none is needed.
+
+    It is the same recipe without an attack, as its authors train theirs: data, network, seed, epochs,
+    schedule and optimiser are those of the config. What belongs to an attack or to the loss is left out, and
+    so is what ends a run for the sake of robustness, which a helper does not have.
+    """
+    if config.defense.helper or term_of(defenses.from_config(config.defense)) is None:
+        return None
+    helper = config.copy_and_resolve_references()
+    plain = recipes.paper('standard', dataset=config.data.name, arch=config.model.arch)
+    for name in ('defense', 'awp', 'ramp', 'overfitting'):
+        helper[name] = plain[name]
+    helper.patience, helper.init_from = plain.patience, plain.init_from
+    return helper
+
+
+def announced(config: ConfigDict, folder: str | os.PathLike) -> str:
+    """That a helper is trained first, where, and how another one is given."""
+    where = f' --config.data.dir={config.data.dir}' if config.data.dir else ''
+    return terminal.spelled(
+        f'defense.helper is empty: a network is trained first, without an attack, in {folder}. To train one '
+        f'for several runs: python train.py --config=configs/standard_cifar10.py:{config.model.arch} '
+        f'--config.data.name={config.data.name}{where} --config.data.validation={config.data.validation} '
+        '--workdir=runs/helper; then add --config.defense.helper=runs/helper to this command'
+    )
+
+
+def check(config: ConfigDict, defense: Defense) -> None:
+    """Refuses a helper without a use for it, and one that could not be read once it is trained.
+
+    Raises:
+        InputError: There is one, and the defense asks none; or nothing that reads networks is imported.
+    """
+    if term_of(defense) is not None:
+        initial.check_reader('defense.helper')
+    elif config.defense.helper:
+        raise InputError(
+            f'defense.helper={config.defense.helper}: the defense {config.defense.name!r} asks no helper: '
+            'leave it out, or give --config=configs/hat_cifar10.py'
+        )
+
+
+def read(source: str, config: ConfigDict, *, num_classes: int, image_shape: tuple[int, ...]) -> Helper:
+    """The helper of this name, checked.
 
     Args:
+        source: As `defense.helper` has it.
         config: The whole config.
-        defense: Its defense.
         num_classes: Of the data.
         image_shape: (H, W, C).
 
     Raises:
-        InputError: There is a helper without a use for it, or none where one is needed (with the command that
-            trains one), or it is none for these images and classes.
+        InputError: There is none, or it is none for these images and classes.
     """
-    source = config.defense.helper
-    needed = term_of(defense) is not None
-    if source and not needed:
-        raise InputError(
-            f'defense.helper={source}: the defense {config.defense.name!r} asks no helper: leave it out, or '
-            'give --config=configs/hat_cifar10.py'
-        )
-    if not needed:
-        return None
-    if not source:
-        where = f' --config.data.dir={config.data.dir}' if config.data.dir else ''
-        raise InputError(
-            f'defense.helper is empty, and {config.defense.name!r} needs a network trained without attacks. '
-            f'Train one: python train.py --config=configs/standard_cifar10.py:{config.model.arch} '
-            f'--config.data.name={config.data.name}{where} --config.data.validation={config.data.validation} '
-            '--workdir=runs/helper; then add --config.defense.helper=runs/helper to this command'
-        )
     given = initial.reading(source, config, image_shape, field='defense.helper', prefer='last')
     about = config if given.config is None else given.config
     module = models.from_config(

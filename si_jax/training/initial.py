@@ -9,8 +9,8 @@ batch normalisation come along. Where the number of classes is another, the last
 fit, so that the network begins as what it was. A run reads them once, when it begins: one that goes on has
 its own in its checkpoint.
 
-Where trained networks lie is known above training: `si_jax.zoo.load`, which `import si_jax` brings along,
-registers itself as the `reader`.
+Where trained networks lie is known above training: `si_jax.zoo.load` registers itself as the `reader`, and
+train.py and `si_jax.train` bring it along.
 """
 
 from collections.abc import Callable, Mapping
@@ -84,6 +84,15 @@ def reader(function: Reader) -> Reader:
     return function
 
 
+def check_reader(field: str) -> None:
+    """Raises InputError where nothing is registered that could read what a field names."""
+    if not _readers:
+        raise InputError(
+            f'{field} names a network, and nothing that reads one is imported: add `import si_jax.zoo.load`, '
+            'or train with si_jax.train or train.py, which do'
+        )
+
+
 def reading(
     name: str, config: ConfigDict, image_shape: tuple[int, ...], *, field: str, prefer: str = 'best'
 ) -> Given:
@@ -92,6 +101,7 @@ def reading(
     Raises:
         InputError: There are none; the message names the field.
     """
+    check_reader(field)
     return _readers[-1](name, config, image_shape, field, prefer)
 
 

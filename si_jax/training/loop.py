@@ -2,8 +2,8 @@
 
 The order of a resume, as it matters:
 
-1. The lock on the workdir is taken and its config compared with the given one. So are config and data of all
-   its checkpoints (`resume`).
+1. The lock on the workdir is taken and its config compared with the given one. A helper that the config asks
+   and does not name is trained (`_with_helper`). Config and data of all checkpoints are compared (`resume`).
 2. The last undamaged checkpoint is restored; epoch and position within it follow from its step.
 3. metrics.jsonl is cut to that step, so that no step is reported twice.
 4. The rest of the epoch is trained on the batches that it would have had. After the first step config.json is
@@ -23,6 +23,7 @@ from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.profiling import Profile
 from si_jax.runtime.signals import InterruptGuard
 from si_jax.runtime.terminal import stopped
+from si_jax.training import helper as helpers
 from si_jax.training.hooks import DivergedError as DivergedError
 from si_jax.training.hooks import Hook, hooks_of
 from si_jax.training.log import next_command
@@ -34,9 +35,10 @@ from si_jax.training.setup import (
     feed_of,
     rows_of_step,
     setup,
+    with_helper,
 )
 from si_jax.training.state import TrainState
-from si_jax.training.workdir import open_everywhere
+from si_jax.training.workdir import Workdir, open_everywhere
 
 
 def setup_everywhere(config: ConfigDict) -> Setup:
@@ -71,9 +73,18 @@ def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainSt
         InputError: The config is wrong, or belongs to another run than the workdir.
         DivergedError: A loss or gradient was not finite. The last good state has been saved.
     """
+    state = _run(config, workdir, profile)
+    processes.say(next_command(workdir))
+    return state
+
+
+def _run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainState:
     ready = setup_everywhere(config)
     traced = Profile(profile) if profile and processes.is_first() else None
-    with open_everywhere(workdir, ready.config.to_dict()) as place, InterruptGuard() as guard:
+    with contextlib.ExitStack() as opened:
+        place = opened.enter_context(open_everywhere(workdir, ready.config.to_dict()))
+        ready = _with_helper(ready, place)
+        guard = opened.enter_context(InterruptGuard())
         under_way = begin(ready, place)
         with contextlib.ExitStack() as stack:
             hooks = hooks_of(under_way, guard, traced)
@@ -85,8 +96,25 @@ def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainSt
             under_way.record()  # of a finished run, whose config was lost
         if not finished:
             raise stopped(guard.name or 'SIGTERM', f'saved at step {under_way.step}')
-        processes.say(next_command(workdir))
         return under_way.state
+
+
+def _with_helper(ready: Setup, place: Workdir) -> Setup:
+    """The setup with its helper (HAT): where the config names none, one that is trained first.
+
+    That is a run of its own in a folder of the workdir: it goes on where it was stopped, and one that is
+    finished trains no more. Once the run itself has begun, its helper stays as it is.
+    """
+    config = helpers.config_of(ready.config) if ready.helper is None else None
+    if config is None:
+        return ready
+    folder = str(place.path / helpers.FOLDER)
+    if not place.resumed:
+        processes.say(helpers.announced(ready.config, folder))
+        _run(config, folder)
+    ready = processes.agree_on_errors(lambda: with_helper(ready, folder))
+    check_identical({'helper': ready.helper and ready.helper.digest})
+    return ready
 
 
 def _train(run: Run, hooks: list[Hook]) -> bool:

@@ -72,7 +72,8 @@ def defense(name: str, *, si: bool = False, he: bool = False) -> ConfigDict:
             'passes': ','.join(row.passes),  # TRADES' own code: 'nat,adv,nat'
             'replays': row.replays,  # FreeAT's m
             'branches': row.branches,  # DAJAT's copies of each image after AutoAugment, beside the image
-            # HAT's network trained without an attack: WORKDIR, zoo:NAME or a file of weights; '': none.
+            # HAT's network trained without an attack: WORKDIR, zoo:NAME or a file of weights; '': one is
+            # trained first by this recipe, its epochs included, in WORKDIR/helper of the run.
             'helper': '',
             # E-AT: threat models 'NORM:EPS', with commas between; each batch is attacked in one of these and
             # the one of the section threat.

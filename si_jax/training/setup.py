@@ -82,6 +82,7 @@ def setup(config: ConfigDict) -> Setup:
     for threat in defense.others:
         threat.check(shape)
     _check_cutmix(config, defense)
+    helpers.check(config, defense)
     if config.model.bn_branches != (defense.branches > 0):
         raise InputError(
             f'model.bn_branches={config.model.bn_branches}, defense.branches={defense.branches}: a second '
@@ -127,10 +128,9 @@ def setup(config: ConfigDict) -> Setup:
         train = train._replace(images=data.chosen(train.images, first), labels=train.labels[first])
     _check_class_weights(config.data.class_weights, train.num_classes)
     more = extra.load(config.data, config.batch_size, train)
-    helper = helpers.read(config, defense, num_classes=train.num_classes, image_shape=train.images.shape[1:])
-    if helper:
-        defense = helpers.attached(defense, helper.variables)
-    ready = assembled(config, defense, train, validation.whole(), more)._replace(helper=helper)
+    ready = assembled(config, defense, train, validation.whole(), more)
+    if config.defense.helper:
+        ready = with_helper(ready, config.defense.helper)
     _check_workers(ready)
     doubts = [_not_seen(ready)]
     if not (ready.streamed and train.identity):  # else it would take long to read them all
@@ -247,6 +247,19 @@ def assembled(
     )
 
 
+def with_helper(ready: Setup, source: str) -> Setup:
+    """The setup with a helper, as `defense.helper` would name it.
+
+    Raises:
+        InputError: There is none, or it is none for these data.
+    """
+    train = ready.train
+    helper = helpers.read(
+        source, ready.config, num_classes=train.num_classes, image_shape=train.images.shape[1:]
+    )
+    return ready._replace(helper=helper, defense=helpers.attached(ready.defense, helper.variables))
+
+
 def _augmented(section: ConfigDict, train: Dataset) -> Dataset:
     """The training set, with what the section `augment` asks for in place of its own."""
     chosen = {name: section[name] for name in ('crop', 'flip') if section[name] is not None}
@@ -265,6 +278,8 @@ def plan(ready: Setup) -> str:
     lines = [f'data: {_listed(ready.train.files)}{", streamed" * ready.streamed}']
     if more:
         lines.append(more.words(size))
+    if ready.helper is None and helpers.config_of(ready.config):
+        lines.append('helper: none is given, and so one is trained first, in a folder of the workdir')
     lines.append(
         f'processes: {processes.count()}, devices of each: {jax.local_device_count()} '
         f'({jax.devices()[0].device_kind}), batch: {size}, images a device: {size // devices}, '

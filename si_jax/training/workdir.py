@@ -3,6 +3,7 @@
 WORKDIR/config.json       the full config, as of the last start that took a step
 WORKDIR/environment.json  versions, devices, commit and command line of that start
 WORKDIR/history.json      at which steps the run diverged, or its config was changed, and how
+WORKDIR/helper            the run of HAT's helper, where the command names none
 WORKDIR/.lock             locked while a run is in the folder; the lock goes with the process
 """
 

@@ -129,3 +129,17 @@ def test_utilisation_in_words(monkeypatch):
     monkeypatch.setattr(mfu.chips, 'of_device', lambda: chips.CHIPS['v5e'])
     assert meter.describe(197e3) == '197 TFLOP/s, MFU 50.0 % of 2 TPU v5e'
     assert 'no published peak' in meter._replace(precision='float32').describe(1e6)
+
+
+def test_a_helper_that_is_trained_first_is_named_with_its_time(capsys, monkeypatch):
+    shown = ['plan', '--config=configs/hat_cifar10.py:small_cnn', '--chip=h100']
+    assert plan.main(shown) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    config = recipes.recipe('standard_cifar10', 'small_cnn')
+    one = planning.describe(config)
+    assert one.passes == (0, 3) and one.epochs == 50
+    taken = planning.seconds(one, planning.step(one, planning.accelerator('h100', 'float32'), 1))
+    assert line.startswith(f'helper   {taken:.1f} s of training more: none is given')
+    monkeypatch.setattr('sys.argv', shown := [*shown, '--config.defense.helper=runs/helper'])
+    assert plan.main(shown) == 0
+    assert 'helper   ' not in capsys.readouterr().out

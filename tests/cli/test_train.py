@@ -172,6 +172,7 @@ def test_another_config_in_the_workdir_is_refused_and_nothing_changes(environmen
         ('--config.epoch=3', 2, ['epoch', 'epochs']),
         ('--config.threat.eps=8', 2, ['eps=8', '8/255']),
         ('--workdirs=x', 2, ['workdirs']),
+        ('--config.init_from=gone.npz', 2, ['init_from=gone.npz']),  # asks who knows where networks lie
     ],
 )
 def test_bad_input_is_one_line_before_any_compute(environment, tmp_path, flag, code, words):

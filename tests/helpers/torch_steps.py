@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from si_jax import defenses
+from si_jax.attacks import pgd
 from si_jax.threat import Threat
 from si_jax.training.schedules import sgd
 from si_jax.training.state import Batch, TrainState, create_state
-from si_jax.training.update import metric_names
+from si_jax.training.step import step_of
+from si_jax.training.update import Calendar, Ingredients, metric_names
 from tests.helpers.tiny import TinyNet
 
 torch = pytest.importorskip('torch', reason='parity of the training step is measured against PyTorch')
@@ -19,6 +21,7 @@ CLASSES, ROWS, SHAPE, EPS = 5, 12, (6, 6, 3), 0.1
 THREAT = Threat('linf', EPS)
 RATE, MOMENTUM, DECAY = 0.05, 0.9, 5e-4
 S, M, BETA = 15.0, 0.2, 0.2
+GAMMA = 0.1  # of perturbed weights; larger than the published 0.01: what it does must show
 
 
 class Torch:
@@ -94,6 +97,37 @@ def multi_step(climb, x, start, steps=3, size=0.03):
     return start
 
 
+def kl_attack(net, x, y, start, si, *where):
+    """The attack of TRADES: on KL from the clean logits, with SI on scaled cosines; `where` as `forward`."""
+    clean = net.forward(x, 'eval', *where)[0].detach()
+
+    def climb(u):
+        g, c = net.forward(u, 'eval', *where)
+        return F.cross_entropy(S * c, y) if si else kl(clean, g)
+
+    return multi_step(climb, x, start)
+
+
+def perturbed_update(net, loss):
+    """The step of csdongxian/AWP: the proxy's gradient, then the optimiser at w + gamma v, then back."""
+    names = list(net.w)
+    gradients = torch.autograd.grad(loss('train'), [net.w[name] for name in names])
+    v = {
+        name: net.w[name].detach().norm() / (g.norm() + 1e-20) * g
+        for name, g in zip(names, gradients, strict=True)
+        if g.ndim > 1
+    }
+    assert set(v) == {'conv', 'linear'}
+    with torch.no_grad():
+        for name, direction in v.items():
+            net.w[name].add_(GAMMA * direction)
+    value = net.update(loss('update'))
+    with torch.no_grad():
+        for name, direction in v.items():
+            net.w[name].sub_(GAMMA * direction)
+    return value
+
+
 def built(name, **changes):
     row = defenses.DEFENSES[name]
     settings = {
@@ -116,10 +150,33 @@ def begin(defense):
     return model, optimiser, TrainState(**wide)
 
 
+def compiled(defense, **more):
+    """(first state, compiled step, what it is made of) of a defense; `more` goes to the ingredients."""
+    model, optimiser, state = begin(defense)
+    settings = {'threat': THREAT, 'attack_steps': 3, 'attack_step_size': 0.03, 'calendar': Calendar(2, 20)}
+    parts = Ingredients(defense=defense, model=model, optimiser=optimiser, **settings | more)
+    return state, jax.jit(step_of(defense).make(parts)), parts
+
+
+def falls(step, state, batch, metrics, share=0.97):
+    """Asserts that the loss of one batch falls below this share of what it was."""
+    first = float(metrics['loss'])
+    for _ in range(15):
+        state, _, metrics = step(state, (), batch)
+    assert float(metrics['loss']) < share * first and int(state.bad_step) == -1
+
+
 def make_batch(rng, index, real=ROWS):
     images = jnp.asarray(rng.uniform(size=(ROWS, *SHAPE)))
     labels = jnp.asarray(rng.integers(0, CLASSES, ROWS), jnp.int32)
     return Batch(images, labels, jnp.arange(ROWS) < real, jax.random.split(jax.random.key(index), ROWS))
+
+
+def seen(defense, batch, real=ROWS):
+    """What PyTorch sees of the first rows of a batch: images, labels, and where the attack starts."""
+    shown = jax.tree.map(lambda x: x[:real], batch)
+    start = pgd.starting_points(defense.attack.start, THREAT, shown.images, shown.keys)
+    return nchw(shown.images), torch.tensor(np.asarray(shown.labels)).long(), nchw(start)
 
 
 def nchw(x):

@@ -6,34 +6,31 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from si_jax.attacks import pgd
 from si_jax.errors import InputError
 from si_jax.training import recipes
 from si_jax.training.awp import Perturbation
 from si_jax.training.setup import setup
-from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, Ingredients
+from si_jax.training.update import Calendar
 from tests.helpers.torch_steps import (
     EPS,
-    THREAT,
+    GAMMA,
     F,
-    S,
     Torch,
     attack_loss,
-    begin,
     built,
     check_same,
+    compiled,
     inside,
     kl,
+    kl_attack,
     make_batch,
     multi_step,
-    nchw,
+    perturbed_update,
     regulariser,
+    seen,
     slope,
     torch,
 )
-
-GAMMA = 0.1  # larger than the published 0.01: what it does must show
 
 
 def at(net, x, y, start, si):
@@ -47,13 +44,7 @@ def at(net, x, y, start, si):
 
 
 def trades(net, x, y, start, si):
-    clean = net.forward(x, 'eval')[0].detach()
-
-    def climb(u):
-        g, c = net.forward(u, 'eval')
-        return F.cross_entropy(S * c, y) if si else kl(clean, g)
-
-    x_adv = multi_step(climb, x, start)
+    x_adv = kl_attack(net, x, y, start, si)
 
     def loss(mode):
         g, _ = net.forward(x, mode)
@@ -77,40 +68,9 @@ def nuat(net, x, y, start, si):
     return loss
 
 
-def perturbed_update(net, loss):
-    """The step of csdongxian/AWP: the proxy's gradient, then the optimiser at w + gamma v, then back."""
-    names = list(net.w)
-    gradients = torch.autograd.grad(loss('train'), [net.w[name] for name in names])
-    v = {
-        name: net.w[name].detach().norm() / (g.norm() + 1e-20) * g
-        for name, g in zip(names, gradients, strict=True)
-        if g.ndim > 1
-    }
-    assert set(v) == {'conv', 'linear'}
-    with torch.no_grad():
-        for name, direction in v.items():
-            net.w[name].add_(GAMMA * direction)
-    value = net.update(loss('update'))
-    with torch.no_grad():
-        for name, direction in v.items():
-            net.w[name].sub_(GAMMA * direction)
-    return value
-
-
 def make(defense, awp):
-    model, optimiser, state = begin(defense)
-    single = defense.steps == 1
-    parts = Ingredients(
-        defense=defense,
-        model=model,
-        optimiser=optimiser,
-        threat=THREAT,
-        attack_steps=1 if single else 3,
-        attack_step_size=EPS if single else 0.03,
-        calendar=Calendar(1, 1),
-        awp=awp,
-    )
-    return state, jax.jit(make_train_step(parts))
+    single = {'attack_steps': 1, 'attack_step_size': EPS} if defense.steps == 1 else {}
+    return compiled(defense, calendar=Calendar(1, 1), awp=awp, **single)[:2]
 
 
 @pytest.mark.parametrize(('method', 'si'), [(at, False), (trades, True), (nuat, False)])
@@ -122,11 +82,9 @@ def test_steps_equal_pytorch(method, si):
     net, rng = Torch({'params': state.params, 'batch_stats': state.batch_stats}), np.random.default_rng(3)
     for index in range(3):
         batch = make_batch(rng, index)
-        start = pgd.starting_points(defense.attack.start, THREAT, batch.images, batch.keys)
-        labels = torch.tensor(np.asarray(batch.labels)).long()
         state = state._replace(step=jnp.int32(1)) if method is nuat else state
         state, _, metrics = step(state, (), batch)
-        value = perturbed_update(net, method(net, nchw(batch.images), labels, nchw(start), si))
+        value = perturbed_update(net, method(net, *seen(defense, batch), si))
         assert float(metrics['loss']) == pytest.approx(value, rel=1e-6)  # metrics are float32
         check_same(state, net)
     assert int(state.bad_step) == -1

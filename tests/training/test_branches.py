@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 from si_jax import losses, models
-from si_jax.attacks import pgd
 from si_jax.defenses import DEFENSES, check_soft_labels
 from si_jax.errors import InputError
 from si_jax.interop.torch_weights import to_torch
@@ -20,28 +19,26 @@ from si_jax.training.awp import Perturbation
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.loop import run
 from si_jax.training.setup import setup
-from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, Ingredients
 from tests.helpers.torch_steps import (
     DECAY,
+    GAMMA,
     MOMENTUM,
     RATE,
     ROWS,
-    THREAT,
     F,
-    S,
     Torch,
-    begin,
     built,
     check_same,
+    compiled,
+    falls,
     kl,
+    kl_attack,
     make_batch,
-    multi_step,
-    nchw,
+    perturbed_update,
     regulariser,
+    seen,
     torch,
 )
-from tests.training.test_awp import GAMMA, perturbed_update
 from tests.training.test_run_methods import digits
 
 
@@ -67,17 +64,10 @@ class TwoSets(Torch):
 
 
 def dajat(net, views, y, starts, si):
-    def attacked(number):
-        x, copy = views[number], number > 0
-        clean = net.forward(x, 'eval', copy)[0].detach()
-
-        def climb(u):
-            g, c = net.forward(u, 'eval', copy)
-            return F.cross_entropy(S * c, y) if si else kl(clean, g)
-
-        return multi_step(climb, x, starts[number])
-
-    adversarial = [attacked(number) for number in range(len(views))]
+    adversarial = [
+        kl_attack(net, x, y, start, si, number > 0)
+        for number, (x, start) in enumerate(zip(views, starts, strict=True))
+    ]
 
     def loss(mode):
         found, natural = [], []
@@ -100,19 +90,9 @@ def dajat(net, views, y, starts, si):
 @pytest.mark.parametrize(('si', 'awp'), [(False, Perturbation(GAMMA)), (True, None)])
 def test_steps_equal_pytorch_and_the_loss_falls(si, awp):
     defense = built('dajat', si=si)
-    model, optimiser, state = begin(defense)
+    state, step, parts = compiled(defense, awp=awp)
     net = TwoSets({'params': state.params, 'batch_stats': state.batch_stats})
-    parts = Ingredients(
-        defense=defense,
-        model=model,
-        optimiser=optimiser,
-        threat=THREAT,
-        attack_steps=3,
-        attack_step_size=0.03,
-        calendar=Calendar(2, 20),
-        awp=awp,
-    )
-    step, rng = jax.jit(make_train_step(parts)), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     for index in range(3):
         real = ROWS - 3 * (index == 2)  # the last rows only pad, and count for nothing
         batch = make_batch(rng, index, real)
@@ -121,10 +101,9 @@ def test_steps_equal_pytorch_and_the_loss_falls(si, awp):
         shown = jax.tree.map(lambda x: x[:real], batch)  # noqa: B023
         views = [of_branch for _, of_branch in branches.of(parts, shown)]
         assert len({str(jax.random.key_data(view.keys)) for view in views}) == len(views) == 3
-        y = torch.tensor(np.asarray(shown.labels)).long()
-        start = lambda view: pgd.starting_points(defense.attack.start, THREAT, view.images, view.keys)  # noqa: E731
+        images, labels, starts = zip(*(seen(defense, view) for view in views), strict=True)
         state, _, metrics = step(state, (), batch)
-        loss = dajat(net, [nchw(v.images) for v in views], y, [nchw(start(v)) for v in views], si)
+        loss = dajat(net, images, labels[0], starts, si)
         value = perturbed_update(net, loss) if awp else net.update(loss('update'))
         assert float(metrics['loss']) == pytest.approx(value, rel=1e-6)  # metrics are float32
         check_same(state, net)
@@ -134,10 +113,7 @@ def test_steps_equal_pytorch_and_the_loss_falls(si, awp):
         for name, theirs in net.other.items():
             np.testing.assert_allclose(state.batch_stats['bn'][f'branch_{name}'], theirs, rtol=1e-9)
     assert float(jnp.max(jnp.abs(state.batch_stats['bn']['mean'] - net.other['mean'].numpy()))) > 1e-3
-    first = float(metrics['loss'])
-    for _ in range(12):
-        state, _, metrics = step(state, (), batch)
-    assert float(metrics['loss']) < 0.99 * first and int(state.bad_step) == -1
+    falls(step, state, batch, metrics, 0.99)
 
 
 def test_the_divergence_of_branches():

@@ -14,6 +14,7 @@ from si_jax.runtime import devices
 from si_jax.training import recipes
 from si_jax.training.setup import compile_train_step, feed_of, initial_carry, initial_state, setup
 from si_jax.training.update import Calendar, metric_names
+from si_jax.zoo import load as load  # registers the reader of a helper
 from si_jax.zoo import weights
 
 FOLDER = pathlib.Path(__file__).resolve().parents[2] / 'configs'

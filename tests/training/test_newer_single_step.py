@@ -12,8 +12,7 @@ from si_jax.defenses import DEFENSES, SI_TERM, with_si
 from si_jax.errors import InputError
 from si_jax.outputs import cosine
 from si_jax.training import recipes
-from si_jax.training.step import make_train_step
-from si_jax.training.update import Calendar, Ingredients
+from si_jax.training.update import Calendar
 from tests.helpers.torch_steps import (
     EPS,
     ROWS,
@@ -23,9 +22,9 @@ from tests.helpers.torch_steps import (
     S,
     Torch,
     attack_loss,
-    begin,
     built,
     check_same,
+    compiled,
     inside,
     make_batch,
     nchw,
@@ -113,17 +112,9 @@ METHODS = {loss.__name__: loss for loss in (nfgsm, elle, ellea, nuat)}
 )
 def test_steps_equal_pytorch(name, si):
     defense = built(name, si=si)
-    model, optimiser, state = begin(defense)
-    net = Torch({'params': state.params, 'batch_stats': state.batch_stats})
-    parts = Ingredients(
-        defense=defense,
-        model=model,
-        optimiser=optimiser,
-        threat=THREAT,
-        attack_step_size=EPS,
-        calendar=Calendar(STEPS_PER_EPOCH, EPOCHS),
-    )
-    step, rng = jax.jit(make_train_step(parts)), np.random.default_rng(0)
+    one = {'attack_steps': 1, 'attack_step_size': EPS}
+    state, step, _ = compiled(defense, calendar=Calendar(STEPS_PER_EPOCH, EPOCHS), **one)
+    net, rng = Torch({'params': state.params, 'batch_stats': state.batch_stats}), np.random.default_rng(0)
     for index in range(6 if name == 'ellea' else 4):
         real = ROWS - 3 * (index == 3)  # the last rows only pad, and count for nothing
         batch = make_batch(rng, index, real)

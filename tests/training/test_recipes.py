@@ -253,7 +253,6 @@ def test_recipes_beyond_the_paper(run):
     shown = f'python train.py --config=configs/{run}.py'.replace('ellea', 'elle')
     more = ' --config.data.extra=1m.npz' * bool(config.data.extra)
     more += ' --config.init_from=FOLDER' * bool(config.init_from)
-    more += ' --config.defense.helper=runs/helper' * (run == 'hat_cifar10')
     assert f'{shown}{more}\n' in text and f'{shown}:{config.model.arch},si{more}\n' in text
 
 
