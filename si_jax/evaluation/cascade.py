@@ -166,11 +166,11 @@ def _run_stage(
     network: Network, request: Request, unit: str, stage: Stage, attacked: np.ndarray, before: np.ndarray
 ) -> _Done:
     row, count = stage.row, len(attacked)
-    targets = np.zeros((0, count), np.int32)
+    targets, places = np.zeros((1, count), np.int32), np.zeros((1, count), np.int32)
     if request.aims is not None:
         targets = request.aims[None]
     elif _search(stage, request).targeted:
-        targets = _targets(network, stage, request.threat, unit, attacked)
+        targets, places = _targets(network, stage, request.threat, unit, attacked)
 
     alive, share = attacked.copy(), before.copy()
     queries, distances = np.zeros(count, np.int64), np.zeros(count)
@@ -248,9 +248,11 @@ def _run_stage(
         return {'share': right, 'images': images, 'largest': largest}
 
     for run in range(runs(stage, request)):
-        restart, target = divmod(run, max(len(targets), 1))
-        keys = network.keys(run, stage.attack)
-        aims = targets[target] if len(targets) else np.zeros(count, np.int32)
+        restart, target = divmod(run, len(targets))
+        # A target has the random numbers of its place by the logits, whatever chose it: the same targets
+        # break the same images in any order.
+        keys = _keys(network, stage.attack, restart * len(targets) + places[target])
+        aims = targets[target]
         groups = network.groups(np.flatnonzero(alive))
         progress.current().skip(each * (count - sum(map(len, groups))))
         begin = functools.partial(search, again=restart > 0, aims=aims, keys=keys)
@@ -296,13 +298,27 @@ def _candidates(stage: Stage, request: Request) -> int:
     return min(max(malt.CANDIDATES, stage.targets), request.classes - 1)
 
 
-def _targets(network: Network, stage: Stage, threat: Threat, unit: str, attacked: np.ndarray) -> np.ndarray:
-    """The classes that a targeted search aims at one after another, [T, N] int32."""
+def _keys(network: Network, attack: str, numbers: np.ndarray) -> np.ndarray:
+    """The data of each image's key in the run of its number, from numbers [N]."""
+    first, *others = np.unique(numbers)
+    keys = network.keys(int(first), attack)
+    for number in others:
+        here = numbers == number
+        keys[here] = network.keys(int(number), attack)[here]
+    return keys
+
+
+def _targets(
+    network: Network, stage: Stage, threat: Threat, unit: str, attacked: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The classes that a targeted search aims at one after another, [T, N] int32, and their places by logit."""
     # Of equal logits the class with the lower number comes first.
     ranks = np.argsort(-network.clean_logits, axis=1, kind='stable')[:, 1:].astype(np.int32)
+    order = np.broadcast_to(np.arange(ranks.shape[1]), ranks.shape)
     if stage.choice == 'logits':
-        return ranks[:, : stage.targets].T
+        return ranks[:, : stage.targets].T, order[:, : stage.targets].T
     ranks, rows = ranks[:, : _candidates(stage, network.request)], np.flatnonzero(attacked)
+    order = order[:, : ranks.shape[1]].copy()
     apply, shared = network.surrogate()
 
     def distances(weights: Any, images: Any, labels: Any, keys: Any, candidates: Any) -> Any:
@@ -315,9 +331,8 @@ def _targets(network: Network, stage: Stage, threat: Threat, unit: str, attacked
         return {'distances': network.map(program, shared, given)}
 
     if len(rows):
-        order = np.argsort(remember(f'{unit}-malt', measured)['distances'], axis=1, kind='stable')
-        ranks[rows] = np.take_along_axis(ranks[rows], order, axis=1)
-    return ranks[:, : stage.targets].T
+        order[rows] = np.argsort(remember(f'{unit}-malt', measured)['distances'], axis=1, kind='stable')
+    return np.take_along_axis(ranks, order, axis=1)[:, : stage.targets].T, order[:, : stage.targets].T
 
 
 def _search(stage: Stage, request: Request, restart: int = 0) -> Search:

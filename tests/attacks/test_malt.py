@@ -65,3 +65,16 @@ def test_on_small_networks_of_many_classes_it_is_no_weaker_at_equal_cost():
     found = evaluate(net, images, labels, attacks=names, eps=0.02, devices=jax.local_devices()[:1])
     few, more = (found.accuracy[name] for name in reversed(names))
     assert 0 < few <= more < 1
+
+
+def test_with_all_targets_every_flag_is_that_of_the_other_choice():
+    """The order differs, and each target has the random numbers that it has there."""
+    rng = np.random.default_rng(3)
+    weights = rng.normal(size=(9, CLASSES)) * rng.uniform(0.3, 2, CLASSES)
+    net = lambda x: jnp.sin(3 * (x.reshape(len(x), -1) - 0.5)) @ weights  # noqa: E731
+    images = rng.uniform(size=(60, *SHAPE)).astype(np.float32)
+    labels = np.asarray(net(jnp.asarray(images))).argmax(axis=1)
+    names = [f'apgd-t(steps=2, n_targets={CLASSES - 1}{choice})' for choice in ('', ', choice=malt')]
+    found = evaluate(net, images, labels, attacks=names, eps=0.05, devices=jax.local_devices()[:1])
+    np.testing.assert_array_equal(*(found.correct[name] for name in names))
+    assert 0.1 < found.accuracy[names[0]] < 0.9
