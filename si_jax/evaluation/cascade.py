@@ -311,7 +311,7 @@ def _keys(network: Network, attack: str, numbers: np.ndarray) -> np.ndarray:
 def _targets(
     network: Network, stage: Stage, threat: Threat, unit: str, attacked: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The classes that a targeted search aims at one after another, [T, N] int32, and their places by logit."""
+    """The classes that a targeted search aims at, one after another, and their places by logit: [T, N]."""
     # Of equal logits the class with the lower number comes first.
     ranks = np.argsort(-network.clean_logits, axis=1, kind='stable')[:, 1:].astype(np.int32)
     order = np.broadcast_to(np.arange(ranks.shape[1]), ranks.shape)
