@@ -79,11 +79,12 @@ def relink(text: str, folder: pathlib.Path) -> str:
 
 
 def accessible(app, pagename, templatename, context, doctree) -> None:
-    """Headings of the contents get their level, and what scrolls can be reached with the keyboard."""
+    """Headings of the contents get a level, what scrolls can have the focus, and flags stay whole."""
     contents = context.get('furo_navigation_tree', '')
     context['furo_navigation_tree'] = contents.replace('role="heading"', 'role="heading" aria-level="2"')
     body = context.get('body', '').replace('<pre>', '<pre tabindex="0">')
-    context['body'] = body.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
+    body = body.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
+    context['body'] = re.sub(r'(?m)(^|(?<= ))(--[\w-]+[^\s<]*)', r'<span class="flag">\2</span>', body)
 
 
 def setup(app) -> None:
