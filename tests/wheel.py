@@ -73,7 +73,16 @@ def environment(folder: Path, *packages: object) -> tuple[Path, str]:
     return folder / 'bin', f'{time.monotonic() - began:.0f} s, {size:.0f} MB'
 
 
-def main(with_torch: bool) -> None:
+def attack_with_torch(folder: Path, wheel: Path, requirement: str, program: str) -> None:
+    """Installs the wheel and PyTorch into an empty environment, and runs the README's program there."""
+    scripts, taken = environment(folder / 'torch', requirement, f'{wheel}[torch]')
+    print(f'with torch: {taken}')
+    began = time.monotonic()
+    print(run(scripts / 'python', '-c', BEFORE_TORCH + program, folder=folder), end='')
+    print(f'evaluated: {time.monotonic() - began:.0f} s')
+
+
+def main(torch: str | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tools, _ = environment(folder / 'tools', 'build', 'twine')
@@ -102,16 +111,18 @@ def main(with_torch: bool) -> None:
         programs = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
         for program in programs:
             run(python, '-c', BEFORE + program, folder=work)
-        if with_torch:
-            scripts, taken = environment(folder / 'torch', f'{wheel}[torch]')
-            print(f'with torch: {taken}')
-            began = time.monotonic()
-            print(run(scripts / 'python', '-c', BEFORE_TORCH + programs[0], folder=work), end='')
-            print(f'evaluated: {time.monotonic() - began:.0f} s')
+        if torch:
+            attack_with_torch(folder, wheel, torch, programs[0])
     print('the wheel works')
 
 
 if __name__ == '__main__':
     flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument('--torch', action='store_true', help='with the extra [torch]: gigabytes on Linux')
+    flags.add_argument(
+        '--torch',
+        nargs='?',
+        const='torch',
+        metavar='REQUIREMENT',
+        help='with the extra [torch], gigabytes on Linux; or with this PyTorch, such as torch==2.13.0+cpu',
+    )
     main(flags.parse_args().torch)
