@@ -24,7 +24,7 @@ napoleon_attr_annotations = False
 napoleon_use_ivar = True
 default_role = 'code'
 smartquotes = False
-pygments_style, pygments_dark_style = 'friendly', 'monokai'
+pygments_style, pygments_dark_style = 'a11y-light', 'a11y-dark'
 
 html_theme = 'furo'
 html_title = 'si_jax'
@@ -78,6 +78,15 @@ def relink(text: str, folder: pathlib.Path) -> str:
     return re.sub(r'(?<!!)\[([^\]]+)\]\((?!https?:|#)([^)]+?)/?\)', link, text)
 
 
+def accessible(app, pagename, templatename, context, doctree) -> None:
+    """Headings of the contents get a level, what scrolls can have the focus, and flags stay whole."""
+    contents = context.get('furo_navigation_tree', '')
+    context['furo_navigation_tree'] = contents.replace('role="heading"', 'role="heading" aria-level="2"')
+    body = context.get('body', '').replace('<pre>', '<pre tabindex="0">')
+    body = body.replace('<div class="table-wrapper', '<div tabindex="0" class="table-wrapper')
+    context['body'] = re.sub(r'(?m)(^|(?<= ))(--[\w-]+[^\s<]*)', r'<span class="flag">\2</span>', body)
+
+
 def setup(app) -> None:
     def read(app, docname, content):
         content[0] = relink(content[0].replace('<!-- contents -->', contents()), ROOT / 'docs')
@@ -87,3 +96,4 @@ def setup(app) -> None:
 
     app.connect('source-read', read)
     app.connect('include-read', include)
+    app.connect('html-page-context', accessible, priority=900)  # after the theme made the contents

@@ -11,6 +11,7 @@ each result, the picture `quickstart.png` and a page that shows all of it, `repo
 import argparse
 import dataclasses
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -67,6 +68,8 @@ def main(out: str) -> dict[str, Result]:
         results[name].save(folder / f'{name}.json')
     print(f'\nAccuracy in % on {len(labels)} test images at eps = 0.2, with 95 % intervals:\n')
     print(table(results))
+    again = f'python evaluate.py --workdir={shlex.quote(str(folder / "tradessi"))} --checkpoint=last'
+    print(f'\nOf the last weights of each run. The same by hand: {again}')
     draw(results, images, labels, folder / 'quickstart.png')
     print(f'\nPicture: {folder / "quickstart.png"}')
     report, _ = page.write([str(folder / name) for name in results], str(folder / 'report'))

@@ -1,7 +1,8 @@
 """sdist and wheel, installed into an empty environment and used from another folder: `make check-wheel`.
 
 It needs a network and some minutes. What pip installs, how long that takes and how much room it needs is
-printed. `--torch` installs the extra too, and attacks a PyTorch network in five lines of Python.
+printed. `--torch` installs the extra too, and attacks a convolutional network of PyTorch under AutoAttack by
+the README's lines.
 """
 
 import argparse
@@ -45,13 +46,13 @@ MISSING = {
     ('train', '--config=tradessi_cifar10'): 'si_jax[tfds]',
     ('report', '--figure=1'): 'si_jax[plots]',
 }
-TORCH = """
-import si_jax, torch
+# What the README's PyTorch program takes for granted, as it says: a small convolutional network, and tensors.
+BEFORE_TORCH = """
+import torch
 from torch import nn
-model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+module = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
 images = torch.rand(16, 3, 8, 8)
-labels = model.eval()(images).argmax(1)
-print(si_jax.evaluate(model, images, labels, eps=8 / 255).table())
+labels = module.eval()(images).argmax(1)
 """
 
 
@@ -72,7 +73,16 @@ def environment(folder: Path, *packages: object) -> tuple[Path, str]:
     return folder / 'bin', f'{time.monotonic() - began:.0f} s, {size:.0f} MB'
 
 
-def main(with_torch: bool) -> None:
+def attack_with_torch(folder: Path, wheel: Path, requirement: str, program: str) -> None:
+    """Installs the wheel and PyTorch into an empty environment, and runs the README's program there."""
+    scripts, taken = environment(folder / 'torch', requirement, f'{wheel}[torch]')
+    print(f'with torch: {taken}')
+    began = time.monotonic()
+    print(run(scripts / 'python', '-c', BEFORE_TORCH + program, folder=folder), end='')
+    print(f'evaluated: {time.monotonic() - began:.0f} s')
+
+
+def main(torch: str | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         tools, _ = environment(folder / 'tools', 'build', 'twine')
@@ -98,16 +108,21 @@ def main(with_torch: bool) -> None:
         for arguments, extra in MISSING.items():
             said = run(command, *arguments, folder=work, failing=True)
             assert f'pip install "{extra}"' in said, said
-        for program in re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL):
+        programs = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.DOTALL)
+        for program in programs:
             run(python, '-c', BEFORE + program, folder=work)
-        if with_torch:
-            scripts, taken = environment(folder / 'torch', f'{wheel}[torch]')
-            print(f'with torch: {taken}')
-            print(run(scripts / 'python', '-c', TORCH, folder=work))
+        if torch:
+            attack_with_torch(folder, wheel, torch, programs[0])
     print('the wheel works')
 
 
 if __name__ == '__main__':
     flags = argparse.ArgumentParser(description=__doc__)
-    flags.add_argument('--torch', action='store_true', help='with the extra [torch]: gigabytes on Linux')
+    flags.add_argument(
+        '--torch',
+        nargs='?',
+        const='torch',
+        metavar='REQUIREMENT',
+        help='with the extra [torch], gigabytes on Linux; or with this PyTorch, such as torch==2.13.0+cpu',
+    )
     main(flags.parse_args().torch)

@@ -4,6 +4,7 @@ Reading needs no TensorFlow. Preparing does; it runs once, in a process of its o
 no memory and no accelerator from the training.
 """
 
+import json
 import pathlib
 import shlex
 import socket
@@ -57,10 +58,15 @@ class _Place(NamedTuple):
         return self.name or self.tfds_name
 
     def script(self) -> str:
+        """The program that prepares it; its strings are in double quotes, so a shell needs no escapes."""
+        name, root, form, downloads = (
+            json.dumps(str(text), ensure_ascii=False)
+            for text in (self.tfds_name, self.root, FORMAT, self.downloads)
+        )
         return (
             'import tensorflow_datasets as tfds; '
-            f'tfds.builder({self.tfds_name!r}, data_dir={str(self.root)!r}, file_format={FORMAT!r})'
-            f'.download_and_prepare(download_dir={str(self.downloads)!r})'
+            f'tfds.builder({name}, data_dir={root}, file_format={form})'
+            f'.download_and_prepare(download_dir={downloads})'
         )
 
     def missing(self, problem: str) -> InputError:

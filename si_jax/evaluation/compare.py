@@ -19,6 +19,7 @@ from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.table import SETTINGS, settings_of
 from si_jax.runtime.terminal import WIDTH, named, titled, wrapped
+from si_jax.threat import radius
 
 RESAMPLES = 10_000
 # What attacks must have in common to be compared: fields of their entries in the JSON.
@@ -170,8 +171,8 @@ class Comparison:
             *_fitted(f'b{called[1]}: {what[1]}{_short(self.b)}'),
             *wrapped(
                 '',
-                f'{self.threat["norm"]} eps={self.threat["eps"]:.6g}, {self.images} images, '
-                f'seeds {", ".join(map(str, self.seeds))}',
+                f'{self.threat["norm"]}, eps = {radius(self.threat["eps"])}, {self.images:,} images, '
+                f'seed{"s" * (len(self.seeds) > 1)} {", ".join(map(str, self.seeds))}',
             ),
         ]
         single = len(self.seeds) == 1

@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -40,6 +41,7 @@ _SPELLINGS = (
     (r'(?<=--config=)configs/(\w+)\.py', r'\1'),
 )
 _spelled: list[str] = []  # the name of the installed command, once it runs
+_from_python: ContextVar[bool] = ContextVar('si_jax_from_python', default=False)
 
 
 def installed_as(name: str) -> None:
@@ -52,6 +54,23 @@ def spelled(text: str) -> str:
     for pattern, words in _SPELLINGS if _spelled else ():
         text = re.sub(pattern, words.replace('si-jax', _spelled[0]), text)
     return text
+
+
+@contextlib.contextmanager
+def from_python() -> Iterator[None]:
+    """Within this context no command runs, but a call from Python: what `advice` says is for its caller."""
+    token = _from_python.set(True)
+    try:
+        yield
+    finally:
+        _from_python.reset(token)
+
+
+def advice(text: str) -> str:
+    """Advice that names flags of train.py; `from_python` it names the fields and arguments instead."""
+    if not _from_python.get():
+        return text
+    return text.replace('--config.', 'config.').replace('--workdir', 'workdir')
 
 
 def recipe_files() -> dict[str, Path]:

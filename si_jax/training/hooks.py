@@ -18,6 +18,7 @@ from si_jax.runtime import devices, processes, profiling
 from si_jax.runtime.preemption import PreemptionBarrier
 from si_jax.runtime.progress import Pace, Progress, progress, silent
 from si_jax.runtime.signals import InterruptGuard
+from si_jax.runtime.terminal import advice
 from si_jax.training import log, symptoms
 from si_jax.training.average import evaluated
 from si_jax.training.metrics import MetricsWriter, read_metrics
@@ -303,7 +304,7 @@ class Log(Hook):
         self.writer.write(run.step, run.epoch + 1, run.figures)
         self._print(log.epoch_line(run.epoch + 1, run.ready.config.epochs, run.figures))
         for name, text in found.items():
-            self._print(f'warning: {name}: {text}')
+            self._print(f'warning: {name}: {advice(text)}')
         if weakest := log.weakest_class(run.figures):
             self._print(weakest)
         rate = run.figures.get('images_per_second')

@@ -6,6 +6,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from si_jax.errors import InputError
+from si_jax.runtime.terminal import advice, from_python
 from si_jax.training.recipes import recipe
 from si_jax.zoo.load import LoadedModel, load_model, measured_or_last
 
@@ -35,10 +36,10 @@ def train(config: ConfigDict | str, workdir: str | os.PathLike) -> LoadedModel:
     if isinstance(config, str):
         name, _, options = config.partition(':')
         config = recipe(name, options or None)
-    try:
-        run(config, str(workdir))
-    except (InputError, DivergedError) as error:
-        # The advice is for train.py's flags, which are the fields and arguments of the same names here.
-        error.args = (str(error).replace('--config.', 'config.').replace('--workdir', 'workdir'),)
-        raise
+    with from_python():
+        try:
+            run(config, str(workdir))
+        except (InputError, DivergedError) as error:
+            error.args = (advice(str(error)),)
+            raise
     return load_model(workdir, measured_or_last(Path(workdir)))

@@ -1,9 +1,11 @@
+import ast
 import enum
 import importlib.util
 import json
 import os
 import pathlib
 import pickle
+import shlex
 import shutil
 import socket
 import subprocess
@@ -155,7 +157,13 @@ def test_missing_folder_names_the_command(tmp_path):
     command = next(line.strip() for line in message.splitlines() if line.strip().startswith('python -c '))
     for part in ('download_and_prepare', 'tfds.builder(', 'array_record', str(folder)):
         assert part in command
+    assert command.startswith("python -c 'import ") and '\\' not in command and command.count("'") == 2
     assert not folder.exists()
+    with pytest.raises(InputError) as caught:
+        data.load('cifar10', 'train', tmp_path / 'it\'s "é"')
+    (_, _, script) = shlex.split(next(line for line in str(caught.value).splitlines() if ' -c ' in line))
+    texts = [node.value for node in ast.walk(ast.parse(script)) if isinstance(node, ast.Constant)]
+    assert str(tmp_path / 'it\'s "é"') in texts
 
 
 def test_folder_that_is_a_file(tmp_path):
@@ -197,7 +205,7 @@ def test_failed_preparing_is_an_error_with_the_command(tmp_path, prepared_by, mo
         data.load('svhn', 'test', tmp_path)
     ((python, _, script),) = ran
     assert python == sys.executable
-    assert "tfds.builder('svhn_cropped'" in script and f'data_dir={str(tmp_path)!r}' in script
+    assert 'tfds.builder("svhn_cropped"' in script and f'data_dir="{tmp_path}"' in script
 
 
 def test_proxy_counts_as_a_network(tmp_path, no_network, prepared_by, monkeypatch):

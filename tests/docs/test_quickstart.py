@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import jax
 import numpy as np
@@ -31,6 +32,16 @@ def test_the_robust_net_resists_and_the_plain_one_does_not(finished):
         assert (folder / f'{name}.npz').is_file()
         assert f'{100 * result["worst_case"]["accuracy"]:.1f} [' in printed
     assert (folder / 'quickstart.png').stat().st_size > 10_000
+
+
+def test_the_command_that_it_names_gives_the_same_numbers(finished, tmp_path):
+    folder, printed = finished
+    [command] = re.findall('The same by hand: python (.*)', printed)
+    optimised(*shlex.split(command), f'--output={tmp_path / "again.json"}')
+    again, first = (
+        json.loads(path.read_text()) for path in (tmp_path / 'again.json', folder / 'tradessi.json')
+    )
+    assert again['attacks'] == first['attacks'] and again['clean'] == first['clean']
 
 
 def test_the_report_is_one_file_with_the_numbers_of_the_results(finished):

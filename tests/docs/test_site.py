@@ -24,6 +24,7 @@ from si_jax.cli.page import parser as page_parser
 from si_jax.data import sources
 from si_jax.defenses import DEFENSES
 from si_jax.training import recipe_fields
+from tests.helpers.browser import look
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted((ROOT / 'docs').glob('*.md'))]
@@ -101,6 +102,15 @@ def test_the_site_has_what_the_code_has(site):
     assert all(
         f'href="{path.stem}.html"' in index for path in (ROOT / 'docs').glob('*.md') if path.stem != 'index'
     )
+
+
+@pytest.mark.parametrize('name', ['index', 'commands'])
+def test_everyone_can_use_the_site_and_it_asks_for_nothing_from_elsewhere(site, name):
+    path = site[0] / f'{name}.html'
+    seen = look(path)
+    assert seen.violations == [] and max(seen.overflow.values()) <= 0
+    assert seen.requests and all(url.startswith('file:') for url in seen.requests)
+    assert path.stat().st_size < 5_000_000
 
 
 @pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)

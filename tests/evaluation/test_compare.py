@@ -114,7 +114,9 @@ def test_over_seeds(write):
     assert again.to_json() == comparison.to_json()
     assert compare(*names, seed=1, resamples=50).differences['pgd'].ci95 != one.ci95
     table = comparison.table()
-    assert max(map(len, table.splitlines())) <= 80 and 'seeds 0, 1, 2' in table
+    assert max(map(len, table.splitlines())) <= 80
+    assert 'linf, eps = 0.2, 120 images, seeds 0, 1, 2' in table
+    assert '120 images, seed 0\n' in compare('a0.json', 'b0.json').table()
     # All differences equal: nothing to test over seeds.
     assert compare(names[0], names[0]).differences['pgd'].paired_t_p is None
 

@@ -23,6 +23,8 @@ TITLES = {
     'lead': 'true class less highest other',
 }
 
+ROOM = 1.3  # the height of a panel above that of its bars: the legend stands there
+
 
 def measure(on: Subject, *, points: int = 40, steps: int = 10, seed: int = 0) -> dict[str, Any]:
     """Histograms of cosines on the last iterates of PGD.
@@ -92,11 +94,11 @@ def draw(numbers: dict[str, Any]) -> Picture:
             axis.stairs(share, edges, fill=True, linewidth=0, **paint)
             label = f'{histogram["label"]}, mean {mean:.2f}'
             axis.stairs(share, edges, color=look.color, linewidth=1.5, linestyle=look.line, label=label)
-            axis.axvline(mean, color=look.color, linestyle=look.line, linewidth=1)
+            axis.axvline(mean, ymax=1 / ROOM, color=look.color, linestyle=look.line, linewidth=1)
         filled = np.flatnonzero(counts.sum(axis=0))
         width = edges[1] - edges[0]
         axis.set_xlim(edges[filled[0]] - width, edges[filled[-1] + 1] + width)
-        axis.set_ylim(0, 1.3 * shares.max())  # room for the legend
+        axis.set_ylim(0, ROOM * shares.max())
         style.finish(axis, title, 'cosine' if name != 'lead' else 'difference of cosines')
         axis.legend(fontsize=8, loc='upper left')
     axes[0].set_ylabel('% of the images')
