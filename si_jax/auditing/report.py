@@ -21,7 +21,7 @@ MEANING = {
     'several attacks for the number',
     WARN: 'the accuracy that {attack} measures is too high, or has not settled: read the warnings',
     FEW: 'too few images to say whether the accuracy that {attack} measures may be trusted: audit more '
-    '(--num_examples)',
+    'images',
     FAIL: 'do not trust the accuracy that {attack} measures on this classifier',
 }
 

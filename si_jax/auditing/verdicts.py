@@ -252,7 +252,7 @@ def binarization(found: np.ndarray, random: np.ndarray, tried: int, points: int)
         words = (
             f'too few images to say: {tried} correctly classified ones were tried, and {PLANTED} are needed'
         )
-        words += ' (--audit_planted, --num_examples)'
+        words += ': more images, and `planted` (--audit_planted) of them'
         return Check('binarization', FEW, words, evidence)
     if len(found) < PLANTED:
         words = f'only {len(found)} of {tried} images allow for a planted adversarial example '
