@@ -73,7 +73,7 @@ def alone(folder: str | os.PathLike | None) -> Iterator[None]:
         yield
         return
     with contextlib.ExitStack() as stack:
-        remedy = 'wait for it, stop it, or give another place for the state: state_path, or --output=FILE.json'
+        remedy = 'wait for it, stop it, or give another place for the state: state_path, --output=FILE.json'
         processes.from_first(lambda: stack.enter_context(locked(place, remedy)))
         token = _locked.set(_locked.get() | {place})
         stack.callback(_locked.reset, token)
