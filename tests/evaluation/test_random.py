@@ -84,7 +84,9 @@ def check_interval(result, name, value):
     assert low <= value <= high, (name, low, value, high)
 
 
-@pytest.mark.parametrize(('p', 'attacks'), [(0.8, 'pgd,apgd-t,fab-t,square,rays'), (0.3, 'pgd,apgd-ce')])
+@pytest.mark.parametrize(
+    ('p', 'attacks'), [(0.8, 'pgd,apgd-t,fab-t,square,rays'), (0.3, 'pgd,apgd-ce,fab-t,square,rays,spsa')]
+)
 def test_no_attack_and_no_restart_changes_a_coin(p, attacks):
     images, labels = bright_quarters()
     result = run(coin(p), images, labels, attacks, steps=2, restarts=10, decisions=32)
