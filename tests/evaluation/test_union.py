@@ -102,7 +102,7 @@ def test_the_page_and_comparisons_have_them(found, tmp_path):
     assert text.count(f'<small>{of}; natural') == 3  # as nothing is below it
 
     a, b = (union.paths(tmp_path / 'both.json')[one] for one in ('l1:0.15', 'l2:0.15'))
-    assert 'l1 eps=0.15' in si_jax.compare(a, a).table()
+    assert 'l1, eps = 0.15,' in si_jax.compare(a, a).table()
     with pytest.raises(InputError, match='l1'):
         si_jax.compare(a, b)
 
