@@ -55,7 +55,8 @@ def main() -> int:
     above = sum(row['peak_bytes'] > row['bytes_of_images'] + BOUND for row in rows if not row['at_once'])
     if given.output:
         made_with = {key: value for key, value in environment().items() if key != 'command'}
-        write_json(given.output, {'settings': vars(given), 'rows': rows, 'environment': made_with})
+        settings = {name: value for name, value in vars(given).items() if name not in ('output', 'alone')}
+        write_json(given.output, {'settings': settings, 'rows': rows, 'environment': made_with})
     print(f'{differ} of {len(rows)} differ in a flag, {above} need more than the images and 2 GiB')
     if trivial:
         print('every image withstands an attack, or every image falls: the flags say nothing')
