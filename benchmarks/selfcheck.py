@@ -49,7 +49,7 @@ SLACK = {
     ('spsa-128', 'l2'): 1,
     ('spsa-512', 'l2'): 1,
     ('square', 'l1'): 3,  # its windows have 9 pixels, and the best perturbation of a linear network one
-    ('sipgd', 'l1'): 2,  # from some starts; its loss rises with the features' length too, which decides nothing
+    ('sipgd', 'l1'): 2,  # from some starts: its loss rises with the features' length too
 }
 
 

@@ -57,7 +57,8 @@ def _of(ball: Ball) -> Geometry:
 
     def first(length: Array, loss: Array, gradient: Array) -> Array:
         # Where the margin would be 0 if it were linear.
-        return length + jnp.abs(loss) / jnp.maximum(ball.dual_length(gradient), 1e-12)
+        # However small the logits are: a loss and a gradient of 1e-30 are as good as others.
+        return length + jnp.abs(loss) / jnp.maximum(ball.dual_length(gradient), jnp.finfo(loss.dtype).tiny)
 
     return Geometry(
         ball.length,

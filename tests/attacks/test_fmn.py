@@ -71,6 +71,14 @@ def test_distances_of_a_linear_network_are_exact(norm):
     assert (np.asarray(state.queries) == STEPS).all() and (state.inner.queries[state.fooled] < STEPS).all()
 
 
+@pytest.mark.parametrize('norm', ['linf', 'l2', 'l1'])
+def test_logits_may_be_as_small_as_they_like(norm):
+    where, _ = problem(IMAGES, LABELS)
+    small = lambda x, keys: Outputs(1e-30 * classifier(x, keys).logits)  # noqa: E731
+    state = run_search(fmn(norm, steps=STEPS), where, Threat(norm, 1.0), (STEPS,), small)
+    np.testing.assert_allclose(state.inner.distance, exact(norm), rtol=0.01)
+
+
 def test_the_number_of_entries_is_exact_where_all_have_the_same_room():
     images = np.clip(0.5 + 0.005 * RNG.normal(size=(6, *SHAPE)), 0, 1).astype(np.float32)
     labels = np.zeros(6, int)
