@@ -52,6 +52,11 @@ def test_the_exact_value_in_l1(attack, monkeypatch):
     assert one.verdict == EXACT, one
 
 
+def test_restarts_free_si_pgd_in_l1():
+    """From one start it may raise its loss by the length of the features alone."""
+    assert cell(CASES['linear-3'], 'l1', 'sipgd(restarts=5)').verdict == EXACT
+
+
 def test_an_attack_that_cannot_reach_an_l1_ball_is_named(monkeypatch):
     quicken(monkeypatch)
     one = cell(CASES['linear-3'], 'l1', 'rays')
