@@ -51,7 +51,8 @@ def test_the_attack_of_the_page_runs():
     (code,) = (block for block in re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL) if 'def ' in block)
     assert 15 <= len([line for line in code.split('result =')[0].splitlines() if line.strip()]) <= 30
     space = {'my_model': NET, 'images': IMAGES, 'labels': LABELS}
-    exec(compile(code, 'docs/attacks.md', 'exec'), space)
+    above = '\n' * PAGE[: PAGE.index(code)].count('\n')  # line numbers are those of the page
+    exec(compile(above + code, 'docs/attacks.md', 'exec'), space)
     result = space['result']
     (own,) = set(result.attacks) - {'pgd'}
     assert result.attacks[own].protocol['own'] == 'callable'
