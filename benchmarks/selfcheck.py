@@ -265,9 +265,12 @@ CASES = {
         always=True,
         exact=first_class,
     ),
-    'masked': Case('a class masked at -1e9', masked, refusal=NO_LAYER),
+    'masked': Case('one more class, its logit fixed at -1e9', masked, refusal=NO_LAYER),
     'masked-batch': Case(
-        'masked, and depends on its batch', masked_batch, refusal=f'other images|{NO_LAYER}', always=True
+        'the same, and logits that depend on the batch',
+        masked_batch,
+        refusal=f'other images|{NO_LAYER}',
+        always=True,
     ),
     'times-1e-30': Case('logits times 1e-30', scaled(1e-30), warning=f'{GRADIENT}|{OUT_OF_RANGE}'),
     'times-1e-10': Case('logits times 1e-10', scaled(1e-10), warning=OUT_OF_RANGE),
@@ -275,32 +278,40 @@ CASES = {
     'times-1e30': Case(
         'logits times 1e30', scaled(1e30), warning=f'{GRADIENT}|{OUT_OF_RANGE}', refusal='NaN or infinite'
     ),
-    'nan-in-the-ball': Case('NaN at points of the ball', undefined, refusal=f'NaN or infinite|{NO_LAYER}'),
-    'zero-gradient': Case('8-bit inputs: gradient zero', rounded, warning=GRADIENT, norms=('linf',)),
+    'nan-in-the-ball': Case(
+        'NaN at some points of the ball', undefined, refusal=f'NaN or infinite|{NO_LAYER}'
+    ),
+    'zero-gradient': Case(
+        'pixels rounded to 8 bits: the gradient is zero', rounded, warning=GRADIENT, norms=('linf',)
+    ),
     'blocked-gradient': Case(
-        'gradient blocked', lambda p: lambda x: p.logits(jax.lax.stop_gradient(x)), warning=GRADIENT
+        'a gradient blocked by stop_gradient',
+        lambda p: lambda x: p.logits(jax.lax.stop_gradient(x)),
+        warning=GRADIENT,
     ),
-    'nan-gradient': Case('gradient NaN', trapped(jnp.sqrt), warning='not finite', refusal=NO_LAYER),
+    'nan-gradient': Case('NaN in the gradient', trapped(jnp.sqrt), warning='not finite', refusal=NO_LAYER),
     'infinite-gradient': Case(
-        'gradient infinite', trapped(lambda q: q**0.4), warning='not finite', refusal=NO_LAYER
+        'infinity in the gradient', trapped(lambda q: q**0.4), warning='not finite', refusal=NO_LAYER
     ),
-    'softmax': squashed('softmax', jax.nn.softmax),
-    'sigmoid': squashed('a sigmoid a class', jax.nn.sigmoid),
+    'softmax': squashed('probabilities, by softmax', jax.nn.softmax),
+    'sigmoid': squashed('a sigmoid of each logit', jax.nn.sigmoid),
     'softmax-100': squashed('100 times softmax', lambda z: 100 * jax.nn.softmax(z)),
     'softmax-half': squashed('softmax in float16', lambda z: jax.nn.softmax(z).astype(jnp.float16)),
     'batch': Case(
-        'depends on its batch',
+        'logits that depend on the batch',
         lambda p: lambda x: p.logits(x - 0.9 * (x.mean(0, keepdims=True) - 0.5)),
         refusal='other images',
         always=True,
     ),
-    'host-random': Case('random on the host', host_random, refusal='disagree', always=True),
-    'noise': Case('random from keys', noisy, refusal=NO_LAYER, warning='eot_samples'),
-    'float16': Case('float16', in_dtype(jnp.float16)),
-    'bfloat16': Case('bfloat16', in_dtype(jnp.bfloat16)),
-    'nchw': Case('NCHW images', from_channels(1), refusal='NHWC|transpose', always=True, settings=as_nchw),
+    'host-random': Case('random numbers of NumPy', host_random, refusal='disagree', always=True),
+    'noise': Case('random numbers from keys (Randomised)', noisy, refusal=NO_LAYER, warning='eot_samples'),
+    'float16': Case('linear, in float16', in_dtype(jnp.float16)),
+    'bfloat16': Case('linear, in bfloat16', in_dtype(jnp.bfloat16)),
+    'nchw': Case(
+        'images [N, C, H, W]', from_channels(1), refusal='NHWC|transpose', always=True, settings=as_nchw
+    ),
     'nchw-named': Case(
-        "NCHW images, layout='nchw'",
+        "images [N, C, H, W] with layout='nchw'",
         from_channels(1),
         settings=lambda p: as_nchw(p) | {'layout': 'nchw'},
         norms=('linf',),

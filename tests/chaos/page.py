@@ -29,8 +29,8 @@ def filled(page: str) -> str:
 
 def _chaos(content: dict[str, Any]) -> str:
     lines = [
-        '| run | kills | survived | lost | runs | SIGTERM | one of two | folder replaced | file damaged | '
-        'checkpoint renamed | other data |',
+        '| what runs | kills | survived | lost | runs | by SIGTERM | of one process of two | '
+        'by replacing the folder | then a file damaged | then a checkpoint renamed | then the data changed |',
         '|---|' + '---:|' * 10,
     ]
     rows = content['scenarios']
@@ -60,8 +60,8 @@ def _chaos(content: dict[str, Any]) -> str:
     known, failed = first['environment'], [row['starts that failed by themselves'] for row in rows.values()]
     lines += [
         '',
-        f'Made by {commands},\nseed {seeds}, with Python {known["python"]}, JAX {known["jax"]},',
-        f'Orbax {known["orbax-checkpoint"]}. Every kill with its point is in `results/chaos.json`.',
+        f'Made by {commands},\nwith seed {seeds}, Python {known["python"]}, JAX {known["jax"]} and',
+        f'Orbax {known["orbax-checkpoint"]}. `results/chaos.json` has every kill with its point.',
     ]
     if count := sum(map(len, failed)):
         lines += [f'Starts that failed by themselves and were repeated, as a scheduler does it: {count}.']
@@ -69,12 +69,15 @@ def _chaos(content: dict[str, Any]) -> str:
 
 
 def _malformed(content: dict[str, Any]) -> str:
-    lines = ['| input | refused | read, as valid as before |', '|---|---:|---:|']
+    lines = ['| input | refused | read, as valid as the original |', '|---|---:|---:|']
     for name, row in content['targets'].items():
         lines.append(f'| {name} | {row.get("refused", 0)} | {row.get("harmless", 0)} |')
     lines.append(f'| together | {content["refused"]} | {content["inputs"] - content["refused"]} |')
-    violations = ', '.join(f'{name}: {content[name]}' for name in ('executed', 'hung', 'written'))
-    lines += ['', f'Made by `{content["command"]}`. {violations.capitalize()}.']
+    lines += [
+        '',
+        f'Made by `{content["command"]}`. Of these inputs {content["executed"]} ran a command, '
+        f'{content["hung"]} took too long and {content["written"]} changed a file.',
+    ]
     return '\n'.join(lines)
 
 

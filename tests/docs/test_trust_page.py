@@ -18,5 +18,13 @@ def test_every_line_names_tests_that_exist():
             assert f'def {test}(' in (ROOT / file).read_text(), f'{file} has no {test}'
 
 
+def test_the_command_of_the_page_runs_every_test_that_it_names():
+    (command,) = re.findall(r'^    python -m pytest -q (.+)$', PAGE, re.MULTILINE)
+    given = command.split()
+    assert all((ROOT / path).exists() for path in given)
+    for file in re.findall(r'`(tests/[\w/]+\.py)(?:::\w+)?`', PAGE):
+        assert any(file == path or file.startswith(f'{path}/') for path in given), file
+
+
 def test_the_place_of_the_selfcheck_is_there():
     assert PAGE.index('<!-- selfcheck -->') < PAGE.index('<!-- end of selfcheck -->')
