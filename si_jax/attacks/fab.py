@@ -122,9 +122,13 @@ def fab(
 
     def step(x: Array, images: Array, gap: Array, normal: Array, threat: Threat) -> Array:
         flat, centre, w = (a.reshape(len(images), -1) for a in (x, images, normal))
-        from_x = displacement(flat, w, gap, threat.norm)
         # <w, x0> - b from the difference of the points: both products are far larger than the gap itself.
-        from_centre = displacement(centre, w, gap + jnp.sum(w * (centre - flat), axis=1), threat.norm)
+        gaps = jnp.stack([gap, gap + jnp.sum(w * (centre - flat), axis=1)])
+        # In a loop, for which XLA computes w once: outside of one it does so again wherever w is used.
+        from_x, from_centre = jax.lax.map(
+            lambda of_point: displacement(of_point[0], w, of_point[1], threat.norm),
+            (jnp.stack([flat, centre]), gaps),
+        )
         size, centre_size = (jnp.maximum(threat.ball.length(d), 1e-8) for d in (from_x, from_centre))
         alpha = jnp.clip(size / (size + centre_size), 0.0, alpha_max)[:, None]
         mixed = (1 - alpha) * (flat + eta * from_x) + alpha * (centre + eta * from_centre)

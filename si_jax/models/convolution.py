@@ -58,7 +58,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
         [B, (H + 2 padding - k) // stride + 1, likewise, O].
     """
     kind = _forced.get() or ('fast' if jax.default_backend() == 'cpu' else 'lax')
-    return _fast(x, kernel, stride, padding, True) if kind == 'fast' else _lax(x, kernel, stride, padding)
+    return _fast(x, kernel, stride, padding) if kind == 'fast' else _lax(x, kernel, stride, padding)
 
 
 def _lax(
@@ -80,11 +80,8 @@ FEW_OUTPUTS = 32
 SMALL_KERNEL = 256  # input channels times outputs
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _fast(x: jax.Array, kernel: jax.Array, stride: int, padding: int, dense: bool) -> jax.Array:
-    # With zeros between its pixels the plain form is the fast one: XLA sees them and skips them.
-    if not dense:
-        return _lax(x, kernel, stride, padding)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _fast(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
     channels, outputs = kernel.shape[2:]
     if channels <= FEW_CHANNELS and (stride > 1 or outputs > FEW_OUTPUTS):
         return _product(x, kernel, stride, padding)
@@ -122,13 +119,13 @@ def _product(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.
 
 
 def _forward(
-    x: jax.Array, kernel: jax.Array, stride: int, padding: int, dense: bool
+    x: jax.Array, kernel: jax.Array, stride: int, padding: int
 ) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _fast(x, kernel, stride, padding, dense), (x, kernel)
+    return _fast(x, kernel, stride, padding), (x, kernel)
 
 
 def _backward(
-    stride: int, padding: int, dense: bool, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
+    stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     x, kernel = residuals
     # The weight gradient is lax's own; where only the image is differentiated, the compiler drops it.
@@ -139,29 +136,19 @@ def _backward(
 def _input_gradient(
     cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
 ) -> jax.Array:
-    # In all forms the convolution is `_fast` again, so that the gradient of a gradient (GradAlign) is fast.
-    first, lasts = _reach(kernel.shape, stride, padding)
-    computed = math.prod(stride * (last - first + 1) for last in lasts)  # taps, with those that are zero
-    if stride > 1 and shape[3] <= FEW_GROUPED and computed <= 2 * math.prod(kernel.shape[:2]):
-        return _grouped_gradient(cotangent, kernel, shape, stride, padding)
-
-    def edges(size: int, window: int, out: int) -> tuple[int, int, int]:
-        # The convolution below must return `size` values from the cotangent with stride - 1 zeros between its
-        # entries. lax.pad crops where an edge is negative (padding wider than the kernel needs).
-        low = window - 1 - padding
-        return low, size + window - 1 - low - ((out - 1) * stride + 1), stride - 1
-
-    spread = lax.pad(
-        cotangent,
-        cotangent.dtype.type(0),
-        (
-            (0, 0, 0),
-            edges(shape[1], kernel.shape[0], cotangent.shape[1]),
-            edges(shape[2], kernel.shape[1], cotangent.shape[2]),
-            (0, 0, 0),
-        ),
-    )
-    return _fast(spread, _flipped(kernel.transpose(0, 1, 3, 2)), 1, 0, stride == 1)
+    # All forms are made of `_fast` and products, so that the gradient of a gradient (GradAlign) is fast.
+    if shape[3] <= FEW_CHANNELS:
+        return _product_gradient(cotangent, kernel, shape, stride, padding)
+    if stride > 1:
+        first, lasts = _reach(kernel.shape, stride, padding)
+        computed = math.prod(stride * (last - first + 1) for last in lasts)  # taps, with those that are zero
+        grouped = shape[3] < MANY_CHANNELS and computed <= 2 * math.prod(kernel.shape[:2])
+        form = _grouped_gradient if grouped else _gradient_by_place
+        return form(cotangent, kernel, shape, stride, padding)
+    # lax.pad crops where an edge is negative: padding wider than the kernel needs.
+    edges = [(size - 1 - padding, size - 1 - padding, 0) for size in kernel.shape[:2]]
+    spread = lax.pad(cotangent, cotangent.dtype.type(0), [(0, 0, 0), *edges, (0, 0, 0)])
+    return _fast(spread, _flipped(kernel.transpose(0, 1, 3, 2)), 1, 0)
 
 
 def _flipped(kernel: jax.Array) -> jax.Array:
@@ -173,9 +160,47 @@ def _flipped(kernel: jax.Array) -> jax.Array:
     return jnp.concatenate([lax.rev(kernel[i : i + 1], (1,)) for i in rows], axis=0)
 
 
-# Up to so many input channels the gradient of a convolution with a stride is faster without zeros between,
-# where no more than half of what is computed instead are taps of zero.
-FEW_GROUPED = 16
+# From so many input channels on, the gradient of a convolution with a stride is fastest as a convolution for
+# each place in a block of stride x stride pixels. With fewer, one convolution for all places is faster, if at
+# most half of what it computes are taps of zero.
+MANY_CHANNELS = 16
+
+
+def _product_gradient(
+    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
+) -> jax.Array:
+    """One product gives the gradients of all patches, which are added up where the patches overlap."""
+    images = jax.ShapeDtypeStruct(shape, cotangent.dtype)
+    (found,) = jax.linear_transpose(lambda x: _product(x, kernel, stride, padding), images)(cotangent)
+    return found
+
+
+def _gradient_by_place(
+    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
+) -> jax.Array:
+    """A convolution for each place in a block of stride x stride pixels, with the taps that reach it.
+
+    Pixel stride q + r gets tap t of the cotangent's pixel q + (r + padding - t) / stride.
+    """
+    blocks = [-(-size // stride) for size in shape[1:3]]
+    zero, whole = cotangent.dtype.type(0), (0, 0, 0)
+
+    def place(*offsets: int) -> jax.Array:
+        firsts = [(offset + padding) % stride for offset in offsets]
+        taps = kernel[firsts[0] :: stride, firsts[1] :: stride]
+        if 0 in taps.shape:
+            return jnp.zeros((shape[0], *blocks, shape[3]), cotangent.dtype)
+        edges = []
+        for d in (0, 1):
+            high = (offsets[d] + padding - firsts[d]) // stride
+            low = high - (taps.shape[d] - 1)
+            edges.append((-low, blocks[d] + high - cotangent.shape[d + 1], 0))
+        spread = lax.pad(cotangent, zero, [whole, *edges, whole])
+        return _fast(spread, _flipped(taps.transpose(0, 1, 3, 2)), 1, 0)
+
+    rows = [jnp.stack([place(i, j) for j in range(stride)], axis=3) for i in range(stride)]
+    found = jnp.stack(rows, axis=2).reshape(shape[0], blocks[0] * stride, blocks[1] * stride, shape[3])
+    return found[:, : shape[1], : shape[2]]
 
 
 def _reach(kernel: tuple[int, ...], stride: int, padding: int) -> tuple[int, list[int]]:
@@ -203,7 +228,7 @@ def _grouped_gradient(
     taps = [kernel.shape[d] // stride for d in (0, 1)]
     kernel = kernel.reshape(taps[0], stride, taps[1], stride, channels, outputs).transpose(0, 2, 5, 1, 3, 4)
     kernel = _flipped(kernel.reshape(*taps, outputs, -1))
-    found = _fast(lax.pad(cotangent, zero, [whole, *cotangent_edges, whole]), kernel, 1, 0, True)
+    found = _fast(lax.pad(cotangent, zero, [whole, *cotangent_edges, whole]), kernel, 1, 0)
     found = found.reshape(-1, *blocks, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
     found = found.reshape(-1, blocks[0] * stride, blocks[1] * stride, channels)
     return found[:, : shape[1], : shape[2]]
