@@ -25,9 +25,11 @@ import numpy as np
 import torch
 
 from benchmarks.conformance import STANDARDS, problem
+from benchmarks.hotspots import matrix_rate
 from benchmarks.spread import spread
 from si_jax import evaluate
 from si_jax.attacks.registry import PRESETS
+from si_jax.cost import flops
 from si_jax.runtime import compilation_cache
 from si_jax.runtime.environment import environment
 from si_jax.storage.files import write_json
@@ -47,10 +49,33 @@ class TorchNetwork(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = (x - self.mean.reshape(1, 3, 1, 1)) / self.std.reshape(1, 3, 1, 1)
-        x = F.relu(F.conv2d(x, self.get_buffer('0_weight'), self.get_buffer('0_bias'), 2, 1))
-        x = F.relu(F.conv2d(x, self.get_buffer('2_weight'), self.get_buffer('2_bias'), 2, 1)).flatten(1)
-        x = F.relu(F.linear(x, self.get_buffer('5_weight'), self.get_buffer('5_bias')))
-        return F.linear(x, self.get_buffer('7_weight'), self.get_buffer('7_bias'))
+        residual = hasattr(self, 'conv1_weight')
+        if residual:
+            x = F.relu(self._convolve(x, 'conv1', 2, 1))
+            for block in ('layer1_0', 'layer1_1', 'layer2_0', 'layer2_1'):
+                if hasattr(self, f'{block}_conv1_weight'):
+                    x = self._block(x, block)
+        else:
+            x = F.relu(self._convolve(F.relu(self._convolve(x, '0', 2, 1)), '2', 2, 1))
+        for number, layer in enumerate(('linear1', 'linear2') if residual else ('5', '7')):
+            x = F.linear(
+                F.relu(x) if number else x.flatten(1),
+                self.get_buffer(f'{layer}_weight'),
+                self.get_buffer(f'{layer}_bias'),
+            )
+        return x
+
+    def _convolve(self, x: torch.Tensor, layer: str, stride: int, padding: int) -> torch.Tensor:
+        kernel, bias = self.get_buffer(f'{layer}_weight'), self.get_buffer(f'{layer}_bias')
+        return F.conv2d(x, kernel, bias, stride, padding)
+
+    def _block(self, x: torch.Tensor, block: str) -> torch.Tensor:
+        stride = 2 if block.endswith('0') else 1
+        y = F.relu(self._convolve(x, f'{block}_conv1', stride, 1))
+        y = self._convolve(y, f'{block}_conv2', 1, 1)
+        if hasattr(self, f'{block}_shortcut_0_weight'):
+            x = self._convolve(x, f'{block}_shortcut_0', stride, 0)
+        return F.relu(x + y)
 
 
 def measure(
@@ -82,11 +107,16 @@ def measure(
         began = time.process_time()
         result = evaluate(network, images, labels, attacks=attacks, eps=eps, norm=norm)
         parts = result.timing['parts']
+        passes = {
+            stage['attack']: stage['forward_passes'] + stage['backward_passes']
+            for stage in result.attacks[attacks].stages
+        }
         return {
             'accuracy': result.accuracy[attacks],
             'seconds': result.timing['seconds'],
             'cpu_seconds': time.process_time() - began,
             'stages': {stage: parts[key] for stage in STAGES if (key := f'{attacks}, {stage}') in parts},
+            'passes': passes,
         }
 
     def run_theirs() -> dict[str, Any]:
@@ -113,6 +143,7 @@ def measure(
             accuracy = float((theirs(found).argmax(1) == y).float().mean())
         return {'accuracy': accuracy, 'seconds': seconds, 'cpu_seconds': cpu, 'stages': stages}
 
+    forward = flops.count(lambda x: network(x)[0], images[:1])
     cold = run_ours()
     runs: dict[str, list[dict[str, Any]]] = {'si_jax': [], 'reference': []}
     for _ in range(turns):
@@ -132,12 +163,16 @@ def measure(
     rows = {attacks: figures(lambda run: run['seconds'])}
     for stage in cold['stages']:
         rows[stage] = figures(lambda run, stage=stage: run['stages'][stage])
+        needed = forward * cold['passes'][stage]
+        rows[stage]['flops_a_second'] = spread([needed / run['stages'][stage] for run in runs['si_jax']])
     return {
         'network': name,
         'images': count,
         'norm': norm,
         'eps': eps,
         'seconds': rows,
+        'forward_flops': forward,
+        'matrix_flops_a_second': matrix_rate(),
         'runs': {'cold': cold, **runs},
     }
 

@@ -19,10 +19,24 @@ STEPS = 10
 SIZE = 1024  # of the square matrices
 
 
+def matrix_rate() -> float:
+    """FLOP/s of a product of square matrices, on the cores that this process has."""
+    import jax
+    import jax.numpy as jnp
+
+    matrix = jnp.ones((SIZE, SIZE), jnp.float32)
+    product = jax.jit(lambda a, b: a @ b).lower(matrix, matrix).compile()
+    taken = []
+    for _ in range(9):
+        began = time.perf_counter()
+        jax.block_until_ready(product(matrix, matrix))
+        taken.append(time.perf_counter() - began)
+    return 2 * SIZE**3 / statistics.median(taken)
+
+
 def measure(arch: str, width: int | None, batch: int) -> dict[str, Any]:
     """In a process that has one core, so that an operation's time is its own."""
     import jax
-    import jax.numpy as jnp
 
     from benchmarks.pgd import attack_and_arguments, title
     from si_jax import models
@@ -45,16 +59,9 @@ def measure(arch: str, width: int | None, batch: int) -> dict[str, Any]:
             seconds['convolutions'] += event['dur'] / 1e6
         elif event['name'].startswith(('ynn_fusion', 'dot')):
             seconds['other products'] += event['dur'] / 1e6
-    matrix = jnp.ones((SIZE, SIZE), jnp.float32)
-    product = jax.jit(lambda a, b: a @ b).lower(matrix, matrix).compile()
-    taken = []
-    for _ in range(9):
-        began = time.perf_counter()
-        jax.block_until_ready(product(matrix, matrix))
-        taken.append(time.perf_counter() - began)
     forward = flops.network(models.create(arch, num_classes=10, width=width), (32, 32, 3)).flops
     rate = 2 * STEPS * batch * forward / sum(seconds.values())
-    best = 2 * SIZE**3 / statistics.median(taken)
+    best = matrix_rate()
     return {
         'what': f'PGD-{STEPS} on one core, {title(arch, width)}, batch {batch}',
         'seconds': {'whole': whole, **seconds},

@@ -57,6 +57,13 @@ def rfgsm(net: Net, x: Tensor, y: Tensor, steps: int) -> Tensor:
     return F.cross_entropy(net(adv), y)
 
 
+def nfgsm(net: Net, x: Tensor, y: Tensor, steps: int) -> Tensor:
+    net.train()
+    noisy = torch.clamp(x + torch.empty_like(x).uniform_(-2 * EPS, 2 * EPS), 0, 1).requires_grad_()
+    (gradient,) = torch.autograd.grad(F.cross_entropy(net(noisy), y, reduction='sum'), noisy)
+    return F.cross_entropy(net(torch.clamp(noisy.detach() + EPS * gradient.sign(), 0, 1)), y)
+
+
 def gradalign(net: Net, x: Tensor, y: Tensor, steps: int) -> Tensor:
     net.train()
     point = x.clone().requires_grad_()
@@ -75,6 +82,7 @@ METHODS: dict[str, Callable[[Net, Tensor, Tensor, int], Tensor]] = {
     'tradessi': trades_si,
     'mart': mart,
     'rfgsm': rfgsm,
+    'nfgsm': nfgsm,
     'gradalign': gradalign,
 }
 
