@@ -153,8 +153,8 @@ def _kernel_gradient(
 ) -> jax.Array:
     if stride == 1:
         return jax.linear_transpose(lambda w: _lax(x, w, stride, padding), kernel)(cotangent)[0]
-    # One product for each tap. With a stride lax's own form lays out the image anew, and XLA computes all that
-    # led to it (the normalisation, the sums of residual blocks) once more, in the order that is slowest to read.
+    # One product for each tap. With a stride lax's own form lays out the image anew, and XLA computes all
+    # that led to it (normalisation, the sums of residual blocks) once more, in the order slowest to read.
     x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     high, wide = ((size - 1) * stride + 1 for size in cotangent.shape[1:3])
     taps = [
@@ -195,10 +195,11 @@ def _input_gradient(
         spread = lax.pad(cotangent, cotangent.dtype.type(0), (whole, above, beside, whole))
         return _fast(spread, _flipped(taps), 1, 0)
 
+    # Stacked as wholes and then woven: XLA is slow at joining single pixels.
     remainders = range(stride)
-    found = jnp.stack([jnp.stack([part(r, c) for c in remainders], axis=3) for r in remainders], axis=2)
-    found = found.reshape(-1, blocks[0] * stride, blocks[1] * stride, shape[3])
-    return found[:, : shape[1], : shape[2]]
+    found = jnp.stack([part(r, c) for r in remainders for c in remainders], axis=1)
+    found = found.reshape(-1, stride, stride, *blocks, shape[3]).transpose(0, 3, 1, 4, 2, 5)
+    return found.reshape(-1, blocks[0] * stride, blocks[1] * stride, shape[3])[:, : shape[1], : shape[2]]
 
 
 def _flipped(kernel: jax.Array) -> jax.Array:
