@@ -47,7 +47,8 @@ def ready():
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, seconds, **_: spent.update({{event.rpartition('/')[2]: seconds}})
     )
-with open(os.devnull, 'w') as nothing, contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
+nothing = open(os.devnull, 'w')
+with contextlib.redirect_stdout(nothing), contextlib.redirect_stderr(nothing):
 {program}
 print(json.dumps(spent))
 """
@@ -84,5 +85,6 @@ def rows(quick: bool) -> list[dict[str, Any]]:
             f'and {one["compiling"]:.1f} s to compile'
             for name, one in seconds.items()
         }
-        found.append({'what': f'from the command to its result: {what}', 'seconds': seconds, 'figures': figures})
+        what = f'from the command to its result: {what}'
+        found.append({'what': what, 'seconds': seconds, 'figures': figures})
     return found

@@ -1,4 +1,4 @@
-"""A whole training step of each method beside the same step in plain PyTorch, and what is added to one, in turns."""
+"""A whole training step of each method beside plain PyTorch, and beside what is added to it, in turns."""
 
 from typing import Any
 

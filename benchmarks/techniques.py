@@ -38,8 +38,21 @@ def xla_chooses() -> Any:
 @contextlib.contextmanager
 def one_form() -> Iterator[None]:
     """Narrow convolutions one pixel at a time, and gradients of strides with zeros between."""
-    with mock.patch.multiple(convolution, FEW_OUTPUTS=0, FEW_GROUPED=0):
+    with mock.patch.multiple(convolution, FEW_OUTPUTS=0, _input_gradient=with_zeros):
         yield
+
+
+def with_zeros(
+    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
+) -> jax.Array:
+    """The input gradient as one convolution of the cotangent, with stride - 1 zeros between its pixels."""
+    edges = [(0, 0, 0)] * 4
+    for d, window in enumerate(kernel.shape[:2], 1):
+        low = window - 1 - padding
+        high = shape[d] + padding - (cotangent.shape[d] - 1) * stride - 1
+        edges[d] = (low, high, stride - 1)
+    spread = jax.lax.pad(cotangent, cotangent.dtype.type(0), edges)
+    return convolution._lax(spread, convolution._flipped(kernel.transpose(0, 1, 3, 2)), 1, 0)
 
 
 def folded() -> Any:

@@ -8,7 +8,6 @@ elsewhere, and for counting FLOPs, `'lax'` is lax's own convolution with lax's o
 """
 
 import functools
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -73,8 +72,8 @@ def _lax(
     )
 
 
-# Where other forms are faster on the CPU, as measured (docs/performance.md): images have few channels; two or
-# four neighbouring pixels of a convolution with few outputs are computed as one of more outputs.
+# Where other forms are faster on the CPU, as measured (docs/performance.md): images have few channels; two,
+# four or eight neighbouring pixels of a convolution with few outputs are computed as one of more outputs.
 FEW_CHANNELS = 4
 FEW_OUTPUTS = 32
 SMALL_KERNEL = 256  # input channels times outputs
@@ -82,22 +81,41 @@ SMALL_KERNEL = 256  # input channels times outputs
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _fast(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
-    channels, outputs = kernel.shape[2:]
-    if channels <= FEW_CHANNELS and (stride > 1 or outputs > FEW_OUTPUTS):
+    if _is_product(kernel, stride):
         return _product(x, kernel, stride, padding)
+    channels, outputs = kernel.shape[2:]
     if stride == 1 and kernel.shape[1] > 1 and outputs <= FEW_OUTPUTS and channels * outputs <= SMALL_KERNEL:
-        width = x.shape[2] + 2 * padding - kernel.shape[1] + 1
-        for pixels in (4, 2) if outputs <= FEW_CHANNELS else (2,):
-            if width % pixels == 0:
-                return _side_by_side(x, kernel, padding, pixels)
+        height, width = (x.shape[d] + 2 * padding - kernel.shape[d - 1] + 1 for d in (1, 2))
+        for rows, columns in ((2, 4), (1, 4), (1, 2)) if outputs <= FEW_CHANNELS else ((1, 2),):
+            if height % rows == width % columns == 0:
+                return _side_by_side(x, kernel, padding, rows, columns)
     return _lax(x, kernel, stride, padding)
 
 
-def _side_by_side(x: jax.Array, kernel: jax.Array, padding: int, pixels: int) -> jax.Array:
-    """The convolution of stride 1, `pixels` neighbours in a row at a time: each is an output of its own."""
-    shifted = [jnp.pad(kernel, ((0, 0), (i, pixels - 1 - i), (0, 0), (0, 0))) for i in range(pixels)]
-    found = _lax(x, jnp.concatenate(shifted, axis=3), 1, padding, stride_across=pixels)
-    return found.reshape(*found.shape[:2], -1, kernel.shape[3])
+def _is_product(kernel: jax.Array, stride: int) -> bool:
+    channels, outputs = kernel.shape[2:]
+    return channels <= FEW_CHANNELS and (stride > 1 or outputs > FEW_OUTPUTS)
+
+
+def _side_by_side(x: jax.Array, kernel: jax.Array, padding: int, rows: int, columns: int) -> jax.Array:
+    """The convolution of stride 1, `rows` x `columns` neighbours at a time: each is an output of its own."""
+    channels, outputs = kernel.shape[2:]
+    shifts = [((i, rows - 1 - i), (j, columns - 1 - j)) for i in range(rows) for j in range(columns)]
+    kernel = jnp.concatenate([jnp.pad(kernel, (*shift, (0, 0), (0, 0))) for shift in shifts], axis=3)
+    window = kernel.shape[1]
+    if 2 < channels <= FEW_CHANNELS and rows == 1 and columns == 2 and window % 2 == 0:
+        # Eigen reads 8 channels at once: those of two pixels, of four channels each.
+        more = 4 - channels
+        x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, more)))
+        x = x.reshape(*x.shape[:2], -1, 8)
+        kernel = jnp.pad(kernel, ((0, 0), (0, 0), (0, more), (0, 0)))
+        kernel = kernel.reshape(-1, window // 2, 8, 2 * outputs)
+        found = _lax(x, kernel, 1, 0)
+    else:
+        found = _lax(x, kernel, rows, padding, stride_across=columns)
+    batch, high, wide = found.shape[:3]
+    found = found.reshape(batch, high, wide, rows, columns, outputs).transpose(0, 1, 3, 2, 4, 5)
+    return found.reshape(batch, high * rows, wide * columns, outputs)
 
 
 def _product(x: jax.Array, kernel: jax.Array, stride: int, padding: int) -> jax.Array:
@@ -127,28 +145,76 @@ def _forward(
 def _backward(
     stride: int, padding: int, residuals: tuple[jax.Array, jax.Array], cotangent: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
+    # Where only the image is differentiated, the compiler drops the gradient of the kernel.
     x, kernel = residuals
-    # The weight gradient is lax's own; where only the image is differentiated, the compiler drops it.
-    (kernel_gradient,) = jax.linear_transpose(lambda w: _lax(x, w, stride, padding), kernel)(cotangent)
-    return _input_gradient(cotangent, kernel, x.shape, stride, padding), kernel_gradient
+    return (
+        _input_gradient(cotangent, kernel, x.shape, stride, padding),
+        _kernel_gradient(cotangent, x, kernel, stride, padding),
+    )
+
+
+def _kernel_gradient(
+    cotangent: jax.Array, x: jax.Array, kernel: jax.Array, stride: int, padding: int
+) -> jax.Array:
+    if stride == 1:
+        return jax.linear_transpose(lambda w: _lax(x, w, stride, padding), kernel)(cotangent)[0]
+    # One product for each tap. With a stride lax's own form lays out the image anew, and XLA computes all
+    # that led to it (normalisation, the sums of residual blocks) once more, in the order slowest to read.
+    x = jnp.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    high, wide = ((size - 1) * stride + 1 for size in cotangent.shape[1:3])
+    taps = [
+        lax.dot_general(
+            x[:, i : i + high : stride, j : j + wide : stride], cotangent, (((0, 1, 2), (0, 1, 2)), ((), ()))
+        )
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    return jnp.stack(taps).reshape(kernel.shape)
 
 
 def _input_gradient(
     cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
 ) -> jax.Array:
-    # All forms are made of `_fast` and products, so that the gradient of a gradient (GradAlign) is fast.
-    if shape[3] <= FEW_CHANNELS:
-        return _product_gradient(cotangent, kernel, shape, stride, padding)
-    if stride > 1:
-        first, lasts = _reach(kernel.shape, stride, padding)
-        computed = math.prod(stride * (last - first + 1) for last in lasts)  # taps, with those that are zero
-        grouped = shape[3] < MANY_CHANNELS and computed <= 2 * math.prod(kernel.shape[:2])
-        form = _grouped_gradient if grouped else _gradient_by_place
-        return form(cotangent, kernel, shape, stride, padding)
-    # lax.pad crops where an edge is negative: padding wider than the kernel needs.
-    edges = [(size - 1 - padding, size - 1 - padding, 0) for size in kernel.shape[:2]]
-    spread = lax.pad(cotangent, cotangent.dtype.type(0), [(0, 0, 0), *edges, (0, 0, 0)])
-    return _fast(spread, _flipped(kernel.transpose(0, 1, 3, 2)), 1, 0)
+    if _is_product(kernel, stride):
+        # One product gives the gradients of all patches, which are added up where the patches overlap.
+        images = jax.ShapeDtypeStruct(shape, cotangent.dtype)
+        return jax.linear_transpose(lambda x: _product(x, kernel, stride, padding), images)(cotangent)[0]
+    return _gradient_of_remainders(cotangent, kernel, shape, stride, padding)
+
+
+def _gradient_of_remainders(
+    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
+) -> jax.Array:
+    """The pixels stride q + r of each remainder r, in both directions, as one convolution of the cotangent.
+
+    Tap i reaches them where it leaves the remainder (r + padding) mod stride too, and meets pixel
+    q + (r + padding - i) / stride of the cotangent there. So no tap meets a zero that a stride leaves. The
+    convolution is `_fast` again, which keeps the gradient of a gradient (GradAlign) fast.
+    """
+    kernel = kernel.transpose(0, 1, 3, 2)
+    blocks = [-(-size // stride) for size in shape[1:3]]
+
+    def taps_and_edges(d: int, r: int) -> tuple[slice, tuple[int, int, int]]:
+        taps = range((r + padding) % stride, kernel.shape[d], stride)
+        low = len(taps) - 1 - (r + padding) // stride
+        # lax.pad crops where an edge is negative (padding wider than the kernel needs).
+        high = blocks[d] + len(taps) - 1 - low - cotangent.shape[d + 1]
+        return slice(taps.start, None, stride), (low, high, 0)
+
+    def part(r: int, c: int) -> jax.Array:
+        (rows, above), (columns, beside) = taps_and_edges(0, r), taps_and_edges(1, c)
+        taps = kernel[rows, columns]
+        if taps.size == 0:
+            return jnp.zeros((shape[0], *blocks, shape[3]), cotangent.dtype)
+        whole = (0, 0, 0)
+        spread = lax.pad(cotangent, cotangent.dtype.type(0), (whole, above, beside, whole))
+        return _fast(spread, _flipped(taps), 1, 0)
+
+    # Stacked as wholes and then woven: XLA is slow at joining single pixels.
+    remainders = range(stride)
+    found = jnp.stack([part(r, c) for r in remainders for c in remainders], axis=1)
+    found = found.reshape(-1, stride, stride, *blocks, shape[3]).transpose(0, 3, 1, 4, 2, 5)
+    return found.reshape(-1, blocks[0] * stride, blocks[1] * stride, shape[3])[:, : shape[1], : shape[2]]
 
 
 def _flipped(kernel: jax.Array) -> jax.Array:
@@ -156,82 +222,12 @@ def _flipped(kernel: jax.Array) -> jax.Array:
 
     It leaves `rev` and `transpose` in the loop, and moves a concatenation out with all that it needs.
     """
-    rows = reversed(range(kernel.shape[0]))
-    return jnp.concatenate([lax.rev(kernel[i : i + 1], (1,)) for i in rows], axis=0)
-
-
-# From so many input channels on, the gradient of a convolution with a stride is fastest as a convolution for
-# each place in a block of stride x stride pixels. With fewer, one convolution for all places is faster, if at
-# most half of what it computes are taps of zero.
-MANY_CHANNELS = 16
-
-
-def _product_gradient(
-    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
-) -> jax.Array:
-    """One product gives the gradients of all patches, which are added up where the patches overlap."""
-    images = jax.ShapeDtypeStruct(shape, cotangent.dtype)
-    (found,) = jax.linear_transpose(lambda x: _product(x, kernel, stride, padding), images)(cotangent)
-    return found
-
-
-def _gradient_by_place(
-    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
-) -> jax.Array:
-    """A convolution for each place in a block of stride x stride pixels, with the taps that reach it.
-
-    Pixel stride q + r gets tap t of the cotangent's pixel q + (r + padding - t) / stride.
-    """
-    blocks = [-(-size // stride) for size in shape[1:3]]
-    zero, whole = cotangent.dtype.type(0), (0, 0, 0)
-
-    def place(*offsets: int) -> jax.Array:
-        firsts = [(offset + padding) % stride for offset in offsets]
-        taps = kernel[firsts[0] :: stride, firsts[1] :: stride]
-        if 0 in taps.shape:
-            return jnp.zeros((shape[0], *blocks, shape[3]), cotangent.dtype)
-        edges = []
-        for d in (0, 1):
-            high = (offsets[d] + padding - firsts[d]) // stride
-            low = high - (taps.shape[d] - 1)
-            edges.append((-low, blocks[d] + high - cotangent.shape[d + 1], 0))
-        spread = lax.pad(cotangent, zero, [whole, *edges, whole])
-        return _fast(spread, _flipped(taps.transpose(0, 1, 3, 2)), 1, 0)
-
-    rows = [jnp.stack([place(i, j) for j in range(stride)], axis=3) for i in range(stride)]
-    found = jnp.stack(rows, axis=2).reshape(shape[0], blocks[0] * stride, blocks[1] * stride, shape[3])
-    return found[:, : shape[1], : shape[2]]
-
-
-def _reach(kernel: tuple[int, ...], stride: int, padding: int) -> tuple[int, list[int]]:
-    """The first and, in each direction, the last t of `_grouped_gradient`."""
-    return -((padding + stride - 1) // stride), [(size - 1 - padding) // stride for size in kernel[:2]]
-
-
-def _grouped_gradient(
-    cotangent: jax.Array, kernel: jax.Array, shape: tuple[int, ...], stride: int, padding: int
-) -> jax.Array:
-    """The gradient of a block of stride x stride pixels as the outputs of one convolution of the cotangent.
-
-    Pixel stride q + r gets tap stride t + r + padding of the cotangent's pixel q - t.
-    """
-    channels, outputs = kernel.shape[2:]
-    first, lasts = _reach(kernel.shape, stride, padding)
-    kernel_edges, cotangent_edges, blocks = [], [], []
-    for d, last in enumerate(lasts):
-        low = -(stride * first + padding)
-        kernel_edges.append((low, stride * (last - first + 1) - kernel.shape[d] - low, 0))
-        blocks.append(-(-shape[d + 1] // stride))
-        cotangent_edges.append((last, blocks[d] - first - cotangent.shape[d + 1], 0))
-    zero, whole = kernel.dtype.type(0), (0, 0, 0)
-    kernel = lax.pad(kernel, zero, [*kernel_edges, whole, whole])
-    taps = [kernel.shape[d] // stride for d in (0, 1)]
-    kernel = kernel.reshape(taps[0], stride, taps[1], stride, channels, outputs).transpose(0, 2, 5, 1, 3, 4)
-    kernel = _flipped(kernel.reshape(*taps, outputs, -1))
-    found = _fast(lax.pad(cotangent, zero, [whole, *cotangent_edges, whole]), kernel, 1, 0)
-    found = found.reshape(-1, *blocks, stride, stride, channels).transpose(0, 1, 3, 2, 4, 5)
-    found = found.reshape(-1, blocks[0] * stride, blocks[1] * stride, channels)
-    return found[:, : shape[1], : shape[2]]
+    along, across = (0, 1) if kernel.shape[0] > 1 else (1, 0)
+    pieces = [
+        lax.rev(lax.slice_in_dim(kernel, i, i + 1, axis=along), (across,))
+        for i in reversed(range(kernel.shape[along]))
+    ]
+    return jnp.concatenate(pieces, axis=along)
 
 
 _fast.defvjp(_forward, _backward)

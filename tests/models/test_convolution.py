@@ -1,5 +1,7 @@
 """The convolution's two forms agree in value and in derivatives of first and second order."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +39,11 @@ def first_and_second(x, kernel, stride, padding):
 CASES = [(kernel, stride, padding, (5, 4)) for kernel in (1, 3, 4) for stride in (1, 2) for padding in (0, 1)]
 # With few channels and a stride, or many outputs: a product of patches.
 CASES += [(kernel, 2, padding, (3, 4)) for kernel in (1, 3, 4) for padding in (0, 1)]
-CASES += [(5, 3, 2, (3, 4)), (2, 3, 0, (1, 4)), (3, 1, 1, (2, 33))]
-CASES += [(4, 2, 1, (16, 4)), (5, 3, 2, (16, 4)), (2, 3, 0, (17, 4)), (7, 2, 3, (3, 4)), (3, 1, 0, (2, 5))]
+CASES += [(5, 3, 2, (3, 4)), (2, 3, 0, (1, 4)), (3, 1, 1, (2, 33)), (7, 2, 3, (3, 8)), (2, 3, 3, (5, 6))]
+# Three or four channels in pairs of pixels, or more of them where the kernel's width does not allow it.
+CASES += [(3, 1, padding, (channels, 8)) for channels in (3, 4) for padding in (0, 1, 2)] + [
+    (4, 1, 1, (3, 8))
+]
 CASES += [(3, 1, 1, (5, 6)), (3, 1, 1, (17, 16)), (3, 2, 1, (17, 4)), (1, 2, 0, (17, 4)), (4, 3, 2, (6, 5))]
 
 
@@ -52,13 +57,38 @@ def test_both_forms_have_the_same_derivatives(kernel, stride, padding, channels)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-11), *results)
 
 
-@pytest.mark.parametrize(('channels', 'outputs', 'width'), [(5, 4, 2), (5, 3, 2), (8, 8, 4), (3, 16, 4)])
-def test_neighbours_of_a_narrow_convolution_are_computed_together(channels, outputs, width):
-    x, kernel = inputs((8, 8), 3, (channels, outputs))
+@pytest.mark.parametrize(
+    ('channels', 'outputs', 'size', 'height', 'width'),
+    [
+        (5, 4, (8, 8), 4, 2),
+        (5, 3, (8, 8), 4, 2),
+        (5, 3, (7, 8), 7, 2),
+        (8, 8, (8, 8), 8, 4),
+        (3, 16, (8, 8), 8, 4),
+    ],
+)
+def test_neighbours_of_a_narrow_convolution_are_computed_together(channels, outputs, size, height, width):
+    x, kernel = inputs(size, 3, (channels, outputs))
     with use_convolution('fast'):
         program = jax.make_jaxpr(lambda x: convolve(x, kernel, 1, 1))(x)
     (found,) = [e for e in _equations(program.jaxpr) if e.primitive.name == 'conv_general_dilated']
-    assert found.outvars[0].aval.shape == (2, 8, width, outputs * 8 // width)
+    assert found.outvars[0].aval.shape == (2, height, width, outputs * math.prod(size) // (height * width))
+
+
+@pytest.mark.parametrize('stride', [1, 2, 3])
+@pytest.mark.parametrize('channels', [(3, 4), (5, 3), (17, 33)])
+def test_bfloat16_has_its_own_dtype_and_rounding(stride, channels):
+    x, kernel = inputs((9, 8), 3, channels)
+    narrow = x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+
+    def loss(x, kernel):
+        return jnp.sum(jnp.tanh(convolve(x, kernel, stride, 1).astype(jnp.float32)))
+
+    found = in_form('fast', jax.grad(loss, argnums=(0, 1)), *narrow)
+    expected = in_form('lax', jax.grad(loss, argnums=(0, 1)), *(a.astype(jnp.float64) for a in narrow))
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == jnp.bfloat16
+        np.testing.assert_allclose(a.astype(jnp.float64), b, atol=0.05 * jnp.abs(b).max())
 
 
 @pytest.mark.parametrize('channels', [3, 5])
@@ -76,21 +106,24 @@ def test_forward_is_that_of_torch(channels):
     )
 
 
-# Forwards and back: two products, one convolution for all places in a block of 2 x 2 pixels, one for each.
-@pytest.mark.parametrize(('channels', 'count'), [(3, 0), (5, 2), (17, 5)])
-def test_input_gradient_of_the_fast_form_is_made_of_ordinary_convolutions(channels, count):
-    x, kernel = inputs((8, 8), 3, (channels, 4))
+@pytest.mark.parametrize(('window', 'parts'), [(1, 1), (3, 4)])
+def test_no_gradient_of_the_fast_form_spreads_its_input_by_a_stride(window, parts):
+    x, kernel = inputs((8, 8), window, (5, 9))
 
     def convolutions(kind):
         with use_convolution(kind):
-            program = jax.make_jaxpr(jax.grad(lambda x: jnp.sum(convolve(x, kernel, 2, 1) ** 2)))(x)
+            loss = jax.grad(lambda x, w: jnp.sum(convolve(x, w, 2, window // 2) ** 2), argnums=(0, 1))
+            program = jax.make_jaxpr(loss)(x, kernel)
         return [e for e in _equations(program.jaxpr) if e.primitive.name == 'conv_general_dilated']
 
-    # lax's own dilates its input; the fast form must not.
-    assert any(e.params['lhs_dilation'] != (1, 1) for e in convolutions('lax'))
-    fast = [e for e in convolutions('fast') if e.params['rhs_dilation'] == (1, 1)]
-    assert len(fast) == count
-    assert all(e.params['lhs_dilation'] == (1, 1) for e in fast)
+    def spread(equation):
+        return equation.params['lhs_dilation'] != (1, 1) or equation.params['rhs_dilation'] != (1, 1)
+
+    assert sum(map(spread, convolutions('lax'))) == 2
+    fast = convolutions('fast')
+    assert not any(map(spread, fast))
+    # The gradient of the kernel is matrix products, that of the image one convolution for each remainder.
+    assert len(fast) == 1 + parts
 
 
 def _equations(jaxpr):
