@@ -13,13 +13,13 @@ import si_jax
 from si_jax import data
 from si_jax.evaluation.classifier import with_logit_scale
 from tests.helpers.browser import look
-from tests.helpers.processes import light
+from tests.helpers.processes import optimised
 
 
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp('quickstart')
-    return folder, light('-m', 'examples.quickstart', f'--out={folder}')
+    return folder, optimised('-m', 'examples.quickstart', f'--out={folder}')
 
 
 def test_the_robust_net_resists_and_the_plain_one_does_not(finished):
@@ -38,7 +38,7 @@ def test_the_robust_net_resists_and_the_plain_one_does_not(finished):
 def test_the_command_that_it_names_gives_the_same_numbers(finished, tmp_path):
     folder, printed = finished
     [command] = re.findall('The same by hand: python (.*)', printed)
-    light(*shlex.split(command), f'--output={tmp_path / "again.json"}')
+    optimised(*shlex.split(command), f'--output={tmp_path / "again.json"}')
     again, first = (
         json.loads(path.read_text()) for path in (tmp_path / 'again.json', folder / 'tradessi.json')
     )
