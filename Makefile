@@ -1,5 +1,6 @@
 # make quickstart   train, evaluate and draw on the handwritten digits (a few minutes, no download of data)
 # make test         the whole test suite
+# make test-quick   without the files that tests/slow.txt names, for daily work (under three minutes on two cores)
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
 # make selfcheck    every attack against classifiers whose robust accuracy is known exactly (an hour or so)
 # make study        the study of docs/study.md on CIFAR-10: a day on two cores; goes on where it was stopped
@@ -25,13 +26,18 @@ DEV_STAMP := $(VENV)/.requirements-dev-installed
 WANTED := import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v < (3, 14) else \
   "si_jax needs Python 3.11 to 3.13, this is %d.%d: name another one, as in make PYTHON=python3.12" % v)
 
-.PHONY: quickstart test conformance selfcheck study accelerator chaos check-wheel docs lint format clean
+.PHONY: quickstart test test-quick conformance selfcheck study accelerator chaos check-wheel docs lint format clean
 
 quickstart: $(USER_STAMP)
 	$(RUN) -m examples.quickstart
 
+PYTEST := $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
 test: $(DEV_STAMP)
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 10 $(PYTEST_ARGS)
+	$(PYTEST) --durations 10 $(PYTEST_ARGS)
+
+test-quick: $(DEV_STAMP)
+	$(PYTEST) -m 'not slow' $(PYTEST_ARGS)
 
 conformance: $(USER_STAMP)
 	$(RUN) -m benchmarks.conformance

@@ -39,7 +39,7 @@ gc.set_threshold(100_000, 20, 20)
 jax.config.update('jax_enable_x64', True)
 jax.config.update('jax_threefry_partitionable', True)
 
-pytest_plugins = ['tests.helpers.fixtures_data']
+pytest_plugins = ['tests.helpers.fixtures_data', 'tests.helpers.slow']
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import slow
+
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     ('errors', 'storage'),
@@ -185,6 +187,10 @@ def test_a_ring_on_one_floor_is_found(tmp_path):
 def test_an_import_of_configs_is_found(tmp_path, line):
     write(tmp_path, 'si_jax/paper/one.py', line)
     assert len(configs_imports(tmp_path)) == 1
+
+
+def test_the_slow_files_are_there():
+    assert not [name for name in slow.files() if not (ROOT / name).is_file()]
 
 
 def write(root: Path, name: str, content: str) -> None:

@@ -21,10 +21,21 @@ _context.set_forkserver_preload(['tests.chaos.preload'])
 
 
 class Forked:
-    """Like `subprocess.Popen`, of a command that begins with the interpreter."""
+    """Like `subprocess.Popen`, of a command that begins with the interpreter.
 
-    def __init__(self, command: list[str], log: Path, environment: dict[str, str]):
-        self._process = _context.Process(target=_run, args=(command[1:], str(log), environment))
+    Attributes:
+        args: The command.
+        log: The file that gets what it prints.
+        errors: That of its standard error, the same unless another is given.
+    """
+
+    def __init__(
+        self, command: list[str], log: Path, environment: dict[str, str], errors: Path | None = None
+    ):
+        self.args, self.log, self.errors = command, log, errors or log
+        self.log.touch()
+        files = str(self.log), str(self.errors)
+        self._process = _context.Process(target=_run, args=(command[1:], files, environment))
         with _one_at_a_time:
             self._process.start()
 
@@ -43,15 +54,22 @@ class Forked:
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
 
-    def wait(self) -> None:
+    def wait(self, timeout: float = float('inf')) -> None:
+        until = time.monotonic() + timeout
         while self.poll() is None:
+            if time.monotonic() > until:
+                raise TimeoutError(f'{self.args} did not end within {timeout} s')
             time.sleep(0.01)
 
+    def communicate(self, timeout: float = float('inf')) -> tuple[str, str]:
+        """What it printed and its errors, after its end."""
+        self.wait(timeout)
+        return self.log.read_text(), self.errors.read_text()
 
-def _run(arguments: list[str], log: str, environment: dict[str, str]) -> None:
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    for number in (1, 2):
-        os.dup2(file, number)
+
+def _run(arguments: list[str], files: tuple[str, str], environment: dict[str, str]) -> None:
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
     sys.stdout = open(1, 'w', buffering=1, closefd=False)
     sys.stderr = open(2, 'w', buffering=1, closefd=False)
     os.environ.clear()

@@ -46,7 +46,10 @@ def environment(devices: int = 1) -> dict[str, str]:
     """Of every process: the CPU, as many simulated devices, and one cache of compiled programs for all."""
     cache = os.environ.get('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.pytest_cache' / 'compiled'))
     # Unoptimised code is there sooner. Both of the runs that are compared have it.
-    flags = f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0'
+    flags = (
+        f'--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0 '
+        '--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1'
+    )
     settings = {
         'JAX_PLATFORMS': 'cpu', 'JAX_ENABLE_X64': '0', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT),
         'PYTHONUNBUFFERED': '1', 'JAX_COMPILATION_CACHE_DIR': cache,

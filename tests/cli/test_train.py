@@ -1,10 +1,7 @@
 """train.py as users run it: resumed runs equal whole ones bit for bit, bad input ends in one clear line."""
 
 import json
-import os
-import pathlib
 import signal
-import subprocess
 import sys
 import time
 
@@ -13,9 +10,9 @@ import pytest
 
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.metrics import read_metrics
-from tests.helpers.processes import assert_traced
+from tests.chaos.forks import Forked
+from tests.helpers.processes import assert_traced, compiled_as_the_suite, environment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = [
     '--config=configs/quickstart.py',
     '--config.epochs=3',
@@ -31,26 +28,15 @@ SMALL = [
 
 
 @pytest.fixture(scope='module')
-def environment(tmp_path_factory):
-    cache = tmp_path_factory.mktemp('compiled')
-    return os.environ | {
-        'JAX_PLATFORMS': 'cpu',
-        'XLA_FLAGS': '--xla_force_host_platform_device_count=2',
-        'JAX_COMPILATION_CACHE_DIR': str(cache),
-        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-        'PYTHONUNBUFFERED': '1',
-    }
+def start(tmp_path_factory):
+    """Starts train.py with these flags on two devices."""
 
+    def started(*flags, program='train.py'):
+        folder = tmp_path_factory.mktemp('printed')
+        two = environment(f'{compiled_as_the_suite()} --xla_force_host_platform_device_count=2')
+        return Forked([sys.executable, program, *flags], folder / 'out', two, folder / 'err')
 
-def start(environment, *flags, command=(sys.executable, 'train.py')):
-    return subprocess.Popen(
-        [*command, *flags],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return started
 
 
 def finish(process):
@@ -88,10 +74,10 @@ def flat(tree, prefix=''):
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(environment, tmp_path_factory):
+def uninterrupted(start, tmp_path_factory):
     workdir = tmp_path_factory.mktemp('runs') / 'whole'
     trace = workdir.with_name('trace')
-    code, out, err = finish(start(environment, *SMALL, f'--workdir={workdir}', f'--profile={trace}'))
+    code, out, err = finish(start(*SMALL, f'--workdir={workdir}', f'--profile={trace}'))
     assert code == 0, err
     assert 'epoch 3/3' in out and 'PGD' in out and 'GFLOP/s' in out and 'unknown chip' not in out
     assert_traced(trace)
@@ -109,22 +95,32 @@ def same_run(one, other):
     assert [line['step'] for line in lines_a] == [8, 16, 24]
 
 
-def test_sigterm_saves_and_the_same_command_goes_on_bit_for_bit(environment, uninterrupted, tmp_path):
+LIMITED = """
+import resource, sys
+from si_jax.cli.train import command
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 1024, resource.RLIM_INFINITY))
+command(sys.argv[1:])
+"""
+
+
+def test_sigterm_saves_and_the_same_command_goes_on_bit_for_bit(start, uninterrupted, tmp_path):
     workdir = tmp_path / 'stopped'
     # A mid-epoch step: logging every step gives the signal a place to fall between two steps.
-    process = start(environment, *SMALL, f'--workdir={workdir}')
+    process = start(*SMALL, f'--workdir={workdir}')
     wait_for_step(workdir, 3, process)
     process.send_signal(signal.SIGTERM)
     code, out, err = finish(process)
     assert code == 143, err
     stopped_at = Checkpoints(workdir / 'checkpoints').latest_step
     assert stopped_at < 24 and f'SIGTERM: saved at step {stopped_at}. To go on:\n' in err
-    # The disk fills up: no file can grow beyond 16 KiB.
-    limited = ['/bin/sh', '-c', 'ulimit -f 16; exec "$@"', 'sh', sys.executable, 'train.py']
-    code, out, err = finish(start(environment, *SMALL, f'--workdir={workdir}', command=limited))
+    # The disk fills up: no file can grow beyond 8 KiB.
+    limited = tmp_path / 'limited.py'
+    limited.write_text(LIMITED)
+    code, out, err = finish(start(*SMALL, f'--workdir={workdir}', program=str(limited)))
     assert code == 1, err
     assert 'train.py: disk full while saving step' in err and f'checkpoint is step {stopped_at}' in err
-    code, out, err = finish(start(environment, *SMALL, f'--workdir={workdir}'))
+    code, out, err = finish(start(*SMALL, f'--workdir={workdir}'))
     assert code == 0 and f'at step {stopped_at}' in out, err
     same_run(uninterrupted, workdir)
 
@@ -159,9 +155,9 @@ def test_a_finished_run_holds_what_it_measured(uninterrupted):
     assert accuracies[checkpoints.best_step] == max(accuracies.values())
 
 
-def test_another_config_in_the_workdir_is_refused_and_nothing_changes(environment, uninterrupted):
+def test_another_config_in_the_workdir_is_refused_and_nothing_changes(start, uninterrupted):
     before = (uninterrupted / 'metrics.jsonl').read_bytes()
-    code, _, err = finish(start(environment, *SMALL, f'--workdir={uninterrupted}', '--config.threat.eps=0.1'))
+    code, _, err = finish(start(*SMALL, f'--workdir={uninterrupted}', '--config.threat.eps=0.1'))
     assert code == 2 and 'threat.eps' in err and '0.2' in err and '0.1' in err and 'Traceback' not in err
     assert (uninterrupted / 'metrics.jsonl').read_bytes() == before
 
@@ -175,29 +171,29 @@ def test_another_config_in_the_workdir_is_refused_and_nothing_changes(environmen
         ('--config.init_from=gone.npz', 2, ['init_from=gone.npz']),  # asks who knows where networks lie
     ],
 )
-def test_bad_input_is_one_line_before_any_compute(environment, tmp_path, flag, code, words):
+def test_bad_input_is_one_line_before_any_compute(start, tmp_path, flag, code, words):
     workdir = tmp_path / 'run'
-    got, _, err = finish(start(environment, *SMALL, f'--workdir={workdir}', flag))
+    got, _, err = finish(start(*SMALL, f'--workdir={workdir}', flag))
     assert got == code, err
     assert all(word in err for word in words), err
     assert 'Traceback' not in err and len(err.strip().splitlines()) == 1
     assert not (workdir / 'checkpoints').exists()
 
 
-def test_a_missing_data_folder_names_the_command_that_makes_it(environment, tmp_path):
+def test_a_missing_data_folder_names_the_command_that_makes_it(start, tmp_path):
     flags = [
         '--config=configs/at_cifar10.py',
         f'--config.data.dir={tmp_path / "nowhere"}',
         f'--workdir={tmp_path / "w"}',
     ]
-    code, _, err = finish(start(environment, *flags))
+    code, _, err = finish(start(*flags))
     assert code == 2 and 'nowhere' in err and 'download_and_prepare' in err and '--config.data.dir' in err
 
 
-def test_an_exploding_loss_stops_with_the_step_the_terms_and_the_last_good_state(environment, tmp_path):
+def test_an_exploding_loss_stops_with_the_step_the_terms_and_the_last_good_state(start, tmp_path):
     workdir = tmp_path / 'run'
     flags = [*SMALL, f'--workdir={workdir}', '--config.schedule.peak=1e30']
-    code, _, err = finish(start(environment, *flags))
+    code, _, err = finish(start(*flags))
     assert (
         code == 1
         and 'is not finite' in err

@@ -1,7 +1,8 @@
 """Commands in processes of their own, compiled as a user's are.
 
 The suite compiles without optimisation, since nearly all of its programs run for milliseconds, and for eight
-simulated devices. What runs for many seconds is faster here.
+simulated devices. What runs for many seconds is faster here. Compiled lightly, a program is there in half the
+time of an optimised one and runs a third slower: the choice for a few seconds of compute.
 """
 
 import gzip
@@ -15,13 +16,18 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def environment(*, optimised: bool) -> dict[str, str]:
-    """That of a command on one device; without optimisation it compiles as the suite does."""
-    flags = (
-        ''
-        if optimised
-        else re.sub('--xla_force_host_platform_device_count=[0-9]+', '', os.environ['XLA_FLAGS'])
-    )
+def compiled_as_the_suite() -> str:
+    """XLA's flags of the suite, but for its eight devices."""
+    return re.sub('--xla_force_host_platform_device_count=[0-9]+', '', os.environ['XLA_FLAGS'])
+
+
+def compiled_lightly() -> str:
+    """The same with some optimisation."""
+    return compiled_as_the_suite().replace('optimization_level=0', 'optimization_level=1')
+
+
+def environment(flags: str = '') -> dict[str, str]:
+    """That of a command on one device, with XLA's flags; without any it compiles as a user's does."""
     found = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
     found.pop('NPROC', None)
     return found
@@ -29,12 +35,17 @@ def environment(*, optimised: bool) -> dict[str, str]:
 
 def optimised(*arguments: object) -> str:
     """What `python *arguments` prints, run in the project's folder on one device; it must succeed."""
-    return _run(arguments, environment(optimised=True))
+    return _run(arguments, environment())
+
+
+def light(*arguments: object) -> str:
+    """The same, compiled lightly."""
+    return _run(arguments, environment(compiled_lightly()))
 
 
 def quick(*arguments: object) -> str:
     """The same for many programs that run for milliseconds, compiled without optimisation."""
-    return _run(arguments, environment(optimised=False))
+    return _run(arguments, environment(compiled_as_the_suite()))
 
 
 def _run(arguments: tuple[object, ...], environment: dict[str, str]) -> str:

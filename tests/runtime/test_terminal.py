@@ -3,11 +3,9 @@
 import io
 import json
 import os
-import pathlib
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 
@@ -23,9 +21,10 @@ from si_jax.evaluation.compare import Comparison, Difference
 from si_jax.evaluation.result import AttackRecord, Result
 from si_jax.runtime import terminal
 from si_jax.threat import Threat
+from tests.chaos.forks import Forked
 from tests.cli.test_train import SMALL
+from tests.helpers.processes import compiled_as_the_suite, environment
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 LONG = 'transfer-a-network-whose-name-somebody-made-longer-than-any-column-of-a-table-can-be'
 WORDS = 'more than anybody can read in one line of a terminal, which has eighty columns ' * 3
 
@@ -233,21 +232,26 @@ def build():
 """
 
 
-def start(*command: str) -> subprocess.Popen:
-    quick = '--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false'
-    environment = os.environ | {'XLA_FLAGS': quick, 'JAX_ENABLE_X64': '0', 'PYTHONPATH': str(ROOT)}
-    pipes = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
-    return subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, **pipes)
+@pytest.fixture
+def start(tmp_path_factory):
+    """Starts this command, a program of the project with its flags."""
+
+    def started(*command: str) -> Forked:
+        folder = tmp_path_factory.mktemp('printed')
+        one = environment(compiled_as_the_suite())
+        return Forked([sys.executable, *command], folder / 'out', one, folder / 'err')
+
+    return started
 
 
-def command_in(errors: str, process: subprocess.Popen) -> list[str]:
+def command_in(errors: str, process: Forked) -> list[str]:
     """The command that an interrupted process says goes on."""
     command = shlex.split(errors.split('To go on:\n')[1])
     assert command == process.args
     return command[1:]
 
 
-def test_an_evaluation_that_was_interrupted_says_how_to_go_on_and_does(tmp_path):
+def test_an_evaluation_that_was_interrupted_says_how_to_go_on_and_does(start, tmp_path):
     (tmp_path / 'model.py').write_text(MODEL)
     output = tmp_path / 'a result.json'
     flags = [
@@ -276,7 +280,7 @@ def test_an_evaluation_that_was_interrupted_says_how_to_go_on_and_does(tmp_path)
     assert json.loads(output.read_text())['attacks'].keys() == {'pgd', 'rays'} and not state.exists()
 
 
-def test_a_training_that_was_interrupted_says_how_to_go_on_and_does(tmp_path):
+def test_a_training_that_was_interrupted_says_how_to_go_on_and_does(start, tmp_path):
     from si_jax.training.checkpoints import Checkpoints
 
     process = start('train.py', *SMALL, f'--workdir={tmp_path / "a run"}', '--config.epochs=200')
@@ -292,7 +296,10 @@ def test_a_training_that_was_interrupted_says_how_to_go_on_and_does(tmp_path):
     command = command_in(errors, process)
     # It goes on: as far as the next interruption, to keep the test short; a second Ctrl-C does not wait.
     again = start(*command)
-    assert f'at step {step}' in [again.stdout.readline() for _ in range(2)][1]
+    while again.log.read_text().count('\n') < 2:
+        assert again.poll() is None, again.communicate()
+        time.sleep(0.05)
+    assert f'at step {step}' in again.log.read_text().splitlines()[1]
     again.send_signal(signal.SIGINT)
     again.send_signal(signal.SIGTERM)
     _, errors = again.communicate(timeout=240)
