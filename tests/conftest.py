@@ -17,6 +17,8 @@ os.environ['XLA_FLAGS'] = ' '.join(
     )
 )
 os.environ.setdefault('NPROC', '16')
+# Of PyTorch and BLAS, whose threads would spend their time waiting for each other over a few numbers.
+os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 # What one test, worker or command compiled need not be compiled again.
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.abspath('.pytest_cache/compiled'))

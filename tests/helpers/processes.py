@@ -24,6 +24,8 @@ def environment(*, optimised: bool) -> dict[str, str]:
     )
     found = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
     found.pop('NPROC', None)
+    if optimised:
+        found.pop('OMP_NUM_THREADS', None)
     return found
 
 
