@@ -69,7 +69,10 @@ def run_search(
     """
     state, done = init(search, classifier, where, threat), 0
     if not chunks or len(chunks) == 1:
-        state, done = _whole(search, classifier, where, threat, state, 0, search.iterations), search.iterations
+        state, done = (
+            _whole(search, classifier, where, threat, state, 0, search.iterations),
+            search.iterations,
+        )
     else:
         for count in chunks:
             state, done = advance(search, classifier, where, threat, state, done, count), done + count
