@@ -272,7 +272,7 @@ def test_start_of_l1_is_tiles_in_the_ball():
 
 @functools.cache
 def one_by_one(norm):
-    """A problem whose first image is misclassified from the start, and its states after 0 to 60 iterations."""
+    """A problem whose first image is wrong from the start, and its states after 0 to 60 iterations."""
     where = problem()
     where = where._replace(labels=where.labels.at[0].set((where.labels[0] + 1) % 5))
     return where, jax.device_get(run(square(60), where, THREATS[norm], [1] * 60))

@@ -63,21 +63,17 @@ _whole = jax.jit(_advance, static_argnums=(0, 1, 6))
 def run_search(
     search: Search, where: Any, threat: Any, chunks: Any = None, classifier: Any = None
 ) -> SearchState:
-    """The state of a search after all its iterations, so many in each of the chunks.
+    """The state of a search after all its iterations, on the host; so many in each of the chunks.
 
     As in an evaluation a single one has a static length, and that of several is an argument.
     """
+    chunks = chunks or [search.iterations]
+    part = _whole if len(chunks) == 1 else advance
     state, done = init(search, classifier, where, threat), 0
-    if not chunks or len(chunks) == 1:
-        state, done = (
-            _whole(search, classifier, where, threat, state, 0, search.iterations),
-            search.iterations,
-        )
-    else:
-        for count in chunks:
-            state, done = advance(search, classifier, where, threat, state, done, count), done + count
+    for count in chunks:
+        state, done = part(search, classifier, where, threat, state, done, count), done + count
     assert done == search.iterations
-    return state
+    return jax.device_get(state)
 
 
 def told(iterations: int = 12, targeted: bool = False, answer: Any = None) -> Search:
