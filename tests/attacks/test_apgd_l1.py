@@ -93,7 +93,8 @@ def test_every_iterate_equals_the_plain_loop(steps, largereps):
 
         return jax.lax.scan(body, begin(start, how), jnp.arange(steps + len(parts)))[1]
 
-    start = random_start(Threat('l1', parts[0].radius * EPS), where.keys, where.images)
+    wide = Threat('l1', parts[0].radius * EPS)
+    start = jax.jit(lambda keys, images: random_start(wide, keys, images))(where.keys, where.images)
     points, losses, gradients, _ = jax.tree.map(np.asarray, trajectory(start))
     for b, image in enumerate(np.asarray(where.images).reshape(BATCH, -1)):
         # The loop gets the losses and gradients that the rule had: which entries are the largest would tell
