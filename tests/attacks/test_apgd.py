@@ -15,7 +15,7 @@ from si_jax.attacks.search import Problem
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 from si_jax.threat import Threat
-from tests.helpers.searches import run_search
+from tests.helpers.searches import advance, init, run_search
 
 SHAPE, CLASSES, BATCH = (4, 4, 3), 6, 8
 OBJECTIVES = {
@@ -37,6 +37,10 @@ class Network:
     def __call__(self, images, keys):
         del keys
         return Outputs(jnp.tanh((images.reshape(len(images), -1) - 0.5) @ self.first) @ self.second)
+
+    def plain_logits(self, flat):
+        """Logits [..., K] of flat images."""
+        return np.tanh((flat - 0.5) @ self.first) @ self.second
 
     def plain(self, image):
         """Logits [K] and their gradients [48, K] of one flat image."""
@@ -123,18 +127,33 @@ def problem(seed=0):
     return Problem(jnp.asarray(images), jnp.asarray(labels, jnp.int32), keys, targets)
 
 
-def parts_of(name, where, threat, steps):
+@functools.partial(jax.jit, static_argnames='name')
+def value(name, where, i, x):
     objective = OBJECTIVES[name]
     objective = objective(where.targets) if name == 'targeted_dlr' else objective
-    value = value_function(objective, logits, NETWORK, where.labels, None, where.keys)
-    return value, rule(threat, steps), lambda x: threat.project(x, where.images)
+    return value_function(objective, logits, NETWORK, where.labels, None, where.keys)(i, x)
 
 
+@functools.partial(jax.jit, static_argnames=('norm', 'steps'))
+def moved(norm, steps, where, under_way, i, evaluated):
+    """A step of the engine, with what its value function is to answer."""
+    threat = THREATS[norm]
+    return step(
+        i,
+        under_way,
+        value=lambda i, x: evaluated,
+        rule=rule(threat, steps),
+        project=lambda x: threat.project(x, where.images),
+    )
+
+
+@functools.cache
 def search_of(name, steps):
     return apgd(OBJECTIVES[name], steps=steps)
 
 
 run = functools.partial(run_search, classifier=NETWORK)
+starts = jax.jit(lambda norm, keys, images: random_start(THREATS[norm], keys, images), static_argnums=0)
 
 
 def test_checkpoints():
@@ -150,50 +169,36 @@ def test_checkpoints():
 @pytest.mark.parametrize('steps', [20, 100])
 def test_every_iterate_equals_the_plain_loop(norm, name, steps):
     where, threat = problem(), THREATS[norm]
-    value, how, project = parts_of(name, where, threat, steps)
-
-    @jax.jit
-    def trajectory(start):
-        def body(under_way, i):
-            x = under_way.seen.last
-            evaluated = value(i, x)
-            return step(i, under_way, value=lambda i, x: evaluated, rule=how, project=project), (
-                x,
-                *evaluated,
-            )
-
-        return jax.lax.scan(body, begin(start, how), jnp.arange(steps + 1))
-
-    start = random_start(threat, where.keys, where.images)
-    under_way, seen_on_the_way = trajectory(start)
-    points, losses, gradients, fooled_at = jax.tree.map(np.asarray, seen_on_the_way)
-    seen = under_way.seen
+    start = starts(norm, where.keys, where.images)
+    under_way, on_the_way = begin(start, rule(threat, steps)), []
+    for i in range(steps + 1):
+        x = under_way.seen.last
+        evaluated = value(name, where, i, x)
+        under_way = moved(norm, steps, where, under_way, i, evaluated)
+        on_the_way.append((x, *evaluated))
+    points, losses, gradients, fooled_at = (np.stack(of_step) for of_step in zip(*on_the_way, strict=True))
+    points, gradients = (array.reshape(steps + 1, BATCH, -1) for array in (points, gradients))
+    seen = jax.device_get(under_way.seen)
     flat = np.asarray(where.images).reshape(BATCH, -1)
     how_often_fooled, step_sizes = 0, []
     for b in range(BATCH):
         label, target = int(where.labels[b]), int(where.targets[b])
-        calls = iter(range(steps + 1))
-
-        def evaluate(x, b=b, label=label, target=target, calls=calls):
-            # The loop gets the losses and gradients that the rule had, once they are found right: sign() of a
-            # gradient near 0 would tell the rounding of one implementation from that of the other.
-            i = next(calls)
-            np.testing.assert_allclose(points[i, b].ravel(), x, rtol=0, atol=1e-10)
-            g, dg = NETWORK.plain(x)
-            loss, gradient = plain_loss(name, g, dg, label, target)
-            np.testing.assert_allclose(losses[i, b], loss, rtol=0, atol=1e-8)
-            np.testing.assert_allclose(gradients[i, b].ravel(), gradient, rtol=0, atol=1e-7)
-            assert fooled_at[i, b] == (g.argmax() != label)
-            return losses[i, b], gradients[i, b].ravel(), fooled_at[i, b]
-
+        # The loop gets the losses and gradients that the rule had, once they are found right: sign() of a
+        # gradient near 0 would tell the rounding of one implementation from that of the other.
+        scores, slopes = zip(*(NETWORK.plain(x) for x in points[:, b]), strict=True)
+        expected = [plain_loss(name, g, dg, label, target) for g, dg in zip(scores, slopes, strict=True)]
+        np.testing.assert_allclose(losses[:, b], [loss for loss, _ in expected], rtol=0, atol=1e-8)
+        np.testing.assert_allclose(gradients[:, b], [slope for _, slope in expected], rtol=0, atol=1e-7)
+        np.testing.assert_array_equal(fooled_at[:, b], np.argmax(scores, axis=1) != label)
+        given = iter(zip(losses[:, b], gradients[:, b], fooled_at[:, b], strict=True))
         plain, returned, fooled, best_loss, step_size = plain_apgd(
-            flat[b], evaluate, np.asarray(start[b]).ravel(), threat, steps
+            flat[b], lambda x, given=given: next(given), points[0, b], threat, steps
         )
-        np.testing.assert_allclose(points[:, b].reshape(steps + 1, -1), plain, rtol=0, atol=1e-10)
+        np.testing.assert_allclose(points[:, b], plain, rtol=0, atol=1e-10)
         assert bool(seen.fooled[b]) == fooled
         # Where nothing was misclassified the engine has its start, and a search the original.
-        expected = returned if fooled else np.asarray(start[b]).ravel()
-        np.testing.assert_allclose(np.asarray(seen.fooled_image[b]).ravel(), expected, rtol=0, atol=1e-10)
+        last = returned if fooled else points[0, b]
+        np.testing.assert_allclose(seen.fooled_image[b].ravel(), last, rtol=0, atol=1e-10)
         assert float(seen.best_loss[b]) == best_loss
         how_often_fooled += fooled
         step_sizes.append(step_size)
@@ -208,49 +213,43 @@ def test_search_finds_what_the_engine_finds(norm, name):
     steps, where, threat = 20, problem(), THREATS[norm]
     where = where._replace(labels=where.labels.at[0].set(where.targets[0]))  # misclassified from the start
     state = run(search_of(name, steps), where, threat, [steps + 1])
-    value, how, project = parts_of(name, where, threat, steps)
-    start_keys = jax.vmap(jax.random.split)(where.keys)[:, 0]
-    start = random_start(threat, start_keys, where.images)
+    start = starts(norm, jax.vmap(jax.random.split)(where.keys)[:, 0], where.images)
 
     first = np.full(BATCH, steps + 1)
     found = np.array(where.images)
-    under_way = begin(start, how)
-    one_step = jax.jit(lambda under_way, i: step(i, under_way, value=value, rule=how, project=project))
+    under_way = begin(start, rule(threat, steps))
     for i in range(steps + 1):
         x = np.asarray(under_way.seen.last)
-        misclassified = np.asarray(NETWORK(x, None).logits.argmax(axis=1) != where.labels)
+        misclassified = NETWORK.plain_logits(x.reshape(BATCH, -1)).argmax(axis=1) != where.labels
         new = misclassified & (first > steps)
         first[new], found[new] = i, x[new]
-        under_way = one_step(under_way, jnp.asarray(i))
+        under_way = moved(norm, steps, where, under_way, i, value(name, where, i, x))
     np.testing.assert_array_equal(state.fooled, first <= steps)
     np.testing.assert_allclose(state.found, found, rtol=0, atol=1e-10)
     np.testing.assert_array_equal(state.queries, np.minimum(first, steps) + 1)
     assert 0 < state.fooled.sum() < BATCH
-    scores = NETWORK(state.found, None).logits
-    wrong = np.asarray(scores.argmax(axis=1) != where.labels)
+    scores = NETWORK.plain_logits(np.asarray(state.found).reshape(BATCH, -1))
+    wrong = scores.argmax(axis=1) != where.labels
     np.testing.assert_array_equal(wrong[np.asarray(state.fooled)], True)
     threat.audit(state.found, where.images, source='apgd')
 
 
-@pytest.mark.parametrize('norm', THREATS)
-def test_parts_equal_the_whole(norm):
+@pytest.mark.parametrize(('norm', 'name'), [('linf', 'ce'), ('l2', 'dlr')])
+def test_parts_equal_the_whole(norm, name):
     steps, where, threat = 20, problem(), THREATS[norm]
-    whole = run(search_of('ce', steps), where, threat, [steps + 1])
-    parts = run(search_of('ce', steps), where, threat, [7, 7, 7])
+    whole = run(search_of(name, steps), where, threat, [steps + 1])
+    parts = run(search_of(name, steps), where, threat, [7, 7, 7])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), whole, parts)
 
 
 def test_no_image_depends_on_its_batch():
     """The rows of a search that is under way can be dropped and reordered."""
-    where, threat, search = problem(), THREATS['linf'], search_of('dlr', 20)
+    where, threat, search = problem(), THREATS['l2'], search_of('dlr', 20)
     whole = run(search, where, threat, [21])
-    advance = jax.jit(
-        lambda p, s, first, count: search.advance(NETWORK, p, threat, s, first, count), static_argnums=3
-    )
-    state = advance(where, search.init(NETWORK, where, threat), jnp.int32(0), 10)
-    rows = jnp.asarray([6, 1, 3])
-    where, state = jax.tree.map(lambda leaf: leaf[rows], (where, state))
-    state = advance(where, state, jnp.int32(10), 11)
+    rows = np.asarray([6, 1, 3])
+    state = advance(search, NETWORK, where, threat, init(search, NETWORK, where, threat), 0, 10)
+    where, state = jax.jit(lambda both: jax.tree.map(lambda leaf: leaf[rows], both))((where, state))
+    state = advance(search, NETWORK, where, threat, state, 10, 11)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a[rows], b, rtol=0, atol=1e-12), whole, state)
 
 
@@ -259,23 +258,29 @@ def test_start_lies_on_the_surface(norm):
     threat = THREATS[norm]
     images = jnp.full((3, *SHAPE), 0.5)  # nothing is clipped
     keys = jax.random.split(jax.random.key(3), 3)
-    start = random_start(threat, keys, images)
-    np.testing.assert_allclose(threat.distance(start, images), threat.eps, rtol=1e-9)
-    np.testing.assert_array_equal(start[1:2], random_start(threat, keys[1:2], images[1:2]))
+    start = np.asarray(starts(norm, keys, images))
+    length = np.linalg.norm((start - 0.5).reshape(3, -1), {'linf': np.inf, 'l2': 2}[norm], axis=1)
+    np.testing.assert_allclose(length, threat.eps, rtol=1e-9)
+    np.testing.assert_array_equal(start[1:2], starts(norm, keys[1:2], images[1:2]))
     assert not np.allclose(start[0], start[1])
-    at_the_edge = random_start(threat, keys, jnp.zeros((3, *SHAPE)))
+    at_the_edge = np.asarray(starts(norm, keys, jnp.zeros((3, *SHAPE))))
     assert at_the_edge.min() == 0
+
+
+def free_update(threat, steps):
+    """The rule's update where nothing bounds a point, compiled."""
+    return jax.jit(lambda *given: rule(threat, steps).update(*given, lambda x: x))
 
 
 def test_first_comparison_is_with_zero():
     """A loss that stays below 0 has one rise less in the first window than one that stays above."""
     steps, threat = 8, Threat('linf', 0.1)  # windows of 1: the first ends after one step
-    how = rule(threat, steps)
+    how, update = rule(threat, steps), free_update(threat, steps)
     x = jnp.full((2, 1, 1, 1), 0.5)
     state = how.init(x)
     gradient = jnp.ones_like(x)
     for i, loss in enumerate([[-2.0, 2.0], [-1.0, 1.0]]):  # one rises but stays negative, one falls
-        x, state = how.update(jnp.asarray(i), x, jnp.asarray(loss), gradient, state, lambda x: x)
+        x, state = update(i, x, jnp.asarray(loss), gradient, state)
     np.testing.assert_array_equal(state.halved, [True, False])
     np.testing.assert_allclose(state.step_size, [threat.eps, 2 * threat.eps])
 
@@ -283,12 +288,12 @@ def test_first_comparison_is_with_zero():
 def test_second_condition_needs_a_step_that_was_not_halved():
     """With windows of 4, 3, 2, 1, ...: the loss rises in the first, then stays where it is."""
     threat = Threat('linf', 0.1)
-    how = rule(threat, 20)
+    how, update = rule(threat, 20), free_update(threat, 20)
     x = jnp.full((1, 1, 1, 1), 0.5)
+    ones = jnp.ones_like(x)
     state, sizes = how.init(x), {}
     for i in range(11):
-        loss = jnp.asarray([1.0 + min(i, 4)])
-        x, state = how.update(jnp.asarray(i), x, loss, jnp.ones_like(x), state, lambda x: x)
+        x, state = update(i, x, np.array([1.0 + min(i, 4)]), ones, state)
         sizes[i] = float(state.step_size[0])
     assert sizes[4] == pytest.approx(0.2)  # four rises of four, and an unchanged loss does not count yet
     assert sizes[7] == pytest.approx(0.1)  # no rise
@@ -297,7 +302,7 @@ def test_second_condition_needs_a_step_that_was_not_halved():
     # Always rising, but never above the best loss: only the second condition can halve, not twice running.
     state, halved = how.init(x), []
     for i, loss in enumerate([100.0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]):
-        x, state = how.update(jnp.asarray(i), x, jnp.asarray([loss]), jnp.ones_like(x), state, lambda x: x)
+        x, state = update(i, x, np.array([float(loss)]), ones, state)
         if windows(20)[i]:
             halved.append(bool(state.halved[0]))
     assert halved == [False, True, False, True, False, True]
@@ -345,8 +350,10 @@ def test_the_state_has_a_leading_batch_axis_and_keeps_the_dtype():
     def network(x, keys):
         return Outputs(NETWORK(x, keys).logits.astype(x.dtype))
 
-    state = search.init(network, where, THREATS['linf'])
-    after = search.advance(network, where, THREATS['linf'], state, jnp.int32(0), 6)
+    state = jax.eval_shape(lambda p: search.init(network, p, THREATS['linf']), where)
+    after = jax.eval_shape(
+        lambda p, s: search.advance(network, p, THREATS['linf'], s, jnp.int32(0), 6), where, state
+    )
     jax.tree.map(lambda a, b: np.testing.assert_equal((a.shape, a.dtype), (b.shape, b.dtype)), state, after)
     assert all(leaf.shape[0] == BATCH for leaf in jax.tree.leaves(state))
     assert not any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(state))

@@ -15,7 +15,7 @@ from si_jax.attacks.search import Problem
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs, logits
 from si_jax.threat import Threat
-from tests.helpers.searches import run_search
+from tests.helpers.searches import advance, init, run_search
 
 SHAPE, BATCH, EPS = (4, 4, 3), 6, 0.8
 RNG = np.random.default_rng(1)
@@ -93,7 +93,8 @@ def test_every_iterate_equals_the_plain_loop(steps, largereps):
 
         return jax.lax.scan(body, begin(start, how), jnp.arange(steps + len(parts)))[1]
 
-    start = random_start(Threat('l1', parts[0].radius * EPS), where.keys, where.images)
+    wide = Threat('l1', parts[0].radius * EPS)
+    start = jax.jit(lambda keys, images: random_start(wide, keys, images))(where.keys, where.images)
     points, losses, gradients, _ = jax.tree.map(np.asarray, trajectory(start))
     for b, image in enumerate(np.asarray(where.images).reshape(BATCH, -1)):
         # The loop gets the losses and gradients that the rule had: which entries are the largest would tell
@@ -119,10 +120,11 @@ def test_only_points_of_the_ball_count(objective):
     search = apgd_l1(objective, steps=20)
     assert (search.iterations, search.idle) == (23, 3)
     # After 14 iterations, in three times and twice the radius, nothing counts.
-    state = run(search._replace(iterations=14), where, threat, [14])
+    state = init(search, network, where, threat)
+    state = advance(search, network, where, threat, state, 0, 14)
     assert not state.fooled.any() and (state.queries == 14).all()
     wide = np.argmax(network(state.inner[1].best, None).logits, axis=1) != where.labels
-    state = run(search, where, threat, [14, 9])
+    state = advance(search, network, where, threat, state, 14, 9)
     fooled = np.asarray(state.fooled)
     assert wide.any() and 0 < fooled.sum() < BATCH
     assert (np.argmax(network(state.found, None).logits, axis=1) != where.labels)[fooled].all()
@@ -147,17 +149,20 @@ def test_the_schedule_of_the_protocol():
 def test_nan_outside_the_ball_is_no_fault_and_inside_it_is_seen():
     where, threat = problem(), Threat('l1', 0.35)
 
-    def undefined(least):
+    search = apgd_l1(objectives.adversarial_ce, steps=20)
+
+    @jax.jit
+    def found(least):
         def classifier(x, keys):
             far = jnp.abs(x - where.images).sum(axis=(1, 2, 3)) > least
             return Outputs(jnp.where(far[:, None], jnp.nan, network(x, keys).logits))
 
-        return classifier
+        state = search.advance(classifier, where, threat, search.init(classifier, where, threat), 0, 23)
+        return state, classifier(state.found, None).logits
 
-    search = apgd_l1(objectives.adversarial_ce, steps=20)
-    state = run(search, where, threat, [23], classifier=undefined(0.36))
-    assert np.isfinite(network(state.found, None).logits).all()
+    state, scores = found(0.36)
+    assert np.isfinite(scores).all()
     threat.audit(np.asarray(state.found), np.asarray(where.images), source='apgd')
-    state = run(search, where, threat, [23], classifier=undefined(0.1))
+    state, scores = found(0.1)
     assert state.fooled.all()
-    assert np.isnan(undefined(0.1)(state.found, None).logits).all()
+    assert np.isnan(scores).all()

@@ -36,6 +36,9 @@ def problem(images, labels):
     return Problem(jnp.asarray(images), jnp.asarray(labels), keys, jnp.zeros(len(images), jnp.int32)), keys
 
 
+nearest = jax.jit(displacement, static_argnums=3)
+
+
 def exact(norm, images=IMAGES, labels=LABELS, bias=(0.0, 0.0, 0.0)):
     """The least distance of each image from another class, [N], by the linear program of one hyperplane."""
     flat, found = images.reshape(len(images), -1), []
@@ -47,7 +50,7 @@ def exact(norm, images=IMAGES, labels=LABELS, bias=(0.0, 0.0, 0.0)):
                 gain = np.sort(np.abs(w) * np.where(w > 0, 1 - x, x))[::-1].cumsum()
                 each.append(np.searchsorted(gain, gap) + 1)
             else:
-                d = displacement(*(jnp.asarray(a)[None] for a in (x, w, -gap)), norm)[0]
+                d = nearest(*(np.asarray(a)[None] for a in (x, w, -gap)), norm)[0]
                 each.append(
                     np.linalg.norm(np.asarray(d, np.float64), {'linf': np.inf, 'l2': 2, 'l1': 1}[norm])
                 )

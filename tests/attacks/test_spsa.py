@@ -10,6 +10,7 @@ from si_jax.attacks.spsa import estimate_gradient, spsa
 from si_jax.errors import InputError
 from si_jax.outputs import Outputs
 from si_jax.threat import Threat
+from tests.helpers.searches import advance, init, run_search
 
 
 def keys_of(number, seed=0):
@@ -22,14 +23,7 @@ def problem_of(images, labels, seed=0):
 
 
 def run(search, classifier, problem, threat, chunks=None):
-    state = jax.jit(lambda p: search.init(classifier, p, threat))(problem)
-    advance = jax.jit(
-        lambda p, s, first, count: search.advance(classifier, p, threat, s, first, count), static_argnums=3
-    )
-    done = 0
-    for count in chunks or [search.iterations]:
-        state, done = advance(problem, state, done, count), done + count
-    return state
+    return run_search(search, problem, threat, chunks, classifier)
 
 
 def linear(images, keys):
@@ -56,9 +50,9 @@ def test_the_estimate_converges_to_the_gradient_of_a_quadratic():
     labels = jnp.zeros(6, jnp.int32)
 
     def error(evaluations):
-        estimate = estimate_gradient(
-            loss, jnp.asarray(images), labels, keys_of(6), evaluations=evaluations, radius=0.001
-        )
+        estimate = jax.jit(
+            lambda x, keys: estimate_gradient(loss, x, labels, keys, evaluations=evaluations, radius=0.001)
+        )(images, keys_of(6))
         return np.linalg.norm(estimate - exact) / np.linalg.norm(exact)
 
     errors = {n: error(n) for n in (64, 1024, 16384)}
@@ -138,12 +132,11 @@ def test_early_stop_and_queries(norm):
     np.testing.assert_array_equal(state.found[~state.fooled], images[~state.fooled])
 
     # One iteration at a time: each image stops at its first misclassified point.
-    step = jax.jit(lambda s, first: search.advance(linear, problem, threat, s, first, 1))
-    now = jax.jit(lambda p: search.init(linear, p, threat))(problem)
+    now = jax.device_get(init(search, linear, problem, threat))
     for i in range(30):
         wrong = np.asarray(linear(now.inner.point, None).logits).argmax(axis=1) != labels
         np.testing.assert_array_equal(now.fooled, wrong)
-        following = step(now, i)
+        following = jax.device_get(advance(search, linear, problem, threat, now, i, 1))
         np.testing.assert_array_equal(following.queries - now.queries, np.where(wrong, 0, 17))
         np.testing.assert_array_equal(following.inner.point[wrong], now.inner.point[wrong])
         now = following
@@ -159,14 +152,8 @@ def test_chunks_and_batches_do_not_matter():
         spsa(evaluations=8, iterations=12),
     )
     whole = run(search, linear, problem, threat)
-    parts = run(search, linear, problem, threat, chunks=[6, 6])
-    alone = run(search, linear, jax.tree.map(lambda a: a[2:3], problem), threat)
-
-    def same(a, b):
-        np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
-
-    jax.tree.map(same, parts, whole)
-    jax.tree.map(lambda a, b: same(a, np.asarray(b)[2:3]), alone, whole)
+    some = run(search, linear, jax.tree.map(lambda a: a[2:3], problem), threat, chunks=[7, 5])
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b[2:3], rtol=0, atol=1e-12), some, whole)
 
 
 @pytest.mark.parametrize('evaluations', [0, 7, -2])

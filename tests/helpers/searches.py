@@ -46,17 +46,34 @@ def quicken(monkeypatch: Any) -> None:
         monkeypatch.setitem(SEARCHES, name, quick)
 
 
-def run_search(search: Search, where: Any, threat: Any, chunks: Any, classifier: Any) -> SearchState:
-    """The state of a search after all its iterations, so many in each of the chunks."""
-    state = jax.jit(lambda p: search.init(classifier, p, threat))(where)
-    advance = jax.jit(
-        lambda p, s, first, count: search.advance(classifier, p, threat, s, first, count), static_argnums=3
-    )
-    done = 0
+def _advance(
+    search: Search, classifier: Any, where: Any, threat: Any, state: Any, first: Any, count: Any
+) -> SearchState:
+    return search.advance(classifier, where, threat, state, first, count)
+
+
+# Compiled once for a search and a classifier, whatever the images, eps and length of a part.
+init = jax.jit(
+    lambda search, classifier, where, threat: search.init(classifier, where, threat), static_argnums=(0, 1)
+)
+advance = jax.jit(_advance, static_argnums=(0, 1))
+_whole = jax.jit(_advance, static_argnums=(0, 1, 6))
+
+
+def run_search(
+    search: Search, where: Any, threat: Any, chunks: Any = None, classifier: Any = None
+) -> SearchState:
+    """The state of a search after all its iterations, on the host; so many in each of the chunks.
+
+    As in an evaluation a single one has a static length, and that of several is an argument.
+    """
+    chunks = chunks or [search.iterations]
+    part = _whole if len(chunks) == 1 else advance
+    state, done = init(search, classifier, where, threat), 0
     for count in chunks:
-        state, done = advance(where, state, jnp.int32(done), count), done + count
+        state, done = part(search, classifier, where, threat, state, done, count), done + count
     assert done == search.iterations
-    return state
+    return jax.device_get(state)
 
 
 def told(iterations: int = 12, targeted: bool = False, answer: Any = None) -> Search:

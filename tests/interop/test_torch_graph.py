@@ -95,14 +95,15 @@ def test_reference_network_on_1000_images(shared, name):
             reference = module.to(getattr(torch, dtype))(
                 torch.tensor(images.astype(dtype)).permute(0, 3, 1, 2)
             ).numpy()
-        return jax.jit(TorchClassifier(module))(images.astype(dtype)).logits, reference
+        classifier = TorchClassifier(module)
+        return classifier, jax.jit(classifier)(images.astype(dtype)).logits, reference
 
     for dtype, tolerance in (('float32', 1e-4), ('float64', 1e-9)):
-        value, reference = logits(dtype)
+        classifier, value, reference = logits(dtype)
         assert value.dtype == dtype
         np.testing.assert_allclose(value, reference, rtol=0, atol=tolerance * np.abs(reference).max())
         np.testing.assert_allclose(value[:64], expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    outputs = assert_parity(TorchClassifier(module), module, images[:64], 1e-9)
+    outputs = assert_parity(classifier, module, images[:64], 1e-9)
     assert outputs.features.shape == (64, 100)
     np.testing.assert_allclose(offset(outputs), np.tile(offset(outputs)[:1], (64, 1)), atol=1e-12)
 

@@ -9,11 +9,13 @@ import jax
 import numpy as np
 import pytest
 
+from si_jax import models
 from si_jax.training import log, recipes
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.loop import run
 from si_jax.training.metrics import read_metrics
 from si_jax.training.setup import setup
+from tests.helpers import tiny
 from tests.training.test_run_methods import digits
 
 
@@ -22,13 +24,14 @@ def small(options):
     config = recipes.recipe('acat_cifar10', options)
     return digits(config, **{
         'epochs': 5, 'awp.start_epoch': 2, 'attack.steps': 2, 'data.validation': 0, 'data.limit': 64,
-        'checkpoint.every_steps': 13,
+        'model.width': 32, 'checkpoint.every_steps': 13,
     })  # fmt: skip
 
 
 @pytest.mark.parametrize('si', [False, True])
-def test_the_loss_falls_and_a_run_resumes_bit_for_bit(si, tmp_path):
-    config = small(f'wrn_10_1{",si" * si}')
+def test_the_loss_falls_and_a_run_resumes_bit_for_bit(si, tmp_path, monkeypatch):
+    monkeypatch.setitem(models.ARCHITECTURES, 'tiny', tiny.ROW)
+    config = small(f'tiny{",si" * si}')
     ready = setup(config)
     assert 'ramps: ' in log.header(ready, {}) and ready.awp.first_step == 2 * ready.steps_per_epoch
     radii = [float(ready.ramps.factor(ready.ramps.eps, epoch * ready.steps_per_epoch)) for epoch in range(5)]

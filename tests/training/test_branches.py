@@ -19,6 +19,7 @@ from si_jax.training.awp import Perturbation
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.loop import run
 from si_jax.training.setup import setup
+from tests.helpers import tiny
 from tests.helpers.torch_steps import (
     DECAY,
     GAMMA,
@@ -148,8 +149,9 @@ def small(arch='wrn_10_1', **changes):
     )
 
 
-def test_a_run_resumes_bit_for_bit(tmp_path):
-    config = small(**{'defense.branches': 1, 'awp.gamma': 0.0})
+def test_a_run_resumes_bit_for_bit(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.ARCHITECTURES, 'tiny', tiny.ROW)
+    config = small('tiny', **{'defense.branches': 1, 'awp.gamma': 0.0})
     assert 'branches: the images, and copies of each after AutoAugment: 1' in log.header(setup(config), {})
     whole, again = tmp_path / 'whole', tmp_path / 'again'
     state = run(config, str(whole))

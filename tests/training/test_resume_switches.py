@@ -1,6 +1,7 @@
 """A run with modern ingredients or a newer defense resumes bit for bit.
 
-tests/training/test_average.py does the same with all ingredients at once that can be; here are the others.
+tests/training/test_average.py does the same with all ingredients at once that can be, and
+tests/training/test_run_methods.py with ELLE-A and NuAT; here are the others.
 """
 
 import shutil
@@ -22,8 +23,6 @@ SWITCHES = {
             'schedule.warmup': 0.5, 'awp.gamma': 0.01,
         },
     ),
-    'ellea': ('ellea', {'defense.weights.nonlinearity': 10.0}),
-    'nuat': ('nuat', {}),
     'dkl': ('dkl', {}),
 }  # fmt: skip
 
