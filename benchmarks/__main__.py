@@ -5,8 +5,8 @@
     python -m benchmarks --rows=pgd,memory --quick
 
 Rows: pgd (a), steps (b), autoattack (c, with --reference), data (d), compile (e), memory (f), growth (g),
-waiting, for data before each step, techniques, which turns off one thing at a time, and hotspots, where the
-time of an attack goes.
+first_result, from a command to its result, waiting, for data before each step, techniques, which turns off
+one thing at a time, and hotspots, where the time of an attack goes.
 Ours and the peers take turns in one process, after a first time that does not count, so that a machine that
 slows down slows all; quoted are medians, and ratios turn by turn with their least and largest. --quick takes
 the small networks and few turns. Rows that the output file holds already and that are not named stay.
@@ -24,7 +24,7 @@ from typing import Any
 import jax
 import torch
 
-from benchmarks import growth, hotspots, pgd, resources, steps, techniques, waiting
+from benchmarks import first_result, growth, hotspots, pgd, resources, steps, techniques, waiting
 from benchmarks.turns import CLOCKS, choose_clock, lines
 from si_jax.errors import InputError, unknown
 from si_jax.runtime import compilation_cache
@@ -37,6 +37,7 @@ ROWS: dict[str, Callable[[bool], list[dict[str, Any]]]] = {
     'data': resources.data_rows,
     'waiting': waiting.rows,
     'compile': resources.compile_rows,
+    'first_result': first_result.rows,
     'memory': resources.memory_rows,
     'growth': growth.rows,
     'techniques': techniques.rows,

@@ -1,18 +1,24 @@
-"""Prints the tables of docs/performance.md from results/: `python -m benchmarks.page`."""
+"""The tables of docs/performance.md, from results/: `python -m benchmarks.page` puts them into the page."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from benchmarks.planned import line
+from si_jax.storage.files import write_atomic
 
-RESULTS = Path(__file__).resolve().parent.parent / 'results'
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / 'results'
+PAGE = ROOT / 'docs' / 'performance.md'
 NAMES = {
     'pgd': 'PGD beside others',
     'steps': 'Training steps beside PyTorch',
     'autoattack': 'AutoAttack',
     'data': 'Data pipeline',
     'compile': 'Compilation',
+    'first_result': 'From a command to its result',
+    'waiting': 'Waiting for data',
     'memory': 'Memory',
     'growth': 'Growth',
     'techniques': 'Single techniques',
@@ -46,9 +52,10 @@ def speed() -> str:
 
 
 # Rows of `speed_cpu.json`.
-SMALL = ('small_cnn, batch 64', 'small_cnn, 8 batches of 64')
-NARROW = ('resnet18 of width 8, batch 64', 'resnet18 of width 8, 8 batches of 64')
-WHOLE = ('resnet18, batch 32', 'resnet18, 4 batches of 32')
+SMALL = ('PGD-10, small_cnn, batch 64', 'PGD-10, small_cnn, 8 batches of 64')
+NARROW = ('PGD-10, resnet18 of width 8, batch 64', 'PGD-10, resnet18 of width 8, 8 batches of 64')
+WHOLE = ('PGD-10, resnet18, batch 32', 'PGD-10, resnet18, 4 batches of 32')
+SINGLE = tuple(f'step of {method}, resnet18 of width 8, batch 32' for method in ('freeat', 'rfgsm'))
 # Work, goal, peer, rows.
 GOALS = (
     ('PGD-10 against torchattacks, ResNet-18', '0.9, better 1', 'torchattacks', WHOLE),
@@ -57,25 +64,51 @@ GOALS = (
     ('PGD-10 against Foolbox with JAX, ResNet-18', '1.2, better 1.5', 'Foolbox with JAX', WHOLE),
     ('the same, ResNet-18 of width 8', '2.4, better 4', 'Foolbox with JAX', NARROW),
     ('the same, small CNN', '2.4, better 4', 'Foolbox with JAX', SMALL),
+    ('a training step against PyTorch, FreeAT and R-FGSM', '1', 'PyTorch', SINGLE),
 )
-AUTOATTACK = {'cnn_a_adv4': 'autoattack_speed.json', 'kw_base': 'autoattack_speed_kw_base.json'}
+WANTED = {'resnet4b': '2'}  # of AutoAttack; on the others '2, better 4'
 
 
 def goals() -> str:
     """How many times as fast as the peers on the CPU, beside what is wanted."""
     lines = ['| work, on the CPU | wanted | measured |', '|---|---|---|']
-    for name, file in AUTOATTACK.items():
-        (network,) = json.loads((RESULTS / file).read_text())['rows']
-        parts = [f'{part} {_ratio(one["times_faster"])}' for part, one in network['seconds'].items()]
-        lines.append(
-            f'| standard AutoAttack against fra31/auto-attack, {name} | 2, better 4 | {"; ".join(parts)} |'
-        )
-    rows = json.loads((RESULTS / 'speed_cpu.json').read_text())['rows']['pgd']['rows']
-    speeds = {row['what'].removeprefix('PGD-10, '): row['times_faster_than'] for row in rows}
+    for network in _autoattack():
+        ratio = _ratio(network['seconds']['autoattack']['times_faster'])
+        name = network['network']
+        work = f'standard AutoAttack against fra31/auto-attack, {name}'
+        lines.append(f'| {work} | {WANTED.get(name, "2, better 4")} | {ratio} |')
+    measured = json.loads((RESULTS / 'speed_cpu.json').read_text())['rows']
+    rows = [row for part in ('pgd', 'steps') for row in measured[part]['rows']]
+    speeds = {row['what']: row['times_faster_than'] for row in rows if 'speed' in row}
     for work, wanted, peer, names in GOALS:
-        parts = [f'{_ratio(speeds[name][peer])} in {name.rpartition(", ")[2]}' for name in names]
+        parts = []
+        for name in names:
+            short = name.partition(', ')[0] if name in SINGLE else f'in {name.rpartition(", ")[2]}'
+            parts.append(f'{_ratio(speeds[name][peer])} {short}')
         lines.append(f'| {work} | {wanted} | {"; ".join(parts)} |')
     return '\n'.join(lines)
+
+
+def stages() -> str:
+    """How fast the stages of AutoAttack are, beside the public code and beside a product of matrices."""
+    head = '| network, images | stage | seconds | public code, seconds | times as fast | needed GFLOP/s |'
+    lines = [head, '|---' * 6 + '|']
+    for network in _autoattack():
+        best = network['matrix_flops_a_second']
+        for stage, one in network['seconds'].items():
+            rate = ''
+            if 'flops_a_second' in one:
+                flops = one['flops_a_second']['median']
+                rate = f'{flops / 1e9:.0f}, {flops / best:.0%} of a matrix product'
+            lines.append(
+                f'| {network["network"]}, {network["images"]} | {stage} | {one["si_jax"]["median"]:.1f} '
+                f'| {one["reference"]["median"]:.1f} | {_ratio(one["times_faster"])} | {rate} |'
+            )
+    return '\n'.join(lines)
+
+
+def _autoattack() -> list[dict[str, Any]]:
+    return json.loads((RESULTS / 'autoattack_speed.json').read_text())['rows']
 
 
 def _ratio(ratio: dict[str, float]) -> str:
@@ -95,5 +128,17 @@ def _row(row: dict[str, Any]) -> str:
     return f'| {row["what"]} | {cell} |'
 
 
+TABLES = {'planned': planned, 'speed': speed, 'goals': goals, 'stages': stages}
+
+
+def filled(page: str) -> str:
+    """The page with its tables between the marks."""
+    for name, table in TABLES.items():
+        start, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
+        text = f'{start}\n{table()}\n{end}'
+        page = re.sub(f'{start}.*?{end}', lambda _, text=text: text, page, flags=re.DOTALL)
+    return page
+
+
 if __name__ == '__main__':
-    print(planned(), speed(), goals(), sep='\n\n')
+    write_atomic(PAGE, filled(PAGE.read_text()).encode())

@@ -54,13 +54,13 @@ def data_rows(quick: bool) -> list[dict[str, Any]]:
 
 COMPILING = """
 import time
-from configs import quickstart, narrow
+from configs import narrow, quickstart, tradessi_cifar10
 from si_jax.runtime import compilation_cache
 from si_jax.training.timing import synthetic, arguments
 from si_jax.training.setup import compile_train_step
 from si_jax.defenses import from_config
 compilation_cache.enable()
-config = {config}.get_config()
+config = {config}
 ready = synthetic(config, config.attack.steps, from_config(config.defense))
 call = arguments(ready)
 began = time.perf_counter()
@@ -69,10 +69,18 @@ print(time.perf_counter() - began)
 """
 
 
+STEPS = {
+    'configs/quickstart.py': 'quickstart.get_config()',
+    'configs/narrow.py': 'narrow.get_config()',
+    'TRADES-SI, ResNet-18': 'tradessi_cifar10.get_config()',
+    'TRADES-SI, WRN-28-10': "tradessi_cifar10.get_config('wrn_28_10')",
+}
+
+
 def compile_rows(quick: bool) -> list[dict[str, Any]]:
     """Row (e): a training step traced and compiled in a process of its own, without and with a cache."""
     rows = []
-    for config in ('quickstart',) if quick else ('quickstart', 'narrow'):
+    for what, config in list(STEPS.items())[: 1 if quick else None]:
         with tempfile.TemporaryDirectory() as cache:
             environment = os.environ | {'SI_JAX_COMPILATION_CACHE': cache, 'PYTHONPATH': str(ROOT)}
             environment.pop('JAX_COMPILATION_CACHE_DIR', None)
@@ -86,7 +94,7 @@ def compile_rows(quick: bool) -> list[dict[str, Any]]:
                 for _ in range(2)
             ]
         figures = {'cold': f'{seconds[0]:.1f} s', 'from the cache': f'{seconds[1]:.1f} s'}
-        what = f'training step of configs/{config}.py compiled'
+        what = f'training step compiled: {what}'
         rows.append(
             {'what': what, 'seconds': dict(zip(('cold', 'warm'), seconds, strict=True)), 'figures': figures}
         )
