@@ -30,7 +30,7 @@ def environment(flags: str = '') -> dict[str, str]:
     """That of a command on one device, with XLA's flags; without any it compiles as a user's does."""
     found = os.environ | {'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags, 'PYTHONPATH': str(ROOT)}
     found.pop('NPROC', None)
-    if optimised:
+    if not flags:
         found.pop('OMP_NUM_THREADS', None)
     return found
 
