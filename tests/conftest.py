@@ -46,13 +46,13 @@ pytest_plugins = ['tests.helpers.fixtures_data', 'tests.helpers.slow']
 
 @pytest.fixture(scope='module', autouse=True)
 def forget_compiled_programs():
-    """Thousands of live programs exhaust the memory mappings that a process may have, and it crashes.
+    """Each live program holds over a megabyte and three memory mappings, of which a process may have 65,530.
 
-    Linux allows 65,530. Until there are many, the next module can use what this one compiled.
+    The next modules can use what is kept, so it goes only once there are about a thousand programs.
     """
     yield
     mappings = pathlib.Path('/proc/self/maps')
-    if not mappings.exists() or mappings.read_bytes().count(b'\n') > 10_000:
+    if not mappings.exists() or mappings.read_bytes().count(b'\n') > 5_000:
         jax.clear_caches()
 
 

@@ -46,7 +46,7 @@ def test_batches_devices_order_and_parts_of_the_data_do_not_matter(wide):
                 )
             assert_allclose(other.images[name], whole.images[name], atol=1e-9)
     chosen = np.random.default_rng(1).permutation(40)[:23]
-    part = run('autoattack', network, images[chosen], labels[chosen], indices=chosen, batch_size=16)
+    part = run('autoattack', network, images[chosen], labels[chosen], indices=chosen, batch_size=7)
     assert_array_equal(part.attacks['autoattack'].broken_by, whole.attacks['autoattack'].broken_by[chosen])
 
 

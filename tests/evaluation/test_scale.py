@@ -35,7 +35,8 @@ def test_they_are_two_points_stronger_on_published_networks_at_any_scale(name, f
     found = scaled_networks.run(
         shared, name, 1000, tmp_path / 'found.npz', dict.fromkeys((1, factor), ','.join(blind))
     )
-    # By the reference code, which ours equal: test_reference.py, test_autoattack_reference.py.
+    # By the reference code, which ours equal: test_reference.py, test_autoattack_reference.py and, for the
+    # APGD-CE of kw_base, `make conformance`.
     theirs = np.load(shared / 'reference' / f'{name}.npz')
     assert found[1, 'pgd-gap'] <= theirs['pgd'].mean() - 0.02
     assert found[1, 'apgd-cal'] <= theirs['aa_apgd-ce'].mean() - 0.02
