@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.helpers.processes import compiled_lightly, environment, light
+from tests.helpers.processes import compiled_lightly, environment, quick
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / 'examples'
@@ -44,7 +44,7 @@ results = {{
 }}
 print(json.dumps({{name: result.accuracy for name, result in results.items()}}))
 """
-    return json.loads(light('-c', script).splitlines()[-1]), workdir
+    return json.loads(quick('-c', script).splitlines()[-1]), workdir
 
 
 @pytest.mark.parametrize('name', NAMES)
