@@ -14,17 +14,18 @@ import pytest
 
 from si_jax import data
 
-CIFAR10_EACH = 400  # of the images of each file of CIFAR-10
+CIFAR10_EACH = 400  # of the images of each training file of CIFAR-10; its test file is whole
 
 
 @functools.cache
 def cifar10_files(shared) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The first images and labels of each file, by the authors' names of them."""
+    """Images and labels by the authors' names of files: the whole test set, and the first of the others."""
     names = {f'data_batch_{part}': f'cifar10_train_{part}.npz' for part in range(1, 6)}
     found = {}
     for name, file in (names | {'test_batch': 'cifar10_test.npz'}).items():
+        first = slice(None if name == 'test_batch' else CIFAR10_EACH)
         with np.load(shared / 'data' / file) as arrays:
-            found[name] = arrays['images'][:CIFAR10_EACH], arrays['labels'][:CIFAR10_EACH]
+            found[name] = arrays['images'][first], arrays['labels'][first]
     return found
 
 
