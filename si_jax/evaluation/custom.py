@@ -7,6 +7,7 @@ A custom attack is an `Attack` record, which runs as the PGD family does (`pgd.P
 import dataclasses
 import hashlib
 import inspect
+import tokenize
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -131,8 +132,8 @@ def _text(value: Any, seen: set[int]) -> Iterable[str]:
         seen.add(id(value))
         try:
             yield inspect.getsource(value)
-        except OSError:
-            yield value.__qualname__
+        except (OSError, SyntaxError, tokenize.TokenError):  # no file, or one that was changed since
+            yield f'{value.__qualname__} {value.__code__.co_code.hex()}'
         named = {
             name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__
         }

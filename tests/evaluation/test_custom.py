@@ -185,6 +185,18 @@ def test_a_state_belongs_to_the_text_of_an_attack(tmp_path):
         run([('mine', moved(1.0))], state_path=tmp_path)
 
 
+@pytest.mark.parametrize('text', ['', 'x = (', "'''", ' def f'])
+def test_an_attack_whose_file_was_changed_since_has_its_program_as_text(tmp_path, text):
+    found = []
+    for sign in '+-':
+        file = tmp_path / f'attack{len(found)}.py'
+        file.write_text(program := f'\n\ndef mine(c, x, y, t, k):\n    return x {sign} t.eps\n')
+        exec(compile(program, str(file), 'exec'), names := {})
+        file.write_text(text)
+        found.append(fingerprint(names['mine']))
+    assert found[0] != found[1]
+
+
 SHARE = 0.5
 
 
