@@ -1,9 +1,9 @@
 """train.py as users run it: resumed runs equal whole ones bit for bit, bad input ends in one clear line."""
 
 import json
-import signal
+import pathlib
+import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from si_jax.training.metrics import read_metrics
 from tests.chaos.forks import Forked
 from tests.helpers.processes import assert_traced, compiled_as_the_suite, environment
 
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 SMALL = [
     '--config=configs/quickstart.py',
     '--config.epochs=3',
@@ -27,14 +28,17 @@ SMALL = [
 ]
 
 
+def two_devices():
+    return environment(f'{compiled_as_the_suite()} --xla_force_host_platform_device_count=2')
+
+
 @pytest.fixture(scope='module')
 def start(tmp_path_factory):
     """Starts train.py with these flags on two devices."""
 
     def started(*flags, program='train.py'):
         folder = tmp_path_factory.mktemp('printed')
-        two = environment(f'{compiled_as_the_suite()} --xla_force_host_platform_device_count=2')
-        return Forked([sys.executable, program, *flags], folder / 'out', two, folder / 'err')
+        return Forked([sys.executable, program, *flags], folder / 'out', two_devices(), folder / 'err')
 
     return started
 
@@ -42,18 +46,6 @@ def start(tmp_path_factory):
 def finish(process):
     out, err = process.communicate(timeout=240)
     return process.returncode, out, err
-
-
-def wait_for_step(workdir, step, process):
-    """Until a checkpoint of that step or a later one is complete."""
-    checkpoints = Checkpoints(workdir / 'checkpoints')
-    for _ in range(4000):
-        if (checkpoints.latest_step or 0) >= step:
-            return
-        if process.poll() is not None:
-            raise AssertionError(process.communicate())
-        time.sleep(0.03)
-    raise AssertionError(f'no checkpoint of step {step}')
 
 
 def final(workdir):
@@ -95,29 +87,48 @@ def same_run(one, other):
     assert [line['step'] for line in lines_a] == [8, 16, 24]
 
 
-LIMITED = """
-import resource, sys
+STOPPED = """
+import os, signal, sys
 from si_jax.cli.train import command
+from si_jax.training.checkpoints import Checkpoints
 
-resource.setrlimit(resource.RLIMIT_FSIZE, (8 * 1024, resource.RLIM_INFINITY))
+def save(*arguments, whole=Checkpoints.save, **settings):
+    Checkpoints.save = whole
+    os.kill(os.getpid(), signal.SIGTERM)
+    return whole(*arguments, **settings)
+
+Checkpoints.save = save
 command(sys.argv[1:])
 """
 
 
 def test_sigterm_saves_and_the_same_command_goes_on_bit_for_bit(start, uninterrupted, tmp_path):
     workdir = tmp_path / 'stopped'
-    # A mid-epoch step: logging every step gives the signal a place to fall between two steps.
-    process = start(*SMALL, f'--workdir={workdir}')
-    wait_for_step(workdir, 3, process)
-    process.send_signal(signal.SIGTERM)
-    code, out, err = finish(process)
+    # Within an epoch, and however fast the steps are: the signal comes as the third one is saved.
+    stopped = tmp_path / 'stopped.py'
+    stopped.write_text(STOPPED)
+    code, out, err = finish(start(*SMALL, f'--workdir={workdir}', program=str(stopped)))
     assert code == 143, err
     stopped_at = Checkpoints(workdir / 'checkpoints').latest_step
     assert stopped_at < 24 and f'SIGTERM: saved at step {stopped_at}. To go on:\n' in err
-    # The disk fills up: no file can grow beyond 8 KiB.
-    limited = tmp_path / 'limited.py'
-    limited.write_text(LIMITED)
-    code, out, err = finish(start(*SMALL, f'--workdir={workdir}', program=str(limited)))
+    # The disk fills up: no file can grow beyond 8 KiB, 16 blocks. What is printed goes to no file.
+    limited = subprocess.run(
+        [
+            'sh',
+            '-c',
+            'ulimit -f 16; exec "$@"',
+            'sh',
+            sys.executable,
+            'train.py',
+            *SMALL,
+            f'--workdir={workdir}',
+        ],
+        env=two_devices(),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    code, err = limited.returncode, limited.stderr
     assert code == 1, err
     assert 'train.py: disk full while saving step' in err and f'checkpoint is step {stopped_at}' in err
     code, out, err = finish(start(*SMALL, f'--workdir={workdir}'))
