@@ -83,9 +83,10 @@ def test_the_program_does_not_grow_with_the_weights(make):
 
         return len(jax.jit(jax.grad(loss, argnums=1)).lower(lifted.weights, x).as_text())
 
-    # Numbers of more digits take a few characters; 1,000 weights would take thousands.
-    assert text_size(1000) - text_size(10) < 200
-    constants = len(jax.jit(make(1000)).lower(x).as_text()) - len(jax.jit(make(10)).lower(x).as_text())
+    # Numbers of more digits take a few characters; 1,000 weights would take thousands. Both have one form of
+    # convolution on the CPU, which the number of outputs decides.
+    assert text_size(1000) - text_size(100) < 200
+    constants = len(jax.jit(make(1000)).lower(x).as_text()) - len(jax.jit(make(100)).lower(x).as_text())
     assert constants > 10_000  # what the lift avoids, so that the first assertion can fail
 
 
