@@ -74,9 +74,9 @@ def test_a_wrong_number_is_found(tmp_path, capsys, monkeypatch):
     assert '2 cells, 2 silently wrong' in capsys.readouterr().out
     text = page.read_text()
     assert text.startswith('before\n') and text.endswith('after\n') and 'old' not in text
-    assert '| gradient blocked | linf | 53.8 |  |  |  |  | 1 |' in text
+    assert f'| {case.about} | linf | 53.8 |  |  |  |  | 1 |' in text
     # What is not asked for again stays.
     other = [flags[0], '--attacks=square', *flags[2:], f'--page={page}']
     assert selfcheck.main(other) == 1
     assert '4 cells, 2 silently wrong' in capsys.readouterr().out
-    assert '| gradient blocked | linf | 53.8 | 1 |  |  |  | 1 |' in page.read_text()
+    assert f'| {case.about} | linf | 53.8 | 1 |  |  |  | 1 |' in page.read_text()
