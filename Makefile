@@ -1,6 +1,6 @@
 # make quickstart   train, evaluate and draw on the handwritten digits (a few minutes, no download of data)
 # make test         the whole test suite
-# make test-quick   without the files that tests/slow.txt names, for daily work (under three minutes on two cores)
+# make test-quick   without the files that tests/slow.txt names, for daily work
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
 # make selfcheck    every attack against classifiers whose robust accuracy is known exactly (an hour or so)
 # make study        the study of docs/study.md on CIFAR-10: a day on two cores; goes on where it was stopped

@@ -2,7 +2,7 @@
 
 Each command runs in a process of its own with an empty compilation cache (cold), and then with what that run
 left in it (warm). Beside the whole wait stand the seconds until the program begins its work (Python and its
-imports), and those that JAX traces, lowers and compiles, or reads from the cache.
+imports), and those in which JAX lowers and compiles programs or reads them from the cache.
 """
 
 import json

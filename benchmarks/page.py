@@ -1,10 +1,10 @@
 """The tables of docs/performance.md, from results/: `python -m benchmarks.page` puts them into the page."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marks import filled
 from benchmarks.planned import line
 from si_jax.storage.files import write_atomic
 
@@ -131,14 +131,6 @@ def _row(row: dict[str, Any]) -> str:
 TABLES = {'planned': planned, 'speed': speed, 'goals': goals, 'stages': stages}
 
 
-def filled(page: str) -> str:
-    """The page with its tables between the marks."""
-    for name, table in TABLES.items():
-        start, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
-        text = f'{start}\n{table()}\n{end}'
-        page = re.sub(f'{start}.*?{end}', lambda _, text=text: text, page, flags=re.DOTALL)
-    return page
-
-
 if __name__ == '__main__':
-    write_atomic(PAGE, filled(PAGE.read_text()).encode())
+    tables = {name: table() for name, table in TABLES.items()}
+    write_atomic(PAGE, filled(PAGE.read_text(), tables).encode())

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import si_jax
+from benchmarks.marks import filled
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.errors import InputError
 from si_jax.runtime import terminal
@@ -40,7 +41,6 @@ examples:
 EPS = {'linf': 8 / 255, 'l2': 0.15, 'l1': 0.15}
 SHAPE = (6, 6, 1)
 WITHSTAND, FALL = 7, 5  # images of each kind, and one that is misclassified without any attack
-BEGIN, END = '<!-- selfcheck -->', '<!-- end of selfcheck -->'
 EXACT, SHORT, REFUSED, WARNED, WRONG = 'exact', 'within its slack', 'refused', 'warned of', 'SILENTLY WRONG'
 # How many of the images that fall an attack may leave standing on a linear network, and why; others none.
 SLACK = {
@@ -454,10 +454,8 @@ def measure(given: argparse.Namespace) -> int:
     write_json(output, about)
     if given.page:
         page = Path(given.page)
-        head, rest = page.read_text().split(BEGIN)
-        tail = rest.split(END)[1]
         grid = table([(*where, one) for where, one in found])
-        write_atomic(page, f'{head}{BEGIN}\n{grid}\n{END}{tail}'.encode())
+        write_atomic(page, filled(page.read_text(), {'selfcheck': grid}).encode())
     wrong = sum(one.verdict == WRONG for _, one in found)
     print(f'{len(found)} cells, {wrong} silently wrong, {seconds:.0f} s; written to {output}')
     return terminal.FAILED if wrong else terminal.OK

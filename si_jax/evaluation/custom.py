@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import inspect
 import tokenize
+import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -112,6 +113,12 @@ def protocol(name: str, attack: Attack | AttackFunction) -> dict[str, Any]:
     return {'name': name, 'own': kind, 'source': fingerprint(attack)}
 
 
+def _program(code: types.CodeType) -> str:
+    """What a function does: its instructions, the names and the constants in them."""
+    constants = [_program(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
+    return f'{code.co_code.hex()} {code.co_names} {constants}'
+
+
 def _text(value: Any, seen: set[int]) -> Iterable[str]:
     """`seen` are the functions and objects that were looked at: they may lead back to themselves."""
     if isinstance(value, str | int | float | bool | None):
@@ -133,7 +140,7 @@ def _text(value: Any, seen: set[int]) -> Iterable[str]:
         try:
             yield inspect.getsource(value)
         except (OSError, SyntaxError, tokenize.TokenError):  # no file, or one that was changed since
-            yield f'{value.__qualname__} {value.__code__.co_code.hex()}'
+            yield f'{value.__qualname__} {_program(value.__code__)}'
         named = {
             name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__
         }

@@ -1,9 +1,10 @@
 """The figures of docs/reliability.md, from results/: `python -m tests.chaos.page` puts them into the page."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from benchmarks.marks import filled
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / 'docs' / 'reliability.md'
@@ -17,14 +18,6 @@ def tables() -> dict[str, str]:
         file = ROOT / 'results' / f'{name}.json'
         found[name] = text(json.loads(file.read_text())) if file.exists() else ''
     return found
-
-
-def filled(page: str) -> str:
-    """The page with its tables between the marks."""
-    for name, text in tables().items():
-        start, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
-        page = re.sub(f'{start}.*?{end}', lambda _, t=f'{start}\n{text}\n{end}': t, page, flags=re.DOTALL)
-    return page
 
 
 def _chaos(content: dict[str, Any]) -> str:
@@ -82,4 +75,4 @@ def _malformed(content: dict[str, Any]) -> str:
 
 
 if __name__ == '__main__':
-    PAGE.write_text(filled(PAGE.read_text()))
+    PAGE.write_text(filled(PAGE.read_text(), tables()))

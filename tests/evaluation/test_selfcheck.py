@@ -68,7 +68,7 @@ def test_a_wrong_number_is_found(tmp_path, capsys, monkeypatch):
     case = CASES['blocked-gradient']._replace(warning=None)
     monkeypatch.setitem(CASES, 'blocked-gradient', case)
     page = tmp_path / 'page.md'
-    page.write_text(f'before\n{selfcheck.BEGIN}\nold\n{selfcheck.END}\nafter\n')
+    page.write_text('before\n<!-- selfcheck -->\nold\n<!-- end of selfcheck -->\nafter\n')
     flags = ['--classifiers=blocked-gradient', '--attacks=pgd', f'--output={tmp_path / "found.json"}']
     assert selfcheck.main([*flags, f'--page={page}']) == 1
     assert '2 cells, 2 silently wrong' in capsys.readouterr().out
