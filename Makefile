@@ -3,7 +3,7 @@
 # make test-quick   without the files that tests/slow.txt names, for daily work
 # make conformance  every attack against the reference results in $SI_JAX_SHARED (default ../shared; an hour or so)
 # make selfcheck    every attack against classifiers whose robust accuracy is known exactly (an hour or so)
-# make study        the study of docs/study.md on CIFAR-10: a day on two cores; goes on where it was stopped
+# make study        the study of docs/study.md on CIFAR-10; goes on where it was stopped
 # make accelerator  what one GPU or TPU does, in two commands of five minutes; goes on where it was stopped
 # make check-wheel  sdist and wheel, installed into an empty environment and used from another folder (minutes; a network)
 # make docs         the pages of docs/ as a site, in build/docs

@@ -556,12 +556,14 @@ EVIDENCE_ROWS = {
 
 
 def evidence(row: str | None = None) -> ConfigDict:
-    """A defense on all of CIFAR-10 with a narrow ResNet-18: an hour or so on two cores, see docs/study.md."""
+    """A defense on all of CIFAR-10 with a narrow ResNet-18, a short run: see docs/study.md."""
     name, si, inner = _study_row(row, EVIDENCE_ROWS)
     config = paper(name, si=si, dataset='cifar10', arch='resnet18')
     config.defense.inner = inner
     config.model.width = 8
-    config.epochs = 30 if name == 'nfgsm' else 10
+    config.epochs, config.batch_size = (5 if name == 'nfgsm' else 2), 64
+    if name != 'nfgsm':
+        config.attack.steps = 5
     config.optimiser.weight_decay = 5e-4
     config.schedule.kind, config.schedule.peak, config.schedule.warmup = 'cosine', 0.1, 0.1
     config.average.kind = 'ema'
