@@ -5,8 +5,10 @@ are called in the order of `hooks_of`, which matters: the metrics of a step are 
 and validation comes before the line that reports it.
 """
 
+import collections
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,20 @@ class Record(Hook):
 
     def after_epoch(self, run: Run) -> None:
         run.place.check()
+
+
+class Ahead(Hook):
+    """At most two steps wait for the devices: a signal is heard when they are taken."""
+
+    STEPS = 2  # enough for the devices never to wait
+
+    def __init__(self) -> None:
+        self.under_way: collections.deque[Any] = collections.deque()
+
+    def after_step(self, run: Run) -> None:
+        self.under_way.append(run.metrics)
+        if len(self.under_way) > self.STEPS:
+            jax.block_until_ready(self.under_way.popleft())
 
 
 class Metrics(Hook):
@@ -340,7 +356,7 @@ def hooks_of(run: Run, signals: InterruptGuard, profile: profiling.Profile | Non
     ready, config = run.ready, run.ready.config
     preemption = Preemption(signals)
     hooks: list[Hook] = [Profile(profile)] if profile else []
-    hooks += [Record(), preemption, Metrics(run), Speed()]
+    hooks += [Record(), Ahead(), preemption, Metrics(run), Speed()]
     if ready.average and ready.average.batch_stats == 'recompute' and run.state.batch_stats:
         hooks.append(Statistics(run))
     common = {'threat': ready.threat, 'seed': config.seed}

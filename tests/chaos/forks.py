@@ -4,6 +4,7 @@ Each is a process of its own, that runs the program's file as Python would and c
 """
 
 import atexit
+import contextlib
 import multiprocessing
 import os
 import runpy
@@ -49,7 +50,8 @@ class Forked:
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None and self._process.pid:
-            os.kill(self._process.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it may end between the two lines
+                os.kill(self._process.pid, number)
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)

@@ -1,5 +1,7 @@
 """What a run reports and prints of its epochs: figures that weigh images, a header, symptoms, its end."""
 
+import types
+
 import numpy as np
 import pytest
 
@@ -127,3 +129,18 @@ def test_class_weights_that_cannot_be(weights):
 def test_a_negative_patience():
     with pytest.raises(InputError, match='patience=-1 is negative: give a number of epochs, or 0'):
         setup(config(patience=-1))
+
+
+def test_only_two_steps_are_under_way_so_that_a_signal_is_heard_soon():
+    waited, ahead = [], hooks.Ahead()
+
+    class Step:
+        def __init__(self, number):
+            self.number = number
+
+        def block_until_ready(self):
+            waited.append(self.number)
+
+    for number in range(1, 6):
+        ahead.after_step(types.SimpleNamespace(metrics=Step(number)))
+        assert waited == list(range(1, number - 1))
