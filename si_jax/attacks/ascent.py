@@ -138,8 +138,11 @@ def advance(
         unroll: Unroll the loop in the compiled program.
     """
     body = functools.partial(step, value=value, rule=rule, project=project, first=first)
-    unrolled = unroll or (isinstance(steps, int) and steps == 1) or None
-    return jax.lax.fori_loop(0, steps, body, under_way, unroll=unrolled)
+    if isinstance(steps, int) and steps == 1:
+        # JAX makes a loop of one turn, however it is unrolled: XLA would not see that the step begins with a
+        # forward pass that was made before (R-FGSM, N-FGSM).
+        return body(0, under_way)
+    return jax.lax.fori_loop(0, steps, body, under_way, unroll=unroll or None)
 
 
 def evaluate_last(value: Value, under_way: UnderWay, *, steps: int | Array) -> Ascent:

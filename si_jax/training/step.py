@@ -253,7 +253,10 @@ def _attacked(
     images = _images(parts, attack, batch)
     before, seen = _passes(parts, state.params, stats, defense.before, images, batch.mask)
     if attack is not None:
-        network = _attacked_network(parts, state.params, before, batch.mask)
+        # In train mode the running statistics only say around which mean the batch's are summed. With those
+        # from before the pass at 'start', the attack's first pass equals that one, and XLA makes it once.
+        around = stats if defense.attack_bn == 'train' else before
+        network = _attacked_network(parts, state.params, around, batch.mask)
         if defense.calibrated:
             factor = _calibration(network(batch.images, batch.keys).logits, rows)
             attack = attack._replace(score=scaled_logits(factor))

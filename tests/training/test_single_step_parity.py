@@ -2,6 +2,7 @@
 independent PyTorch computation in float64, written from the methods' papers and repositories: modes of batch
 normalisation, orders of passes and starts included."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,9 @@ from si_jax.training.free import make_free_step
 from si_jax.training.schedules import sgd
 from si_jax.training.step import make_train_step
 from si_jax.training.update import Calendar, Ingredients
+from tests.helpers.tiny import TinyNet
 from tests.helpers.torch_steps import (
+    CLASSES,
     EPS,
     ROWS,
     SHAPE,
@@ -24,6 +27,7 @@ from tests.helpers.torch_steps import (
     begin,
     built,
     check_same,
+    compiled,
     inside,
     kl,
     make_batch,
@@ -153,6 +157,35 @@ def test_steps_equal_pytorch(case):
         assert float(metrics['loss']) == pytest.approx(loss, rel=1e-6)  # metrics are float32
         check_same(state, net)
     assert int(state.bad_step) == -1
+
+
+class TwoLayers(TinyNet):
+    """With a convolution after a batch normalisation."""
+
+    @nn.compact
+    def __call__(self, x, train=False, mask=None):
+        x = TinyNet(self.width, self.bn_axis, name='first')(x, train, mask).logits
+        return TinyNet(self.num_classes, self.bn_axis, name='second')(
+            jnp.broadcast_to(x[:, None, None], (len(x), 4, 4, self.width)), train, mask
+        )
+
+
+@pytest.mark.parametrize('name', ['rfgsm', 'nfgsm'])
+def test_the_pass_before_the_attack_is_not_made_twice(name):
+    """On one device the pass that moves the running statistics is the first of the attack."""
+
+    def convolutions(defense):
+        state, _, parts = compiled(defense, attack_steps=1, axis_name='devices')
+        parts = parts.with_model(TwoLayers(CLASSES, 'devices'))
+        images = jnp.zeros((1, *SHAPE), jnp.float64)
+        state = state._replace(**parts.model.init(jax.random.key(0), images))
+        state = state._replace(opt_state=parts.optimiser.init(state.params))
+        given = jax.tree.map(lambda x: x[None], (state, (), make_batch(np.random.default_rng(1), 0)))
+        step = jax.pmap(make_train_step(parts), axis_name='devices', devices=jax.devices()[:1])
+        return step.lower(*given).compile().as_text().count(' convolution(')
+
+    defense = built(name)
+    assert convolutions(defense) == convolutions(defense._replace(before=()))
 
 
 @pytest.mark.parametrize(('si', 'inner'), [(False, ''), (True, ''), (True, 'si')], ids=['plain', 'A', 'B'])
