@@ -66,6 +66,17 @@ def shared() -> pathlib.Path:
 
 
 @pytest.fixture
+def defenses_before():
+    """The table of defenses before the test, which may register rows of its own; they are gone after it."""
+    from si_jax.defenses import DEFENSES
+
+    before = dict(DEFENSES)
+    yield before
+    DEFENSES.clear()
+    DEFENSES.update(before)
+
+
+@pytest.fixture
 def no_room():
     """A context in which no file of this process grows beyond so many bytes: a real error of the system."""
 

@@ -94,7 +94,8 @@ class Table(NamedTuple):
     """A table; `name` is the paper's number of it, or the name of a study.
 
     The evaluations fill the columns of every row. `pairs` names the rows that are compared image by image,
-    each by its labels joined with ', ': (a, b) shows b - a.
+    each by its labels joined with ', ': (a, b) shows b - a. `screen` has the titles of two columns: a screen,
+    and a stronger attack that says on fewer images what the screen leaves.
     """
 
     name: str
@@ -104,3 +105,4 @@ class Table(NamedTuple):
     evaluations: tuple[Evaluation, ...]
     notes: tuple[str, ...] = ()
     pairs: tuple[tuple[str, str], ...] = ()
+    screen: tuple[str, str] | None = None

@@ -7,7 +7,10 @@ runs of one seed begin with the same weights and see the same batches. So differ
 import itertools
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from si_jax.evaluation.compare import Difference, compare
+from si_jax.evaluation.result import Result
 from si_jax.paper.cells import Column, Table
 from si_jax.paper.fitting import Value
 from si_jax.paper.matching import Filled
@@ -81,6 +84,33 @@ def pairs_of(table: Table, filled: list[Filled]) -> list[Pair]:
                 found = compare([_file(of_a[seed]) for seed in seeds], [_file(of_b[seed]) for seed in seeds])
                 pairs.append(Pair(a, b, column, seeds, found.differences[column.attack or 'clean']))
     return pairs
+
+
+def left_by_screen(table: Table, filled: list[Filled]) -> list[str]:
+    """How much of what a table's screen left the stronger attack broke, a sentence; none without a screen."""
+    if table.screen is None:
+        return []
+    titles = [column.title for column in table.columns]
+    screen, attack = (titles.index(title) for title in table.screen)
+    shares, left, broken = [], 0, 0
+    for values in (one.values for one in filled):
+        for seed in values[screen].keys() & values[attack].keys():
+            weak, strong = (
+                Result.load(_file(values[number][seed])).correct[table.columns[number].attack]
+                for number in (screen, attack)
+            )
+            count = min(len(weak), len(strong))  # both saw the first images
+            unbroken = weak[:count]
+            found = unbroken & ~strong[:count]
+            left, broken = left + int(unbroken.sum()), broken + int(found.sum())
+            shares.append(found.sum() / max(1, unbroken.sum()))
+    if not shares:
+        return []
+    return [
+        f'Of the images that both saw, {table.screen[1]} broke {broken} of the {left} that {table.screen[0]} '
+        f'left, {100 * float(np.mean(shares)):.2f} % as a mean over {len(shares)} '
+        f'network{"s" if len(shares) > 1 else ""}.'
+    ]
 
 
 def markdown(pairs: list[Pair]) -> list[str]:

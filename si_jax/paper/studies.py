@@ -98,6 +98,7 @@ _LIST = (
             ('AT', 'AT-SI'),
             ('N-FGSM', 'N-FGSM-SI'),
         ),
+        screen=('fast', AA.title),
     ),
     _study(
         'narrow',

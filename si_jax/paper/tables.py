@@ -127,6 +127,11 @@ class Report:
         """The rows that are compared image by image, as far as they were measured."""
         return paired.pairs_of(self.table, self.filled)
 
+    @functools.cached_property
+    def left_by_screen(self) -> list[str]:
+        """What the table's screen left that a stronger attack broke, in a sentence."""
+        return paired.left_by_screen(self.table, self.filled)
+
     @property
     def heading(self) -> str:
         """What the table is, for a reader who sees nothing else."""
@@ -149,7 +154,7 @@ class Report:
             remarks.append(f"Not the paper's recipe: {changed}.")
         if self.choice.num_examples:
             remarks.append(f'On the first {self.choice.num_examples} test images.')
-        return [*remarks, *self.table.notes, *self.notes]
+        return [*remarks, *self.table.notes, *self.left_by_screen, *self.notes]
 
     def text(self) -> str:
         """For a terminal: a line for each cell, and the commands that are missing."""
@@ -222,7 +227,7 @@ class Report:
                 for filled in self.filled
             ],
             **({'pairs': [pair.to_json() for pair in self.pairs]} if self.table.pairs else {}),
-            'notes': [*self.table.notes, *self.notes],
+            'notes': [*self.table.notes, *self.left_by_screen, *self.notes],
             'missing': self.commands(missing=True),
         }
 

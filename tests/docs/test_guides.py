@@ -46,11 +46,9 @@ print(json.dumps({{'codes': codes, 'won': won, 'eot': averaged.accuracy['pgd'], 
     assert set(transfer['attacks']) == {'pgd', 'transfer-digits-at', 'transfer-digits-martsi'}
 
 
-def test_the_config_of_the_page_on_own_defenses_is_trained_with_and_without_si(tmp_path, monkeypatch):
-    from si_jax import defenses
+def test_the_config_of_the_page_on_own_defenses_is_trained_with_and_without_si(tmp_path, defenses_before):
     from si_jax.training.loop import run
 
-    monkeypatch.setattr(defenses, 'DEFENSES', dict(defenses.DEFENSES))
     (block,) = re.findall(r'```python\n(.*?)```', PAGES['own_defense'], re.DOTALL)
     page: dict = {}
     exec(block, page)

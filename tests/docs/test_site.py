@@ -17,7 +17,6 @@ from absl import flags
 
 import si_jax
 from configs import tradessi_cifar10
-from si_jax import defenses
 from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
 from si_jax.cli import compare, corruptions, evaluate, figures, report, train
 from si_jax.cli.page import parser as page_parser
@@ -161,10 +160,8 @@ def check_argparse(words: list[str]) -> None:
 COMMANDS = shown_commands()
 
 
-def test_every_command_of_the_pages_parses(monkeypatch, capsys):
+def test_every_command_of_the_pages_parses(defenses_before, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    # A config may register rows of its own.
-    monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))
     monkeypatch.setattr(sources, 'SOURCES', dict(sources.SOURCES))
     assert len(COMMANDS) > 100
     for page, command in COMMANDS:

@@ -1,6 +1,7 @@
 """report.py --table: ours beside the paper's, from folders as the programs leave them."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,9 +9,11 @@ from scipy import stats
 
 from si_jax.cli import report as program
 from si_jax.errors import InputError
-from si_jax.paper import report
+from si_jax.paper import paired, report
 from si_jax.paper.cells import Training
+from si_jax.paper.fitting import Value
 from si_jax.paper.paper_tables import SCALES
+from si_jax.paper.studies import STUDIES
 from tests.helpers.folders import write_result, write_run
 
 WHITE_BOX = {'clean': 8_400, 'pgd': 5_600, 'cw': 5_300, 'sipgd': 5_400, 'autoattack': 5_000}
@@ -348,3 +351,25 @@ def test_a_folder_that_does_not_exist_is_said(tmp_path, capsys):
         'python train.py --config=configs/at_svhn.py --workdir=none/at_svhn/seed0\n'
         'python evaluate.py --workdir=none/at_svhn/seed0 --attacks=pgd,cw,sipgd,autoattack\n'
     )
+
+
+def test_what_a_screen_left_and_a_stronger_attack_broke(monkeypatch):
+    """On the images that both saw, the first of the screen's, of the seeds that both have."""
+    flags = {
+        'fast-0': {'fast': np.array([1, 1, 0, 1, 1, 1], bool)},
+        'aa-0': {'autoattack': np.array([1, 0, 0, 1], bool)},
+        'fast-1': {'fast': np.array([1, 0, 0, 0, 1, 1], bool)},
+        'aa-1': {'autoattack': np.array([1, 0, 0, 0], bool)},
+        'fast-2': {'fast': np.ones(6, bool)},
+    }
+    monkeypatch.setattr(paired.Result, 'load', lambda path: SimpleNamespace(correct=flags[path]))
+    table = STUDIES['evidence']
+    values = {'fast': {seed: Value(0.5, 6, (f'fast-{seed}',)) for seed in (0, 1, 2)}}
+    values['AA'] = {seed: Value(0.5, 4, (f'aa-{seed}',)) for seed in (0, 1)}
+    row = SimpleNamespace(values=[values.get(column.title, {}) for column in table.columns])
+    (words,) = paired.left_by_screen(table, [row])
+    assert words == (
+        'Of the images that both saw, AA broke 1 of the 4 that fast left, 16.67 % as a mean over 2 networks.'
+    )
+    row = SimpleNamespace(values=[{} for _ in table.columns])
+    assert paired.left_by_screen(table, [row]) == [] == paired.left_by_screen(STUDIES['digits'], [row])

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from si_jax import defenses, objectives
+from si_jax import objectives
+from si_jax.attacks.pgd import STARTS
 from si_jax.defenses import (
     DEFENSES,
     SI_TERM,
@@ -114,7 +115,7 @@ def test_rows_of_table_1(name, random):
     np.testing.assert_allclose(inner(defense, random), inner_by_hand(random), rtol=1e-9)
     np.testing.assert_allclose(outer(defense, random), outer_by_hand(random), rtol=1e-9)
     assert (defense.passes, defense.start, defense.attack_bn) == (passes, 'uniform', 'eval')
-    assert defense.attack.start is defenses.STARTS['uniform']
+    assert defense.attack.start is STARTS['uniform']
     assert defense.attack.steps is None and defense.attack.step_size is None
 
 
@@ -222,7 +223,7 @@ def test_config_sets_weights_passes_start_and_bn(random):
     )
     np.testing.assert_allclose(outer(defense, random), random.ce(random.g) + 4 * random.kl(), rtol=1e-9)
     assert (defense.passes, defense.start, defense.attack_bn) == (('nat', 'adv', 'nat'), 'gaussian', 'train')
-    assert defense.attack.start is defenses.STARTS['gaussian']
+    assert defense.attack.start is STARTS['gaussian']
 
 
 def test_table_4_without_the_regulariser_keeps_the_si_attack(random):
@@ -362,8 +363,7 @@ def own(**changes):
     return Defense(outer=outer, inner=objectives.kl)._replace(**changes)
 
 
-def test_a_defense_of_your_own_is_a_row_like_any_other(monkeypatch):
-    monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))
+def test_a_defense_of_your_own_is_a_row_like_any_other(defenses_before):
     assert register('mine', own(passes=('nat', 'adv', 'nat'), steps=3)) == 'mine'
     row = recipes.defense('mine', si=True)
     assert row.weights.to_dict() == {'natural_ce': 1.0, 'kl': 2.0, SI_TERM: 0.2}
@@ -389,11 +389,10 @@ def test_a_defense_of_your_own_is_a_row_like_any_other(monkeypatch):
         ('mine', {'replays': 0}, 'defense.replays=0 must be 1'),
     ],
 )
-def test_defenses_of_your_own_that_are_refused(monkeypatch, name, changes, message):
-    monkeypatch.setattr(defenses, 'DEFENSES', dict(DEFENSES))
+def test_defenses_of_your_own_that_are_refused(defenses_before, name, changes, message):
     with pytest.raises(InputError, match=message):
         register(name, {} if changes is None else own(**changes))
-    assert defenses.DEFENSES == DEFENSES
+    assert DEFENSES == defenses_before
 
 
 def test_label_smoothing_is_in_the_cross_entropies_of_the_loss_alone():
