@@ -92,9 +92,8 @@ def _moments(x: Array, mask: Array | None, shift: Array, axis: Hashable | None) 
     floor = jnp.maximum(count, 1)
     mean = jnp.sum(jnp.where(real, x, 0), axes) / floor
     squares = jnp.sum(jnp.square(jnp.where(real, x - mean, 0)), axes)
-    if (
-        axis is None or lax.axis_size(axis) == 1
-    ):  # XLA keeps a sum over one device, and merges nothing across it
+    # XLA would keep a sum over one device, and merge nothing across it.
+    if axis is None or lax.axis_size(axis) == 1:
         return count, mean, squares / floor
 
     local = mean - shift
