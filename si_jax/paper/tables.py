@@ -3,6 +3,8 @@
 import dataclasses
 import functools
 import itertools
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,6 +96,25 @@ BEST = (
 )
 
 
+def _told_once(notes: list[str], runs: str) -> list[str]:
+    """Warnings that differ in their figures alone, as one: the first, and which other runs have it."""
+    alike: dict[str, list[str]] = {}
+    for note in notes:
+        _, of_result, words = note.partition('.json: ')
+        alike.setdefault(re.sub(r'[\d.]+', '', words) if of_result else note, []).append(note)
+    return [
+        f'{first}. With figures of their own: {", ".join(_run_of(note, runs) for note in others)}'
+        if others
+        else first
+        for first, *others in alike.values()
+    ]
+
+
+def _run_of(note: str, runs: str) -> str:
+    """The folder of the run whose result has a warning, below that of all runs."""
+    return Path(note.partition('.json: ')[0]).parent.parent.as_posix().removeprefix(f'{runs}/')
+
+
 @dataclasses.dataclass(frozen=True)
 class Report:
     """A table, what its user chose, its rows with what was found, and what a reader must know of them."""
@@ -154,7 +175,7 @@ class Report:
             remarks.append(f"Not the paper's recipe: {changed}.")
         if self.choice.num_examples:
             remarks.append(f'On the first {self.choice.num_examples} test images.')
-        return [*remarks, *self.table.notes, *self.left_by_screen, *self.notes]
+        return [*remarks, *self.table.notes, *self.left_by_screen, *_told_once(self.notes, self.choice.runs)]
 
     def text(self) -> str:
         """For a terminal: a line for each cell, and the commands that are missing."""

@@ -1,16 +1,35 @@
-"""Which test files are slow: `make test-quick` leaves them out, and a run names those that became so.
+"""Which test files are slow, and what the slowest tests pay for.
 
-tests/slow.txt holds the seconds and the name of each, from a run of the whole suite. A new file is quick
-until it is written there.
+tests/slow.txt holds the seconds and the name of each slow file, from a run of the whole suite. A run names those
+that became slow; a new file is quick until it is written there. `make test-quick` leaves the slow ones out.
+`pytest --slowest=50` ends with the slowest tests and where their seconds went.
 """
 
 import collections
 import pathlib
+import resource
+from collections.abc import Generator
 
+import jax
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 LIMIT = 12  # seconds of a file, with what its tests share
+# What JAX says of its own time. A traced function that calls another counts the other's time too.
+STAGES = {
+    '/jax/core/compile/jaxpr_trace_duration': 'tracing',
+    '/jax/core/compile/jaxpr_to_mlir_module_duration': 'lowering',
+    '/jax/core/compile/backend_compile_duration': 'compiling',
+}
+COLUMNS = ('seconds', *STAGES.values(), 'children')
+
+spent: collections.Counter[str] = collections.Counter()
+before: dict[str, float] = {}  # what was spent when the last report was made
+
+
+def listen(event: str, seconds: float, **_: object) -> None:
+    if event in STAGES:
+        spent[STAGES[event]] += seconds  # type: ignore[assignment]
 
 
 def files() -> dict[str, float]:
@@ -20,6 +39,16 @@ def files() -> dict[str, float]:
     return {path: float(seconds) for seconds, path in pairs}
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        '--slowest', type=int, default=0, help='end with so many of the slowest tests and what they pay for'
+    )
+
+
+def pytest_configure() -> None:
+    jax.monitoring.register_event_duration_secs_listener(listen)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = files()
     for item in items:
@@ -27,12 +56,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker('slow')
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Each report (of a set-up, a test, a tear-down) carries what was spent since the one before."""
+    report = yield
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    total = spent | {'children': children.ru_utime + children.ru_stime}
+    report.user_properties.append(('spent', {name: total[name] - before.get(name, 0) for name in total}))
+    before.update(total)
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    seconds: collections.Counter[str] = collections.Counter()
+    of_files: collections.Counter[str] = collections.Counter()
+    of_tests: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
     for report in (one for reports in terminalreporter.stats.values() for one in reports):
         if isinstance(report, pytest.TestReport):
-            seconds[report.nodeid.partition('::')[0]] += report.duration  # type: ignore[assignment]
-    if grown := [name for name, _ in seconds.most_common() if seconds[name] > LIMIT and name not in files()]:
+            of_files[report.nodeid.partition('::')[0]] += report.duration  # type: ignore[assignment]
+            of_tests[report.nodeid].update({'seconds': report.duration})  # type: ignore[dict-item]
+            of_tests[report.nodeid].update(dict(report.user_properties).get('spent', {}))  # type: ignore[arg-type]
+    if grown := [
+        name for name, _ in of_files.most_common() if of_files[name] > LIMIT and name not in files()
+    ]:
         terminalreporter.section(f'files that took more than {LIMIT} s: for tests/slow.txt if they always do')
         for name in grown:
-            terminalreporter.line(f'{seconds[name]:.0f} {name}')
+            terminalreporter.line(f'{of_files[name]:.0f} {name}')
+    if count := terminalreporter.config.getoption('slowest'):
+        terminalreporter.section(f'the slowest {count} tests: {", ".join(COLUMNS)}')
+        for name in sorted(of_tests, key=lambda one: -of_tests[one]['seconds'])[:count]:
+            terminalreporter.line(
+                ' '.join(f'{of_tests[name][column]:9.1f}' for column in COLUMNS) + f' {name}'
+            )

@@ -225,6 +225,20 @@ def test_where_a_run_lies_and_where_its_data_lay_do_not_matter(tmp_path):
     assert made['notes'][-1] == f'{folder}/results/a.json: the clean accuracy is odd'
 
 
+def test_warnings_that_differ_in_figures_alone_are_told_once(tmp_path):
+    for seed in (0, 1, 2):
+        folder = write_run(tmp_path / f'seed{seed}', seed=seed)
+        write_result(
+            folder / 'results' / 'a.json', DIGITS, warnings=[f'odd on {seed + 3} of 397', f'w{seed == 1}']
+        )
+    made, _ = cells(tmp_path, seeds='0,1,2')
+    assert sum('a.json: ' in note for note in made['notes']) == 6  # every one of them
+    text = report.run(table='digits', runs=str(tmp_path), seeds='0,1,2', markdown=True)
+    assert 'seed0/results/a.json: odd on 3 of 397. With figures of their own: seed1, seed2\n' in text
+    assert text.count('odd on') == 1 and text.count('wTrue') == 1
+    assert 'wFalse. With figures of their own: seed2\n' in text
+
+
 @pytest.mark.parametrize('content', ['{"schema": 1, "att', '[' * 100_000, '\0'])
 def test_a_damaged_result_is_refused(content, tmp_path):
     folder = write_run(tmp_path / 'run')
