@@ -1,7 +1,7 @@
 """Which test files are slow, and what the slowest tests pay for.
 
 tests/slow.txt holds the seconds and the name of each slow file, from a run of the whole suite. A run names
-those that became slow; a new file is quick until it is written there. `make test-quick` leaves the slow ones out.
+those that became slow. A new file is quick until it is written there. `make test-quick` leaves slow ones out.
 `pytest --slowest=50` ends with the slowest tests and where their seconds went.
 """
 
