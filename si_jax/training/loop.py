@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: str, profile: str | None = None) -> TrainSt
     """Trains until the last epoch, or until asked to stop; the same call goes on from there.
 
     Args:
-        config: As made by `si_jax/training/recipes.py`.
+        config: As made by `si_jax.training.recipes`.
         workdir: Where checkpoints, metrics and config lie. Made if it does not exist.
         profile: A folder for a profile of a few steps; None for none.
 

@@ -16,7 +16,7 @@ class Field(NamedTuple):
 
     name: str  # as on the command line, without `--config.`
     value: Any
-    comment: str  # what si_jax/training/recipes.py says of it; '' if nothing
+    comment: str  # what si_jax/training/recipes/fields.py says of it; '' if nothing
 
 
 def fields(config: ConfigDict) -> list[Field]:
