@@ -17,10 +17,12 @@ from si_jax.auditing.verdicts import Check
 from si_jax.auditing.work import Work
 from si_jax.errors import InputError
 from si_jax.evaluation import gates, sanity
+from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import kind_of
 from si_jax.evaluation.network import Network, programs
-from si_jax.evaluation.request import Request, check_count, layout_of
+from si_jax.evaluation.request import Request
+from si_jax.evaluation.settings import check_count
 from si_jax.evaluation.state import Saved, alone
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import passing, showing, silent, wanted

@@ -14,8 +14,8 @@ from si_jax.cli.subject import Subject, load, sources
 from si_jax.errors import InputError
 from si_jax.evaluation import gates, sanity
 from si_jax.evaluation.intervals import wilson
-from si_jax.evaluation.request import DEFAULTS, check_settings, takes_of
 from si_jax.evaluation.result import check_output
+from si_jax.evaluation.settings import DEFAULTS, check_settings, takes_of
 from si_jax.evaluation.state import alone, remove
 from si_jax.runtime.terminal import resumable, show
 

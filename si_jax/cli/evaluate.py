@@ -24,10 +24,11 @@ from si_jax.cost.mfu import Meter
 from si_jax.errors import InputError
 from si_jax.evaluation import eight_bit, gates, sanity
 from si_jax.evaluation import state as saved
+from si_jax.evaluation.arrays import TARGETS
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.request import AUTO, DEFAULTS, TARGETS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.result import Result, check_output
+from si_jax.evaluation.settings import AUTO, DEFAULTS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.sweep import Sweep, check_radii, sweep
 from si_jax.evaluation.union import Union, paths, slug
 from si_jax.runtime import compilation_cache, processes, profiling, terminal

@@ -16,7 +16,7 @@ import numpy as np
 from si_jax import data
 from si_jax.data import Dataset
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation.request import check_count
+from si_jax.evaluation.settings import check_count
 from si_jax.interop.torch_files import listed
 from si_jax.storage.files import check_regular, read_json
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.request import parse_attacks
+from si_jax.evaluation.settings import parse_attacks
 
 
 def attack(

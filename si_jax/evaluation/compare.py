@@ -15,8 +15,8 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation.loading import SCHEMA, SavedResult
-from si_jax.evaluation.request import check_count
 from si_jax.evaluation.result import Result
+from si_jax.evaluation.settings import check_count
 from si_jax.evaluation.table import SETTINGS, settings_of
 from si_jax.runtime.terminal import WIDTH, named, titled, wrapped
 from si_jax.threat import radius

@@ -23,8 +23,9 @@ from si_jax.evaluation.gates import check_finite, check_labels_of
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.pixels import Pixels
-from si_jax.evaluation.request import Request, check_count
+from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import check_output, data_digest
+from si_jax.evaluation.settings import check_count
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import progress as progress_of
 from si_jax.runtime.progress import silent

@@ -21,7 +21,8 @@ from si_jax.errors import InputError
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.pgd import OnAllImages
-from si_jax.evaluation.request import AttackFunction, Request
+from si_jax.evaluation.request import Request
+from si_jax.evaluation.settings import AttackFunction
 from si_jax.evaluation.state import Arrays
 from si_jax.runtime import progress
 from si_jax.runtime.progress import GRADIENT

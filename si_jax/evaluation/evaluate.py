@@ -12,13 +12,14 @@ import jax
 import numpy as np
 
 from si_jax.evaluation import cosines, custom, eot, gates, sanity, transfer
+from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import Randomised, classifier_of
 from si_jax.evaluation.forecast import forecast
 from si_jax.evaluation.kinds import Kind, kind_of
 from si_jax.evaluation.network import Network, programs
 from si_jax.evaluation.pgd import Outcome, Pgd, with_gradient
-from si_jax.evaluation.request import Request, default_attacks, layout_of
+from si_jax.evaluation.request import Request, default_attacks
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, alone, remember, unsaved
 from si_jax.evaluation.surrogate import calibrate

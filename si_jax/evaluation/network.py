@@ -23,8 +23,9 @@ from si_jax.evaluation import cosines, eight_bit, gates, packing
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.pixels import Images
-from si_jax.evaluation.request import DECISIONS, Request
+from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import data_digest
+from si_jax.evaluation.settings import DECISIONS
 from si_jax.evaluation.surrogate import Surrogate, backward_of, check_stand_in
 from si_jax.evaluation.tolerances import check_explained
 from si_jax.outputs import Outputs, misclassified

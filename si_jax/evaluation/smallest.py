@@ -19,13 +19,14 @@ import numpy as np
 from si_jax.attacks.registry import SEARCHES
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import curves, gates, loading, sanity
+from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.cascade import Cascade, cost, runs
 from si_jax.evaluation.evaluate import identity_of, prepared
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import compile_search, run_search
 from si_jax.evaluation.pgd import count_gradients, with_gradient
-from si_jax.evaluation.request import Request, layout_of
+from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord, check_output, write_npz
 from si_jax.evaluation.state import Arrays, Saved, Work, alone, remember_all
 from si_jax.runtime import processes

@@ -19,14 +19,16 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation import curves, loading
+from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.evaluate import conclude, measure, prepared
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.kinds import Kind
 from si_jax.evaluation.loading import SCHEMA, SavedResult
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.pgd import Outcome
-from si_jax.evaluation.request import Request, check_number, layout_of
+from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord, Result, check_output, write_npz
+from si_jax.evaluation.settings import check_number
 from si_jax.evaluation.state import alone
 from si_jax.evaluation.transfer import Transfer
 from si_jax.evaluation.union import slug

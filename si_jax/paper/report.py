@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from si_jax.errors import InputError, unknown
-from si_jax.evaluation.request import check_count
+from si_jax.evaluation.settings import check_count
 from si_jax.paper import methods, tables
 from si_jax.paper.cells import Table
 from si_jax.paper.commands import Choice

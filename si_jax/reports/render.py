@@ -12,7 +12,7 @@ from markupsafe import Markup
 from si_jax.auditing.headings import POINTS
 from si_jax.errors import InputError
 from si_jax.evaluation import cosines
-from si_jax.evaluation.request import check_count
+from si_jax.evaluation.settings import check_count
 from si_jax.reports import accuracy, charts, classes, curves, gallery, pictures, runs
 from si_jax.reports.audits import audits
 from si_jax.reports.collect import Network, collect

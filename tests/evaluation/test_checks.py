@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from si_jax import InputError, Outputs, Randomised, evaluate
-from si_jax.evaluation import request, tolerances
+from si_jax.evaluation import arrays, tolerances
 from si_jax.evaluation.pgd import Pgd
 from tests.helpers.problems import SHAPE, images_and_labels, net
 
@@ -184,8 +184,8 @@ def test_features_that_explain_the_logits():
 
 
 def test_images_keep_float64_only_where_it_is_enabled():
-    assert request.check_images(IMAGES.astype(np.float64))[0].dtype == np.float64
-    assert request.check_images(IMAGES.astype(np.float16))[0].dtype == np.float32
-    assert request.check_images(jnp.zeros((2, *SHAPE), jnp.bfloat16))[0].dtype == np.float32
+    assert arrays.check_images(IMAGES.astype(np.float64))[0].dtype == np.float64
+    assert arrays.check_images(IMAGES.astype(np.float16))[0].dtype == np.float32
+    assert arrays.check_images(jnp.zeros((2, *SHAPE), jnp.bfloat16))[0].dtype == np.float32
     with jax.enable_x64(False):
-        assert request.check_images(IMAGES.astype(np.float64))[0].dtype == np.float32
+        assert arrays.check_images(IMAGES.astype(np.float64))[0].dtype == np.float32

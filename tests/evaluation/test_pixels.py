@@ -12,7 +12,7 @@ from numpy.testing import assert_array_equal
 from si_jax import InputError, data, evaluate
 from si_jax.evaluation import network, pixels, result
 from si_jax.evaluation.pixels import Pixels, alike
-from si_jax.evaluation.request import images_at_once
+from si_jax.evaluation.settings import images_at_once
 from si_jax.storage.trees import digest
 from tests.helpers.problems import net
 from tests.helpers.searches import quicken

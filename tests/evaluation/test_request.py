@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from si_jax import InputError, evaluate
-from si_jax.evaluation.request import Request, check_images, layout_of
+from si_jax.evaluation.arrays import check_images, layout_of
+from si_jax.evaluation.request import Request
 from tests.helpers.problems import images_and_labels, net
 
 NET = net()

@@ -13,7 +13,8 @@ from si_jax import InputError, evaluate
 from si_jax.evaluation import network
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.network import PROGRAM
-from si_jax.evaluation.request import Request, images_at_once
+from si_jax.evaluation.request import Request
+from si_jax.evaluation.settings import images_at_once
 from si_jax.evaluation.state import Saved, alone, remember
 from si_jax.storage import lock
 from si_jax.storage.trees import digest

@@ -8,8 +8,8 @@ import pytest
 from flax import nnx
 
 from si_jax import InputError
+from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.classifier import classifier_of, with_logit_scale
-from si_jax.evaluation.request import layout_of
 from si_jax.interop.jax_networks import as_function
 
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 4, 4, 1)), jnp.float32)

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure as Picture
 
-from si_jax.evaluation.request import check_count
+from si_jax.evaluation.settings import check_count
 from si_jax.outputs import cosine
 from si_jax.paper.figures import style
 from si_jax.paper.figures.inputs import Network, Subject, on_all_devices

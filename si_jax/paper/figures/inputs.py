@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from si_jax import data
 from si_jax.errors import InputError
 from si_jax.evaluation.evaluate import evaluate
-from si_jax.evaluation.request import CHUNK, CHUNK_ACCELERATOR, check_count
 from si_jax.evaluation.result import Result
+from si_jax.evaluation.settings import CHUNK, CHUNK_ACCELERATOR, check_count
 from si_jax.reports.labels import counts, labels_of, split_workdirs
 from si_jax.runtime.devices import compile_rows, map_rows, replicate
 from si_jax.runtime.progress import passing

@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure as Picture
 
 from si_jax import losses
-from si_jax.evaluation.request import check_count
+from si_jax.evaluation.settings import check_count
 from si_jax.paper.figures import style
 from si_jax.paper.figures.inputs import Network, Subject, on_all_devices
 from si_jax.threat import Threat

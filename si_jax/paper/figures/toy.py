@@ -20,7 +20,7 @@ from matplotlib.figure import Figure as Picture
 from si_jax import attacks, data, defenses, losses
 from si_jax.defenses import Defense
 from si_jax.errors import InputError
-from si_jax.evaluation.request import check_count
+from si_jax.evaluation.settings import check_count
 from si_jax.models.layers import Linear, torch_uniform
 from si_jax.outputs import Outputs, cosine
 from si_jax.paper.figures import style
