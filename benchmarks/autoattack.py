@@ -28,7 +28,7 @@ from benchmarks.conformance import STANDARDS, problem
 from benchmarks.hotspots import matrix_rate
 from benchmarks.spread import spread
 from si_jax import evaluate
-from si_jax.attacks.registry import PRESETS
+from si_jax.attacks.presets import PRESETS
 from si_jax.cost import flops
 from si_jax.runtime import compilation_cache
 from si_jax.runtime.environment import environment

@@ -19,7 +19,7 @@ import numpy as np
 
 from benchmarks.losses import NETWORKS, published
 from si_jax import Result, evaluate
-from si_jax.attacks.registry import TARGETS
+from si_jax.attacks.searches import TARGETS
 from si_jax.runtime import compilation_cache
 from si_jax.runtime.environment import environment
 from si_jax.storage.files import write_json

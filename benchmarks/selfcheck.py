@@ -16,7 +16,9 @@ import numpy as np
 
 import si_jax
 from benchmarks.marks import filled
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.family import ATTACKS
+from si_jax.attacks.presets import PRESETS
+from si_jax.attacks.searches import SEARCHES
 from si_jax.errors import InputError
 from si_jax.runtime import terminal
 from si_jax.runtime.environment import environment

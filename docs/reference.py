@@ -19,8 +19,10 @@ import si_jax
 from configs import at_cifar10
 from si_jax import models
 from si_jax.attacks.facts import facts
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import STARTS
-from si_jax.attacks.registry import ATTACKS, PRESETS, SCREENS, SEARCHES, VARIANTS, Stage
+from si_jax.attacks.presets import PRESETS, SCREENS, VARIANTS, Stage
+from si_jax.attacks.searches import SEARCHES
 from si_jax.data import SOURCES
 from si_jax.paper import methods, report
 from si_jax.paper.figures import FIGURES

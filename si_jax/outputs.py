@@ -137,6 +137,9 @@ def inverse_norm(x: Array, axis: int) -> Array:
     return jax.lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis=axis, keepdims=True), 1e-24))
 
 
+SI_SCALE = 15.0  # s of eq. 24, fixed for every model under evaluation (sec. 5.2 of the paper)
+
+
 def scaled_cosine(scale: float) -> Score:
     """The score s * cos(theta), [B, K] (eq. 24 of the paper; s = 15 there)."""
     return lambda outputs: scale * cosine(outputs)

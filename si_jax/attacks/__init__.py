@@ -23,15 +23,19 @@ The modules, in the order to read them:
 - `malt`: which classes a targeted search aims at, by how near their boundaries look.
 - `square`, `spsa`, `rays`: searches without gradients (random windows, estimated slopes, predicted classes).
 - `settings`: settings in a name, as in `apgd-ce(steps=50)`, and the one form that such a name has.
-- `registry`: every attack by its name, with its settings; presets such as `autoattack` run several.
+- `family`, `searches`, `presets`: the tables of attacks by name; presets such as `autoattack` run several.
+- `registry`: what a name with its settings stands for, whichever table has it.
 - `facts`: what is known of an attack (what it reads, whether the scale of the logits changes it), derived
   from its row or from one evaluation on a toy.
 - `rows`: what all of them do image by image. Every image has its own key, so none depends on its batch.
 """
 
 from si_jax.attacks.ascent import Ascent, Rule, ascend
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack, run
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, parse, stages
+from si_jax.attacks.presets import PRESETS
+from si_jax.attacks.registry import parse, stages
+from si_jax.attacks.searches import SEARCHES
 
 __all__ = [
     'ATTACKS',

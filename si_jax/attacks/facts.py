@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import SearchAttack, Setup, named, row_of
+from si_jax.attacks.registry import named, row_of
+from si_jax.attacks.searches import SearchAttack, Setup
 from si_jax.errors import InputError
 from si_jax.objectives import Objective
 from si_jax.outputs import Outputs, Score

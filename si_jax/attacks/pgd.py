@@ -5,7 +5,7 @@ image back into the threat model after each step. Its variants exchange a part: 
 the loss is computed from (`score`), where the steps begin (`start`), how long they are (`rule`). An `Attack`
 names these parts and `run` runs it on a batch, in evaluation and inside training alike.
 
-To write an attack of your own, make an `Attack`; `registry.ATTACKS` holds the named ones. Attacks that look
+To write an attack of your own, make an `Attack`; `family.ATTACKS` holds the named ones. Attacks that look
 for one misclassified point and then stop are searches: see `search`.
 """
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax import losses
-from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.family import ATTACKS
 from si_jax.evaluation.network import Network
 from si_jax.outputs import Outputs, scaled_by_gap
 from si_jax.runtime import devices

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.square import square
 from si_jax.auditing.traces import Follower, Settings
 from si_jax.evaluation.classifier import classifier_of

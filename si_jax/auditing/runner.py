@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from si_jax.attacks.facts import facts
-from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.family import ATTACKS
 from si_jax.auditing import others, traces, verdicts
 from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check

@@ -13,8 +13,8 @@ import numpy as np
 
 from si_jax import losses
 from si_jax.attacks.facts import facts
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack, starting_points, value_function
-from si_jax.attacks.registry import ATTACKS
 from si_jax.attacks.settings import taken_apart
 from si_jax.attacks.steps import steepest_step
 from si_jax.errors import InputError

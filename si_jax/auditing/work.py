@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks.facts import facts
-from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.family import ATTACKS
 from si_jax.auditing import binarization, curves, gradients, others, traces, verdicts
 from si_jax.auditing.traces import Settings
 from si_jax.auditing.verdicts import Check

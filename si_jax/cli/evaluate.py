@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.family import ATTACKS
+from si_jax.attacks.presets import PRESETS
+from si_jax.attacks.searches import SEARCHES
 from si_jax.attacks.settings import file_name, split
 from si_jax.cli import compare, corruptions, outputs
 from si_jax.cli.audit import run_audit

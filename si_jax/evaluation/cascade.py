@@ -19,9 +19,11 @@ import numpy as np
 
 from si_jax.attacks import malt
 from si_jax.attacks.facts import facts
+from si_jax.attacks.presets import SCREENS, VARIANTS, Stage
 from si_jax.attacks.rays import average_distance
-from si_jax.attacks.registry import SCREENS, VARIANTS, SearchAttack, Stage, row_of
+from si_jax.attacks.registry import row_of
 from si_jax.attacks.search import Problem, Search, averaged
+from si_jax.attacks.searches import SearchAttack
 from si_jax.attacks.settings import file_name
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network, vote

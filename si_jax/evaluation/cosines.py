@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax.attacks.registry import SI_SCALE
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.tolerances import gaps
+from si_jax.outputs import SI_SCALE
 
 # Below these SI-PGD was found weaker than PGD: on cnn_a_adv4 (agreement 0.5, gap 0.2) by 7 points.
 AGREEMENT = 0.9

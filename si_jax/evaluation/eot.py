@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import starting_points, value_function
-from si_jax.attacks.registry import ATTACKS
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.state import remember
 from si_jax.runtime.devices import compile_rows

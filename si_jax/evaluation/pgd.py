@@ -13,8 +13,8 @@ import numpy as np
 from si_jax import attacks
 from si_jax.attacks import rows as rows_of
 from si_jax.attacks.facts import facts
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack, Start, starting_points, value_function
-from si_jax.attacks.registry import ATTACKS
 from si_jax.evaluation.gates import NO_GRADIENT, Part
 from si_jax.evaluation.network import Network, vote
 from si_jax.evaluation.request import Request

@@ -12,9 +12,12 @@ import jax
 import numpy as np
 
 from si_jax.attacks.facts import facts, taken_by
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, settings_of
+from si_jax.attacks.presets import PRESETS
 from si_jax.attacks.registry import parse as parse_names
+from si_jax.attacks.registry import settings_of
+from si_jax.attacks.searches import SEARCHES
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.classifier import PRECISIONS, Classifier, classifier_of
 from si_jax.threat import Threat, ball_of

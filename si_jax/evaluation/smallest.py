@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax.attacks.registry import SEARCHES
+from si_jax.attacks.searches import SEARCHES
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import curves, gates, loading, sanity
 from si_jax.evaluation.arrays import layout_of

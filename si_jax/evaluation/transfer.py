@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from si_jax.attacks.facts import facts
-from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.family import ATTACKS
 from si_jax.errors import InputError
 from si_jax.evaluation.classifier import Classifier
 from si_jax.evaluation.gates import Part

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.family import ATTACKS
 from si_jax.errors import InputError
 from si_jax.evaluation.table import settings_of
 from si_jax.paper.cells import Column, Evaluation, Table

@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from si_jax.attacks.registry import PRESETS, SCREENS, VARIANTS
+from si_jax.attacks.presets import PRESETS, SCREENS, VARIANTS
 from si_jax.reports.accuracy import ball
 from si_jax.reports.collect import Network
 from si_jax.reports.labels import counts

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from si_jax.attacks.registry import PRESETS, SCREENS, SEARCHES
+from si_jax.attacks.presets import PRESETS, SCREENS
+from si_jax.attacks.searches import SEARCHES
 from si_jax.reports.accuracy import Group, Headline, headlines
 from si_jax.reports.audits import Audited, name_of
 

@@ -5,8 +5,9 @@ import pytest
 from si_jax import objectives
 from si_jax.attacks.apgd import apgd
 from si_jax.attacks.facts import Facts, facts
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS, SEARCHES, SearchAttack
+from si_jax.attacks.searches import SEARCHES, SearchAttack
 from si_jax.outputs import scaled_cosine
 
 ROWS = {**ATTACKS, **SEARCHES}

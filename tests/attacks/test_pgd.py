@@ -10,8 +10,8 @@ import pytest
 
 from si_jax import losses, models, objectives
 from si_jax.attacks import pgd
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import ATTACKS
 from si_jax.outputs import Outputs, cosine, scaled_cosine
 from si_jax.threat import Threat
 

@@ -3,7 +3,10 @@
 import pytest
 
 from si_jax import InputError
-from si_jax.attacks.registry import ATTACKS, PRESETS, SCREENS, SEARCHES, TARGETS, Stage, parse, stages
+from si_jax.attacks.family import ATTACKS
+from si_jax.attacks.presets import PRESETS, SCREENS, Stage
+from si_jax.attacks.registry import parse, stages
+from si_jax.attacks.searches import SEARCHES, TARGETS
 
 
 def test_parse():

@@ -7,19 +7,11 @@ import pytest
 from si_jax import InputError
 from si_jax.attacks import settings
 from si_jax.attacks.facts import facts, taken_by
+from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack
-from si_jax.attacks.registry import (
-    ATTACKS,
-    PRESETS,
-    SEARCHES,
-    Setup,
-    Stage,
-    named,
-    parse,
-    row_of,
-    settings_of,
-    stages,
-)
+from si_jax.attacks.presets import PRESETS, Stage
+from si_jax.attacks.registry import named, parse, row_of, settings_of, stages
+from si_jax.attacks.searches import SEARCHES, Setup
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import pytest
 from benchmarks.losses import page
 from benchmarks.screens import FAST, LIMIT, SHARE
 from benchmarks.targets import page as page_of_targets
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES, TARGETS, Stage
+from si_jax.attacks.family import ATTACKS
+from si_jax.attacks.presets import PRESETS, Stage
+from si_jax.attacks.searches import SEARCHES, TARGETS
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PAGE = (ROOT / 'docs' / 'attacks.md').read_text()

@@ -6,7 +6,9 @@ import re
 
 import pytest
 
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.family import ATTACKS
+from si_jax.attacks.presets import PRESETS
+from si_jax.attacks.searches import SEARCHES
 from si_jax.evaluation import table
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -17,7 +17,9 @@ from absl import flags
 
 import si_jax
 from configs import tradessi_cifar10
-from si_jax.attacks.registry import ATTACKS, PRESETS, SEARCHES
+from si_jax.attacks.family import ATTACKS
+from si_jax.attacks.presets import PRESETS
+from si_jax.attacks.searches import SEARCHES
 from si_jax.cli import compare, corruptions, evaluate, figures, report, train
 from si_jax.cli.page import parser as page_parser
 from si_jax.data import sources

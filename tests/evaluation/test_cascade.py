@@ -7,7 +7,8 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from si_jax import InputError, Outputs, evaluate
-from si_jax.attacks.registry import PRESETS, SEARCHES, Stage
+from si_jax.attacks.presets import PRESETS, Stage
+from si_jax.attacks.searches import SEARCHES
 from tests.helpers.problems import images_and_labels, net
 from tests.helpers.searches import quicken, row, told
 

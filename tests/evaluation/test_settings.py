@@ -7,7 +7,8 @@ import pytest
 
 from si_jax import ATTACKS, InputError, Outputs, Randomised, evaluate
 from si_jax.attacks.facts import taken_by
-from si_jax.attacks.registry import PRESETS, SEARCHES
+from si_jax.attacks.presets import PRESETS
+from si_jax.attacks.searches import SEARCHES
 from si_jax.evaluation.table import settings_of
 from tests.helpers.problems import images_and_labels, net
 from tests.helpers.searches import quicken

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from si_jax.attacks.registry import ATTACKS
+from si_jax.attacks.family import ATTACKS
 from si_jax.evaluation.result import AttackRecord, Result
 from si_jax.paper import configs
 from si_jax.paper.cells import Training

@@ -12,8 +12,8 @@ from si_jax.attacks.ascent import none_seen
 from si_jax.attacks.fab import fab
 from si_jax.attacks.fmn import fmn
 from si_jax.attacks.rays import rays
-from si_jax.attacks.registry import SEARCHES, SearchAttack, Setup
 from si_jax.attacks.search import Search, SearchState
+from si_jax.attacks.searches import SEARCHES, SearchAttack, Setup
 from si_jax.attacks.spsa import spsa
 from si_jax.attacks.square import square
 from si_jax.objectives import adversarial_ce, dlr, margin, targeted_dlr, targeted_margin
