@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers.processes import optimised
+from tests.helpers.processes import optimised, quick
 
 
-def train_and_evaluate(data_dir, workdir, images, examples, *overrides):
-    optimised(
+def train_and_evaluate(run, data_dir, workdir, images, examples, *overrides):
+    run(
         'train.py',
         '--config=configs/tradessi_cifar10.py',
         f'--workdir={workdir}',
@@ -23,7 +23,7 @@ def train_and_evaluate(data_dir, workdir, images, examples, *overrides):
         *overrides,
     )
     output = workdir / 'result.json'
-    out = optimised(
+    out = run(
         'evaluate.py',
         f'--workdir={workdir}',
         '--checkpoint=last',
@@ -36,7 +36,7 @@ def train_and_evaluate(data_dir, workdir, images, examples, *overrides):
 
 
 def test_one_epoch_on_5000_images_learns_something_robust(shared, tmp_path):
-    result = train_and_evaluate(shared / 'data', tmp_path / 'run', 5000, 500)
+    result = train_and_evaluate(optimised, shared / 'data', tmp_path / 'run', 5000, 500)
     assert result['dataset']['name'] == 'cifar10' and result['dataset']['examples'] == 500
     assert result['threat_model'] == {'norm': 'linf', 'eps': pytest.approx(8 / 255)}
     # Processors round differently, and the signs of gradients make other runs of that: one kind had 23.2 %
@@ -51,6 +51,8 @@ def test_one_epoch_on_5000_images_learns_something_robust(shared, tmp_path):
 
 def test_data_prepared_by_tensorflow_datasets_trains_and_evaluates_too(tfds_cifar10, tmp_path):
     # That TFDS gives the very arrays of the npz files is tested in tests/data; so this needs few steps.
-    result = train_and_evaluate(tfds_cifar10, tmp_path / 'run', 160, 64, '--config.model.arch=small_cnn')
+    result = train_and_evaluate(
+        quick, tfds_cifar10, tmp_path / 'run', 160, 64, '--config.model.arch=small_cnn'
+    )
     assert result['dataset']['examples'] == 64
     assert 0 <= result['attacks']['pgd']['accuracy'] <= result['clean']['accuracy'] <= 1
