@@ -49,3 +49,14 @@ def test_the_page_on_results_shows_the_table_of_a_committed_result():
     assert f'```text\n{table.text(result)}\n```' in page
     named = {'accuracy': 'A row for each attack'}
     assert all(f'**{named.get(column, column)}**' in page for column in table.WIDTHS)
+
+
+PAGES = [*sorted((ROOT / 'docs').glob('*.md')), *(ROOT / name for name in ('README.md', 'CONTRIBUTING.md'))]
+
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
+def test_no_word_of_a_sentence_is_lost(path):
+    """Two spaces in a row stood where a unit or a word had been taken out."""
+    text = re.sub(r'(?ms)^```.*?^```$', '', path.read_text())
+    prose = (line for line in text.splitlines() if not line.startswith(('    ', '|')))
+    assert not [line for line in prose if re.search(r'\S {2,}\S', line)]
