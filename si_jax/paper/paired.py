@@ -92,8 +92,10 @@ def left_by_screen(table: Table, filled: list[Filled]) -> list[str]:
         return []
     titles = [column.title for column in table.columns]
     screen, attack = (titles.index(title) for title in table.screen)
-    shares, left, broken = [], 0, 0
-    for values in (one.values for one in filled):
+    shares: list[float] = []
+    of_rows: dict[str, np.ndarray] = {}  # broken and left
+    for one in filled:
+        values = one.values
         for seed in values[screen].keys() & values[attack].keys():
             weak, strong = (
                 Result.load(_file(values[number][seed])).correct[table.columns[number].attack]
@@ -102,14 +104,18 @@ def left_by_screen(table: Table, filled: list[Filled]) -> list[str]:
             count = min(len(weak), len(strong))  # both saw the first images
             unbroken = weak[:count]
             found = unbroken & ~strong[:count]
-            left, broken = left + int(unbroken.sum()), broken + int(found.sum())
-            shares.append(found.sum() / max(1, unbroken.sum()))
+            counts = np.array([found.sum(), unbroken.sum()])
+            name = ', '.join(one.row.labels)
+            of_rows[name] = of_rows.get(name, 0) + counts
+            shares.append(counts[0] / max(1, counts[1]))
     if not shares:
         return []
+    broken, left = np.sum([*of_rows.values()], axis=0)
+    rows = ', '.join(f'{name} {counts[0]} of {counts[1]}' for name, counts in of_rows.items())
     return [
         f'Of the images that both saw, {table.screen[1]} broke {broken} of the {left} that {table.screen[0]} '
         f'left, {100 * float(np.mean(shares)):.2f} % as a mean over {len(shares)} '
-        f'network{"s" if len(shares) > 1 else ""}.'
+        f'network{"s" if len(shares) > 1 else ""}. By rows: {rows}.'
     ]
 
 

@@ -380,10 +380,13 @@ def test_what_a_screen_left_and_a_stronger_attack_broke(monkeypatch):
     table = STUDIES['evidence']
     values = {'fast': {seed: Value(0.5, 6, (f'fast-{seed}',)) for seed in (0, 1, 2)}}
     values['AA'] = {seed: Value(0.5, 4, (f'aa-{seed}',)) for seed in (0, 1)}
-    row = SimpleNamespace(values=[values.get(column.title, {}) for column in table.columns])
+    row = SimpleNamespace(
+        row=table.rows[0], values=[values.get(column.title, {}) for column in table.columns]
+    )
     (words,) = paired.left_by_screen(table, [row])
     assert words == (
-        'Of the images that both saw, AA broke 1 of the 4 that fast left, 16.67 % as a mean over 2 networks.'
+        'Of the images that both saw, AA broke 1 of the 4 that fast left, 16.67 % as a mean over 2 networks. '
+        'By rows: TRADES 1 of 4.'
     )
-    row = SimpleNamespace(values=[{} for _ in table.columns])
+    row = SimpleNamespace(row=table.rows[0], values=[{} for _ in table.columns])
     assert paired.left_by_screen(table, [row]) == [] == paired.left_by_screen(STUDIES['digits'], [row])

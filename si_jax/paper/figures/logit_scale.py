@@ -135,7 +135,7 @@ def draw(numbers: dict[str, Any]) -> Picture:
         axis.set_xscale('log')
         title = f'{curve["label"]} (median gap of the logits {curve["median_gap"]:.2f})'
         style.finish(axis, title, 'factor on the logits')
-        axis.legend(fontsize=8, loc='center left', bbox_to_anchor=(0, 0.35), framealpha=0.9)
+        axis.legend(fontsize=8, loc='best', framealpha=0.9)
     axes[0].set_ylabel('% of the images: accuracy under attack')
     axes[0].set_ylim(0, 100)
     return picture

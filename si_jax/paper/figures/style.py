@@ -43,12 +43,16 @@ def measured_on(numbers: dict[str, Any], images: str = 'test images') -> str:
     """What a figure was measured on, and that it is not the paper's scale where it is not."""
     name, count = numbers['dataset']['name'], numbers['dataset']['examples']
     models = numbers['models']
-    archs = sorted({model['arch'] for model in models})
+    archs = sorted({_network(model) for model in models})
     epochs = sorted({str(model['epochs']) for model in models})
     norm, eps = numbers['threat_model']['norm'].capitalize(), numbers['threat_model']['eps']
     text = f'{name}, {count} {images}, {", ".join(archs)}, {"/".join(epochs)} epochs, {norm} eps = {eps:.3g}'
-    full = name == 'cifar10' and archs == ['resnet18'] and not any(model['width'] for model in models)
+    full = name == 'cifar10' and archs == ['resnet18']
     return text if full else f"{text}. Not the paper's scale ({PAPER})"
+
+
+def _network(model: dict[str, Any]) -> str:
+    return f'{model["arch"]} of width {model["width"]}' if model['width'] else model['arch']
 
 
 def curve(axis: Any, x: Any, y: Any, number: int, **options: Any) -> None:
