@@ -52,7 +52,9 @@ def labels_of(configs: dict[str, ConfigDict]) -> dict[str, str]:
         alike = [folder for folder, other in titles.items() if other == title]
         flat = {folder: _flat(configs[folder]) for folder in alike}
         for folder, chosen in zip(alike, itertools.repeat(_telling(list(flat.values())))):
-            shown = [f'{_short(name, chosen)}={flat[folder].get(name)}' for name in chosen]
+            # An empty field is the usual: the label of the run without it.
+            fields = {name: flat[folder].get(name) for name in chosen}
+            shown = [f'{_short(name, chosen)}={value}' for name, value in fields.items() if value != '']
             labels[folder] = f'{title} ({", ".join(shown)})' if shown else title
     return labels
 

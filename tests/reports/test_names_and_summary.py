@@ -39,6 +39,8 @@ def test_a_label_has_the_fewest_fields_that_tell_runs_apart():
     # Where last parts are the same, the whole names stand there.
     both = [{'attack.steps': a, 'evaluation.steps': b} for a in (1, 2) for b in (1, 2)]
     assert configs(*both)[0] == 'TRADES-SI (attack.steps=1, evaluation.steps=1)'
+    # An empty field is not shown.
+    assert configs({}, {'defense.inner': 'kl'}) == ['TRADES-SI', 'TRADES-SI (inner=kl)']
     # What differs by nothing that counts has one label; the page adds the end of the folder's name.
     assert configs({}, {'data.dir': 'x'}) == ['TRADES-SI', 'TRADES-SI']
     paths = [pathlib.Path('runs/a/1f'), pathlib.Path('runs/b/1f')]

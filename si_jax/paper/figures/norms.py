@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as Picture
+from matplotlib.ticker import MaxNLocator
 from ml_collections import ConfigDict
 
 from si_jax.errors import InputError
@@ -132,5 +133,6 @@ def draw(numbers: dict[str, Any]) -> Picture:
             axis.set_ylim(bottom=0)
     for axis in picture.axes[2:]:
         axis.set_xlabel('epoch')
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     picture.axes[0].legend(fontsize=8)
     return picture
