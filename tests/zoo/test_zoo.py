@@ -22,7 +22,7 @@ from tests.helpers.processes import optimised
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 NAMES = [
-    *(f'cifar10-{row}' for row in ('nfgsm', 'trades', 'tradessi')),
+    *(f'cifar10-{row}' for row in ('nfgsm', 'nfgsmsi', 'trades', 'tradessi')),
     *(f'digits-{row}' for row in ('at', 'atsi', 'mart', 'martsi', 'trades', 'tradessi')),
 ]
 RECIPES = {'cifar10': evidence, 'digits': digits}
