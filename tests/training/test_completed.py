@@ -13,7 +13,8 @@ from si_jax.paper.matching import fill
 from si_jax.reports import collect, results
 from si_jax.training import recipes
 from si_jax.training.loop import run
-from si_jax.training.recipes import completed, plain, recipe
+from si_jax.training.recipes import completed, plain, recipe, stored
+from si_jax.training.recipes import studies as studies_of_ours
 
 STUDY = Path(__file__).resolve().parents[2] / 'results' / 'study-digits'
 
@@ -29,7 +30,11 @@ def newer(monkeypatch):
         config.averages = {'decay': 0.0}
         return config
 
-    return lambda: monkeypatch.setattr(recipes, 'paper', with_more)
+    def newer():
+        for module in (stored, studies_of_ours):  # those that make the configs here
+            monkeypatch.setattr(module, 'paper', with_more)
+
+    return newer
 
 
 def small(**changes):
