@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax import l1
+from si_jax.draws import drawn
 from si_jax.errors import InputError, unknown
 from si_jax.runtime.terminal import fraction
 
@@ -113,13 +114,13 @@ class LinfBall(Ball):
         return jnp.clip(images, centre - eps, centre + eps)
 
     def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
-        return jax.random.uniform(key, shape, dtype, -eps, eps)
+        return drawn(jax.random.uniform, key, shape, dtype, -eps, eps)
 
     def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jax.random.uniform(key, shape, dtype, -1.0, 1.0)
+        return drawn(jax.random.uniform, key, shape, dtype, -1.0, 1.0)
 
     def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
-        return eps * jax.random.rademacher(key, shape, dtype)
+        return eps * drawn(jax.random.rademacher, key, shape, dtype)
 
     def sample(
         self, rng: np.random.Generator, shape: tuple[int, ...], radius: float, *, corners: bool
@@ -158,15 +159,15 @@ class L2Ball(Ball):
 
     def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
         for_direction, for_radius = jax.random.split(key)
-        noise = jax.random.normal(for_direction, shape, dtype)
+        noise = drawn(jax.random.normal, for_direction, shape, dtype)
         length = jax.random.uniform(for_radius, (), dtype) ** (1.0 / math.prod(shape))
         return eps * length * noise / jnp.maximum(jnp.linalg.norm(noise.ravel()), 1e-12)
 
     def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jax.random.normal(key, shape, dtype)
+        return drawn(jax.random.normal, key, shape, dtype)
 
     def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
-        noise = jax.random.normal(key, shape, dtype)
+        noise = drawn(jax.random.normal, key, shape, dtype)
         return eps * noise / jnp.linalg.norm(noise.ravel())
 
     def sample(
@@ -215,14 +216,14 @@ class L1Ball(Ball):
     def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
         # With one number more than there are pixels, the sum of the others is distributed as the radius is.
         for_noise, for_radius = jax.random.split(key)
-        noise = jax.random.laplace(for_noise, shape, dtype)
+        noise = drawn(jax.random.laplace, for_noise, shape, dtype)
         return eps * noise / (jnp.sum(jnp.abs(noise)) + jax.random.exponential(for_radius, (), dtype))
 
     def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return jax.random.normal(key, shape, dtype)
+        return drawn(jax.random.normal, key, shape, dtype)
 
     def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
-        noise = jax.random.laplace(key, shape, dtype)
+        noise = drawn(jax.random.laplace, key, shape, dtype)
         return eps * noise / jnp.sum(jnp.abs(noise))
 
     def sample(

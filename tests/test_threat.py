@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from numpy.testing import assert_array_equal
 
 from si_jax.attacks import ATTACKS, run
 from si_jax.attacks.apgd import apgd
 from si_jax.attacks.search import Problem
+from si_jax.draws import drawn
 from si_jax.errors import InputError
 from si_jax.objectives import margin
 from si_jax.outputs import Outputs
@@ -94,6 +96,15 @@ def test_uniform_start_is_inside_and_fills_the_ball(norm, dtype):
         # Uniform in the ball of 108 dimensions, in L2 and L1: E[(r/eps)^108] = 1/2.
         assert ((distance / eps) ** 108).mean() == pytest.approx(0.5, abs=0.15)
     assert len(np.unique(delta.reshape(64, -1)[:, 0])) == 64
+
+
+@pytest.mark.parametrize('implementation', ['threefry2x32', 'rbg'])
+@pytest.mark.parametrize(
+    'how', [jax.random.uniform, jax.random.normal, jax.random.rademacher, jax.random.laplace]
+)
+def test_numbers_that_are_drawn_in_one_dimension_are_the_same(how, implementation):
+    key = jax.random.key(3, impl=implementation)
+    assert_array_equal(drawn(how, key, (4, 5, 3), jnp.float32), how(key, (4, 5, 3), jnp.float32))
 
 
 @pytest.mark.parametrize('norm', NORMS)

@@ -18,7 +18,7 @@ from tests.helpers import slow
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
-    ('errors', 'storage'),
+    ('errors', 'storage', 'draws'),
     ('runtime', 'l1', 'threat', 'outputs', 'losses', 'objectives', 'memories', 'data'),
     ('models', 'attacks', 'interop'),
     ('evaluation', 'cost', 'defenses'),

@@ -23,6 +23,7 @@ from si_jax.attacks import rows
 from si_jax.attacks.ascent import Ascent, Rule, Value, advance, begin, evaluate_last
 from si_jax.attacks.settings import Setting
 from si_jax.attacks.steps import steepest_step
+from si_jax.draws import drawn
 from si_jax.objectives import Objective, adversarial_ce
 from si_jax.outputs import Outputs, Score, logits, misclassified, reached
 from si_jax.threat import Threat
@@ -48,8 +49,8 @@ def from_uniform(threat: Threat, keys: Array, images: Array) -> Array:
 def from_gaussian(threat: Threat, keys: Array, images: Array, scale: float = 0.001) -> Array:
     """Start at x + 0.001 N(0, 1), not projected, as the training code of TRADES, MART and AT_HE does."""
     del threat
-    draw = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))
-    return images + scale * draw(keys)
+    noise = jax.vmap(lambda key: drawn(jax.random.normal, key, images.shape[1:], images.dtype))
+    return images + scale * noise(keys)
 
 
 def from_signs(threat: Threat, keys: Array, images: Array, scale: float = 1.0) -> Array:
@@ -57,8 +58,8 @@ def from_signs(threat: Threat, keys: Array, images: Array, scale: float = 1.0) -
 
     Source: repository val-iisc/GAMA-GAT: half of eps in GAT, all of it in GAMA-PGD.
     """
-    draw = jax.vmap(lambda key: jax.random.rademacher(key, images.shape[1:], images.dtype))
-    return threat.project(images + scale * threat.eps * draw(keys), images)
+    signs = jax.vmap(lambda key: drawn(jax.random.rademacher, key, images.shape[1:], images.dtype))
+    return threat.project(images + scale * threat.eps * signs(keys), images)
 
 
 STARTS: dict[str, Start] = {

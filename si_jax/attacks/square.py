@@ -20,6 +20,7 @@ from si_jax import l1, losses
 from si_jax.attacks import rows
 from si_jax.attacks.pgd import KeyedClassifier
 from si_jax.attacks.search import Problem, Search, SearchState, decided
+from si_jax.draws import drawn
 from si_jax.errors import InputError, unknown
 from si_jax.outputs import reached
 from si_jax.threat import Threat
@@ -174,8 +175,8 @@ def _linf(eps: float, shape: tuple[int, ...], side_of: np.ndarray) -> Moves:
     """Vertical stripes at the start, then windows of one sign per channel, always at distance eps."""
 
     def start(keys: Array, images: Array) -> Array:
-        draw = jax.vmap(lambda key: jax.random.rademacher(key, (1, *shape[1:]), images.dtype))
-        return jnp.clip(images + eps * draw(keys), 0.0, 1.0)
+        stripes = jax.vmap(lambda key: drawn(jax.random.rademacher, key, (1, *shape[1:]), images.dtype))
+        return jnp.clip(images + eps * stripes(keys), 0.0, 1.0)
 
     def propose(words: Array, i: Array, images: Array, best: Array) -> Array:
         window = _windows(words, shape, jnp.asarray(side_of)[i])[2]
@@ -218,7 +219,7 @@ def _patterns(norm: str, shape: tuple[int, ...], side_of: np.ndarray) -> Pattern
 
         def draw(key: Array) -> Array:
             for_signs, for_turns = jax.random.split(key)
-            signs = jax.random.rademacher(for_signs, (down, 1, across, 1, channels), images.dtype)
+            signs = drawn(jax.random.rademacher, for_signs, (down, 1, across, 1, channels), images.dtype)
             turned = jax.random.bernoulli(for_turns, 0.5, (down, 1, across, 1, 1))
             tiles = jnp.where(turned, tile.T[:, None, :, None], tile[:, None, :, None]) * signs
             return tiles.reshape(down * side, across * side, channels)

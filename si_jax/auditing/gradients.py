@@ -9,6 +9,7 @@ import numpy as np
 
 from si_jax import losses
 from si_jax.attacks.family import ATTACKS
+from si_jax.draws import drawn
 from si_jax.evaluation.network import Network
 from si_jax.outputs import Outputs, scaled_by_gap
 from si_jax.runtime import devices
@@ -76,7 +77,7 @@ def measure(network: Network, name: str, rows: np.ndarray) -> dict[str, np.ndarr
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(cotangent, table.values()))
         (gradient,) = jax.vmap(pull)(stacked)
         largest = jnp.max(jnp.abs(gradient), axis=(2, 3, 4))
-        signs = jax.vmap(lambda key: jax.random.rademacher(key, images.shape[1:], images.dtype))(typed)
+        signs = jax.vmap(lambda key: drawn(jax.random.rademacher, key, images.shape[1:], images.dtype))(typed)
         moved = network.apply(weights, threat.project(images + threat.eps * signs, images), typed).logits
         found = {'moves': jnp.any(moved != logits, axis=1)}
         for stage, entry in zip(table, largest, strict=True):

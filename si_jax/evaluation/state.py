@@ -22,7 +22,7 @@ from si_jax.evaluation.tolerances import FLOAT32, disagreement
 from si_jax.runtime import processes
 from si_jax.runtime.progress import part
 from si_jax.storage import lock, npz
-from si_jax.storage.files import read_json, write_atomic, write_json
+from si_jax.storage.files import read_json, remove_leftovers, write_atomic, write_json
 from si_jax.storage.lock import locked
 from si_jax.storage.trees import digest
 
@@ -122,7 +122,10 @@ class Saved:
             if not isinstance(before, dict):
                 raise ValueError('it is no table of settings')
         except FileNotFoundError:
-            if folder.exists() and any(path.name != lock.NAME for path in folder.iterdir()):
+            remove_leftovers(folder)
+            # A command that was killed as it began, or at its end, leaves the clean logits alone.
+            begun = {lock.NAME, f'{CLEAN}.npz'}
+            if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
                 raise InputError(
                     f'{str(folder)!r} is no state of an evaluation: give another place'
                 ) from None
@@ -274,9 +277,14 @@ def _from_all(units: dict[str, Arrays]) -> dict[str, Arrays]:
 
 
 def remove(folder: str | os.PathLike) -> None:
-    """Removes the state, once the result is safe; the folder stays if something else lies in it."""
-    place = Path(folder)
-    for path in (*place.glob('*.npz'), place / 'identity.json', place / lock.NAME):
+    """Removes the state, once the result is safe; the folder stays if something else lies in it.
+
+    In an order in which what is left at any time can be gone on with, or begun anew.
+    """
+    place, clean = Path(folder), Path(folder) / f'{CLEAN}.npz'
+    remove_leftovers(place)
+    units = [path for path in place.glob('*.npz') if path != clean]
+    for path in (*units, place / 'identity.json', clean, place / lock.NAME):
         path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         place.rmdir()

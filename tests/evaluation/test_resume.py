@@ -1,7 +1,9 @@
 """Interrupted evaluations go on where they were, and only those."""
 
+import contextlib
 import json
 import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +17,7 @@ from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.network import PROGRAM
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.settings import images_at_once
-from si_jax.evaluation.state import Saved, alone, remember
+from si_jax.evaluation.state import Saved, alone, remember, remove
 from si_jax.storage import lock
 from si_jax.storage.trees import digest
 from tests.helpers.problems import images_and_labels, net
@@ -129,6 +131,42 @@ def test_the_clean_logits_of_a_state_have_a_digest_too(tmp_path):
     np.savez(tmp_path / 'state' / 'clean.npz', logits=np.zeros((2, 2)))
     with pytest.raises(InputError, match=r"clean\.npz is not what .* Remove '.*state' to begin anew"):
         Saved(tmp_path / 'state', {'seed': 0}, np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize(
+    ('what', 'place', 'name', 'changes'),
+    [('begins', os, 'replace', 3), ('ends', pathlib.Path, 'unlink', 4)],
+)
+def test_a_command_that_is_killed_as_it_begins_or_ends_can_be_repeated(
+    what, place, name, changes, tmp_path, monkeypatch
+):
+    """Killed before each change that it makes to the disk there; the next command goes on, or begins anew."""
+
+    def whole(state):
+        with Saved(state, {'seed': 0}, np.zeros((2, 2))):
+            assert_array_equal(remember('a', lambda: UNITS['a'])['correct'], UNITS['a']['correct'])
+
+    change = getattr(place, name)
+    for step in range(changes + 1):
+        state, made = tmp_path / str(step), []
+        if what == 'ends':
+            whole(state)
+            (state / lock.NAME).touch()
+
+        def killed(*given, made=made, step=step, **named):
+            if len(made) == step:
+                raise KeyboardInterrupt
+            made.append(given)
+            return change(*given, **named)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, killed)
+            with pytest.raises(KeyboardInterrupt) if step < changes else contextlib.nullcontext():
+                whole(state) if what == 'begins' else remove(state)
+        if step < changes:
+            (state / f'.clean.npz.{16 * "0"}.tmp').touch()
+            whole(state)
+    assert state.exists() == (what == 'begins')
 
 
 def test_a_full_disk_leaves_what_is_finished_and_says_so(tmp_path, monkeypatch, no_room):

@@ -1,0 +1,17 @@
+"""Random numbers in the shape of an image."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+Array = jax.Array
+
+
+def drawn(how: Callable[..., Array], key: Array, shape: tuple[int, ...], *arguments: Any) -> Array:
+    """`how(key, shape, *arguments)` of `jax.random`: the same numbers, drawn in one dimension.
+
+    On the CPU a program that draws them in several dimensions takes longer to compile, and to run.
+    """
+    return how(key, (math.prod(shape),), *arguments).reshape(shape)
