@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from tests.helpers.processes import compiled_lightly, environment, quick
+from tests.helpers.processes import compiled_as_the_suite, environment, quick
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / 'examples'
@@ -86,7 +86,7 @@ def executed(name, folder):
     (folder / 'kernels' / 'python3' / 'kernel.json').write_text(json.dumps(spec))
     client = NotebookClient(notebook, timeout=600, resources={'metadata': {'path': str(folder)}})
     client.create_kernel_manager().kernel_spec_manager.kernel_dirs.insert(0, str(folder / 'kernels'))
-    client.execute(env=environment(compiled_lightly()) | {'JUPYTER_RUNTIME_DIR': str(folder)})
+    client.execute(env=environment(compiled_as_the_suite()) | {'JUPYTER_RUNTIME_DIR': str(folder)})
     return code, ''.join(output.get('text', '') for cell in code for output in cell.outputs)
 
 

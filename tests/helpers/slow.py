@@ -1,7 +1,8 @@
 """Which test files are slow, and what the slowest tests pay for.
 
 tests/slow.txt holds the seconds and the name of each slow file, from a run of the whole suite. A run names
-those that became slow. A new file is quick until it is written there. `make test-quick` leaves slow ones out.
+those that became slow. A new file is quick until it is written there. `make test-quick` leaves slow ones out,
+and all others run after them, so that no worker is left with a slow file at the end.
 `pytest --slowest=50` ends with the slowest tests and where their seconds went.
 """
 
@@ -51,9 +52,11 @@ def pytest_configure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slow = files()
+    seconds = {item: slow.get(item.path.relative_to(ROOT).as_posix(), 0) for item in items}
     for item in items:
-        if item.path.relative_to(ROOT).as_posix() in slow:
+        if seconds[item]:
             item.add_marker('slow')
+    items.sort(key=lambda item: -seconds[item])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.helpers.processes import optimised, quick
+from tests.helpers.processes import light, quick
 
 
 def train_and_evaluate(run, data_dir, workdir, images, examples, *overrides):
@@ -19,7 +19,7 @@ def train_and_evaluate(run, data_dir, workdir, images, examples, *overrides):
         '--config.epochs=1',
         '--config.batch_size=32',
         '--config.schedule.peak=0.1',
-        '--config.model.width=8',
+        '--config.attack.steps=5',
         *overrides,
     )
     output = workdir / 'result.json'
@@ -36,11 +36,13 @@ def train_and_evaluate(run, data_dir, workdir, images, examples, *overrides):
 
 
 def test_one_epoch_on_5000_images_learns_something_robust(shared, tmp_path):
-    result = train_and_evaluate(optimised, shared / 'data', tmp_path / 'run', 5000, 500)
-    assert result['dataset']['name'] == 'cifar10' and result['dataset']['examples'] == 500
+    result = train_and_evaluate(
+        light, shared / 'data', tmp_path / 'run', 5000, 300, '--config.model.arch=wrn_10_1'
+    )
+    assert result['dataset']['name'] == 'cifar10' and result['dataset']['examples'] == 300
     assert result['threat_model'] == {'norm': 'linf', 'eps': pytest.approx(8 / 255)}
-    # Processors round differently, and the signs of gradients make other runs of that: one kind had 23.2 %
-    # clean and 17.6 % under PGD, on others clean was at least 25 %. The commonest class alone has 11.4 %.
+    # Processors round differently, and the signs of gradients make other runs of that: one kind had 31.6 %
+    # clean and 22.0 % under PGD on 500 images. The commonest class alone has some 11 %.
     assert result['clean']['accuracy'] >= 0.2
     assert result['attacks']['pgd']['accuracy'] >= 0.13
     assert result['attacks']['pgd']['steps'] == 20
