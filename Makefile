@@ -105,12 +105,17 @@ $(RUN):
 	$(PYTHON) -m venv $(VENV)
 	-$(RUN) -m pip install --upgrade pip
 
+# Of a virtual environment whose making was interrupted, the interpreter may be there without pip.
+PIP_THERE = $(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV)
+
 $(USER_STAMP): requirements.txt pyproject.toml | $(RUN)
+	@$(PIP_THERE)
 	$(RUN) -m pip install -r requirements.txt
 	$(PROJECT)
 	touch $@
 
 $(DEV_STAMP): requirements.txt requirements-dev.txt pyproject.toml | $(RUN)
+	@$(PIP_THERE)
 	$(RUN) -m pip install -r requirements-dev.txt
 	$(PROJECT)
 	touch $(USER_STAMP) $@

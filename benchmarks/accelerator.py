@@ -229,10 +229,12 @@ def trained(scale: Scale, method: str, data_dir: str | None, folder: Path) -> di
     config.evaluation.every_epochs = scale.epochs
     if scale.limit:
         config.batch_size, config.logging.tensorboard = 16, False
+    resumed = (folder / 'config.json').exists()  # then the stage took longer than its last command
     with contextlib.redirect_stdout(sys.stderr):
         train(config, str(folder))
     lines = [json.loads(line) for line in (folder / 'metrics.jsonl').read_text().splitlines()]
-    return {'epochs': scale.epochs, 'metrics': [line for line in lines if 'epoch' in line]}
+    metrics = [line for line in lines if 'epoch' in line]
+    return {'epochs': scale.epochs, 'resumed': resumed, 'metrics': metrics}
 
 
 def of_test(data_dir: str | None, count: int) -> tuple[np.ndarray, np.ndarray]:

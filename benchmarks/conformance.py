@@ -279,7 +279,8 @@ def measure(arguments: argparse.Namespace) -> int:
             agreement = f'{row["flags_percent"]:.1f} % of flags' if 'flags_percent' in row else ''
             figures = f'{100 * row["accuracy"]:>7.2f}{100 * row["reference"]:>8.2f}'
             print(f'  {attack:<12}{figures}   {agreement:<18}{mark}')
-        shutil.rmtree(partial)
+        # In one step, as half of a state cannot be gone on with.
+        shutil.rmtree(partial.rename(partial.with_suffix('.finished')))
     return terminal.OK if content['holds'] else terminal.FAILED
 
 

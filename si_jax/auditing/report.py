@@ -112,9 +112,9 @@ class Audit:
         path = check_output(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about, picture = self.to_json(), self.picture(path)
+        write_json(path, about)
         if picture is not None:
             plots.draw(about, picture)
-        write_json(path, about)
 
     def picture(self, path: str | os.PathLike) -> Path | None:
         """Where `save(path)` puts the picture; None if there is nothing to draw, or no matplotlib."""

@@ -380,11 +380,15 @@ def run(
         whole = Sweep(tuple(results.values())) if radii else Union(results) if several else results['']
         if processes.is_first():
             whole.save(path)
+            for text, result in results.items():
+                of_it = places[text] if text in places else paths(path, [(text, result.threat)])[text]
+                for stem in (of_it.stem, f'{of_it.stem}_images'):
+                    remove_leftovers(path.parent, stem)
             remove_leftovers(path.parent, path.stem)
+            sink.write(loaded.about.get('step', 0), numbers_of(results))
             inner = sorted(state.glob('*/')) if radii else []
             for place in (*inner, *states.values(), state):
                 saved.remove(place)
-            sink.write(loaded.about.get('step', 0), numbers_of(results))
     if processes.is_first():
         show(whole.table())
         for result in results.values():

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.evaluation import state
 from si_jax.runtime import processes
-from si_jax.storage import hub, lock, npz
+from si_jax.storage import hub, npz
 from si_jax.storage.files import read_json, write_atomic
 from si_jax.zoo import weights
 
@@ -92,16 +93,13 @@ def of_model(*names: str | None) -> list[str]:
 
 def is_ours(file: Path) -> bool:
     """Whether a file, or the folder of an unfinished evaluation, was written by a command of this program."""
-    if file.name.endswith('_images') and file.is_dir():
-        result = file.with_name(f'{file.name.removesuffix("_images")}.json')
-        there = {path.name for path in file.iterdir()}
-        return is_ours(result) and there <= set(read_json(result).get('attacks', ()))
     if file.suffix == '.partial':
-        found = {path.name for path in file.iterdir()} if file.is_dir() else {'a file'}
-        if found <= {lock.NAME} or 'identity.json' in found:
-            return True
-        # Of a sweep, a folder for each radius.
-        return all((file / name / 'identity.json').is_file() for name in found - {lock.NAME})
+        return state.is_one(file)
+    if _is_of_unfinished(file):
+        return True
+    if file.name.endswith('_images') and file.is_dir():
+        there = {path.name for path in file.iterdir()}
+        return there <= _attacks(file.with_name(f'{file.name.removesuffix("_images")}.json'))
     if not file.is_file():
         return False
     if file.name == 'index.html':
@@ -115,8 +113,7 @@ def is_ours(file: Path) -> bool:
     if file.name.endswith(POINT):
         return _holds(file, ('point',))
     if file.name.endswith('_images.npz'):
-        result = file.with_name(f'{file.name.removesuffix("_images.npz")}.json')
-        return is_ours(result) and _names(file) <= set(read_json(result).get('attacks', ()))
+        return _names(file) <= _attacks(file.with_name(f'{file.name.removesuffix("_images.npz")}.json'))
     if file.suffix == '.npz':
         return _holds(file, FLAGS) or (_holds(file, FLAGS[2:]) and is_ours(file.with_suffix('.json')))
     if file.suffix in ('.png', '.pdf'):
@@ -126,6 +123,29 @@ def is_ours(file: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(about, dict) and 'schema' in about and any(field in about for field in OURS)
+
+
+def _is_of_unfinished(file: Path) -> bool:
+    """Whether a command was killed while it wrote its result, of which this file is a companion.
+
+    The state of an evaluation stays until all files of its result are there, so what is newer is of it.
+    """
+    if not file.name.endswith(('.npz', '.png', '_images')) or not file.exists():
+        return False
+    for folder in file.parent.glob('*.partial'):
+        begun = [path.stat().st_mtime for path in folder.glob('**/identity.json')]
+        of_it = file.name.startswith(folder.stem) and file.name.removeprefix(folder.stem)[:1] in tuple('._-')
+        if of_it and begun and min(begun) <= file.stat().st_mtime:
+            return True
+    return False
+
+
+def _attacks(result: Path) -> set[str]:
+    """The attacks in a result of ours; none if it is something else."""
+    if not is_ours(result):
+        return set()
+    about = read_json(result)
+    return set(about.get('smallest', about).get('attacks', ()))
 
 
 def _first_line(file: Path) -> str:

@@ -83,7 +83,8 @@ def run_smallest(
         found = dataclasses.replace(found, about={**found.about, 'dataset': dataset, 'model': loaded.about})
         if processes.is_first():
             found.save(path)
-            remove_leftovers(path.parent, path.stem)
+            for stem in (path.stem, f'{path.stem}_images'):
+                remove_leftovers(path.parent, stem)
             saved.remove(state)
     if processes.is_first():
         show(found.table())

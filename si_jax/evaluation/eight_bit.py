@@ -5,6 +5,7 @@ rounded before they are judged, and the rounded ones stay in the ball: they are 
 and returned.
 """
 
+import contextlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,12 @@ def write_png(path: Path, images: Mapping[str, np.ndarray], indices: np.ndarray)
     """
     from PIL import Image  # takes a while to import, and only this needs it
 
+    for folder in folder_of(path).glob('*/'):  # of a result with other attacks that is replaced
+        if folder.name not in images:
+            for old in folder.glob('*.png'):
+                old.unlink()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
     for name, each in images.items():
         folder = folder_of(path) / name
         folder.mkdir(parents=True, exist_ok=True)

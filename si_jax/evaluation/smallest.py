@@ -10,6 +10,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -143,10 +144,11 @@ class Smallest:
         curves.draw(Path(path), title, self.norm, lines, stairs=True)
 
     def save(self, path: str | os.PathLike) -> None:
-        """Writes `<stem>.json`, the curves as `<stem>.png`, and the distances of each image as `<stem>.npz`.
+        """Writes `<stem>.json`, the distances of each image as `<stem>.npz`, and the curves as `<stem>.png`.
 
         `<stem>.npz` holds `distances_NAME`, float64 [N], for each attack, `clean`, `labels` and `indices`;
-        `<stem>_images.npz` the nearest misclassified images by attack, if they were kept.
+        `<stem>_images.npz` the nearest misclassified images by attack, if they were kept. The picture needs
+        matplotlib, and is left out without it.
 
         Args:
             path: The JSON file.
@@ -162,8 +164,9 @@ class Smallest:
         write_npz(path.with_suffix('.npz'), arrays)
         if self.images is not None:
             write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
-        self.draw(path.with_suffix('.png'))
         write_json(path, self.to_json())
+        if find_spec('matplotlib') is not None:
+            self.draw(path.with_suffix('.png'))
 
     @staticmethod
     def load(path: str | os.PathLike) -> 'Smallest':

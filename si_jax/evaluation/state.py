@@ -22,7 +22,7 @@ from si_jax.evaluation.tolerances import FLOAT32, disagreement
 from si_jax.runtime import processes
 from si_jax.runtime.progress import part
 from si_jax.storage import lock, npz
-from si_jax.storage.files import read_json, remove_leftovers, write_atomic, write_json
+from si_jax.storage.files import is_leftover, read_json, remove_leftovers, write_atomic, write_json
 from si_jax.storage.lock import locked
 from si_jax.storage.trees import digest
 
@@ -42,6 +42,20 @@ class Work(NamedTuple):
     name: str
     cost: int | None
     compute: Callable[[], Arrays]
+
+
+def is_one(folder: Path) -> bool:
+    """Whether a folder is the state of an evaluation, or of a sweep, which has a folder for each radius.
+
+    An empty one is, and so is one that has the clean logits alone: a command that was killed as it began, or
+    at its end, leaves that.
+    """
+    if not folder.is_dir():
+        return False
+    found = {path for path in folder.iterdir() if not is_leftover(path)}
+    if folder / 'identity.json' in found:
+        return True
+    return all(is_one(path) for path in found if path.name not in (lock.NAME, f'{CLEAN}.npz'))
 
 
 def begun(folder: str | os.PathLike | None) -> dict[str, Any]:
@@ -122,13 +136,11 @@ class Saved:
             if not isinstance(before, dict):
                 raise ValueError('it is no table of settings')
         except FileNotFoundError:
-            remove_leftovers(folder)
-            # A command that was killed as it began, or at its end, leaves the clean logits alone.
-            begun = {lock.NAME, f'{CLEAN}.npz'}
-            if folder.exists() and any(path.name not in begun for path in folder.iterdir()):
+            if folder.exists() and (not is_one(folder) or any(folder.glob('*/'))):
                 raise InputError(
                     f'{str(folder)!r} is no state of an evaluation: give another place'
                 ) from None
+            remove_leftovers(folder)
             folder.mkdir(parents=True, exist_ok=True)
             self._write(CLEAN, {'logits': logits})
             write_json(path, identity)

@@ -11,6 +11,7 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -127,8 +128,9 @@ class Sweep:
             result.save(place)
         about = {'eps': self.eps, 'labels': first.labels, 'indices': first.indices}
         write_npz(path.with_suffix('.npz'), self.correct | about)
-        self.draw(path.with_suffix('.png'))
         write_json(path, {'schema': SCHEMA, 'sweep': self.to_json()})
+        if find_spec('matplotlib') is not None:
+            self.draw(path.with_suffix('.png'))
 
     @staticmethod
     def load(path: str | os.PathLike) -> 'Sweep':

@@ -19,6 +19,7 @@ from si_jax.errors import unknown
 from si_jax.interop.torch_files import FORMATS, check_finite, write
 from si_jax.interop.torch_weights import to_torch
 from si_jax.models.preact_resnet import VARIANTS as PREACT_VARIANTS
+from si_jax.storage.files import write_atomic
 
 _RESNETS: dict[str, dict[str, Any]] = {
     'resnet18': {'blocks': (2, 2, 2, 2)},
@@ -69,9 +70,10 @@ def export(
     output = pathlib.Path(output)
     output.mkdir(parents=True, exist_ok=True)
     weights = output / f'weights{FORMATS[format]}'
-    write(weights, arrays)
     module = output / 'model.py'
-    module.write_text(_module_text(values, weights.name, activation))
+    # First the file by which both are known as ours, so that a command that was killed can be repeated.
+    write_atomic(module, _module_text(values, weights.name, activation))
+    write(weights, arrays)
     return module
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from si_jax import models
 from si_jax.errors import InputError
 from si_jax.interop import torch_weights
 from si_jax.outputs import Outputs
@@ -86,4 +87,4 @@ def load_torch_checkpoint(
     network = torch_weights.load(
         path, arch, normalise=normalise, variant=variant, num_classes=num_classes, image_shape=image_shape
     )
-    return functools.partial(network.model.apply, network.variables)  # type: ignore[return-value]
+    return functools.partial(models.predict, network.model, network.variables)

@@ -32,6 +32,7 @@ from si_jax.interop.graph_nodes import (
 )
 from si_jax.interop.linear_head import Head, find_head
 from si_jax.interop.torch_files import check_finite, import_torch
+from si_jax.models.convolution import chosen, use_convolution
 from si_jax.outputs import Outputs
 
 Array = jax.Array
@@ -128,7 +129,7 @@ class _FixedBatchError(Exception):
 
 
 class _Graph:
-    """A graph of ATen operations; calling it interprets them with JAX arrays."""
+    """A graph of ATen operations; calling it interprets them with JAX arrays, in one compiled program."""
 
     def __init__(self, traced: torch_trace.Traced, name: str):
         check_logits(traced.outputs, name)
@@ -165,24 +166,31 @@ class _Graph:
         if isinstance(self.head, Head):
             used |= {n.name for n in self.head.nodes()}
         tensors = {name: value for name, value in constants.items() if name in used}
-        self._constants = {
-            name: jnp.asarray(value.detach().numpy()) if hasattr(value, 'numpy') else value
+        self._arrays = {
+            name: jnp.asarray(value.detach().numpy())
             for name, value in tensors.items()
+            if hasattr(value, 'numpy')
         }
+        self._others = {name: value for name, value in tensors.items() if name not in self._arrays}
+        self._compiled = jax.jit(self._interpret, static_argnums=0)
 
     def __call__(self, images: Array) -> Outputs:
-        values: dict[str, Any] = dict(self._constants)
+        return self._compiled(chosen(), self._arrays, images)
+
+    def _interpret(self, kind: str, arrays: dict[str, Array], images: Array) -> Outputs:
+        values: dict[str, Any] = self._others | arrays
         values[self._images] = aten.ChannelsLast(images)
         head = self.head if isinstance(self.head, Head) else None
-        for node, exact in self._steps:
-            # logits must be W^T z + b to rounding, which TF32 or bf16 products are not.
-            precision = 'highest' if head is not None and node is head.linear else None
-            with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
-                values[node.name] = _apply(node, values, exact)
-        logits = aten.plain(values[self._output.name])
-        if head is None:
-            return Outputs(logits)
-        return Outputs(logits, aten.plain(values[head.features.name]), head.kernel(values))
+        with use_convolution(kind):
+            for node, exact in self._steps:
+                # logits must be W^T z + b to rounding, which TF32 or bf16 products are not.
+                precision = 'highest' if head is not None and node is head.linear else None
+                with jax.default_matmul_precision(precision) if precision else contextlib.nullcontext():
+                    values[node.name] = _apply(node, values, exact)
+            logits = aten.plain(values[self._output.name])
+            if head is None:
+                return Outputs(logits)
+            return Outputs(logits, aten.plain(values[head.features.name]), head.kernel(values))
 
 
 def _is_supported(node: Any) -> bool:

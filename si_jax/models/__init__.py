@@ -16,20 +16,23 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from si_jax.errors import InputError, unknown
-from si_jax.models.convolution import use_convolution
+from si_jax.models.convolution import chosen, use_convolution
 from si_jax.models.layers import ACTIVATIONS, NORMALISATIONS
 from si_jax.models.preact_resnet import VARIANTS as PREACT_VARIANTS
 from si_jax.models.preact_resnet import PreActResNet
 from si_jax.models.resnet import BasicBlock, Bottleneck, ResNet
 from si_jax.models.small_cnn import SmallCNN
 from si_jax.models.wide_resnet import WideResNet
+from si_jax.outputs import Outputs
 
 __all__ = [
-    'ACTIVATIONS', 'ARCHITECTURES', 'DTYPES', 'NORMALISATIONS', 'create', 'from_config', 'use_convolution',
+    'ACTIVATIONS', 'ARCHITECTURES', 'DTYPES', 'NORMALISATIONS', 'create', 'from_config', 'predict',
+    'use_convolution',
 ]  # fmt: skip
 
 LARGEST = 100_000  # filters of a layer, or classes
@@ -170,6 +173,21 @@ def from_config(
         bn_momentum=config.get('bn_momentum', 0.1),
         bn_branch=0 if config.get('bn_branches') else None,
     )
+
+
+def predict(network: nn.Module, variables: Any, images: jax.Array) -> Outputs:
+    """What a network returns for images [B, H, W, C], by its running statistics.
+
+    It is compiled as one program for each number of images. Operation by operation, as `network.apply` runs
+    outside of `jax.jit`, 18 layers are some 90 programs.
+    """
+    return _predict(network, chosen(), variables, images)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _predict(network: nn.Module, kind: str, variables: Any, images: jax.Array) -> Outputs:
+    with use_convolution(kind):
+        return network.apply(variables, images)  # type: ignore[return-value]
 
 
 def _find(arch: str) -> Architecture:

@@ -44,6 +44,11 @@ def use_convolution(kind: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
+def chosen() -> str:
+    """The convolution, one of `CONVOLUTIONS`, that models are traced with here."""
+    return _forced.get() or ('fast' if jax.default_backend() == 'cpu' else 'lax')
+
+
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -> jax.Array:
     """Cross-correlation as torch.nn.Conv2d computes it, the same padding on all four sides.
 
@@ -56,8 +61,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
     Returns:
         [B, (H + 2 padding - k) // stride + 1, likewise, O].
     """
-    kind = _forced.get() or ('fast' if jax.default_backend() == 'cpu' else 'lax')
-    return _fast(x, kernel, stride, padding) if kind == 'fast' else _lax(x, kernel, stride, padding)
+    return (_fast if chosen() == 'fast' else _lax)(x, kernel, stride, padding)
 
 
 def _lax(

@@ -48,8 +48,13 @@ class Run(NamedTuple):
         """How far it is, None if it came to its end."""
         done = self.lines[-1].get('epoch') or 0 if self.lines else 0
         ended = self.lines[-1].get('ended') if self.lines else None
-        if done >= self.config['epochs'] or ended or self.guarded:
+        if ended or self.guarded:
             return None
+        if done >= self.config['epochs']:
+            # The line is written first. A copy of the run, without checkpoints, says nothing of them.
+            saved = [int(path.parent.name) for path in self.path.glob('checkpoints/[0-9]*/manifest.json')]
+            last = self.lines[-1].get('step') or 0
+            return f'step {last}, whose checkpoint is missing' if saved and max(saved) < last else None
         missing = '' if self.lines else ' (metrics.jsonl is missing or empty)'
         return f'epoch {done:g} of {self.config["epochs"]}{missing}'
 

@@ -57,8 +57,13 @@ def remove_leftovers(folder: str | os.PathLike, name: str = '') -> None:
         name: Only what was to become files of this name, with whatever ending; '' for all.
     """
     for path in Path(folder).glob(f'.{glob.escape(name)}.*.tmp' if name else '.*.tmp'):
-        if re.fullmatch(r'\..+\.[0-9a-f]{16}\.tmp', path.name) and path.is_file():
+        if is_leftover(path):
             path.unlink(missing_ok=True)
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a writer left that was killed in `write_atomic`."""
+    return bool(re.fullmatch(r'\..+\.[0-9a-f]{16}\.tmp', path.name)) and path.is_file()
 
 
 def check_regular(path: str | os.PathLike) -> Path:

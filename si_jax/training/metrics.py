@@ -78,6 +78,8 @@ class MetricsWriter:
             line['non_finite'] = non_finite
         with open(self.path, 'a', encoding='utf-8') as file:
             file.write(json.dumps(line, allow_nan=False) + '\n')
+            file.flush()
+            os.fsync(file.fileno())  # a checkpoint of a later step may not be there without it
         self.open()
         assert self._sinks is not None
         self._sinks.write(step, scalars)

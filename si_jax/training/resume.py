@@ -61,8 +61,15 @@ def find_start(
                 f'{other}: {differs}. Give the data of before (--config.data.dir=FOLDER, '
                 f'--config.data.extra=FILE.npz), or {remedy}'
             )
+    if not found and checkpoints.any_was_whole():
+        return Start('last')
     if not found:
-        return Start('last' if checkpoints.any_was_whole() else None)
+        # A run that went back to its beginning may have been stopped before it wrote the change down.
+        if diverged and any(_after_divergence(name) for name in place.changed):
+            words = ', '.join(f'{name} {old} -> {new}' for name, (old, new) in place.changed.items())
+            pairs = {name: list(pair) for name, pair in place.changed.items()}
+            return Start(None, True, {'step': 0, 'changed': pairs}, words)
+        return Start(None)
     last = max(found)
     needed = -(-last // ready.steps_per_epoch)
     if needed > ready.config.epochs:

@@ -77,10 +77,11 @@ class Workdir(NamedTuple):
             OSError: As `check`, or a file cannot be written.
         """
         self.check()
-        write_json(self.path / 'config.json', config)
-        write_json(self.path / 'environment.json', environment())
+        # The config last: until it is there, the next command finds the change, and writes it down again.
         if history or self.history:
             write_json(self.path / 'history.json', list(history))
+        write_json(self.path / 'environment.json', environment())
+        write_json(self.path / 'config.json', config)
 
 
 def divergence(history: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:

@@ -62,7 +62,7 @@ class LoadedModel:
 
     def __call__(self, images: jax.Array) -> Outputs:
         """The logits, features and kernel, `Outputs`."""
-        return self.module.apply(self.variables, images)  # type: ignore[return-value]
+        return models.predict(self.module, self.variables, images)
 
 
 def read_config(model: str | os.PathLike) -> ConfigDict:

@@ -68,7 +68,7 @@ def test_round_trip(name, tmp_path):
     outputs = assert_parity(classifier, whole, images, 1e-9)
     assert outputs.features is not None
 
-    (variables,) = classifier.args
+    _, variables = classifier.args
     path = export.export(
         variables, tmp_path, arch=arch, variant=options.get('variant'), normalise=normalise, format='torch'
     )

@@ -32,7 +32,7 @@ def plain(value: Any) -> Any:
 
 
 def write(path: Path, numbers: dict[str, Any], draw: Callable[[dict[str, Any]], Picture]) -> None:
-    """Writes FILE.png and FILE.pdf, drawn from the numbers as they are written, then FILE.json.
+    """Writes FILE.json, then FILE.png and FILE.pdf, drawn from the numbers as they are written.
 
     Args:
         path: FILE.json. Its folder must exist.
@@ -42,8 +42,9 @@ def write(path: Path, numbers: dict[str, Any], draw: Callable[[dict[str, Any]], 
     text = json.dumps({'schema': SCHEMA} | plain(numbers), indent=2, allow_nan=False)
     # A list of numbers on one line: a surface has thousands.
     text = re.sub(r'\[[^\[\]{}"]*\]', lambda match: re.sub(r'\s+', ' ', match[0]), text)
-    write_pictures(path, json.loads(text), draw)
+    # First what took long: the pictures can be drawn again from it, and by it they are known as ours.
     write_atomic(path, text + '\n')
+    write_pictures(path, json.loads(text), draw)
 
 
 def write_pictures(path: Path, numbers: dict[str, Any], draw: Callable[[dict[str, Any]], Picture]) -> None:
