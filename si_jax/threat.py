@@ -377,7 +377,7 @@ def parse_threats(threats: str | Iterable[str]) -> dict[str, Threat]:
             raise InputError(f'{text!r} is no threat model: write NORM:EPS, such as {", ".join(THREATS)}')
         ball_of(norm)
         threat = Threat(norm, radius)
-        if threat in found.values():
+        if any(threat.norm == one.norm and f'{threat.eps:.6g}' == f'{one.eps:.6g}' for one in found.values()):
             raise InputError(f'{text} is given twice: give each threat model once')
         found[text] = threat
     if not found:

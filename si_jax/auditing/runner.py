@@ -86,7 +86,7 @@ def audit(
     """
     began = time.perf_counter()
     traces.check_attack(attack)
-    judged = classifier_of(classifier)
+    judged = classifier_of(classifier, layout_of(layout, classifier, images))
     if restarts is None:
         restarts = 1 if judged.randomised else RESTARTS
     request = Request.of(

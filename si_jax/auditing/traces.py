@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax import losses
+from si_jax.attacks.ascent import none_seen, usable
 from si_jax.attacks.facts import facts
 from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack, starting_points, value_function
@@ -136,6 +137,7 @@ class Follower:
 
         def record(i: Array, seen: Trace) -> tuple[Trace, Array, Array]:
             loss, gradient, fooled = value(i, seen.last)
+            gradient, _ = usable(gradient, none_seen(len(labels)), i)
             seen = seen._replace(
                 losses=seen.losses.at[:, i].set(loss),
                 fooled=seen.fooled.at[:, i].set(fooled),

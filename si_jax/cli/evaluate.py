@@ -313,6 +313,8 @@ def run(
     takes = takes_of(names, custom, ['transfer'] if transfer_from else [], randomised=True)
     check_settings(takes, **settings)
     loaded = processes.agree_on_errors(lambda: load(subject))
+    if not several:
+        names, custom = parse_attacks(given, loaded.threat.norm)  # whose defaults names leave out
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
     if gradient_of is not None:

@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from si_jax.attacks.settings import file_name, split
 from si_jax.cli import outputs
 from si_jax.cli.subject import Subject, load, load_classifier
 from si_jax.errors import InputError
@@ -42,7 +43,7 @@ def run_smallest(
         raise InputError(f'--{left[0]} has no meaning with --smallest: leave it out')
     if save_images not in (None, 'npz'):
         raise InputError('--save_images=png needs --eight_bit, which --smallest does not take')
-    names = [name.strip() for name in (attacks or DEFAULT).split(',')]
+    names = split(attacks or DEFAULT)
     if subject.norm is not None:
         smallest.check_norm(subject.norm)
         smallest.check_attacks(names, subject.norm)
@@ -60,7 +61,7 @@ def run_smallest(
     loaded = processes.agree_on_errors(lambda: load(no_ball))
     norm = subject.norm or loaded.threat.norm
     choice = {**given, 'count': len(loaded.labels), 'smallest': norm}
-    path = loaded.path(output, f'smallest-{"-".join(names)}', choice)
+    path = loaded.path(output, f'smallest-{"-".join(map(file_name, names))}', choice)
     if output is None:
         check_outputs(path)
     if given['gradient_of'] is not None:

@@ -160,7 +160,8 @@ class Loaded(NamedTuple):
     def path(self, output: str | None, name: str, settings: dict[str, Any]) -> Path:
         """The file of a result; unless one is given, other settings have another."""
         choice = {'dataset': self.dataset, 'eps': self.threat.eps, 'norm': self.threat.norm, **settings}
-        choice |= {key: self.about[key] for key in ('logit_scale',) if key in self.about} | self.selected
+        named = ('logit_scale',) if 'step' in self.about else tuple(self.about)  # runs have their own folders
+        choice |= {key: self.about[key] for key in named if key in self.about} | self.selected
         digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
         return Path(output) if output else self.folder / f'{self.stem}-{name}-{digest}.json'
 
@@ -216,6 +217,12 @@ def load(subject: Subject) -> Loaded:
             if workdir is None:  # a file of weights may be anyone's: no code that it names is run
                 section['code'] = ''
         eps = config.threat.eps if eps is None else eps
+        if norm not in (None, config.threat.norm) and subject.eps is None:
+            raise InputError(
+                f'--norm={norm} is given without --eps, and the network was trained in '
+                f'{config.threat.norm} with eps={config.threat.eps:.6g}, which means something else in '
+                'another norm: give --eps too'
+            )
         norm = norm or config.threat.norm
         if workdir is None:
             about, stem = {'model': model, 'step': classifier.step}, _name_of(saved)

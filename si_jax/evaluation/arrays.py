@@ -38,8 +38,27 @@ def layout_of(layout: str | None, classifier: Any, images: Any) -> str:
         raise unknown('layout', layout, LAYOUTS)
     shape = shape_of(images)
     if layout is None and takes_channels_first(classifier) and len(shape) == 4:
-        return 'nchw' if shape[1] < min(shape[2:]) and shape[3] not in CHANNELS else 'nhwc'
+        return _told_by_network(shape)
     return layout or told_from(shape)
+
+
+def _told_by_network(shape: tuple[int, ...]) -> str:
+    """The layout of images for a network that takes [N, C, H, W], which they may have or not.
+
+    Raises:
+        InputError: It can be either.
+    """
+    first, last = shape[1] in CHANNELS, shape[3] in CHANNELS
+    if first == last:  # else by which sides are equal, or longer
+        first, last = shape[2] == shape[3], shape[1] == shape[2]
+    if first == last:
+        first, last = shape[1] < min(shape[2:]), shape[3] < min(shape[1:3])
+    if first == last and not shape[1] == shape[3] == 1:
+        raise InputError(
+            f'images have shape {shape}, and the network takes [N, C, H, W]: it cannot be told whether '
+            "channels come first. Give layout='nchw' if they do, layout='nhwc' if they come last"
+        )
+    return 'nchw' if first and not last else 'nhwc'
 
 
 def shape_of(images: Any) -> tuple[int, ...]:
@@ -125,7 +144,10 @@ def check_labels(labels: Any, count: int) -> np.ndarray:
     """The labels [N] on the host, int64; `gates.check_labels_of` holds them against the number of classes."""
     labels = as_array(labels)
     if labels.shape != (count,):
-        advice = '; give labels.argmax(axis=1) if each row marks a class' if labels.ndim == 2 else ''
+        advice = ''
+        if labels.ndim == 2:
+            marks = '; give labels.argmax(axis=1) if each row marks a class'
+            advice = '; give labels[:, 0]' if labels.shape[1] == 1 else marks
         raise InputError(
             f'labels have shape {labels.shape}: they must be [{count}], one class for each image{advice}'
         )

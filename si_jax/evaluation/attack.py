@@ -60,7 +60,7 @@ def attack(
     Warns:
         UserWarning: What `evaluate` would put among a result's warnings, such as gradients of zero.
     """
-    names, _ = parse_attacks(name)
+    names, _ = parse_attacks(name, norm)
     if len(names) > 1:
         raise InputError(
             f'{", ".join(names)} are {len(names)} attacks: give one, or call evaluate for several'

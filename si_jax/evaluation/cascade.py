@@ -11,10 +11,12 @@ the point that it takes for the worst is judged by draws of its own; the smalles
 
 import dataclasses
 import functools
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from si_jax.attacks import malt
@@ -28,6 +30,7 @@ from si_jax.attacks.settings import file_name
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network, vote
 from si_jax.evaluation.packing import CompiledSearch, compile_search, run_search
+from si_jax.evaluation.packing import Outcome as SearchOutcome
 from si_jax.evaluation.pgd import Outcome, count_gradients
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import AttackRecord, GradientCounts
@@ -39,6 +42,8 @@ from si_jax.threat import Threat
 
 # The public implementation that the protocols follow.
 REFERENCE = 'fra31/auto-attack a392200'
+# How much farther than a point that was refused the next ones are, as long as the ball reaches.
+BEYOND = (1.001, 1.01, 1.1, 1.5)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +221,8 @@ def _run_stage(
         outcome = run_search(
             program, shared, problem, None if random else confirm, network.sizes, final=wanted or random
         )
+        if wanted and not random:
+            outcome = further(outcome, program.search, problem, network, request.threat, confirm)
         final = outcome.final if wanted else None
         found: Arrays = {'broken': outcome.broken, 'images': outcome.images}
         queries = outcome.queries
@@ -228,7 +235,8 @@ def _run_stage(
             fell = rows[outcome.broken]
             found['reached'] = outcome.broken.copy()
             if len(fell):
-                decided = network.logits(outcome.images, keys[fell])
+                judged_as = network.judged(outcome.images, fell, request.threat)
+                decided = network.logits(judged_as, keys[fell])
                 found['reached'][outcome.broken] = np.argmax(decided, axis=1) == aims[fell]
         return {
             **found,
@@ -293,6 +301,43 @@ def _run_stage(
         gradients=counts,
         reached=reached,
     )
+
+
+def further(
+    outcome: SearchOutcome,
+    search: Search,
+    problem: tuple[np.ndarray, ...],
+    network: Network,
+    threat: Threat,
+    confirm: Callable[[np.ndarray, np.ndarray], np.ndarray],
+) -> SearchOutcome:
+    """Offers points beyond the nearest one that a search found, where that was not confirmed.
+
+    That point lies on the decision boundary of the search. In a finer precision, or rounded to bytes, it may
+    be on the other side, though the images behind it are misclassified as far as the ball reaches.
+    """
+    images, labels, keys, aims = problem
+    distance = np.asarray(outcome.final.distance, np.float64)
+    left = np.flatnonzero(~outcome.broken & (distance <= threat.eps))
+    if not len(left):
+        return outcome
+    given = jnp.asarray(images), jnp.asarray(labels)
+    whole = Problem(*given, keys=network.typed(keys), targets=jnp.asarray(aims))
+    edge = np.asarray(search.worst(whole, threat, outcome.final))
+    broken, found, refused = outcome.broken.copy(), np.zeros_like(images), outcome.refused
+    found[broken], measured = outcome.images, distance.copy()
+    for factor in (*BEYOND, math.inf):
+        share = np.minimum(factor * distance[left] / threat.eps, 1).reshape(-1, 1, 1, 1).astype(images.dtype)
+        points = np.clip(images[left] + share * (edge[left] - images[left]), 0, 1)
+        sound = confirm(left, points)
+        chosen = left[sound]
+        broken[chosen], found[chosen], refused = True, points[sound], refused - len(chosen)
+        measured[chosen] = threat.ball.length(points[sound] - images[chosen], np)
+        left = left[~sound]
+        if not len(left):
+            break
+    final = outcome.final._replace(distance=measured.astype(outcome.final.distance.dtype))
+    return outcome._replace(broken=broken, images=found[broken], refused=refused, final=final)
 
 
 def _candidates(stage: Stage, request: Request) -> int:

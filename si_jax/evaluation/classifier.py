@@ -101,11 +101,13 @@ def as_array(value: Any) -> np.ndarray:
 class Classifier(NamedTuple):
     """A classifier as evaluation works with it: (images [B, H, W, C] in [0, 1], keys [B]) -> `Outputs`.
 
-    Only where it is `randomised` do the keys matter.
+    Only where it is `randomised` do the keys matter. Where `function` is a translation, `original` is what it
+    was translated from, images -> logits [B, K] on the host.
     """
 
     function: Callable[[Array, Array], Outputs]
     randomised: bool
+    original: Callable[[np.ndarray], np.ndarray] | None = None
 
 
 def classifier_of(value: Any, layout: str = 'nhwc') -> Classifier:
@@ -143,7 +145,7 @@ def classifier_of(value: Any, layout: str = 'nhwc') -> Classifier:
         # Whatever the network computes in, losses are computed in what the images are given in.
         return jax.tree.map(lambda array: jnp.asarray(array, images.dtype), as_outputs(returned))
 
-    return Classifier(function, randomised)
+    return Classifier(function, randomised, getattr(call, 'original', None))
 
 
 def _failed(shape: tuple[int, ...], error: Exception) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from si_jax import data
@@ -225,7 +226,16 @@ def corruptions(
     wanted = chosen(folder, names)
     accuracy = {name: np.zeros(len(severities)) for name in wanted}
     network, digest, count = None, '', 0
-    with progress_of(len(wanted) * len(severities), 'corruptions', 'set') if progress else silent() as bar:
+    if (judged := classifier_of(classifier)).randomised:
+        raise InputError(
+            'a Randomised classifier decides by the votes of many draws: call evaluate on each data set '
+            "'corrupted:FOLDER/NAME@SEVERITY'"
+        )
+    highest = jax.default_matmul_precision('highest')
+    with (
+        highest,
+        progress_of(len(wanted) * len(severities), 'corruptions', 'set') if progress else silent() as bar,
+    ):
         for name in wanted:
             for column, severity in enumerate(severities):
                 test = data.load(f'corrupted:{folder}/{name}@{severity}', 'test')
@@ -237,7 +247,7 @@ def corruptions(
                 images, labels = Pixels(test.images[:count], test.scale), test.labels[:count]
                 if network is None:
                     request = Request.of(images, labels, batch_size=batch_size)
-                    network = Network.of(classifier_of(classifier), request)
+                    network = Network.of(judged, request)
                     check_labels_of(network.request.classes, request.labels)
                     network = network.check_and_classify(explain=False)
                     logits, digest = network.clean_logits, data_digest(images, labels)

@@ -26,6 +26,7 @@ from si_jax.threat import Threat
 Array = jax.Array
 
 PROBE = 8  # images in a probe
+REPEATS = 8  # calls of what was translated: a coin of the host is seen but for one time in 128
 NO_GRADIENT = 0.01  # the share of images without a gradient that is worth a warning
 SHORT = 0.01  # how far a clean accuracy may be below the stated one
 # The share of images that attacks without gradients may break after the others: on honest networks they break
@@ -160,8 +161,12 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array, coarse: float
     """
     outputs, difference = repeated(classifier, images, keys, coarse)
     if difference:
-        given, remedy = 'on the same images', 'switch dropout and other randomness off, or, if it belongs to '
-        remedy += 'the defense, draw it from keys and wrap the function as si_jax.Randomised(function)'
+        given = 'on the same images'
+        remedy = (
+            'switch dropout and other randomness off, also that of Python and NumPy, and what counts calls; '
+            'or, if it belongs to the defense, draw it from keys and wrap the function as '
+            'si_jax.Randomised(function)'
+        )
         if classifier.randomised:
             given = 'with the same images and keys'
             remedy = 'a Randomised classifier must draw everything from its keys'
@@ -175,6 +180,21 @@ def probe(classifier: Classifier, images: np.ndarray, keys: Array, coarse: float
     return outputs
 
 
+def _as_original(
+    original: Callable[[np.ndarray], np.ndarray], images: np.ndarray, logits: Any, coarse: float
+) -> str:
+    """How far what was translated is from itself, or from its translation with these logits; or ''.
+
+    A draw of the host, or a state, was frozen in the translation as it was made.
+    """
+    few = [original(images[:2]) for _ in range(REPEATS)]
+    for again in few[1:]:
+        if difference := disagreement(few[0], again, coarse, scale_of=logits):
+            return f'{difference}, as PyTorch runs the module'
+    difference = disagreement(original(images), logits, coarse, scale_of=logits)
+    return difference and f'{difference}, as PyTorch runs the module and as it was translated'
+
+
 def repeated(
     classifier: Classifier, images: np.ndarray, keys: Array, coarse: float = FLOAT32
 ) -> tuple[Outputs, str]:
@@ -182,7 +202,10 @@ def repeated(
     both = jnp.asarray(np.concatenate([images, 1 - images]))
     outputs = classifier.function(both, jnp.concatenate([keys, keys]))
     again = classifier.function(both, jnp.concatenate([keys, keys]))
-    return outputs, disagreement(outputs.logits, again.logits, coarse)
+    difference = disagreement(outputs.logits, again.logits, coarse)
+    if not difference and classifier.original is not None:
+        difference = _as_original(classifier.original, np.asarray(both), outputs.logits, coarse)
+    return outputs, difference
 
 
 def mixed(
@@ -194,7 +217,8 @@ def mixed(
     """
     count = len(images)
     batch = jnp.asarray(np.concatenate([np.repeat(images[:1], count, axis=0), images[::-1]]))
-    elsewhere = classifier.function(batch, jnp.concatenate([keys, keys[::-1]]))
+    others = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+    elsewhere = classifier.function(batch, jnp.concatenate([others, keys[::-1]]))
     moved = elsewhere.logits[count:][::-1]
     return disagreement(outputs.logits[:count], moved, coarse, scale_of=outputs.logits)
 

@@ -88,7 +88,8 @@ class OnAllImages(abc.ABC):
         # A copy, as a view would keep all of them.
         kept = images if request.keep else images[:0].copy()
         if request.aims is not None:
-            found['reached'] = np.argmax(network.logits(images, keys), axis=1) == request.aims[rows]
+            judged = network.judged(images, rows, request.threat)
+            found['reached'] = np.argmax(network.logits(judged, keys), axis=1) == request.aims[rows]
         return found | {'correct': correct, 'largest': np.float64(largest), 'images': kept}
 
     def run(self, network: Network, request: Request) -> Outcome:

@@ -18,10 +18,11 @@ import jax
 import numpy as np
 
 from si_jax.attacks.searches import SEARCHES
+from si_jax.attacks.settings import taken_apart
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import curves, gates, loading, sanity
 from si_jax.evaluation.arrays import layout_of
-from si_jax.evaluation.cascade import Cascade, cost, runs
+from si_jax.evaluation.cascade import BEYOND, Cascade, cost, runs
 from si_jax.evaluation.evaluate import identity_of, prepared
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.network import Network
@@ -272,6 +273,11 @@ def smallest(
     shown = progress and processes.is_first()
     with alone(state_path), jax.default_matmul_precision('highest'):
         network, kinds = prepared(classifier, gradient_of, request, shown)
+        if network.classifier.randomised:
+            raise InputError(
+                'a Randomised classifier has many decisions at a point, and no nearest misclassified one: '
+                'call evaluate, at several radii'
+            )
         searches = [kind for kind in kinds if isinstance(kind, Cascade)]
         identity = identity_of(network, kinds, program=state_path is not None) | {'measured': 'distances'}
         check_identical(identity)
@@ -313,8 +319,9 @@ def check_attacks(names: Sequence[str], norm: str) -> None:
     """Raises InputError unless these attacks measure distances in this norm."""
     able = [name for name, row in SEARCHES.items() if norm in row.nearest]
     for name in names:
-        if name not in able:
-            somewhere = name in SEARCHES and SEARCHES[name].nearest
+        base = taken_apart(name)[0]
+        if base not in able:
+            somewhere = base in SEARCHES and SEARCHES[base].nearest
             what = f'has no version for {norm}' if somewhere else 'does not look for the nearest image'
             raise InputError(f'{name} {what}: give {" or ".join(able)}')
 
@@ -334,19 +341,30 @@ def _nearest(network: Network, kind: Cascade) -> Arrays:
         'images': kept,
         'zero': clean.copy(),
         'not_finite': np.zeros(count, bool),
+        'refused': np.zeros(count, bool),
     }
 
     def measured(rows: np.ndarray, keys: np.ndarray, aims: np.ndarray) -> Arrays:
         problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
         outcome = run_search(program, shared, problem, _refuse, network.sizes, final=True)
-        images = outcome.final.nearest
+        images = np.array(outcome.final.nearest)
         if ((images < 0) | (images > 1)).any():
             raise AssertionError(f'{kind.name} left [0, 1]')
-        logits = network.logits(images, keys[rows])
-        gates.check_finite(logits, images, request.indices[rows], f'what {kind.name} made of image')
-        wrong = np.argmax(logits, axis=1) != network.labels[rows]
+        # On the boundary of the search's precision; in that of the network the next points may be beyond it.
+        wrong, delta = np.zeros(len(rows), bool), images - network.images[rows]
+        for factor in (1.0, *BEYOND):
+            left = np.flatnonzero(~wrong)
+            if not len(left):
+                break
+            images[left] = np.clip(network.images[rows[left]] + factor * delta[left], 0, 1)
+            logits = network.logits(images[left], keys[rows[left]])
+            gates.check_finite(
+                logits, images[left], request.indices[rows[left]], f'what {kind.name} made of image'
+            )
+            wrong[left] = np.argmax(logits, axis=1) != network.labels[rows[left]]
         far = length(np.asarray(images, np.float64) - np.asarray(network.images[rows], np.float64))
         found = {'distances': np.where(wrong, far, np.inf), 'images': images if request.keep else images[:0]}
+        found['refused'] = ~wrong & np.isfinite(outcome.final.distance)
         return found | ({} if outcome.gradients is None else outcome.gradients._asdict())
 
     for run in range(runs(stage, request)):
@@ -366,6 +384,8 @@ def _nearest(network: Network, kind: Cascade) -> Arrays:
                 kept[rows[nearer]] = one['images'][nearer]
             whole['zero'][rows] &= one['zero']
             whole['not_finite'][rows] |= one['not_finite']
+            whole['refused'][rows] |= one['refused']
+    whole['refused'] &= np.isinf(whole['distances'])
     return whole
 
 
@@ -382,8 +402,16 @@ def _warnings(network: Network, kinds: Sequence[Cascade], found: dict[str, Array
         records[name] = AttackRecord(clean[None], None, None, None, 0.0, gradients=(counts,))
     there = functools.partial(with_gradient, network)
     largest = float(np.abs(network.clean_logits).max())
+    refused = [
+        f'{name}: on {count} of {len(clean)} images the search found a misclassified point which the '
+        'classifier does not confirm, nor points beyond it: their distance counts as inf; give '
+        "search_precision='float32'"
+        for name, one in found.items()
+        if (count := int(one['refused'].sum()))
+    ]
     return [
         *request.notes,
+        *refused,
         *sanity.decisions(network.clean_logits, request.labels, request.images),
         *sanity.outputs(network.clean_logits, network.traced.coarse),
         *gates.gradients(kinds, records, there, largest),

@@ -232,6 +232,11 @@ def sweep(
                 'a sweep counts an image that was broken as broken for good, and a Randomised classifier may '
                 'draw otherwise at the next radius: call evaluate for each radius'
             )
+        if request.targets is not None:
+            raise InputError(
+                'a sweep goes on with the images that were not broken at a smaller radius, and those may not '
+                'have reached their targets: leave targets out, or call evaluate for each radius'
+            )
         results: list[Result] = []
         before: dict[str, Outcome] = {}
         for number, (threat, place) in enumerate(zip(threats, places, strict=True)):

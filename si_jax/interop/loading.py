@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from si_jax import models
 from si_jax.errors import InputError
@@ -58,16 +59,29 @@ def load_torch_module(module: Any, image_shape: Sequence[int] | None = None) -> 
 
     if image_shape is not None or not is_torch_module(module):
         return TorchClassifier(module, image_shape or (32, 32, 3))
-    made: dict[tuple[int, ...], Classifier] = {}
+    return _ForAnySize(module, TorchClassifier)
 
-    def classifier(images: jax.Array) -> Outputs:
-        if images.shape[1:] not in made:
+
+class _ForAnySize:
+    """A module, translated for images of each size when it is first given some."""
+
+    def __init__(self, module: Any, translate: Callable[..., Any]):
+        self._module, self._translate = module, translate
+        self._made: dict[tuple[int, ...], Any] = {}
+
+    def _for(self, shape: tuple[int, ...]) -> Any:
+        if shape not in self._made:
             # JAX may be tracing: the arrays of the module are no part of that.
             with jax.ensure_compile_time_eval():
-                made[images.shape[1:]] = TorchClassifier(module, images.shape[1:])
-        return made[images.shape[1:]](images)
+                self._made[shape] = self._translate(self._module, shape)
+        return self._made[shape]
 
-    return classifier
+    def __call__(self, images: jax.Array) -> Outputs:
+        return self._for(images.shape[1:])(images)
+
+    def original(self, images: np.ndarray) -> np.ndarray:
+        """`TorchClassifier.original`."""
+        return self._for(images.shape[1:]).original(images)
 
 
 def load_torch_checkpoint(

@@ -96,6 +96,16 @@ class TorchClassifier:
                 self._graphs[rows] = self._translate(rows)
         return self._graphs[rows](images)
 
+    def original(self, images: np.ndarray) -> np.ndarray:
+        """What the module itself, run by PyTorch, says of images [B, H, W, C]: its logits [B, K]."""
+        torch = import_torch()
+        floats = (t.dtype for t in self._tensors().values() if t.is_floating_point())
+        given = torch.as_tensor(
+            np.moveaxis(np.asarray(images), 3, 1).copy(), dtype=next(floats, torch.float32)
+        )
+        with torch.no_grad():
+            return self._module(given).numpy()
+
     def _translate(self, rows: int | None) -> '_Graph':
         torch = import_torch()
         height, width, channels = self.image_shape

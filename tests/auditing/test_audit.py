@@ -394,3 +394,15 @@ def test_attacks_for_two_classes():
     assert traces.for_two_classes('pgd') == traces.ATTACKS['pgd']
     assert traces.for_two_classes('dlr').objective == traces.ATTACKS['cw'].objective
     assert traces.for_two_classes('sipgd').score == traces.ATTACKS['pgd-gap'].score
+
+
+def test_images_with_channels_first_are_judged_as_they_are():
+    kernel = np.random.default_rng(0).normal(size=(48, 10))
+
+    def flat(x):
+        return x.reshape(len(x), -1) @ kernel
+
+    images = np.random.default_rng(1).uniform(size=(8, 3, 4, 4))
+    labels = np.argmax(flat(images), axis=1)
+    report = audit(flat, images, labels, attack='pgd', eps=0.01, layout='nchw', steps=2, queries=10)
+    assert report.clean == 1.0

@@ -44,6 +44,11 @@ def test_the_kind_of_array_that_was_given(found):
     assert _as_given(found.images['pgd'], first.half()).dtype == torch.float32  # half would leave the ball
 
 
+def test_settings_in_a_name_in_a_norm_with_other_defaults():
+    found = attack(NET, IMAGES, LABELS, 'apgd-ce(restarts=1, steps=4)', norm='l1', eps=0.5)
+    assert np.abs(found - IMAGES).sum(axis=(1, 2, 3)).max() <= 0.5 * (1 + 1e-4)
+
+
 def test_one_attack_at_a_time_and_what_must_be_known_is_said():
     with pytest.raises(InputError, match='pgd, cw are 2 attacks: give one'):
         attack(NET, IMAGES, LABELS, 'pgd,cw', eps=0.06)

@@ -132,15 +132,16 @@ def test_a_classifier_that_differs_once_compiled():
 
 
 def test_randomised_classifiers_must_use_each_images_own_key():
-    def shared_noise(x, keys):
-        return NET(x + 0.05 * jax.random.normal(keys[-1], x.shape))
+    def noise_of(place):
+        return lambda x, keys: NET(x + 0.05 * jax.random.normal(keys[place], x.shape))
 
     rng = np.random.default_rng(0)
 
     def host_noise(x, keys):
         return NET(x + 0.05 * rng.normal(size=x.shape).astype(np.float32))
 
-    refused('with the other images of its batch.*own key', Randomised(shared_noise))
+    for place in (0, 3, -1):
+        refused('with the other images of its batch.*own key', Randomised(noise_of(place)))
     refused('must draw everything from its keys', Randomised(host_noise))
 
 

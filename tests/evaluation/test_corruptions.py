@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from si_jax import data, evaluate
+from si_jax import Randomised, data, evaluate
 from si_jax.cli import evaluate as command
 from si_jax.data.corrupted import STANDARD
 from si_jax.errors import InputError
@@ -72,6 +72,8 @@ def test_scores_by_hand(folder, tmp_path):
     assert 'fog                    83.33   66.67   50.00   33.33   16.67   50.00' in scores.table()
     with pytest.raises(InputError, match='measure both alike'):
         scores.mce(corruptions(classifier, folder, names=['fog'], severities=[5], num_examples=2))
+    with pytest.raises(InputError, match='decides by the votes of many draws'):
+        corruptions(Randomised(lambda images, keys: classifier(images)), folder, names=['fog'])
     with pytest.raises(InputError, match='makes no error under snow'):
         scores.mce(scores)
 

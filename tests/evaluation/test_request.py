@@ -9,7 +9,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from si_jax import InputError, evaluate
-from si_jax.evaluation.arrays import check_images, layout_of
+from si_jax.evaluation.arrays import check_images, check_labels, layout_of
 from si_jax.evaluation.request import Request
 from tests.helpers.problems import images_and_labels, net
 
@@ -72,6 +72,37 @@ def test_layouts_are_told_or_recognised():
     assert layout_of('nhwc', NET, np.moveaxis(SQUARE, 3, 1)) == 'nhwc'
     assert layout_of(None, NET, SQUARE) == 'nhwc'
     assert layout_of('nchw', NET, IMAGES) == 'nchw'
+
+
+@pytest.mark.parametrize(
+    ('shape', 'layout'),
+    [
+        ((32, 32, 3), 'nhwc'),
+        ((3, 32, 32), 'nchw'),
+        ((3, 2, 2), 'nchw'),
+        ((13, 8, 8), 'nchw'),
+        ((8, 8, 13), 'nhwc'),
+        ((4, 32, 64), 'nchw'),
+        ((1, 64, 1), 'nhwc'),
+        ((3, 8, 3), None),
+    ],
+)
+def test_layouts_for_networks_that_take_channels_first(shape, layout):
+    nn = pytest.importorskip('torch').nn
+    if layout is None:
+        with pytest.raises(
+            InputError, match="cannot be told whether channels come first. Give layout='nchw'"
+        ):
+            layout_of(None, nn.Flatten(), np.zeros((2, *shape)))
+    else:
+        assert layout_of(None, nn.Flatten(), np.zeros((2, *shape))) == layout
+
+
+def test_labels_as_a_column_get_a_remedy_that_is_right():
+    with pytest.raises(InputError, match=r'give labels\[:, 0\]$'):
+        check_labels(np.arange(4)[:, None], 4)
+    with pytest.raises(InputError, match=r'give labels.argmax\(axis=1\)'):
+        check_labels(np.eye(4), 4)
 
 
 def test_pixels_that_rounding_put_outside_are_clipped_with_a_note():

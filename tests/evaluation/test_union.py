@@ -73,6 +73,7 @@ def test_parse():
         ('l1:1/0', 'no threat model'),
         ('l3:1', "unknown norm 'l3'"),
         ('l1:12,l1:12.0', 'l1:12.0 is given twice'),
+        ('linf:8/255,linf:0.0313725', 'linf:0.0313725 is given twice'),  # of one file name
     ):
         with pytest.raises(InputError, match=message):
             parse_threats(wrong)

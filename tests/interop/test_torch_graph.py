@@ -1,10 +1,14 @@
 """Modules from PyTorch compute the same in JAX, and what cannot be translated is refused with a reason."""
 
+import itertools
+import random
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from si_jax import evaluate
 from si_jax.errors import InputError
 
 torch = pytest.importorskip('torch', reason="the modules are PyTorch's")
@@ -320,6 +324,31 @@ def test_a_branch_in_the_graph_is_refused():
     module = Calls(lambda x: torch.cond(x.sum() > 0, lambda y: y + 1, lambda y: y - 1, (x,)))
     with pytest.raises(InputError, match=r'1 operation.*\n  cond at '):
         TorchClassifier(module, (4, 4, 3))
+
+
+class Drawing(nn.Module):
+    """Something of the host beside the images: a draw, or a counter."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.linear, self.draw = nn.Linear(48, 10), draw
+
+    def forward(self, x):
+        return self.linear(torch.flatten((x - 0.5) * self.draw(), 1))
+
+
+@pytest.mark.parametrize('kind', ['random', 'numpy', 'counter'])
+def test_what_the_host_draws_is_refused_before_an_evaluation(kind):
+    calls = itertools.count()
+    draw = {
+        'random': lambda: random.choice((1.0, -1.0)),
+        'numpy': lambda: float(np.random.normal()),
+        'counter': lambda: 1.0 if next(calls) < 3 else -1.0,
+    }[kind]
+    images, labels = np.random.default_rng(0).uniform(size=(8, 4, 4, 3)).astype(np.float32), np.arange(8)
+    with pytest.raises(InputError, match='disagree by .*, as PyTorch runs the module.* also that of Python'):
+        evaluate(Drawing(draw), images, labels, attacks='fgsm', eps=0.1)
+    assert evaluate(Drawing(lambda: 1.0), images, labels, attacks='fgsm', eps=0.1).accuracy['clean'] <= 1
 
 
 def test_a_branch_on_values_is_refused():
