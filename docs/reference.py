@@ -42,7 +42,7 @@ COMMANDS = {
     'si_jax.cli.export': ('si_jax.cli.export', []),
     'si_jax.cli.launch': ('si_jax.cli.launch', []),
     'benchmarks.conformance': ('benchmarks.conformance', []),
-    'si_jax.zoo': ('si_jax.cli.zoo', []),
+    'si_jax.cli.zoo': ('si_jax.cli.zoo', []),
 }
 
 

@@ -1,6 +1,7 @@
 """The searches by name: the attacks of AutoAttack and the black-box attacks, one row each.
 
-Their settings are fixed, and they look for one misclassified point for each correctly classified image.
+Their settings stand in a row, or in a name, as in `apgd-ce(steps=50)`. They look for one misclassified point
+for each correctly classified image.
 """
 
 import functools

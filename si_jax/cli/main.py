@@ -16,7 +16,7 @@ VERBS = {
     'report': 'show runs on one page, or beside what the paper reports',
     'plan': 'say what a training will take: time, memory, communication',
     'launch': 'start several processes on this machine',
-    'export': 'write a trained network as a PyTorch module',
+    'export': 'write a trained network for PyTorch, for this library or for RobustBench',
     'zoo': 'list, check and measure the trained networks of the package',
 }
 PARTS = {'audit': 'evaluate', 'compare': 'evaluate'}

@@ -15,10 +15,10 @@ from si_jax.zoo.verifying import measure, verify
 
 COLUMNS = {'clean': 'clean', 'pgd': 'PGD', 'autoattack': 'AA', 'worst_case': 'worst'}
 USAGE = """
-  python -m si_jax.zoo [list [--markdown]]
-  python -m si_jax.zoo verify [NAME ...]
-  python -m si_jax.zoo evaluate [NAME ...] [--full] [--data_dir=FOLDER]
-  python -m si_jax.zoo add --zoo=FOLDER --name=NAME --workdir=RUN
+  python -m si_jax.cli.zoo [list [--markdown]]
+  python -m si_jax.cli.zoo verify [NAME ...]
+  python -m si_jax.cli.zoo evaluate [NAME ...] [--full] [--data_dir=FOLDER]
+  python -m si_jax.cli.zoo add --zoo=FOLDER --name=NAME --workdir=RUN
                            --result=FILE.json"""
 ABOUT = """
 Lists, checks and measures the networks of the zoo, and adds to it.
@@ -26,15 +26,15 @@ Lists, checks and measures the networks of the zoo, and adds to it.
 
 examples:
   what there is
-    python -m si_jax.zoo
+    python -m si_jax.cli.zoo
   whether the files are what the manifest says: SHA-256, shapes, figures
-    python -m si_jax.zoo verify
+    python -m si_jax.cli.zoo verify
   clean accuracy and the PGD family again, image by image, in seconds
-    python -m si_jax.zoo evaluate digits-tradessi
+    python -m si_jax.cli.zoo evaluate digits-tradessi
   AutoAttack and all else that was measured, on all networks
-    python -m si_jax.zoo evaluate --full
+    python -m si_jax.cli.zoo evaluate --full
   a run of yours and its result, into a zoo of yours
-    python -m si_jax.zoo add --zoo=FOLDER --name=NAME --workdir=RUN \\
+    python -m si_jax.cli.zoo add --zoo=FOLDER --name=NAME --workdir=RUN \\
         --result=RESULT.json
 """
 EPILOG = f"""
@@ -45,7 +45,7 @@ SI_JAX_ZOO=FOLDER adds a zoo of your own to the one of the package.
 
 
 def parser() -> argparse.ArgumentParser:
-    flags = terminal.parser('python -m si_jax.zoo', USAGE, ABOUT, EPILOG)
+    flags = terminal.parser('python -m si_jax.cli.zoo', USAGE, ABOUT, EPILOG)
     commands = flags.add_subparsers(dest='command', metavar='COMMAND', prog=flags.prog)
     names: Any = {'nargs': '*', 'metavar': 'NAME', 'help': '(default: all)'}
     data_dir = Flag('FOLDER', 'as for evaluate.py')
@@ -141,7 +141,7 @@ def run_evaluate(names: list[str], full: bool, data_dir: str | None) -> int:
 
 
 def main(argv: list[str] | None = None) -> int:
-    return terminal.run('si_jax.zoo', lambda: run(**vars(parser().parse_args(argv))))
+    return terminal.run('si_jax.cli.zoo', lambda: run(**vars(parser().parse_args(argv))))
 
 
 def run(command: str | None, markdown: bool = False, **given: Any) -> int:

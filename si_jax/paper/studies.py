@@ -1,7 +1,7 @@
 """Studies of ours that a CPU can pay for, as tables: not the paper's scale, so not beside its numbers.
 
-They show that methods train, that attacks work and that reports are made from runs; networks and data are far
-too small for more.
+All but `evidence` show only that methods train, that attacks work and that reports are made from runs:
+networks and data are far too small for more. What `evidence` can say stands in docs/study.md.
 """
 
 from collections.abc import Mapping

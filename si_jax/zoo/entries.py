@@ -96,7 +96,7 @@ def folders() -> list[Path]:
     if not (Path(added) / MANIFEST).is_file():
         raise InputError(
             f'{VARIABLE}={added} has no {MANIFEST}: unset it, name the folder of a zoo, or make one with '
-            f'python -m si_jax.zoo add {shlex.quote(f"--zoo={added}")}'
+            f'python -m si_jax.cli.zoo add {shlex.quote(f"--zoo={added}")}'
         )
     return [Path(added), PACKAGED]
 

@@ -94,7 +94,7 @@ def load_model(
     """Loads a network that train.py trained: the average of its weights where the run kept one.
 
     Args:
-        model: The folder of the run; a file of weights, `.npz` as `python -m si_jax.zoo add` writes it or
+        model: The folder of the run; a file of weights, `.npz` as `python -m si_jax.cli.zoo add` writes it or
             `.safetensors` as export --format=jax does; `hf:OWNER/NAME@REVISION` (`si_jax.storage.hub`); or
             the name of a network of the zoo, with `zoo:` before it or, if there is no folder of that name,
             without.

@@ -99,8 +99,8 @@ def read(path: str | os.PathLike) -> Weights:
         check_fields({'init_from': {}, **about}, {('init_from',): dict})
     except ValueError as error:
         raise InputError(
-            f'{path} does not say what network it is of ({error}): only files of python -m si_jax.zoo add, '
-            'and of python -m si_jax.cli.export --format=jax, can be read so; weights of PyTorch are '
+            f'{path} does not say what network it is of ({error}): only files of python -m si_jax.cli.zoo '
+            'add, and of python -m si_jax.cli.export --format=jax, can be read so; weights of PyTorch are '
             '--torch_checkpoint=FILE --arch=NAME'
         ) from error
     if found != FORMAT:
@@ -113,7 +113,7 @@ def _reading(path: Path, read: Callable[[], Any]) -> Any:
         return read()
     except FileNotFoundError:
         raise InputError(
-            f'there is no file of weights {path}: python -m si_jax.zoo lists those that there are'
+            f'there is no file of weights {path}: python -m si_jax.cli.zoo lists those that there are'
         ) from None
     except (OSError, npz.ArchiveError) as error:
         raise InputError(f'{path} {error}: get it again') from error

@@ -15,12 +15,14 @@ from si_jax.runtime import terminal
 ROOT = Path(__file__).resolve().parents[2]
 MOVED = r"""
     python train.py --config=configs/quickstart.py, then python evaluate.py audit --workdir=A
-    python -m si_jax.cli.plan --config=configs/at_svhn.py:small_cnn --chip=h100; python -m si_jax.zoo verify
+    python -m si_jax.cli.plan --config=configs/at_svhn.py:small_cnn --chip=h100
+    python -m si_jax.cli.zoo verify
     my_train.py and configs/quickstart.py as a file; evaluate.py: wrong; python evaluate.py compare a b
 """
 SPELLED = r"""
     si-jax train --config=quickstart, then si-jax audit --workdir=A
-    si-jax plan --config=at_svhn:small_cnn --chip=h100; si-jax zoo verify
+    si-jax plan --config=at_svhn:small_cnn --chip=h100
+    si-jax zoo verify
     my_train.py and configs/quickstart.py as a file; si-jax evaluate: wrong; si-jax compare a b
 """
 

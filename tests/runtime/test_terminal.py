@@ -43,7 +43,7 @@ HELP = {
     'python -m si_jax.cli.export': lambda: export.main(['--help']),
     'python -m si_jax.cli.launch': lambda: launch.main(['--help']),
     'python -m benchmarks.conformance': lambda: conformance.main(['--help']),
-    'python -m si_jax.zoo': lambda: zoo.main(['--help']),
+    'python -m si_jax.cli.zoo': lambda: zoo.main(['--help']),
 }
 
 
