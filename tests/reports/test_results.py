@@ -1,12 +1,22 @@
-"""What is found below a folder."""
+"""What the files of a run say of it."""
 
-from si_jax.reports import results
-from tests.helpers.folders import write_run
+import pytest
+
+from si_jax.reports.results import Run
 
 
-def test_the_helper_of_a_run_is_a_part_of_it_and_a_run_of_that_name_is_not(tmp_path):
-    of_run = write_run(tmp_path / 'one')
-    write_run(of_run / 'helper')
-    alone = write_run(tmp_path / 'helper')
-    assert [run.path for run in results.scan(tmp_path).runs] == [alone, of_run]
-    assert [run.path for run in results.scan(of_run / 'helper').runs] == [of_run / 'helper']
+@pytest.mark.parametrize(
+    ('checkpoints', 'unfinished'),
+    [
+        ((), None),  # a copy of the run without them says nothing of them
+        ((10, 20), None),
+        ((10,), 'step 20, whose checkpoint is missing'),
+    ],
+)
+def test_a_run_that_was_killed_before_its_last_checkpoint_is_not_finished(checkpoints, unfinished, tmp_path):
+    for step in checkpoints:
+        (tmp_path / 'checkpoints' / str(step)).mkdir(parents=True)
+        (tmp_path / 'checkpoints' / str(step) / 'manifest.json').touch()
+    lines = [{'epoch': 1, 'step': 10}, {'epoch': 2, 'step': 20}]
+    assert Run(tmp_path, {'epochs': 2}, lines).unfinished == unfinished
+    assert Run(tmp_path, {'epochs': 3}, lines).unfinished == 'epoch 2 of 3'

@@ -204,7 +204,7 @@ def test_fewer_epochs_than_done_are_refused_and_more_say_what_becomes_of_the_rat
     assert json.loads((copied / 'run/config.json').read_text())['logging']['every_steps'] == 50
 
 
-def test_after_a_divergence_rate_and_clipping_may_change_and_are_written_down(tmp_path, capsys):
+def test_after_a_divergence_rate_and_clipping_may_change_and_are_written_down(tmp_path, capsys, monkeypatch):
     folder, place = save(tmp_path / 'data', images()), tmp_path / 'run'
     high = {
         'data.validation': 0,
@@ -226,6 +226,18 @@ def test_after_a_divergence_rate_and_clipping_may_change_and_are_written_down(tm
     with pytest.raises(InputError, match='seed: 0 -> 1'):
         run(config(folder, **high | {'seed': 1, 'schedule.peak': 0.1}), str(place))
     changed = high | {'schedule.peak': 0.01, 'optimiser.clip_norm': 1.0}
+
+    class Killed(BaseException):
+        pass
+
+    def killed(self, run):
+        raise Killed
+
+    # Killed after the checkpoints were removed, and before the change was written down.
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(hooks.Record, 'after_step', killed)
+        run(config(folder, **changed), str(place))
+    assert not Checkpoints(place / 'checkpoints').steps()
     state = run(config(folder, **changed), str(place))
     assert int(state.step) == 8 and Checkpoints(place / 'checkpoints').latest_step == 8
     said = capsys.readouterr().out
