@@ -12,6 +12,7 @@ Array = jax.Array
 def drawn(how: Callable[..., Array], key: Array, shape: tuple[int, ...], *arguments: Any) -> Array:
     """`how(key, shape, *arguments)` of `jax.random`: the same numbers, drawn in one dimension.
 
-    On the CPU a program that draws them in several dimensions takes longer to compile, and to run.
+    On the CPU a program that draws them in several dimensions takes longer to compile, and to run. Not where
+    their norm is computed too: how a sum over one dimension is rounded depends on the batch around it.
     """
     return how(key, (math.prod(shape),), *arguments).reshape(shape)

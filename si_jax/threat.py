@@ -159,15 +159,15 @@ class L2Ball(Ball):
 
     def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
         for_direction, for_radius = jax.random.split(key)
-        noise = drawn(jax.random.normal, for_direction, shape, dtype)
+        noise = jax.random.normal(for_direction, shape, dtype)
         length = jax.random.uniform(for_radius, (), dtype) ** (1.0 / math.prod(shape))
         return eps * length * noise / jnp.maximum(jnp.linalg.norm(noise.ravel()), 1e-12)
 
     def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return drawn(jax.random.normal, key, shape, dtype)
+        return jax.random.normal(key, shape, dtype)
 
     def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
-        noise = drawn(jax.random.normal, key, shape, dtype)
+        noise = jax.random.normal(key, shape, dtype)
         return eps * noise / jnp.linalg.norm(noise.ravel())
 
     def sample(
@@ -216,14 +216,14 @@ class L1Ball(Ball):
     def uniform(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
         # With one number more than there are pixels, the sum of the others is distributed as the radius is.
         for_noise, for_radius = jax.random.split(key)
-        noise = drawn(jax.random.laplace, for_noise, shape, dtype)
+        noise = jax.random.laplace(for_noise, shape, dtype)
         return eps * noise / (jnp.sum(jnp.abs(noise)) + jax.random.exponential(for_radius, (), dtype))
 
     def direction(self, key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-        return drawn(jax.random.normal, key, shape, dtype)
+        return jax.random.normal(key, shape, dtype)
 
     def corner(self, key: Array, shape: tuple[int, ...], dtype: Any, eps: float) -> Array:
-        noise = drawn(jax.random.laplace, key, shape, dtype)
+        noise = jax.random.laplace(key, shape, dtype)
         return eps * noise / jnp.sum(jnp.abs(noise))
 
     def sample(
