@@ -280,7 +280,8 @@ def run(
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
     given = [load_attribute(one, 'attacks') if '.py:' in one else one for one in split(attacks)]
-    names, custom = parse_attacks(given)
+    norm = subject.norm if subject.norm in NORMS else NORMS[0]
+    names, custom = parse_attacks(given, norm)
     makes = parse_sinks(sinks or '', '--sinks')
     several = {} if threats is None else parse_threats(threats)
     radii = subject.eps if isinstance(subject.eps, tuple) else ()

@@ -11,7 +11,6 @@ the point that it takes for the worst is judged by draws of its own; the smalles
 
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -326,8 +325,9 @@ def further(
     edge = np.asarray(search.worst(whole, threat, outcome.final))
     broken, found, refused = outcome.broken.copy(), np.zeros_like(images), outcome.refused
     found[broken], measured = outcome.images, distance.copy()
-    for factor in (*BEYOND, math.inf):
-        share = np.minimum(factor * distance[left] / threat.eps, 1).reshape(-1, 1, 1, 1).astype(images.dtype)
+    for factor in (*BEYOND, None):  # at last as far as the ball reaches
+        share = np.ones(len(left)) if factor is None else np.minimum(factor * distance[left] / threat.eps, 1)
+        share = share.reshape(-1, 1, 1, 1).astype(images.dtype)
         points = np.clip(images[left] + share * (edge[left] - images[left]), 0, 1)
         sound = confirm(left, points)
         chosen = left[sound]

@@ -352,11 +352,12 @@ def _nearest(network: Network, kind: Cascade) -> Arrays:
             raise AssertionError(f'{kind.name} left [0, 1]')
         # On the boundary of the search's precision; in that of the network the next points may be beyond it.
         wrong, delta = np.zeros(len(rows), bool), images - network.images[rows]
-        for factor in (1.0, *BEYOND):
+        for factor in (None, *BEYOND):  # first the point itself
             left = np.flatnonzero(~wrong)
             if not len(left):
                 break
-            images[left] = np.clip(network.images[rows[left]] + factor * delta[left], 0, 1)
+            if factor is not None:
+                images[left] = np.clip(network.images[rows[left]] + factor * delta[left], 0, 1)
             logits = network.logits(images[left], keys[rows[left]])
             gates.check_finite(
                 logits, images[left], request.indices[rows[left]], f'what {kind.name} made of image'
@@ -384,7 +385,7 @@ def _nearest(network: Network, kind: Cascade) -> Arrays:
                 kept[rows[nearer]] = one['images'][nearer]
             whole['zero'][rows] &= one['zero']
             whole['not_finite'][rows] |= one['not_finite']
-            whole['refused'][rows] |= one['refused']
+            whole['refused'][rows] |= one.get('refused', False)  # of an older version
     whole['refused'] &= np.isinf(whole['distances'])
     return whole
 

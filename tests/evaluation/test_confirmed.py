@@ -4,6 +4,7 @@ A linear classifier breaks under perturbations of a tenth of the radius here, so
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -30,6 +31,25 @@ def test_points_beyond_a_refused_nearest_one_are_offered(attack, coarse):
     judged = np.argmax(net(result.images[attack]), axis=1)
     assert (judged != LABELS).all() and np.abs(result.images[attack] - IMAGES).max() <= 0.3 + 1e-6
     assert (result.attacks[attack].distances <= 0.3).all()
+
+
+def test_an_image_that_is_wrong_in_the_search_alone_is_no_fault():
+    """Its nearest misclassified point is the image itself, from which no direction leads away."""
+
+    pixel = np.zeros((192, 1), np.float32)
+    pixel[0] = 1
+
+    def rounded_by_a_product(images):
+        above = images.reshape(len(images), -1) @ pixel - 0.5005  # in bfloat16 0.501 is 0.5
+        return jnp.concatenate([above, -above], axis=1)
+
+    images, labels = np.full((4, 8, 8, 3), 0.501, np.float32), np.zeros(4, int)
+    result = evaluate(
+        rounded_by_a_product, images, labels, eps=1e-6, attacks='fmn(steps=5)',
+        search_precision='bfloat16', **ONE,
+    )  # fmt: skip
+    assert result.accuracy['clean'] == result.accuracy['fmn(steps=5)'] == 1
+    assert result.attacks['fmn(steps=5)'].distances.max() == 0
 
 
 def test_the_smallest_perturbations_of_a_coarse_search_are_found_and_little_longer():
