@@ -286,6 +286,11 @@ class Threat:
         """The geometry of the norm; InputError if it is unknown."""
         return ball_of(self.norm)
 
+    @property
+    def slug(self) -> str:
+        """Its name in that of a file."""
+        return f'{self.norm}-{self.eps:.6g}'
+
     def check(self, image_shape: tuple[int, ...]) -> None:
         """Raises InputError if the norm is unknown or eps cannot be a radius for images [H, W, C]."""
         limit = self.ball.limit(image_shape)
@@ -377,7 +382,7 @@ def parse_threats(threats: str | Iterable[str]) -> dict[str, Threat]:
             raise InputError(f'{text!r} is no threat model: write NORM:EPS, such as {", ".join(THREATS)}')
         ball_of(norm)
         threat = Threat(norm, radius)
-        if any(threat.norm == one.norm and f'{threat.eps:.6g}' == f'{one.eps:.6g}' for one in found.values()):
+        if threat.slug in {one.slug for one in found.values()}:
             raise InputError(f'{text} is given twice: give each threat model once')
         found[text] = threat
     if not found:

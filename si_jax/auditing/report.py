@@ -2,13 +2,13 @@
 
 import dataclasses
 import os
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from si_jax.auditing import plots
 from si_jax.auditing.headings import headings
 from si_jax.auditing.verdicts import FAIL, FEW, PASS, SKIP, WARN, Check, overall
+from si_jax.evaluation.curves import can_be_drawn
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.result import check_output
 from si_jax.runtime.terminal import WIDTH, wrapped
@@ -118,7 +118,7 @@ class Audit:
 
     def picture(self, path: str | os.PathLike) -> Path | None:
         """Where `save(path)` puts the picture; None if there is nothing to draw, or no matplotlib."""
-        drawn = self.accuracy is not None and find_spec('matplotlib') is not None
+        drawn = self.accuracy is not None and can_be_drawn()
         return Path(path).with_suffix('.png') if drawn else None
 
     def table(self) -> str:

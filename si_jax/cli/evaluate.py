@@ -32,7 +32,7 @@ from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.settings import AUTO, DEFAULTS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.sweep import Sweep, check_radii, sweep
-from si_jax.evaluation.union import Union, paths, slug
+from si_jax.evaluation.union import Union, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.sinks import Sinks, Start
 from si_jax.runtime.sinks import parse as parse_sinks
@@ -358,13 +358,16 @@ def run(
             if radii:
                 swept = sweep(*subjects, eps=radii, norm=loaded.threat.norm, state_path=state, **shared)
                 results = {
-                    slug(result.threat): result for result in swept.results if isinstance(result, Result)
+                    result.threat.slug: result for result in swept.results if isinstance(result, Result)
                 }
             for text, threat in {} if radii else each.items():
                 place = states[text]
                 results[text] = evaluate(
                     *subjects, eps=threat.eps, norm=threat.norm, state_path=place, **shared
                 )
+        files = {'': path}
+        if several or radii:
+            files = paths(path, [(text, result.threat) for text, result in results.items()])
         for text, result in results.items():
             if result.gradient_of is not None:
                 result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
@@ -374,20 +377,17 @@ def run(
                 rest = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
                 result = dataclasses.replace(result, warnings=found + rest)
             if save_images == 'png' and result.images is not None:
-                place = places[text] if text in places else paths(path, [(text, result.threat)])[text]
                 if processes.is_first():
-                    eight_bit.write_png(place, result.images, result.indices)
+                    eight_bit.write_png(files[text], result.images, result.indices)
                 result = dataclasses.replace(result, images=None)
             results[text] = loaded.named(result)
         whole: Result | Union | Sweep
         whole = Sweep(tuple(results.values())) if radii else Union(results) if several else results['']
         if processes.is_first():
             whole.save(path)
-            for text, result in results.items():
-                of_it = places[text] if text in places else paths(path, [(text, result.threat)])[text]
-                for stem in (of_it.stem, f'{of_it.stem}_images'):
+            for file in {path, *files.values()}:
+                for stem in (file.stem, f'{file.stem}_images'):
                     remove_leftovers(path.parent, stem)
-            remove_leftovers(path.parent, path.stem)
             sink.write(loaded.about.get('step', 0), numbers_of(results))
             inner = sorted(state.glob('*/')) if radii else []
             for place in (*inner, *states.values(), state):

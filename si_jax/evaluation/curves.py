@@ -1,6 +1,7 @@
 """Robust accuracy over the radius, as a picture and as columns for a terminal."""
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,11 @@ from si_jax.runtime.terminal import WIDTH, wrapped
 # Of the lines, one after another; told apart by those who see no colours, too.
 COLOURS = ('#2166ac', '#b2182b', '#1b7837', '#762a83', '#e08214', '#4d4d4d')
 DASHES = ('-', '--', '-.', ':')
+
+
+def can_be_drawn() -> bool:
+    """Whether matplotlib is installed, which numbers do not need."""
+    return find_spec('matplotlib') is not None
 
 
 def draw(

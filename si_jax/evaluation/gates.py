@@ -270,8 +270,19 @@ def after(
     """
     found = losses_left_out(logits.shape[1], attacks) + out_of_range(logits, attacks)
     found += single_draws(attacks, records) if randomised else []
-    found += gradients(attacks, records, there, float(np.abs(logits).max()))
+    found += gradients(attacks, records, there, float(np.abs(logits).max())) + unconfirmed(records)
     return found + unmoved(clean, attacks, records) + masking(clean, attacks, records)
+
+
+def unconfirmed(records: Mapping[str, AttackRecord]) -> list[str]:
+    """Of attacks that claim one point, the nearest that they found: what no point beyond it confirmed."""
+    return [
+        f'{name} found a misclassified point in the ball on {refused} images which the classifier does not '
+        'confirm, nor points beyond it, so they count as robust: its accuracy may be too high. Give '
+        "search_precision='float32', or attacks that go on after such a point, as apgd-ce and fab-t"
+        for name, record in records.items()
+        if record.distances is not None and (refused := sum(stage['refused'] for stage in record.stages))
+    ]
 
 
 def single_draws(attacks: Sequence[Gated], records: Mapping[str, AttackRecord]) -> list[str]:

@@ -10,7 +10,6 @@ import functools
 import os
 import time
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +165,7 @@ class Smallest:
         if self.images is not None:
             write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
         write_json(path, self.to_json())
-        if find_spec('matplotlib') is not None:
+        if curves.can_be_drawn():
             self.draw(path.with_suffix('.png'))
 
     @staticmethod

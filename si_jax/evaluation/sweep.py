@@ -11,7 +11,6 @@ import itertools
 import os
 import time
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,6 @@ from si_jax.evaluation.result import AttackRecord, Result, check_output, write_n
 from si_jax.evaluation.settings import check_number
 from si_jax.evaluation.state import alone
 from si_jax.evaluation.transfer import Transfer
-from si_jax.evaluation.union import slug
 from si_jax.runtime import processes, progress
 from si_jax.storage.files import check_fields, read_json, write_json
 from si_jax.threat import Threat, ball_of
@@ -129,7 +127,7 @@ class Sweep:
         about = {'eps': self.eps, 'labels': first.labels, 'indices': first.indices}
         write_npz(path.with_suffix('.npz'), self.correct | about)
         write_json(path, {'schema': SCHEMA, 'sweep': self.to_json()})
-        if find_spec('matplotlib') is not None:
+        if curves.can_be_drawn():
             self.draw(path.with_suffix('.png'))
 
     @staticmethod
@@ -211,7 +209,7 @@ def sweep(
         AssertionError: As `evaluate`.
     """
     began, threats = time.perf_counter(), check_radii(eps, norm, tuple(np.shape(images))[1:])
-    places = [None if state_path is None else Path(state_path) / slug(threat) for threat in threats]
+    places = [None if state_path is None else Path(state_path) / threat.slug for threat in threats]
     attacked = [number for number, threat in enumerate(threats) if threat.eps > 0]
     request = Request.of(
         images,
@@ -271,7 +269,7 @@ def check_radii(eps: Any, norm: str, shape: tuple[int, ...] | None = None) -> li
         if shape is not None and threat.eps:
             threat.check(shape)
     for smaller, larger in itertools.pairwise(threats):
-        if slug(smaller) == slug(larger):
+        if smaller.slug == larger.slug:
             raise InputError(f'eps={larger.eps:.6g} is given twice: give each radius once')
     if not threats or not threats[-1].eps:
         raise InputError('eps has no radius above 0: give some, such as (0, 2/255, 4/255, 8/255)')
@@ -359,4 +357,4 @@ def _warnings(result: Result | SavedResult) -> Sequence[str]:
 
 
 def _beside(path: Path, threat: Threat) -> Path:
-    return path.with_name(f'{path.stem}-{slug(threat)}.json')
+    return path.with_name(f'{path.stem}-{threat.slug}.json')

@@ -151,7 +151,7 @@ def evaluate_union(
                 attacks=attacks,
                 eps=threat.eps,
                 norm=threat.norm,
-                state_path=None if state_path is None else Path(state_path) / slug(threat),
+                state_path=None if state_path is None else Path(state_path) / threat.slug,
                 **settings,
             )
             for text, threat in each.items()
@@ -159,12 +159,7 @@ def evaluate_union(
     )
 
 
-def slug(threat: Threat) -> str:
-    """A threat model in the name of a file."""
-    return f'{threat.norm}-{threat.eps:.6g}'
-
-
 def paths(path: str | os.PathLike, threats: Iterable[tuple[str, Threat]]) -> dict[str, Path]:
     """The JSON files of the results in some threat models, beside that of their union."""
     place = Path(path)
-    return {text: place.with_name(f'{place.stem}-{slug(threat)}.json') for text, threat in threats}
+    return {text: place.with_name(f'{place.stem}-{threat.slug}.json') for text, threat in threats}

@@ -55,25 +55,29 @@ def load_torch_module(module: Any, image_shape: Sequence[int] | None = None) -> 
     """
     if is_torch_module(module):
         check_precision(module)
-    from si_jax.interop.torch_graph import TorchClassifier
-
     if image_shape is not None or not is_torch_module(module):
-        return TorchClassifier(module, image_shape or (32, 32, 3))
-    return _ForAnySize(module, TorchClassifier)
+        return _translated(module, image_shape or (32, 32, 3))
+    return _ForAnySize(module)
+
+
+def _translated(module: Any, image_shape: Sequence[int]) -> Any:
+    from si_jax.interop.torch_graph import TorchClassifier  # with all that only translations need
+
+    return TorchClassifier(module, image_shape)
 
 
 class _ForAnySize:
     """A module, translated for images of each size when it is first given some."""
 
-    def __init__(self, module: Any, translate: Callable[..., Any]):
-        self._module, self._translate = module, translate
+    def __init__(self, module: Any):
+        self._module = module
         self._made: dict[tuple[int, ...], Any] = {}
 
     def _for(self, shape: tuple[int, ...]) -> Any:
         if shape not in self._made:
             # JAX may be tracing: the arrays of the module are no part of that.
             with jax.ensure_compile_time_eval():
-                self._made[shape] = self._translate(self._module, shape)
+                self._made[shape] = _translated(self._module, shape)
         return self._made[shape]
 
     def __call__(self, images: jax.Array) -> Outputs:

@@ -32,7 +32,7 @@ from si_jax.interop.graph_nodes import (
 )
 from si_jax.interop.linear_head import Head, find_head
 from si_jax.interop.torch_files import check_finite, import_torch
-from si_jax.models.convolution import chosen, use_convolution
+from si_jax.models.convolution import chosen_convolution, use_convolution
 from si_jax.outputs import Outputs
 
 Array = jax.Array
@@ -83,6 +83,11 @@ class TorchClassifier:
     def _tensors(self) -> dict[str, Any]:
         return {**dict(self._module.named_parameters()), **dict(self._module.named_buffers())}
 
+    def _dtype(self) -> Any:
+        """What the module computes in."""
+        floats = (t.dtype for t in self._tensors().values() if t.is_floating_point())
+        return next(floats, import_torch().float32)
+
     def __call__(self, images: Array) -> Outputs:
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
             raise InputError(
@@ -99,18 +104,14 @@ class TorchClassifier:
     def original(self, images: np.ndarray) -> np.ndarray:
         """What the module itself, run by PyTorch, says of images [B, H, W, C]: its logits [B, K]."""
         torch = import_torch()
-        floats = (t.dtype for t in self._tensors().values() if t.is_floating_point())
-        given = torch.as_tensor(
-            np.moveaxis(np.asarray(images), 3, 1).copy(), dtype=next(floats, torch.float32)
-        )
+        given = torch.as_tensor(np.moveaxis(np.asarray(images), 3, 1).copy(), dtype=self._dtype())
         with torch.no_grad():
             return self._module(given).numpy()
 
     def _translate(self, rows: int | None) -> '_Graph':
         torch = import_torch()
         height, width, channels = self.image_shape
-        floats = (t.dtype for t in self._tensors().values() if t.is_floating_point())
-        example = torch.zeros(rows or 2, channels, height, width, dtype=next(floats, torch.float32))
+        example = torch.zeros(rows or 2, channels, height, width, dtype=self._dtype())
         try:
             traced = torch_trace.export(self._module, example, dynamic=rows is None)
         except InputError:
@@ -185,7 +186,7 @@ class _Graph:
         self._compiled = jax.jit(self._interpret, static_argnums=0)
 
     def __call__(self, images: Array) -> Outputs:
-        return self._compiled(chosen(), self._arrays, images)
+        return self._compiled(chosen_convolution(), self._arrays, images)
 
     def _interpret(self, kind: str, arrays: dict[str, Array], images: Array) -> Outputs:
         values: dict[str, Any] = self._others | arrays

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from si_jax.errors import InputError, unknown
-from si_jax.models.convolution import chosen, use_convolution
+from si_jax.models.convolution import chosen_convolution, use_convolution
 from si_jax.models.layers import ACTIVATIONS, NORMALISATIONS
 from si_jax.models.preact_resnet import VARIANTS as PREACT_VARIANTS
 from si_jax.models.preact_resnet import PreActResNet
@@ -181,7 +181,7 @@ def predict(network: nn.Module, variables: Any, images: jax.Array) -> Outputs:
     It is compiled as one program for each number of images. Operation by operation, as `network.apply` runs
     outside of `jax.jit`, 18 layers are some 90 programs.
     """
-    return _predict(network, chosen(), variables, images)
+    return _predict(network, chosen_convolution(), variables, images)
 
 
 @partial(jax.jit, static_argnums=(0, 1))

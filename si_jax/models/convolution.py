@@ -44,7 +44,7 @@ def use_convolution(kind: str | None) -> Iterator[None]:
         _forced.reset(token)
 
 
-def chosen() -> str:
+def chosen_convolution() -> str:
     """The convolution, one of `CONVOLUTIONS`, that models are traced with here."""
     return _forced.get() or ('fast' if jax.default_backend() == 'cpu' else 'lax')
 
@@ -61,7 +61,7 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0)
     Returns:
         [B, (H + 2 padding - k) // stride + 1, likewise, O].
     """
-    return (_fast if chosen() == 'fast' else _lax)(x, kernel, stride, padding)
+    return (_fast if chosen_convolution() == 'fast' else _lax)(x, kernel, stride, padding)
 
 
 def _lax(

@@ -55,10 +55,9 @@ class Pair(NamedTuple):
         return '-' if self.difference.seeds_ci95 is None else _interval(self.difference.seeds_ci95)
 
     def to_json(self) -> dict[str, Any]:
-        """The pair in JSON's types; differences are fractions."""
+        """The pair in JSON's types; differences are fractions, and `rows` the names of a and b."""
         return {
-            'a': self.a,
-            'b': self.b,
+            'rows': [self.a, self.b],
             'column': self.column.title,
             'seeds': list(self.seeds),
             **self.difference.to_json(),

@@ -50,6 +50,7 @@ def test_an_image_that_is_wrong_in_the_search_alone_is_no_fault():
     )  # fmt: skip
     assert result.accuracy['clean'] == result.accuracy['fmn(steps=5)'] == 1
     assert result.attacks['fmn(steps=5)'].distances.max() == 0
+    assert ['does not confirm, nor points beyond it' in words for words in result.warnings] == [True]
 
 
 def test_the_smallest_perturbations_of_a_coarse_search_are_found_and_little_longer():

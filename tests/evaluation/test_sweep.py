@@ -11,6 +11,7 @@ import pytest
 import si_jax
 from benchmarks.selfcheck import problem
 from si_jax import InputError, Sweep
+from si_jax.evaluation import curves
 from si_jax.evaluation.sweep import check_radii
 from tests.helpers.searches import quicken
 
@@ -138,6 +139,13 @@ def test_files(found, tmp_path):
     )
     with pytest.raises(InputError, match='is no sweep'):
         Sweep.load(tmp_path / 'no.json')
+
+
+def test_without_matplotlib_the_picture_alone_is_missing(found, tmp_path, monkeypatch):
+    monkeypatch.setattr(curves, 'can_be_drawn', lambda: False)
+    found[1].save(tmp_path / 'all.json')
+    assert Sweep.load(tmp_path / 'all.json').to_json() == found[1].to_json()
+    assert not (tmp_path / 'all.png').exists()
 
 
 def test_when_nothing_is_left_or_nothing_was_right():

@@ -1,6 +1,6 @@
 """Malformed inputs end in one clear error: nothing is run, nothing hangs, nothing is written.
 
-The suite tries about a thousand. SI_JAX_MALFORMED=5000 tries some ten thousand (`make chaos`), and with
+The suite tries few. SI_JAX_MALFORMED=5000 tries many times as many (`make chaos`), and with
 SI_JAX_MALFORMED_RESULTS=FILE.json their counts are written there.
 """
 

@@ -65,3 +65,34 @@ def test_the_rendered_table_is_that_of_the_results(table, monkeypatch):
             for path in (cell['ours'] or {'files': {}})['files'].values():
                 command = json.loads(pathlib.Path(path[0]).read_text())['environment']['command']
                 assert ' '.join(command) in commands
+
+
+def test_what_the_page_says_of_the_study_in_words():
+    """Each sentence on what the intervals say so far holds of the committed numbers."""
+    page = ' '.join((ROOT / 'docs' / 'study.md').read_text().split())
+    made = json.loads((ROOT / 'results/study/table.json').read_text())
+    found = {(*pair['rows'], pair['column']): pair for pair in made['pairs']}
+
+    def points(a, b, column):
+        """The difference and both intervals, in points."""
+        pair = found[a, b, column]
+        seeds = pair.get('seeds_ci95') or [float('nan')] * 2
+        return [100 * x for x in (pair['difference']['mean'], *pair['difference']['ci95'], *seeds)]
+
+    runs = sorted((ROOT / 'results/study').glob('evidence-*/seed*'))
+    words = {6: 'six', 8: 'eight', 10: 'ten', 12: 'twelve', 14: 'fourteen', 16: 'sixteen', 18: 'eighteen'}
+    assert f'{words[len(runs)]} of 21 runs are there' in page
+    si, *by_images = points('TRADES', 'TRADES-SI', 'fast')
+    clean = points('TRADES', 'TRADES-SI', 'Natural')[0]
+    assert f'keeps {si:.2f} points more than TRADES under `fast` and pays {-clean:.1f} points' in page
+    assert by_images[0] > 0 and f'an interval from {by_images[2]:.0f} to +{by_images[3]:.0f} points' in page
+    regulariser = [points('TRADES', 'TRADES + SI regulariser', column) for column in ('Natural', 'fast')]
+    (gain, *above), (cost, *below) = regulariser
+    assert f'raises clean accuracy by {gain:.1f} points and costs {-cost:.1f} points under `fast`' in page
+    assert min(above) > 0 and max(below) < 0
+    assert f'keeps {points("N-FGSM", "N-FGSM-SI", "fast")[0]:.0f} points more than N-FGSM' in page
+    alone = {cell['column']: cell['ours']['mean'] for cell in made['rows'][3]['cells'] if cell['ours']}
+    assert made['rows'][3]['labels'] == ['N-FGSM'] and 2 * alone['AA'] < alone['PGD']
+    for other in ('TRADES-SI', 'TRADES + SI regulariser'):
+        _, *intervals = points('TRADES', other, 'AA')
+        assert any(low <= 0 <= high for low, high in (intervals[:2], intervals[2:]))
