@@ -17,6 +17,7 @@ from si_jax.evaluation.pixels import Images, Pixels
 LAYOUTS = ('nhwc', 'nchw')
 TARGETS = ('random', 'least-likely', 'all')  # beside one class for each image
 CHANNELS = (1, 3)  # of gray and of colour images
+SIDE = 16  # pixels of the short side of images that are not square, from which three rows are channels
 SLACK = 1e-6  # by which rounding may put a pixel outside of [0, 1]
 
 
@@ -72,7 +73,9 @@ def told_from(shape: tuple[int, ...]) -> str:
     Raises:
         InputError: They do.
     """
-    if len(shape) == 4 and shape[1] in CHANNELS and shape[2] == shape[3] > shape[1]:
+    first = len(shape) == 4 and shape[1] in CHANNELS and min(shape[2:]) > shape[1]
+    # Of other sides only in colour and of a usual size: signals are one pixel high.
+    if first and (shape[2] == shape[3] or (shape[1] == 3 and min(shape[2:]) >= SIDE)):
         raise InputError(
             f'images have shape {shape}, which looks like [N, C, H, W]: they must be [N, H, W, C]. '
             "Give images.transpose(0, 2, 3, 1) (in PyTorch images.permute(0, 2, 3, 1)), or layout='nchw' if "

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax.evaluation import cosines, custom, eot, gates, sanity, transfer
+from si_jax.evaluation import cosines, custom, eot, gates, sanity, targeted, transfer
 from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import Randomised, classifier_of
@@ -23,7 +23,6 @@ from si_jax.evaluation.request import Request, default_attacks
 from si_jax.evaluation.result import Result
 from si_jax.evaluation.state import Saved, alone, remember, unsaved
 from si_jax.evaluation.surrogate import calibrate
-from si_jax.evaluation.targeted import Targeted
 from si_jax.evaluation.transfer import Transfer
 from si_jax.runtime import processes, profiling
 from si_jax.runtime.agreement import check_identical
@@ -266,6 +265,7 @@ def conclude(
             *sanity.outputs(network.clean_logits, network.traced.coarse),
             *gates.out_of_reach(kinds, request.threat),
             *gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
+            *targeted.warnings(network),
             *cosines.warnings(network.si, len(clean), readers),
         ],
         environment=environment(),
@@ -336,7 +336,7 @@ def _reads_features(kind: Kind) -> bool:
 
 def _dry_run(kind: Kind, network: Network) -> None:
     """Runs the beginning of an attack on a few images, for a profile; nothing of it counts."""
-    if isinstance(kind, Cascade | Pgd | Targeted):
+    if isinstance(kind, Cascade | Pgd | targeted.Targeted):
         kind = kind.beginning
     rows = np.flatnonzero(network.clean)[: PROFILED * network.request.chunk]
     if len(rows):

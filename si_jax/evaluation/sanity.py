@@ -19,6 +19,12 @@ CROWD, LEAST = 0.04, 8  # the share and the number of outputs at either end that
 CHANCE = 'the clean accuracy is no better than chance'  # how that sentence begins
 
 
+def fixed(logits: np.ndarray) -> np.ndarray:
+    """Which classes [K] have one logit for all images [N, K], as a masked one has; none, if all images do."""
+    same = np.ptp(np.asarray(logits, np.float64), axis=0) == 0
+    return same & ~same.all()
+
+
 def outputs(logits: np.ndarray, coarse: float = FLOAT32) -> list[str]:
     """Whether outputs for the clean images [N, K], of a program of this resolution, look like logits.
 
@@ -28,8 +34,7 @@ def outputs(logits: np.ndarray, coarse: float = FLOAT32) -> list[str]:
     several classes of an image. An output that is the same for all images, as of a masked class, is none.
     """
     rows = np.unique(np.asarray(logits, np.float64), axis=0)
-    if len(rows) > 1:
-        rows = rows[:, np.ptp(rows, axis=0) > 0]
+    rows = rows[:, ~fixed(rows)]
     lowest, highest = float(rows.min()), float(rows.max())
     sums = rows.sum(axis=1)
     total = float(np.median(sums))

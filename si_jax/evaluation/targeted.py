@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from si_jax.attacks.settings import file_name
+from si_jax.evaluation import sanity
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
@@ -20,6 +21,8 @@ from si_jax.evaluation.pgd import Outcome, Pgd
 from si_jax.evaluation.request import Request
 from si_jax.evaluation.result import GradientCounts
 from si_jax.storage.trees import digest
+
+NAMED = 5  # classes in a warning
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +92,8 @@ def aims_of(network: Network) -> np.ndarray:
     """The targets [T, N] of the images, one after another: all wrong classes, or one for each image.
 
     'random' is drawn from the seed and the number of the image alone, evenly from the wrong classes, and
-    'least-likely' is the wrong class of the lowest clean logit (of equal ones the first).
+    'least-likely' is the wrong class of the lowest clean logit (of equal ones the first), where one is left
+    not among those that have one logit for all images.
     """
     request, labels = network.request, network.labels
     # The wrong classes of each image in order, [K - 1, N].
@@ -102,9 +106,28 @@ def aims_of(network: Network) -> np.ndarray:
         drawn = np.asarray(draw(network.typed(network.keys(0, 'targets'))))
         return wrong[drawn, np.arange(len(labels))][None].astype(np.int32)
     if _is(request.targets, 'least-likely'):
-        others = np.where(np.arange(request.classes) == labels[:, None], np.inf, network.clean_logits)
-        return np.argmin(others, axis=1)[None].astype(np.int32)
+        own = np.arange(request.classes) == labels[:, None]
+        out = own | sanity.fixed(network.clean_logits)
+        out = np.where(out.all(axis=1, keepdims=True), own, out)
+        return np.argmin(np.where(out, np.inf, network.clean_logits), axis=1)[None].astype(np.int32)
     return np.asarray(request.targets, np.int32)[None]
+
+
+def warnings(network: Network) -> list[str]:
+    """Of targets that no attack can reach, as their logits do not depend on the image."""
+    if network.request.targets is None:
+        return []
+    aims = aims_of(network)
+    masked = sanity.fixed(network.clean_logits)
+    if not (lost := masked[aims]).any():
+        return []
+    classes = np.unique(aims[lost])
+    named = ', '.join(map(str, classes[:NAMED])) + ', ...' * (len(classes) > NAMED)
+    return [
+        f'{np.count_nonzero(lost)} of {lost.size} targets are classes whose logit is the same for every '
+        f'image, as that of a masked class ({named}): gradients lead nowhere there, and targets that are not '
+        "reached lower the rate of success. Give targets among the other classes, or 'least-likely'"
+    ]
 
 
 def _is(targets: Any, word: str) -> bool:

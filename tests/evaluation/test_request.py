@@ -41,7 +41,7 @@ def test_images_with_channels_first_are_refused_with_the_transpose(channels):
 
 
 def test_images_that_only_resemble_them_are_taken():
-    for shape in ((2, 3, 32, 5), (2, 1, 72, 1), (2, 4, 4, 4), (2, 3, 3, 3), (2, 6, 6, 2)):
+    for shape in ((2, 3, 32, 5), (2, 1, 72, 1), (2, 1, 72, 40), (2, 4, 4, 4), (2, 3, 3, 3), (2, 6, 6, 2)):
         assert check_images(np.zeros(shape, np.float32))[0].shape == shape
 
 
@@ -69,6 +69,8 @@ def test_layouts_are_told_or_recognised():
         layout_of('NCHW', NET, IMAGES)
     with pytest.raises(InputError, match=r"looks like \[N, C, H, W\].*layout='nhwc' if they are as"):
         layout_of(None, NET, np.moveaxis(SQUARE, 3, 1))
+    with pytest.raises(InputError, match=r'shape \(2, 3, 224, 160\), which looks like'):
+        layout_of(None, NET, np.zeros((2, 3, 224, 160)))
     assert layout_of('nhwc', NET, np.moveaxis(SQUARE, 3, 1)) == 'nhwc'
     assert layout_of(None, NET, SQUARE) == 'nhwc'
     assert layout_of('nchw', NET, IMAGES) == 'nchw'

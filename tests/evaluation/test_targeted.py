@@ -39,9 +39,9 @@ WRONG = np.arange(CLASSES) != LABELS[:, None]
 ATTACKS = 'pgd,cw,apgd-ce(steps=30),apgd-t(steps=30),fab-t(steps=40),square(queries=400)'
 
 
-def run(attacks=ATTACKS, classifier=blocks, **settings):
+def run(attacks=ATTACKS, classifier=blocks, labels=LABELS, **settings):
     settings = {'eps': EPS, 'devices': DEVICES, 'search_precision': 'float32', **settings}
-    return evaluate(classifier, IMAGES, LABELS, attacks=attacks, **settings)
+    return evaluate(classifier, IMAGES, labels, attacks=attacks, **settings)
 
 
 def untouched(images):
@@ -105,6 +105,22 @@ def test_least_likely_and_random_targets(tmp_path):
         assert np.array_equal(flags['success_pgd'], drawn.attacks['pgd'].success)
     assert Result.load(path).about['attacks']['pgd']['success'] == entry['success']
     assert f'a target was reached on {100 * drawn.success["pgd"]:.2f} % of the images' in drawn.table()
+
+
+def test_masked_classes_are_no_least_likely_targets_and_are_named_among_others():
+    def masked(images):
+        return jnp.concatenate([blocks(images), jnp.full((len(images), 2), -1e9)], axis=1)
+
+    least, whole = (run('pgd', classifier, targets='least-likely') for classifier in (masked, blocks))
+    assert np.array_equal(least.attacks['pgd'].success, whole.attacks['pgd'].success)
+    assert not any('targets' in words for words in least.warnings)
+    every = run('pgd', masked, targets='all')
+    (said,) = (words for words in every.warnings if 'targets' in words)
+    assert said.startswith(f'{2 * COUNT} of {5 * COUNT} targets are classes') and '(4, 5)' in said
+    # Where no other wrong class is left, it is the target.
+    two = run('pgd', lambda x: jnp.stack([blocks(x)[:, 0], jnp.zeros(len(x))], 1), targets='least-likely',
+              labels=np.zeros(COUNT, int))  # fmt: skip
+    assert any(f'{COUNT} of {COUNT} targets' in words for words in two.warnings)
 
 
 def test_a_resume_has_the_same_targets(tmp_path):
