@@ -94,6 +94,9 @@ dlr = on_adversarial(losses.dlr)
 probability_margin = on_adversarial(losses.probability_margin)
 boosted_ce = on_adversarial(losses.boosted_cross_entropy)
 kl = on_pair(losses.kl_divergence)
+# For an attack: with mixed labels q it climbs the divergence from q, not from the natural prediction, and its
+# slope is that of cross-entropy. Source: wzekai99/DM-Improves-AT, gowal21uncovering/utils/trades.py.
+kl_attack = kl._replace(soft=lambda adv, nat, q, i: losses.soft_cross_entropy(adv, q))
 weighted_kl = Objective(
     lambda adv, nat, y, i: losses.weighted_kl_divergence(adv, nat, y), frozenset({'adv', 'nat'})
 )

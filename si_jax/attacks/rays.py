@@ -47,6 +47,18 @@ class RaysState(NamedTuple):
     distance: Array
     queries: Array
 
+    @property
+    def known(self) -> Array:
+        """[B] bool, whether a misclassified image was found."""
+        return jnp.isfinite(self.radius) | self.searching
+
+    @property
+    def displacement(self) -> Array:
+        """[B, H, W, C], from the image to the nearest misclassified point, which is clipped to [0, 1]."""
+        along = jnp.where(jnp.isfinite(self.radius), self.radius, self.high)
+        step = along / math.sqrt(math.prod(self.signs.shape[1:]))
+        return step.reshape(-1, 1, 1, 1) * self.signs
+
 
 def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3, eot_samples: int = 1) -> Search:
     """RayS: one iteration of the search is one query of each image.
@@ -101,13 +113,13 @@ def rays(*, query_limit: int = 10_000, tolerance: float = 1e-3, eot_samples: int
 
             improved = hit & (s.searching | jnp.isinf(s.radius))
             distance = jnp.where(improved, threat.distance(candidate, images), s.distance)
-            within = _known(s) & (s.distance <= threat.eps)
+            within = s.known & (s.distance <= threat.eps)
             inner = inner._replace(distance=distance, queries=jnp.where(within, s.queries, queries))
             return SearchState(state.found, state.fooled, queries, inner)
 
         state = jax.lax.fori_loop(0, count, body, state)
         inner = state.inner
-        fooled = (first + count >= query_limit) & _known(inner) & (inner.distance <= threat.eps)
+        fooled = (first + count >= query_limit) & inner.known & (inner.distance <= threat.eps)
         return state._replace(found=rows.where(fooled, nearest(images, inner), images), fooled=fooled)
 
     def worst(problem: Problem, threat: Threat, inner: RaysState) -> Array:
@@ -178,8 +190,3 @@ def _point(images: Array, signs: Array, along: Array) -> Array:
     """clip(x + along v / |v|); an infinite distance is the corner of [0, 1]^d that v points to."""
     step = along / math.sqrt(math.prod(images.shape[1:]))
     return jnp.clip(images + step.reshape(-1, 1, 1, 1) * signs, 0, 1)
-
-
-def _known(s: RaysState) -> Array:
-    """Whether a misclassified image was found."""
-    return jnp.isfinite(s.radius) | s.searching

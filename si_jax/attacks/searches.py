@@ -209,6 +209,7 @@ def _spsa(
         5,
         _none,
         queries=evaluations + 1,
+        dense=True,
         gaps=(1e-5, 1e15),
         settings=settings,
         remade=functools.partial(_spsa, evaluations=evaluations),

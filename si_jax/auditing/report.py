@@ -10,7 +10,7 @@ from si_jax.auditing.headings import headings
 from si_jax.auditing.verdicts import FAIL, FEW, PASS, SKIP, WARN, Check, overall
 from si_jax.evaluation.curves import can_be_drawn
 from si_jax.evaluation.loading import SCHEMA
-from si_jax.evaluation.result import check_output
+from si_jax.evaluation.result import replaceable
 from si_jax.runtime.terminal import WIDTH, wrapped
 from si_jax.storage.files import write_json
 from si_jax.threat import Threat, radius
@@ -109,7 +109,7 @@ class Audit:
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = check_output(path)
+        path = replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         about, picture = self.to_json(), self.picture(path)
         write_json(path, about)

@@ -16,7 +16,7 @@ from si_jax.auditing.report import Audit
 from si_jax.auditing.verdicts import Check
 from si_jax.auditing.work import Work
 from si_jax.errors import InputError
-from si_jax.evaluation import gates, sanity
+from si_jax.evaluation import cosines, gates, sanity
 from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.kinds import kind_of
@@ -162,6 +162,8 @@ def audit(
                 'these images, and do the pixels have the range and order that the network was trained on?'
             )
         found.append(verdicts.outputs(sanity.outputs(network.clean_logits, network.traced.coarse)))
+        if needs_features:
+            found.append(verdicts.si(network.si, cosines.warnings(network.si, len(network.images), [attack])))
         found += (
             clean := verdicts.clean(sanity.decisions(network.clean_logits, request.labels, request.images))
         )

@@ -113,6 +113,14 @@ def outputs(findings: Sequence[str]) -> Check:
     return Check('outputs', PASS, 'they look like logits')
 
 
+def si(measured: Mapping[str, float] | None, warnings: Sequence[str]) -> Check:
+    """From what `cosines` measured on the originals, where the attack reads features."""
+    evidence = dict(measured or {})
+    if warnings:
+        return Check('si', WARN, '; '.join(warnings), evidence)
+    return Check('si', PASS, 'cosines and logits favour the same class', evidence)
+
+
 def clean(findings: Sequence[str]) -> list[Check]:
     """From what `sanity.decisions` says of the originals; nothing if all is well."""
     if not findings:
@@ -237,8 +245,9 @@ def _weaker(name: str, words: str, white: np.ndarray, black: np.ndarray, evidenc
     only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
     evidence['only_white_box'] = only_white
     outcome, words = PASS, f'{percent(np.mean(white))} is left by the attack, {words}'
-    if only - only_white > max(MASKED * len(white), 1.5):
-        outcome, words = FAIL, f'{words}: gradients are masked'
+    # By Wilson's interval, as the gate of an evaluation: two images of 200 are no proof.
+    if only > only_white and wilson(only - only_white, len(white))[0] > MASKED:
+        outcome, words = FAIL, f'{words}: gradients may be masked'
     elif only > max(MISSED * len(white), 1.5):
         outcome, words = WARN, f'{words}: the attack misses what is there; use autoattack for the number'
     share = only / len(white)

@@ -59,8 +59,8 @@ def run_audit(
 
     if output is not None:
         check_outputs(check_output(output))
-    loaded = load(subject)
-    count = len(loaded.labels) if subject.num_examples is not None else min(EXAMPLES, len(loaded.labels))
+    loaded = load(subject, at_most=EXAMPLES)
+    count = len(loaded.labels)
     usual = {name: DEFAULTS[name] for name in ('steps', 'eot_samples')}
     settings = usual | {key: value for key, value in settings.items() if value is not None}
     settings |= {'attack': name, 'eps': loaded.threat.eps, 'norm': loaded.threat.norm}
@@ -75,9 +75,9 @@ def run_audit(
         with resumable(f'what was finished is kept in {state}'), outputs.point_beside(path):
             report = audit(
                 loaded.classifier,
-                loaded.images[:count],
-                loaded.labels[:count],
-                indices=None if loaded.indices is None else loaded.indices[:count],
+                loaded.images,
+                loaded.labels,
+                indices=loaded.indices,
                 progress=True,
                 state_path=state,
                 transfer_from=others,

@@ -9,7 +9,7 @@ from si_jax.cli import outputs
 from si_jax.cli.subject import IMAGES, NETWORK, Subject, load
 from si_jax.errors import InputError
 from si_jax.evaluation.corruptions import SEVERITIES, Corruptions, chosen, corruptions
-from si_jax.evaluation.result import check_output
+from si_jax.evaluation.result import check_output, data_digest
 from si_jax.runtime import compilation_cache, terminal
 from si_jax.runtime.terminal import Flag, show
 
@@ -75,11 +75,21 @@ def run(arguments: dict[str, Any]) -> Corruptions:
     if other is not None:
         other.divisors(wanted, severities)
     defaults = {name: flag.default for name, flag in IMAGES.items()}
-    # The first set stands for all: they have the same shape and classes.
-    subject = Subject(**given, **defaults | {'dataset': f'corrupted:{folder}/{wanted[0]}@1'})
-    if severities and not set(severities) <= set(SEVERITIES):
+    if given['stated_clean'] is not None:
+        raise InputError('--stated_clean is of clean images, and these are corrupted: leave it out')
+    if not severities or not set(severities) <= set(SEVERITIES):
         raise InputError(f'--severities={",".join(map(str, severities))}: a severity is one of 1 to 5')
+    # The first set stands for all: they have the same shape and classes.
+    first = f'{wanted[0]}@{severities[0]}'
+    subject = Subject(**given, **defaults | {'dataset': f'corrupted:{folder}/{first}'})
     loaded = load(subject)
+    if other is not None:
+        images, labels = (
+            loaded.images[: arguments['num_examples']],
+            loaded.labels[: arguments['num_examples']],
+        )
+        about = {'name': folder, 'first': first, 'digest': data_digest(images, labels)}
+        other.check_images(len(labels), about)
     choice = {'names': wanted, 'severities': severities, 'num_examples': arguments['num_examples']}
     path = check_output(loaded.path(output, 'corruptions', choice))
     outputs.check('--output=FILE.json', [path], [*subject.reads(), folder, reference])

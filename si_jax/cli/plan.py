@@ -56,7 +56,7 @@ def _flags() -> flags.FlagValues:
     flags.DEFINE_integer('devices', None, 'How many chips (default: 1).', flag_values=values)
     flags.DEFINE_float(
         'mfu',
-        planning.ASSUMED_MFU,
+        None,
         'The share of its peak that a chip is assumed to reach.',
         flag_values=values,
     )
@@ -168,11 +168,13 @@ def plan(given: flags.FlagValues) -> str:
     name = f'{Path(file).name}{colon}{options}'
     run = planning.describe(given.config)
     if given.chip is not None:
-        machine = planning.accelerator(given.chip, run.dtype, given.mfu)
+        mfu = planning.ASSUMED_MFU if given.mfu is None else given.mfu
+        machine = planning.accelerator(given.chip, run.dtype, mfu)
         devices = 1 if given.devices is None else given.devices
         return '\n'.join([report(name, run, machine, devices), *_first(given.config, machine, devices)])
-    if given.devices is not None:
-        raise InputError('--devices is for chips: --calibrate measures the devices of this machine')
+    for flag in ('devices', 'mfu'):
+        if given[flag].value is not None:
+            raise InputError(f'--{flag} is for chips: --calibrate measures the devices of this machine')
     check_divisible(run.batch_size)
     compilation_cache.enable()
     machine, devices = measure_machine(given.config), jax.local_device_count()

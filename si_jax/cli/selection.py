@@ -15,12 +15,16 @@ import numpy as np
 
 from si_jax import data
 from si_jax.data import Dataset
+from si_jax.data.sampling import of_few_classes
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.settings import check_count
 from si_jax.interop.torch_files import listed
 from si_jax.storage.files import check_regular, read_json
 
 SAMPLES = ('first', 'random')
+UNLIKELY = (
+    1e-3  # the chance of random images to have as few classes, below which the first ones are no sample
+)
 
 
 class Selection(NamedTuple):
@@ -31,12 +35,14 @@ class Selection(NamedTuple):
         labels: [M], outputs of the network.
         indices: [M], their numbers in the data set; None for the first ones.
         about: What a result says of the choice, beside its data set; {} for the first ones.
+        warnings: What speaks against taking them for other images of the data set.
     """
 
     images: np.ndarray
     labels: np.ndarray
     indices: np.ndarray | None
     about: dict[str, Any]
+    warnings: list[str]
 
 
 def select(
@@ -47,8 +53,11 @@ def select(
     sample: str = 'first',
     sample_seed: int = 0,
     class_map: str | None = None,
+    at_most: int | None = None,
 ) -> Selection:
     """The images that are asked for, in the order of the data set, or of the list.
+
+    Unless `num_examples` says how many, they are `at_most` so many.
 
     Raises:
         InputError: A list or a class map cannot be read, or names what is not there; more images than there
@@ -74,13 +83,26 @@ def select(
         about |= {'sample': 'random', 'sample_seed': sample_seed}
     elif sample_seed:
         raise InputError(f'sample_seed={sample_seed} belongs to --sample=random: leave it out')
+    count = at_most if count is None else count
     indices = None if rows is None else rows[:count].astype(np.int64)
     chosen: Any = slice(count) if indices is None else indices
     labels = test.labels[chosen]
+    warnings = [] if images is not None or sample == 'random' else _of_few_classes(labels, test)
     if class_map is not None:
         labels = _mapped(Path(class_map), labels, test.classes)
         about['class_map'] = _file(Path(class_map))
-    return Selection(data.chosen(test.images, chosen), labels, indices, about)
+    return Selection(data.chosen(test.images, chosen), labels, indices, about, warnings)
+
+
+def _of_few_classes(labels: np.ndarray, test: Dataset) -> list[str]:
+    """A warning where the first images have fewer classes than as many random ones would have."""
+    if (found := of_few_classes(labels, test.labels)) is None:
+        return []
+    return [
+        f'the first {len(labels)} of {len(test.labels)} images of {test.name} are of {found[0]} of '
+        f'{found[1]} classes, as they are sorted by class: their accuracies are not those of the data set. '
+        f'Give --sample=random --num_examples={len(labels)}'
+    ]
 
 
 def _file(path: Path) -> dict[str, str]:

@@ -8,8 +8,9 @@ from si_jax.attacks.settings import file_name, split
 from si_jax.cli import outputs
 from si_jax.cli.subject import Subject, load, load_classifier
 from si_jax.errors import InputError
-from si_jax.evaluation import smallest
+from si_jax.evaluation import gates, smallest
 from si_jax.evaluation import state as saved
+from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.result import check_output
 from si_jax.evaluation.smallest import Smallest
 from si_jax.runtime import processes
@@ -56,8 +57,8 @@ def run_smallest(
 
     if output is not None:
         check_outputs(check_output(output))
-    # L0 has no ball to load a network with.
-    no_ball = dataclasses.replace(subject, norm=None) if subject.norm == 'l0' else subject
+    # Distances have no ball: the norm needs no eps, and L0 has none.
+    no_ball = dataclasses.replace(subject, norm=None)
     loaded = processes.agree_on_errors(lambda: load(no_ball))
     norm = subject.norm or loaded.threat.norm
     choice = {**given, 'count': len(loaded.labels), 'smallest': norm}
@@ -80,8 +81,14 @@ def run_smallest(
             progress=True,
             **given,
         )
-        dataset = {'name': loaded.dataset, 'split': 'test', **loaded.selected, **found.about['dataset']}
-        found = dataclasses.replace(found, about={**found.about, 'dataset': dataset, 'model': loaded.about})
+        about = found.about
+        told = loaded.doubts(about['dataset'])
+        if loaded.hint:
+            highest = wilson(int(found.clean.sum()), len(found.clean))[1]
+            stated, classes = subject.stated_clean, about['dataset']['classes']
+            told += gates.clean(float(found.clean.mean()), highest, classes, stated, loaded.hint)
+        about = {**about, 'dataset': loaded.described(about['dataset']), 'model': loaded.about}
+        found = dataclasses.replace(found, about={**about, 'warnings': told + about['warnings']})
         if processes.is_first():
             found.save(path)
             for stem in (path.stem, f'{path.stem}_images'):

@@ -12,6 +12,7 @@ import numpy as np
 from si_jax import data, models
 from si_jax.attacks.pgd import Attack
 from si_jax.auditing.report import Audit
+from si_jax.auditing.verdicts import WARN, Check
 from si_jax.cli import outputs
 from si_jax.cli.selection import select
 from si_jax.errors import InputError
@@ -156,24 +157,48 @@ class Loaded(NamedTuple):
     folder: Path  # where they go, unless said otherwise
     hint: str  # what to try if it classifies clean images badly; '' if nothing can be said
     classes: tuple[str, ...]  # their names, () if the data set has none
+    num_classes: int | None  # how many classes the data set has; None if its labels are mapped to outputs
+    warnings: list[str]  # what speaks against the images
+    place: dict[str, Any]  # where the data set was looked for, if that was said
 
     def path(self, output: str | None, name: str, settings: dict[str, Any]) -> Path:
         """The file of a result; unless one is given, other settings have another."""
         choice = {'dataset': self.dataset, 'eps': self.threat.eps, 'norm': self.threat.norm, **settings}
-        named = ('logit_scale',) if 'step' in self.about else tuple(self.about)  # runs have their own folders
-        choice |= {key: self.about[key] for key in named if key in self.about} | self.selected
+        # Runs have their own folders, and the stem has their checkpoint.
+        named = ('logit_scale',) if 'workdir' in self.about else tuple(self.about)
+        choice |= {key: self.about[key] for key in named if key in self.about} | self.selected | self.place
         digest = hashlib.sha256(json.dumps(choice, sort_keys=True).encode()).hexdigest()[:8]
         return Path(output) if output else self.folder / f'{self.stem}-{name}-{digest}.json'
 
-    def named(self, result: Measured) -> Measured:
-        """The result with the names of its data set and network."""
+    def described(self, measured: dict[str, Any]) -> dict[str, Any]:
+        """What a result says of its images, with the names of the data set and its classes."""
         names = {'class_names': list(self.classes)} if self.classes else {}
-        described = {'name': self.dataset, 'split': 'test', **self.selected, **result.dataset, **names}
-        return dataclasses.replace(result, dataset=described, model=self.about)
+        return {'name': self.dataset, 'split': 'test', **self.selected, **measured, **names}
+
+    def doubts(self, measured: dict[str, Any]) -> list[str]:
+        """What speaks against the images of a result, by what it says of them."""
+        found = list(self.warnings)
+        if self.num_classes not in (None, measured['classes']):
+            found.append(
+                f'{self.dataset} has {self.num_classes} classes and the network {measured["classes"]} '
+                'outputs: unless the first outputs are these classes, labels mean others. Name all classes '
+                'of the network in classes.txt of a folder, or give --class_map'
+            )
+        return found
+
+    def named(self, result: Measured) -> Measured:
+        """The result with the names of its data set and network, and what speaks against its images."""
+        names: dict[str, Any] = {'dataset': self.described(result.dataset), 'model': self.about}
+        against: list[str] = self.doubts(result.dataset)
+        if isinstance(result, Audit):
+            names['checks'] = (*(Check('images', WARN, words) for words in against), *result.checks)
+        else:
+            names['warnings'] = against + result.warnings
+        return dataclasses.replace(result, **names)
 
 
-def load(subject: Subject) -> Loaded:
-    """Reads the network and the images of a subject.
+def load(subject: Subject, at_most: int | None = None) -> Loaded:
+    """Reads the network and the images of a subject, `at_most` so many unless it says how many.
 
     Raises:
         InputError: A value is wrong.
@@ -204,10 +229,11 @@ def load(subject: Subject) -> Loaded:
     dataset = subject.dataset and data.canonical(subject.dataset)
     options: dict[str, Any] = {'data_dir': subject.data_dir, 'preprocessing': subject.preprocessing or ''}
     section: dict[str, Any] = {}  # of the run's config, where its own data set is asked for
-    hint, folder = '', Path('evaluation')
+    hint, folder, classes = '', Path('evaluation'), None  # how many outputs the network has, if that is known
     saved = workdir or (model if model is not None and _is_saved(model) else None)
-    if subject.weights is not None and saved is None:
-        raise InputError(f'--weights={subject.weights} belongs to --workdir: leave it out, or give that one')
+    for flag, usual in (('weights', None), ('checkpoint', 'best')):
+        if (value := getattr(subject, flag)) != usual and saved is None:
+            raise InputError(f'--{flag}={value} belongs to --workdir: leave it out, or give that one')
     if saved is not None:
         classifier = load_model(saved, subject.checkpoint, weights=subject.weights)
         config = classifier.config
@@ -233,6 +259,7 @@ def load(subject: Subject) -> Loaded:
         about |= {'init_from': classifier.init_from} if classifier.init_from else {}
         if classifier.weights == 'live':
             stem = f'{stem}-live'
+        classes = classifier.module.num_classes
     else:
         if dataset is None:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
@@ -280,13 +307,21 @@ def load(subject: Subject) -> Loaded:
         test = data.load(dataset, 'test', **options, lazy=True)
     threat = Threat(norm, eps)
     threat.check(test.images.shape[1:])
-    chosen = select(test, **subject.selection())
+    if classes not in (None, test.num_classes) and not subject.class_map:
+        raise InputError(
+            f'{dataset} has {test.num_classes} classes and the network {classes} outputs, so that labels may '
+            'mean others: name all classes of the network, in the order of its outputs, in classes.txt of a '
+            'folder:FOLDER, or give --class_map=FILE.json'
+        )
+    chosen = select(test, **subject.selection(), at_most=at_most)
+    preprocessing = section.get('preprocessing') or subject.preprocessing
+    of_images = chosen.about | ({'preprocessing': preprocessing} if preprocessing else {})
     return Loaded(
         classifier=classifier,
         images=Pixels(np.asarray(chosen.images), test.scale),  # of a set in files, no others are read
         labels=chosen.labels,
         indices=chosen.indices,
-        selected=chosen.about,
+        selected=of_images,
         dataset=dataset,
         threat=threat,
         about=about,
@@ -294,6 +329,9 @@ def load(subject: Subject) -> Loaded:
         folder=folder,
         hint=hint,
         classes=() if subject.class_map else test.classes,  # labels are outputs of the network then
+        num_classes=None if subject.class_map else test.num_classes,
+        warnings=chosen.warnings,
+        place={'data_dir': subject.data_dir} if subject.data_dir else {},
     )
 
 

@@ -7,6 +7,7 @@ holds uncompressed, as np.savez writes it, stays on the disk until a batch has i
 Which images a batch has follows from the seed and the number of the batch alone.
 """
 
+import math
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -119,9 +120,10 @@ def check(section: Mapping[str, Any], batch_size: int) -> None:
             f'--config.data.extra=FILE.npz, {_WHERE}'
         )
     if not int(share * batch_size):
+        least = math.ceil(1e4 / batch_size) / 1e4
         raise InputError(
             f'data.extra_share={share:g} of batch_size={batch_size} is less than one image: give '
-            f'--config.data.extra_share={1 / batch_size:.3g} or more, or 0 for no extra images'
+            f'--config.data.extra_share={least:g} or more, or 0 for no extra images'
         )
     if section['balanced']:
         raise InputError(

@@ -166,5 +166,10 @@ def _check(name: str, defense: Defense) -> None:
         )
     if defense.best_point and defense.bounds != 'ball':
         raise InputError(f"defense.bounds={defense.bounds!r}: APGD keeps to its ball; use bounds='ball'")
+    if defense.best_point and defense.start_radius > 1:
+        raise InputError(
+            f'defense.start_radius={defense.start_radius:g}: APGD may keep its start, which must lie in the '
+            'ball; use start_radius=1'
+        )
     if defense.replays < 1 or (defense.replays > 1 and not defense.persistent):
         raise InputError(f'defense.replays={defense.replays} must be 1, or more with freeat')

@@ -163,15 +163,22 @@ class Defense(NamedTuple):
         start = widened(STARTS[self.start], self.start_radius)
         return Attack(self.inner, self.inner_score, start=start, bounds=self.bounds)
 
-    def attack_at(self, position: Position | None, rows: WholeBatch | None = None) -> Attack | None:
-        """The attack on a batch.
+    def attack_at(
+        self,
+        position: Position | None,
+        rows: WholeBatch | None = None,
+        score: Callable[[Any], Array] | None = None,
+    ) -> Attack | None:
+        """The attack on a batch, with another `score` of its inner objective if one is given.
 
         The position may be None where no inner term has a schedule, and the rows where none is of the batch.
         """
         attack, inner = self.attack, self.inner
-        if attack is None or inner is None or not self.inner_terms:
+        if attack is None or inner is None:
             return attack
-        terms = [Term(1.0, inner, self.inner_score), *self.inner_terms.values()]
+        if not self.inner_terms:
+            return attack if score is None else attack._replace(score=score)
+        terms = [Term(1.0, inner, score or self.inner_score), *self.inner_terms.values()]
 
         def total(form: Callable[[Objective], Any]) -> Callable[..., Array]:
             def loss(adv: Any, nat: Any, labels: Array, i: Array) -> Array:

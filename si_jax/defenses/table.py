@@ -99,7 +99,7 @@ DEFENSES: dict[str, Defense] = {
     # Zhang et al. (2019), yaodongyu/TRADES; that code makes a third pass: ('nat', 'adv', 'nat').
     'trades': Defense(
         outer={'natural_ce': Term(1.0, NATURAL_CE), 'kl': Term(6.0, objectives.kl)},
-        inner=objectives.kl,
+        inner=objectives.kl_attack,
     ),
     # Kannan et al. (2018), ShawnXYang/AT_HE. Stronger attacks broke the original: see docs/defenses.md.
     'alp': Defense(
@@ -238,7 +238,7 @@ DEFENSES['dkl'] = Defense(
         'ikl': Term(20.0, objectives.weighted_differences, memory=class_means(4.0)),
         'pair_ce': Term(4.0, objectives.pair_cross_entropy),
     },
-    inner=objectives.kl,
+    inner=objectives.kl_attack,
     passes=('adv', 'nat'),
     start='gaussian',
     steps=5,
@@ -252,7 +252,7 @@ DEFENSES['dajat'] = Defense(
         'kl': Term(11.0, objectives.kl),
         'js': Term(2.0, objectives.branch_divergence, of_branches=True),
     },
-    inner=objectives.kl,
+    inner=objectives.kl_attack,
     start='gaussian',
     steps=5,
     step_size=0.5,
@@ -266,7 +266,7 @@ DEFENSES['hat'] = Defense(
         'kl': Term(2.5, objectives.kl),
         'helped_ce': Term(0.5, ADVERSARIAL_CE, on=HELPED),
     },
-    inner=objectives.kl,
+    inner=objectives.kl_attack,
     passes=('nat', 'adv', HELPED),
     start='gaussian',
 )

@@ -67,7 +67,7 @@ def with_he(defense: Defense, *, scale: float = 15.0, margin: float = 0.2) -> De
     }
     terms = defense.outer.values()
     known = all(term.objective in forms and term.score is logits and term.on == 'adv' for term in terms)
-    if not known or defense.persistent or defense.inner not in forms:
+    if not known or defense.persistent or defense.inner not in (*forms, objectives.kl_attack):
         raise InputError('hypersphere embedding is defined for at, trades and alp: use he=False')
     outer = {
         name: term._replace(objective=forms[term.objective][0], score=forms[term.objective][1])
@@ -130,7 +130,7 @@ def _check_cosine(scale: float, margin: float) -> None:
 
 INNERS: dict[str, Objective] = {
     'ce': ADVERSARIAL_CE,
-    'kl': objectives.kl,
+    'kl': objectives.kl_attack,
     'si': ADVERSARIAL_CE,  # of scaled cosines
     'calibrated_ce': ADVERSARIAL_CE,  # of logits times 2 / median gap
 }
@@ -159,6 +159,7 @@ def with_inner(defense: Defense, name: str, *, scale: float = 15.0) -> Defense:
     if defense.persistent and name == 'calibrated_ce':
         raise InputError("inner='calibrated_ce' needs natural scores, which FreeAT does not have: use 'ce'")
     if name == 'si':
+        _check_cosine(scale, 0.0)
         score = scaled_cosine(scale)
     else:
         score = scaled_logits(scale) if defense.hypersphere else logits

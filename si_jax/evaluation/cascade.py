@@ -112,11 +112,13 @@ class Cascade:
             tables.append(_table(stage, done, request))
             gradients.append(done.gradients)
             seconds[stage.attack] = time.perf_counter() - began
+        # Of several stages only the end is known; of one, what each restart left.
+        runs = done.after if len(stages) == 1 else share[None]
         row = row_of(self.name)
         single = row if isinstance(row, SearchAttack) else None
         record = AttackRecord(
-            runs=vote(share)[None],
-            shares=None if network.request.decisions is None else share[None],
+            runs=vote(runs),
+            shares=None if network.request.decisions is None else runs,
             steps=tables[0]['iterations'] if single else None,
             step_size=None,
             eot_samples=self.stages[0].eot_samples if self._takes_draws(network) else None,
@@ -166,6 +168,7 @@ class _Done(NamedTuple):
     largest: float
     gradients: GradientCounts | None
     reached: np.ndarray
+    after: np.ndarray  # [R, N], the share after each restart
 
 
 def _run_stage(
@@ -191,7 +194,7 @@ def _run_stage(
     def apply_mean(weights: Any, x: Any, keys: Any) -> Any:
         return averaged(functools.partial(apply, weights), stage.eot_samples)(x, keys)
 
-    alone = draws == 1 or row.votes
+    alone, after = draws == 1 or row.votes, []
     if request.handed:
         shared = shared, request.handed[0]
     threat = None if request.handed else request.threat
@@ -285,6 +288,8 @@ def _run_stage(
                 not_finite[rows] |= arrays['not_finite']
             if request.keep:
                 images[rows[lower]] = arrays['images'][lower] if random else arrays['images']
+        if target + 1 == len(targets):
+            after.append(share.copy())
     broken = attacked & ~vote(share)
     counts = None if row.black_box else count_gradients(attacked, zero, not_finite)
     return _Done(
@@ -299,6 +304,7 @@ def _run_stage(
         largest=largest,
         gradients=counts,
         reached=reached,
+        after=np.stack(after),
     )
 
 
@@ -316,19 +322,26 @@ def further(
     be on the other side, though the images behind it are misclassified as far as the ball reaches.
     """
     images, labels, keys, aims = problem
-    distance = np.asarray(outcome.final.distance, np.float64)
-    left = np.flatnonzero(~outcome.broken & (distance <= threat.eps))
+    final = outcome.final
+    distance = np.asarray(final.distance, np.float64)
+    left = np.flatnonzero(~outcome.broken & claimed(final) & (distance <= threat.eps))
     if not len(left):
         return outcome
     given = jnp.asarray(images), jnp.asarray(labels)
     whole = Problem(*given, keys=network.typed(keys), targets=jnp.asarray(aims))
-    edge = np.asarray(search.worst(whole, threat, outcome.final))
+    edge = np.asarray(search.worst(whole, threat, final))
+    # Toward the nearest point, and not clipped: pixels that meet their bounds do not hold the others back.
+    if hasattr(final, 'nearest'):
+        delta = np.asarray(final.nearest) - images
+    else:
+        delta = np.asarray(final.displacement)
     broken, found, refused = outcome.broken.copy(), np.zeros_like(images), outcome.refused
     found[broken], measured = outcome.images, distance.copy()
     for factor in (*BEYOND, None):  # at last as far as the ball reaches
-        share = np.ones(len(left)) if factor is None else np.minimum(factor * distance[left] / threat.eps, 1)
-        share = share.reshape(-1, 1, 1, 1).astype(images.dtype)
-        points = np.clip(images[left] + share * (edge[left] - images[left]), 0, 1)
+        points = edge[left]
+        if factor is not None:
+            beyond = images[left] + np.asarray(factor, images.dtype) * delta[left]
+            points = np.asarray(threat.project(jnp.asarray(beyond), jnp.asarray(images[left])))
         sound = confirm(left, points)
         chosen = left[sound]
         broken[chosen], found[chosen], refused = True, points[sound], refused - len(chosen)
@@ -336,8 +349,13 @@ def further(
         left = left[~sound]
         if not len(left):
             break
-    final = outcome.final._replace(distance=measured.astype(outcome.final.distance.dtype))
+    final = final._replace(distance=measured.astype(outcome.final.distance.dtype))
     return outcome._replace(broken=broken, images=found[broken], refused=refused, final=final)
+
+
+def claimed(final: Any) -> np.ndarray:
+    """[B] bool, whether a search that measures distances found any misclassified point, by its last state."""
+    return np.asarray(final.known) if hasattr(final, 'known') else np.isfinite(final.distance)
 
 
 def _candidates(stage: Stage, request: Request) -> int:
@@ -359,8 +377,11 @@ def _targets(
     network: Network, stage: Stage, threat: Threat, unit: str, attacked: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The classes that a targeted search aims at, one after another, and their places by logit: [T, N]."""
-    # Of equal logits the class with the lower number comes first.
-    ranks = np.argsort(-network.clean_logits, axis=1, kind='stable')[:, 1:].astype(np.int32)
+    # The label comes first, though the mean logits of a random classifier may favour another class than its
+    # votes. Of equal logits the class with the lower number comes first.
+    own = np.arange(network.request.classes) == network.labels[:, None]
+    logits = np.where(own & network.clean[:, None], np.inf, network.clean_logits)
+    ranks = np.argsort(-logits, axis=1, kind='stable')[:, 1:].astype(np.int32)
     order = np.broadcast_to(np.arange(ranks.shape[1]), ranks.shape)
     if stage.choice == 'logits':
         return ranks[:, : stage.targets].T, order[:, : stage.targets].T

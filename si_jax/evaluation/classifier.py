@@ -179,6 +179,8 @@ def takes_channels_first(value: Any) -> bool:
 def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable[[Array], Outputs]:
     """The classifier with its logits multiplied by a factor: every decision stays, and so do the cosines.
 
+    A network of PyTorch keeps the weights that it has when it is first called, as `load_torch_module` says.
+
     A `factor` is positive. As an array it is lifted like weights: one compiled program serves all factors.
 
     Source: Xu et al., Fig. 1 and eq. 12.

@@ -333,6 +333,8 @@ def check_alike(first: SavedResult, other: SavedResult, *, same_attacks: bool = 
         check('the numbers of draws that decide differ', x, y, 'with the same --decisions')
     x, y = (bool(about.get('eight_bit')) for about in (mine, others))
     check('only one was rounded to bytes', x, y, 'with or without --eight_bit')
+    x, y = (about.get('smaller_radii', []) for about in (mine, others))
+    check('what counts as broken from smaller radii differs', x, y, 'at the same radii, or at one alone')
     measured = all('eot' in about for about in (mine, others))
     for key in ('norm', 'eps'):
         x, y = mine['threat_model'][key], others['threat_model'][key]

@@ -19,13 +19,14 @@ import numpy as np
 from si_jax import data
 from si_jax.data.corrupted import SEVERITIES, STANDARD, names
 from si_jax.errors import InputError, unknown
+from si_jax.evaluation import curves, sanity
 from si_jax.evaluation.classifier import classifier_of
 from si_jax.evaluation.gates import check_finite, check_labels_of
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.pixels import Pixels
 from si_jax.evaluation.request import Request
-from si_jax.evaluation.result import check_output, data_digest
+from si_jax.evaluation.result import data_digest, replaceable
 from si_jax.evaluation.settings import check_count
 from si_jax.runtime.environment import environment
 from si_jax.runtime.progress import progress as progress_of
@@ -44,6 +45,7 @@ class Corruptions:
         dataset: The folder, and a SHA-256 of the images of the first corruption.
         environment: Versions and devices.
         model: Where the classifier came from, if known.
+        warnings: What makes them doubtful, by the first corruption.
     """
 
     accuracy: dict[str, np.ndarray]
@@ -52,6 +54,7 @@ class Corruptions:
     dataset: dict[str, Any]
     environment: dict[str, Any]
     model: dict[str, Any] = dataclasses.field(default_factory=dict)
+    warnings: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def mean(self) -> float:
@@ -80,6 +83,7 @@ class Corruptions:
         if reference is None:
             return float(np.mean(list(errors.values()))) / len(self.severities)
         others = reference.divisors(self.accuracy, self.severities)
+        reference.check_images(self.images, self.dataset)
         return float(np.mean([errors[name] / others[name] for name in errors]))
 
     def divisors(self, names: Iterable[str], severities: Sequence[int]) -> dict[str, float]:
@@ -100,6 +104,16 @@ class Corruptions:
             )
         return errors
 
+    def check_images(self, count: int, dataset: dict[str, Any]) -> None:
+        """Raises InputError unless these scores are of so many images of a data set, as in `dataset`."""
+        first, digest = (self.dataset.get(key) for key in ('first', 'digest'))
+        alike = first != dataset['first'] or digest == dataset['digest']  # digests are of the first set alone
+        if self.images != count or not alike:
+            raise InputError(
+                f'the reference is of {self.images} images of {self.dataset.get("name")}, and to be compared '
+                f'are {count} of {dataset["name"]}, or others of as many: measure both on the same images'
+            )
+
     def to_json(self, reference: 'Corruptions | None' = None) -> dict[str, Any]:
         """The scores in JSON's types; `mce` says what it is relative to."""
         return {
@@ -119,6 +133,7 @@ class Corruptions:
                 'value': self.mce(reference),
                 'reference': None if reference is None else reference.model or reference.dataset,
             },
+            'warnings': self.warnings,
             'environment': self.environment,
         }
 
@@ -129,7 +144,7 @@ class Corruptions:
             InputError: The path does not end in `.json`.
             OSError: It cannot be written.
         """
-        path = check_output(path)
+        path = replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, self.to_json(reference))
 
@@ -155,7 +170,7 @@ class Corruptions:
             raise InputError(
                 f'{path} is no file of evaluate.py corruptions, or damaged ({error}): measure again'
             ) from error
-        return cls(accuracy=rows, severities=severities, **fields)
+        return cls(accuracy=rows, severities=severities, warnings=about.get('warnings', []), **fields)
 
     def table(self, reference: 'Corruptions | None' = None) -> str:
         """The accuracies in percent, for a terminal of 80 columns."""
@@ -172,7 +187,7 @@ class Corruptions:
         lines.append(f'{"mean":<{first}}{shown}')
         what = 'the mean error' if reference is None else 'relative to the errors of the reference'
         lines.append(f'mean corruption error (mCE): {100 * self.mce(reference):.2f} %, {what}')
-        return '\n'.join(lines)
+        return '\n'.join([*lines, *curves.warnings(self.warnings)])
 
 
 def chosen(folder: str | os.PathLike, wanted: Sequence[str] | None) -> list[str]:
@@ -226,6 +241,7 @@ def corruptions(
     wanted = chosen(folder, names)
     accuracy = {name: np.zeros(len(severities)) for name in wanted}
     network, digest, count = None, '', 0
+    warnings: list[str] = []
     if (judged := classifier_of(classifier)).randomised:
         raise InputError(
             'a Randomised classifier decides by the votes of many draws: call evaluate on each data set '
@@ -251,12 +267,17 @@ def corruptions(
                     check_labels_of(network.request.classes, request.labels)
                     network = network.check_and_classify(explain=False)
                     logits, digest = network.clean_logits, data_digest(images, labels)
+                    warnings = [
+                        f'on {name} {severity}: {words}'
+                        for words in sanity.decisions(logits, labels, network.request.images)
+                    ]
                 else:
                     logits = network.logits(images, network.keys(0))
                     check_finite(logits, images, network.request.indices, f'{name} {severity}, image')
                 accuracy[name][column] = np.mean(np.argmax(logits, axis=1) == labels)
                 bar.update()
     return Corruptions(
+        warnings=warnings,
         accuracy=accuracy,
         severities=severities,
         images=count,

@@ -5,14 +5,9 @@ A custom attack is an `Attack` record, which runs as the PGD family does (`pgd.P
 """
 
 import dataclasses
-import hashlib
-import inspect
-import tokenize
-import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,8 +20,8 @@ from si_jax.evaluation.request import Request
 from si_jax.evaluation.settings import AttackFunction
 from si_jax.evaluation.state import Arrays
 from si_jax.runtime import progress
+from si_jax.runtime.fingerprint import fingerprint
 from si_jax.runtime.progress import GRADIENT
-from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 
 COST = 20 * GRADIENT  # in forward passes, for the progress: nobody knows
@@ -99,67 +94,10 @@ class CustomAttack(OnAllImages):
         return attack
 
 
-def fingerprint(value: Any) -> str:
-    """A short hash of the source of an attack of the user's, to tell a changed one from an older one.
-
-    It covers the text of the functions, the values they were made with, their defaults, and what they name in
-    their module: plain values, arrays and functions. What other modules do is not looked at.
-    """
-    return hashlib.sha256('\n'.join(_text(value, set())).encode()).hexdigest()[:16]
-
-
 def protocol(name: str, attack: Attack | AttackFunction) -> dict[str, Any]:
     """The stamp by which a reader knows what ran."""
     kind = 'Attack' if isinstance(attack, Attack) else 'callable'
     return {'name': name, 'own': kind, 'source': fingerprint(attack)}
-
-
-def _program(code: types.CodeType) -> str:
-    """What a function does: its instructions, the names and the constants in them."""
-    constants = [_program(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
-    return f'{code.co_code.hex()} {code.co_names} {constants}'
-
-
-def _text(value: Any, seen: set[int]) -> Iterable[str]:
-    """`seen` are the functions and objects that were looked at: they may lead back to themselves."""
-    if isinstance(value, str | int | float | bool | None):
-        yield repr(value)
-    elif isinstance(value, np.ndarray | np.generic | jax.Array):
-        yield digest(np.asarray(value))
-    elif isinstance(value, tuple | list | frozenset | set):
-        items = value if isinstance(value, Sequence) else sorted(value, key=repr)
-        for item in items:
-            yield from _text(item, seen)
-    elif isinstance(value, Mapping):
-        yield from _text(sorted(value.items(), key=repr), seen)
-    elif id(value) in seen:
-        return
-    elif hasattr(value, 'func') and hasattr(value, 'keywords'):  # functools.partial
-        yield from _text((value.func, value.args, value.keywords), seen)
-    elif inspect.isfunction(value):
-        seen.add(id(value))
-        try:
-            yield inspect.getsource(value)
-        except (OSError, SyntaxError, tokenize.TokenError):  # no file, or one that was changed since
-            yield f'{value.__qualname__} {_program(value.__code__)}'
-        named = {
-            name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__
-        }
-        near = {name: one for name, one in named.items() if _is_near(one, value.__module__)}
-        cells = [cell.cell_contents for cell in value.__closure__ or ()]
-        yield from _text([cells, value.__defaults__, value.__kwdefaults__, near], seen)
-    elif callable(value) and not isinstance(value, type) and hasattr(value, '__dict__'):
-        seen.add(id(value))
-        yield from _text([type(value).__call__, vars(value)], seen)
-    else:
-        yield type(value).__qualname__
-
-
-def _is_near(value: Any, module: str) -> bool:
-    """Whether what a function names belongs to its module: a value, or a function that is written there."""
-    if inspect.isfunction(value):
-        return value.__module__ == module
-    return isinstance(value, str | int | float | bool | tuple | list | np.ndarray | np.generic | jax.Array)
 
 
 def _checked(name: str, found: Any, images: np.ndarray, threat: Threat, indices: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from si_jax.evaluation import cosines, custom, eot, gates, sanity, targeted, transfer
+from si_jax.evaluation import cosines, eot, gates, sanity, targeted, transfer
 from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.classifier import Randomised, classifier_of
@@ -27,6 +27,7 @@ from si_jax.evaluation.transfer import Transfer
 from si_jax.runtime import processes, profiling
 from si_jax.runtime.agreement import check_identical
 from si_jax.runtime.environment import environment
+from si_jax.runtime.fingerprint import fingerprint
 from si_jax.runtime.progress import passing, showing, silent, wanted
 from si_jax.runtime.progress import progress as progress_of
 from si_jax.storage.trees import digest
@@ -264,6 +265,7 @@ def conclude(
             *sanity.decisions(network.clean_logits, request.labels, request.images),
             *sanity.outputs(network.clean_logits, network.traced.coarse),
             *gates.out_of_reach(kinds, request.threat),
+            *gates.too_short(kinds, records, request.threat),
             *gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
             *targeted.warnings(network),
             *cosines.warnings(network.si, len(clean), readers),
@@ -276,6 +278,7 @@ def conclude(
         decisions=request.decisions,
         gradient_of=network.gradient_digest(),
         eight_bit=request.eight_bit,
+        smaller_radii=tuple(radius for radius in request.radii or () if radius > 0),
         images={name: request.as_given(_kept(network, outcome)) for name, outcome in outcomes.items()}
         if request.keep
         else None,
@@ -370,7 +373,7 @@ def identity_of(network: Network, kinds: list[Kind], *, program: bool) -> dict[s
     if request.radii is not None:
         identity['smaller radii'] = list(request.radii)
     if request.custom:
-        identity['own attacks'] = {name: custom.fingerprint(one) for name, one in request.custom.items()}
+        identity['own attacks'] = {name: fingerprint(one) for name, one in request.custom.items()}
     sources = {kind.name: kind.source for kind in kinds if isinstance(kind, Transfer)}
     if sources:
         identity['transfer from'] = {name: one.identity()['weights'] for name, one in sources.items()}

@@ -5,6 +5,7 @@ gates raise `InputError` with the value, the limit and the remedy. After them: w
 doubtful. These give warnings. Every gate asks all attacks in the same way, by what is known of their parts.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -26,6 +27,7 @@ from si_jax.threat import Threat
 Array = jax.Array
 
 PROBE = 8  # images in a probe
+CALLS = 5  # of a classifier on the same images
 REPEATS = 8  # calls of what was translated: a coin of the host is seen but for one time in 128
 NO_GRADIENT = 0.01  # the share of images without a gradient that is worth a warning
 SHORT = 0.01  # how far a clean accuracy may be below the stated one
@@ -198,11 +200,13 @@ def _as_original(
 def repeated(
     classifier: Classifier, images: np.ndarray, keys: Array, coarse: float = FLOAT32
 ) -> tuple[Outputs, str]:
-    """The outputs for images and inverted ones, and how far a second call's are from them, in words or ''."""
+    """The outputs for images and inverted ones, and how far another call's are from them, in words or ''."""
     both = jnp.asarray(np.concatenate([images, 1 - images]))
     outputs = classifier.function(both, jnp.concatenate([keys, keys]))
-    again = classifier.function(both, jnp.concatenate([keys, keys]))
-    difference = disagreement(outputs.logits, again.logits, coarse)
+    difference = ''
+    for _ in range(CALLS - 1):
+        again = classifier.function(both, jnp.concatenate([keys, keys]))
+        difference = difference or disagreement(outputs.logits, again.logits, coarse)
     if not difference and classifier.original is not None:
         difference = _as_original(classifier.original, np.asarray(both), outputs.logits, coarse)
     return outputs, difference
@@ -340,6 +344,24 @@ def out_of_reach(attacks: Sequence[Gated], threat: Threat) -> list[str]:
         f'{", ".join(dense)} moves all pixels by as much, and the furthest points of an {threat.norm} ball '
         'move few: what it leaves standing says little. Trust square, which needs no gradient either, or '
         'autoattack'
+    ]
+
+
+def too_short(attacks: Sequence[Gated], records: Mapping[str, AttackRecord], threat: Threat) -> list[str]:
+    """Which attacks of the PGD family cannot cross the ball with all steps, of a size that was chosen."""
+    short = {}
+    for attack in attacks:
+        steps, size = records[attack.name].steps, records[attack.name].step_size
+        if steps is None or size is None or math.isclose(size, threat.eps / 4):
+            continue
+        if steps * size < (1 - 1e-6) * threat.eps:
+            short[attack.name] = steps * size
+    if not short:
+        return []
+    told = ', '.join(f'{name} at most {far:.3g}' for name, far in short.items())
+    return [
+        f'the steps of an attack lead less far than the radius, {threat.eps:.3g}: {told}. It leaves standing '
+        'what a longer one breaks: give more steps, or a larger step_size (a quarter of eps is usual)'
     ]
 
 

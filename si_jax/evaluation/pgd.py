@@ -15,6 +15,7 @@ from si_jax.attacks import rows as rows_of
 from si_jax.attacks.facts import facts
 from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack, Start, starting_points, value_function
+from si_jax.errors import InputError
 from si_jax.evaluation.gates import NO_GRADIENT, Part
 from si_jax.evaluation.network import Network, vote
 from si_jax.evaluation.request import Request
@@ -84,7 +85,13 @@ class OnAllImages(abc.ABC):
         `found` has `images` [M, H, W, C], and the flags [M] of `Gradients` where they are known.
         """
         images, keys = found['images'], network.keys(restart)[rows]
-        correct, largest = network.judge(rows, images, keys, request.threat, self.name)
+        try:
+            correct, largest = network.judge(rows, images, keys, request.threat, self.name)
+        except AssertionError as error:
+            if not self.settings(request).get('protocol'):
+                raise
+            # An attack of the user's, whose start or bounds may lead out of the ball.
+            raise InputError(f"{error}: give it bounds='ball' and a start in the ball") from error
         # A copy, as a view would keep all of them.
         kept = images if request.keep else images[:0].copy()
         if request.aims is not None:

@@ -4,6 +4,7 @@
 reads it back as a `SavedResult`: the JSON and the flags, which is all that a file keeps.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import io
@@ -19,7 +20,8 @@ from si_jax.evaluation.intervals import interval
 from si_jax.evaluation.loading import SCHEMA, SHARE, SavedResult
 from si_jax.evaluation.pixels import Images, Pixels
 from si_jax.evaluation.table import SETTINGS, Tabular
-from si_jax.storage.files import write_atomic, write_json
+from si_jax.storage import npz
+from si_jax.storage.files import read_json, write_atomic, write_json
 from si_jax.threat import Threat
 
 
@@ -95,6 +97,9 @@ class AttackRecord:
         return taken | ({'fixed': fixed} if fixed else {})
 
 
+OF_IMAGES = frozenset({'labels', 'indices'})  # in the npz file of every result
+
+
 @dataclasses.dataclass(frozen=True)
 class Result(Tabular):
     """Accuracy of a classifier on clean images and under attacks; shown as a table in a notebook.
@@ -127,6 +132,7 @@ class Result(Tabular):
         clean_share: [N], the share of them that were right on the clean image; None where `decisions` is.
         eot: What `eot.sized` found, if the caller's eot_samples was 'auto'.
         eight_bit: Whether what attacks return was rounded to bytes before it was judged.
+        smaller_radii: Of a sweep, the radii above 0 at which an image that was broken counts as broken here.
         images: Attack name to adversarial images [N, H, W, C]: of the first restart that fooled the
             classifier, else of the first; of a random classifier those with the smallest share. None unless
             asked for.
@@ -152,6 +158,7 @@ class Result(Tabular):
     clean_share: np.ndarray | None = None
     eot: dict[str, Any] | None = None
     eight_bit: bool = False
+    smaller_radii: tuple[float, ...] = ()
     images: dict[str, np.ndarray] | None = None
 
     @property
@@ -280,6 +287,7 @@ class Result(Tabular):
             **({} if self.gradient_of is None else {'gradient_of': self.gradient_of}),
             **({} if self.union is None else {'union': self.union}),
             **({'eight_bit': True} if self.eight_bit else {}),
+            **({'smaller_radii': list(self.smaller_radii)} if self.smaller_radii else {}),
             **({'robustbench': self._robustbench()} if 'autoattack' in self.attacks else {}),
             'warnings': self.warnings,
             'environment': self.environment,
@@ -301,9 +309,8 @@ class Result(Tabular):
         `<stem>.npz` holds a bool array [N] for each name in `correct`, `labels` and `indices`, and, for an
         attack that has them, `broken_by_NAME`, `queries_NAME`, `distances_NAME`, `success_NAME` and
         `reached_NAME` as in `AttackRecord`. Of a random classifier there is `share_NAME` for each name in
-        `share`;
-        `<stem>_images.npz` the adversarial images by attack. Folders are made, and each file is replaced in
-        one step, the JSON last.
+        `share`. `<stem>_images.npz` holds the adversarial images by attack; where none were kept, one of an
+        earlier result is removed. Folders are made, and each file is replaced in one step, the JSON last.
 
         Args:
             path: The JSON file.
@@ -312,7 +319,7 @@ class Result(Tabular):
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = check_output(path)
+        path = replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = self.correct | {'labels': self.labels, 'indices': self.indices}
         for name, record in self.attacks.items():
@@ -322,8 +329,11 @@ class Result(Tabular):
         if self.decisions is not None:
             arrays |= {f'{SHARE}{name}': share for name, share in self.share.items()}
         write_npz(path.with_suffix('.npz'), arrays)
+        images = path.with_name(f'{path.stem}_images.npz')
         if self.images is not None:
-            write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
+            write_npz(images, self.images)
+        else:  # those of a result that this one replaces are not its own
+            images.unlink(missing_ok=True)
         write_json(path, self.to_json())
 
     @staticmethod
@@ -377,6 +387,25 @@ def check_output(path: str | os.PathLike) -> Path:
     path = Path(path)
     if path.suffix != '.json':
         raise InputError(f'output {str(path)!r} does not end in .json: the flags go beside it as .npz')
+    return path
+
+
+def replaceable(path: str | os.PathLike) -> Path:
+    """The path of a result that is about to be written.
+
+    Raises:
+        InputError: It does not end in `.json`, or in its place or as `<stem>.npz` is what no result left.
+    """
+    path = check_output(path)
+    flags, foreign = path.with_suffix('.npz'), []
+    with contextlib.suppress(OSError, ValueError):  # what is damaged may be replaced
+        if path.exists() and 'schema' not in dict(read_json(path)):
+            foreign.append(path)
+    with contextlib.suppress(OSError, npz.ArchiveError):
+        if flags.exists() and not OF_IMAGES <= set(npz.headers(flags)):
+            foreign.append(flags)
+    if foreign:
+        raise InputError(f'{foreign[0]} is there, and is no result: give another path, or move it away')
     return path
 
 

@@ -21,14 +21,14 @@ from si_jax.attacks.settings import taken_apart
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation import curves, gates, loading, sanity
 from si_jax.evaluation.arrays import layout_of
-from si_jax.evaluation.cascade import BEYOND, Cascade, cost, runs
+from si_jax.evaluation.cascade import BEYOND, Cascade, claimed, cost, runs
 from si_jax.evaluation.evaluate import identity_of, prepared
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import compile_search, run_search
 from si_jax.evaluation.pgd import count_gradients, with_gradient
 from si_jax.evaluation.request import Request
-from si_jax.evaluation.result import AttackRecord, check_output, write_npz
+from si_jax.evaluation.result import AttackRecord, replaceable, write_npz
 from si_jax.evaluation.state import Arrays, Saved, Work, alone, remember_all
 from si_jax.runtime import processes
 from si_jax.runtime.agreement import check_identical
@@ -157,7 +157,7 @@ class Smallest:
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = check_output(path)
+        path = replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f'distances_{name}': each for name, each in self.distances.items()}
         arrays |= {'clean': self.clean, 'labels': self.labels, 'indices': self.indices}
@@ -323,6 +323,12 @@ def check_attacks(names: Sequence[str], norm: str) -> None:
             somewhere = base in SEARCHES and SEARCHES[base].nearest
             what = f'has no version for {norm}' if somewhere else 'does not look for the nearest image'
             raise InputError(f'{name} {what}: give {" or ".join(able)}')
+        for setting in ('restarts', 'choice'):
+            if setting in dict(taken_apart(name)[1]):
+                raise InputError(
+                    f'{name}: {setting} has no meaning for smallest perturbations, whose searches begin at '
+                    'the images and aim at the classes with the highest logits: leave it out'
+                )
 
 
 def _nearest(network: Network, kind: Cascade) -> Arrays:
@@ -364,7 +370,7 @@ def _nearest(network: Network, kind: Cascade) -> Arrays:
             wrong[left] = np.argmax(logits, axis=1) != network.labels[rows[left]]
         far = length(np.asarray(images, np.float64) - np.asarray(network.images[rows], np.float64))
         found = {'distances': np.where(wrong, far, np.inf), 'images': images if request.keep else images[:0]}
-        found['refused'] = ~wrong & np.isfinite(outcome.final.distance)
+        found['refused'] = ~wrong & claimed(outcome.final)
         return found | ({} if outcome.gradients is None else outcome.gradients._asdict())
 
     for run in range(runs(stage, request)):

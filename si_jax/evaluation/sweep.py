@@ -8,6 +8,7 @@ run on it again: the curves never rise.
 import dataclasses
 import functools
 import itertools
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -27,7 +28,7 @@ from si_jax.evaluation.loading import SCHEMA, SavedResult
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.pgd import Outcome
 from si_jax.evaluation.request import Request
-from si_jax.evaluation.result import AttackRecord, Result, check_output, write_npz
+from si_jax.evaluation.result import AttackRecord, Result, replaceable, write_npz
 from si_jax.evaluation.settings import check_number
 from si_jax.evaluation.state import alone
 from si_jax.evaluation.transfer import Transfer
@@ -119,7 +120,7 @@ class Sweep:
             InputError: The path does not end in `.json`, or the sweep was read from files.
             OSError: A file cannot be written.
         """
-        path, first = check_output(path), self.results[0]
+        path, first = replaceable(path), self.results[0]
         for result, place in zip(self.results, self.paths(path), strict=True):
             if isinstance(result, SavedResult):
                 raise InputError(f'this sweep was read from {result.path} and the like: copy these files')
@@ -298,7 +299,10 @@ def nested(kind: Kind, network: Network, before: Outcome | None) -> Outcome:
     progress.current().skip(kind.cost(request) * (count - len(rows)))
     if not len(rows):
         idle = tuple({**one, **{key: 0 for key in COUNTS if key in one}} for one in before.record.stages)
-        return dataclasses.replace(before, record=dataclasses.replace(before.record, stages=idle))
+        size = _step_at(before.record.step_size, request)
+        return dataclasses.replace(
+            before, record=dataclasses.replace(before.record, stages=idle, step_size=size)
+        )
     if isinstance(kind, Transfer):
         kind = dataclasses.replace(kind, source=kind.source.part(rows))
     part = network.part(rows)
@@ -330,6 +334,15 @@ def nested(kind: Kind, network: Network, before: Outcome | None) -> Outcome:
         images = images.copy()
         images[rows] = found.images
     return Outcome(record, images, found.seconds)
+
+
+def _step_at(size: float | None, request: Request) -> float | None:
+    """The step size of an attack at the radius of a request, from that at the radius before."""
+    last = request.radii[-1] if request.radii else 0.0
+    if size is None or math.isclose(size, request.step_size) or not last:
+        return size
+    share = size / last  # a quarter unless it was chosen, and all of the radius in a single step
+    return share * request.threat.eps if any(math.isclose(share, one) for one in (0.25, 1)) else size
 
 
 def _unattacked(network: Network) -> Outcome:

@@ -49,7 +49,8 @@ class Transfer:
         name, clean, row, samples = self.name, network.clean, ATTACKS[ATTACK], request.eot_samples
         once = dataclasses.replace(request, restarts=1)
         first = Pgd(f'the source of {name}', row, f'source.{name}', samples)
-        images = first.run(self.source, dataclasses.replace(once, keep=True)).images
+        made = first.run(self.source, dataclasses.replace(once, keep=True))
+        images = made.images
 
         def confirm() -> dict[str, Any]:
             everywhere, keys = np.arange(len(images)), network.keys(0)
@@ -69,7 +70,8 @@ class Transfer:
             tables.append(table | {'attacked': int(vote(left).sum()), 'broken': int(new.sum())})
             broken_by[new], left = number, share
         if request.keep:
-            final[broken_by == 0] = images[broken_by == 0]
+            lowered = (found[0] < network.clean_share) & (found[0] <= found[1])
+            final[lowered] = images[lowered]
         record = AttackRecord(
             runs=vote(left)[None],
             shares=None if started.shares is None else left[None],
@@ -80,7 +82,7 @@ class Transfer:
             stages=tuple(tables),
             protocol={'name': 'transfer', 'attack': ATTACK},
             broken_by=broken_by,
-            gradients=(None, *started.gradients),
+            gradients=(*made.record.gradients, *started.gradients),
         )
         return Outcome(record, final)
 

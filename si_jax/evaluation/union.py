@@ -17,7 +17,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.intervals import interval
 from si_jax.evaluation.loading import SCHEMA
-from si_jax.evaluation.result import Result, check_output, write_npz
+from si_jax.evaluation.result import Result, replaceable, write_npz
 from si_jax.evaluation.table import decimals
 from si_jax.runtime.terminal import wrapped
 from si_jax.storage.files import write_json
@@ -93,7 +93,7 @@ class Union:
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = check_output(path)
+        path = replaceable(path)
         about, first = self.to_json(), next(iter(self.results.values()))
         for text, place in self.paths(path).items():
             dataclasses.replace(self.results[text], union=about).save(place)
@@ -134,12 +134,18 @@ def evaluate_union(
         The `Union`.
 
     Raises:
-        InputError: As `evaluate`, or a threat model is none, or given twice.
+        InputError: As `evaluate`, or a threat model is none, or given twice; or one step size for several
+            norms.
         AssertionError: As `evaluate`.
     """
     if given := [name for name in ('eps', 'norm') if name in settings]:
         raise InputError(f'{given[0]} is given, and the threats have theirs: leave it out, or call evaluate')
     each = parse_threats(threats)
+    if settings.get('step_size') is not None and len({threat.norm for threat in each.values()}) > 1:
+        raise InputError(
+            f'step_size={settings["step_size"]:g} cannot suit several norms: leave it out, and each has a '
+            'quarter of its eps, or evaluate each threat model alone'
+        )
     for threat in each.values():
         threat.check(tuple(np.shape(images))[1:])
     return Union(

@@ -79,8 +79,13 @@ def export(
 
 def _settings(arch: str, variant: str | None, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """The class of torch_networks.py that an architecture is, and its arguments."""
-    last = arrays['fc.bias' if arch.startswith('wrn_') else 'linear.bias']
-    settings: dict[str, Any] = {'num_classes': last.shape[0], 'width': arrays['conv1.weight'].shape[0]}
+    last, (width, channels, *_) = 'fc' if arch.startswith('wrn_') else 'linear', arrays['conv1.weight'].shape
+    settings: dict[str, Any] = {
+        'num_classes': arrays[f'{last}.weight'].shape[0],
+        'width': width,
+        'channels': channels,
+        'hypersphere': f'{last}.bias' not in arrays,
+    }
     # Names the right variants if this one is unknown.
     models.create(arch, num_classes=1, variant=variant)
     if arch in _RESNETS:
@@ -91,8 +96,7 @@ def _settings(arch: str, variant: str | None, arrays: Mapping[str, np.ndarray]) 
         settings |= {'preactivated_shortcut': row.preactivated_shortcut, 'final_norm': row.final_norm}
         return {'network': 'PreActResNet', **settings}
     if arch == 'small_cnn':
-        channels, flat = arrays['conv1.weight'].shape[1], arrays['hidden.weight'].shape[1]
-        return {'network': 'SmallCNN', **settings, 'channels': channels, 'flat': flat}
+        return {'network': 'SmallCNN', **settings, 'flat': arrays['hidden.weight'].shape[1]}
     depth, widen = map(int, arch.split('_')[1:])
     return {'network': 'WideResNet', **settings, 'depth': depth, 'widen': widen}
 

@@ -25,6 +25,20 @@ def conv(inputs, filters, size, stride=1):
     return nn.Conv2d(inputs, filters, size, stride, (size - 1) // 2, bias=False)
 
 
+class Cosine(nn.Linear):
+    """The last layer of hypersphere embedding: no bias, and features of length one."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__(inputs, outputs, bias=False)
+
+    def forward(self, x):
+        return super().forward(F.normalize(x, dim=1))
+
+
+def last(inputs, outputs, hypersphere):
+    return (Cosine if hypersphere else nn.Linear)(inputs, outputs)
+
+
 class BasicBlock(nn.Module):
     expansion = 1
 
@@ -70,12 +84,20 @@ class Bottleneck(nn.Module):
 
 class ResNet(nn.Module):
     def __init__(
-        self, num_classes, width, blocks, bottleneck=False, relu_before_sum=False, imagenet_stem=False
+        self,
+        num_classes,
+        width,
+        channels,
+        hypersphere,
+        blocks,
+        bottleneck=False,
+        relu_before_sum=False,
+        imagenet_stem=False,
     ):
         super().__init__()
         block = Bottleneck if bottleneck else BasicBlock
         self.imagenet_stem = imagenet_stem
-        self.conv1 = conv(3, width, 7, 2) if imagenet_stem else conv(3, width, 3)
+        self.conv1 = conv(channels, width, 7, 2) if imagenet_stem else conv(channels, width, 3)
         self.bn1 = nn.BatchNorm2d(width)
         inputs = width
         for stage, (name, count) in enumerate(zip(LAYERS, blocks, strict=True)):
@@ -84,7 +106,7 @@ class ResNet(nn.Module):
                 layers.append(block(inputs, filters, 2 if stage and not i else 1, relu_before_sum))
                 inputs = filters * block.expansion
             self.add_module(name, nn.Sequential(*layers))
-        self.linear = nn.Linear(inputs, num_classes)
+        self.linear = last(inputs, num_classes, hypersphere)
 
     def forward(self, x):
         x = activate(self.bn1(self.conv1(x)))
@@ -115,9 +137,9 @@ class PreActBlock(nn.Module):
 
 
 class PreActResNet(nn.Module):
-    def __init__(self, num_classes, width, preactivated_shortcut, final_norm):
+    def __init__(self, num_classes, width, channels, hypersphere, preactivated_shortcut, final_norm):
         super().__init__()
-        self.conv1 = conv(3, width, 3)
+        self.conv1 = conv(channels, width, 3)
         inputs = width
         for stage, name in enumerate(LAYERS):
             filters, layers = width * 2**stage, []
@@ -126,7 +148,7 @@ class PreActResNet(nn.Module):
                 inputs = filters
             self.add_module(name, nn.Sequential(*layers))
         self.bn = nn.BatchNorm2d(inputs) if final_norm else None
-        self.linear = nn.Linear(inputs, num_classes)
+        self.linear = last(inputs, num_classes, hypersphere)
 
     def forward(self, x):
         x = self.conv1(x)
@@ -164,15 +186,15 @@ class WideStage(nn.Module):
 
 
 class WideResNet(nn.Module):
-    def __init__(self, num_classes, width, depth, widen):
+    def __init__(self, num_classes, width, channels, hypersphere, depth, widen):
         super().__init__()
         blocks = (depth - 4) // 6
-        self.conv1 = conv(3, width, 3)
+        self.conv1 = conv(channels, width, 3)
         self.block1 = WideStage(width, width * widen, 1, blocks)
         self.block2 = WideStage(width * widen, 2 * width * widen, 2, blocks)
         self.block3 = WideStage(2 * width * widen, 4 * width * widen, 2, blocks)
         self.bn1 = nn.BatchNorm2d(4 * width * widen)
-        self.fc = nn.Linear(4 * width * widen, num_classes)
+        self.fc = last(4 * width * widen, num_classes, hypersphere)
 
     def forward(self, x):
         x = self.block3(self.block2(self.block1(self.conv1(x))))
@@ -180,13 +202,13 @@ class WideResNet(nn.Module):
 
 
 class SmallCNN(nn.Module):
-    def __init__(self, num_classes, width, channels, flat):
+    def __init__(self, num_classes, width, channels, hypersphere, flat):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, 1, 1)
         self.conv2 = nn.Conv2d(width, 2 * width, 3, 2, 1)
         self.conv3 = nn.Conv2d(2 * width, 4 * width, 3, 2, 1)
         self.hidden = nn.Linear(flat, 8 * width)
-        self.linear = nn.Linear(8 * width, num_classes)
+        self.linear = last(8 * width, num_classes, hypersphere)
 
     def forward(self, x):
         x = activate(self.conv3(activate(self.conv2(activate(self.conv1(x))))))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from si_jax.attacks.family import ATTACKS
 from si_jax.errors import InputError
+from si_jax.evaluation.plain import departures
 from si_jax.evaluation.table import settings_of
 from si_jax.paper.cells import Column, Evaluation, Table
 from si_jax.reports.results import FoundResult, Run, stale
@@ -70,6 +71,8 @@ def _unfit(about: dict[str, Any], protocol: Protocol) -> str | None:
     if (count := dataset['examples']) not in protocol.examples:
         wanted = ' or '.join(map(str, sorted(protocol.examples)))
         return f'it has {count} images, the table {wanted}; --num_examples={count} shows it'
+    if other := departures(about, but=('logit_scale',)):  # some tables are of scaled logits
+        return f'it was measured {other[0]}'
     if about['seed'] != protocol.seed:
         return f'its attacks have seed {about["seed"]}, those of the table {protocol.seed}'
     return None

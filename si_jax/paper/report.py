@@ -45,6 +45,12 @@ def run(
         InputError: A value is wrong, or results cannot be told apart.
     """
     if table == METHODS:
+        given = {'rows': rows, 'override': override, 'num_examples': num_examples, 'commands': commands}
+        given |= {'seeds': seeds != '0', 'checkpoint': checkpoint != 'best'}
+        if left := [name for name, value in given.items() if value]:
+            raise InputError(
+                f'--{left[0]} has no meaning with --table={METHODS}, which lists methods: leave it out'
+            )
         return methods.show(markdown=markdown, as_json=json)
     if checkpoint not in CHECKPOINTS:
         raise unknown('checkpoint', checkpoint, CHECKPOINTS)

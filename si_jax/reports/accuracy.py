@@ -163,7 +163,8 @@ def _variant(result: Evaluated) -> list[Any]:
     """What makes another network of the same run."""
     model, about = result.model, result.about
     own = [model.get('step'), model.get('logit_scale', 1.0), model.get('weights')]
-    return [*own, about.get('gradient_of'), about['precision']]
+    bytes_, radii = about.get('eight_bit', False), about.get('smaller_radii', [])
+    return [*own, about.get('gradient_of'), about['precision'], bytes_, radii]
 
 
 def _note(result: Evaluated) -> str:
@@ -175,6 +176,10 @@ def _note(result: Evaluated) -> str:
         parts.append(f'logits times {scale:g}')
     if result.about.get('gradient_of'):
         parts.append('attacked through another gradient')
+    if result.about.get('eight_bit'):
+        parts.append('adversarial images rounded to bytes')
+    if result.about.get('smaller_radii'):
+        parts.append('what broke at a smaller radius stays broken')
     return ', '.join(parts)
 
 

@@ -33,11 +33,12 @@ class Shown(NamedTuple):
 
 
 class Images(NamedTuple):
-    """Adversarial images of the chosen rows: where from, and whether each held, if that is known."""
+    """Adversarial images of the chosen rows: where from, whether each held, if that is known, and of what."""
 
     adversarial: np.ndarray
     source: str
     held: np.ndarray | None
+    result: Evaluated | None = None  # that they were kept with
 
 
 def saved(network: Network, shown: Shown, problems: list[str]) -> Images | None:
@@ -79,6 +80,7 @@ def _read(result: Evaluated, path: Path, shown: Shown) -> Images:
         np.asarray(found[chosen], np.float32),
         f'adversarial images of {name}{f" ({steps} steps)" if steps else ""}, saved with {result.path}',
         held,
+        result,
     )
 
 

@@ -37,7 +37,9 @@ def name_of(names: Sequence[str], label: int) -> str:
 
 
 def names_of(dataset: Mapping[str, Any]) -> Sequence[str]:
-    """The names of classes by what a result says of its data set."""
+    """The names of classes by what a result says of its data set; () where labels were mapped."""
+    if 'class_map' in dataset:
+        return ()
     names, known = dataset.get('class_names'), data.SOURCES.get(str(dataset.get('name') or ''))
     return names if isinstance(names, list) else known.classes if known else ()
 

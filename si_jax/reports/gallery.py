@@ -15,7 +15,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation.pixels import Pixels
 from si_jax.reports.adversarial import Images, Shown, anew, saved
 from si_jax.reports.classes import name_of
-from si_jax.reports.collect import Network
+from si_jax.reports.collect import Evaluated, Network
 from si_jax.runtime.progress import progress
 from si_jax.zoo.load import LoadedModel, load_model
 
@@ -76,8 +76,8 @@ def galleries(
     found = []
     with progress(len(networks), f'images of {dataset}', 'network', passing=True) as bar:
         for network in networks:
-            model = _model(network, dataset, problems)
             made = saved(network, shown, problems)
+            model = _model(network, dataset, made and made.result, problems)
             if made is None and model is not None:
                 made = anew(network, model, shown, problems)
             if made is not None:
@@ -108,16 +108,23 @@ def _choose(labels: np.ndarray, limit: int, count: int) -> np.ndarray:
     return np.asarray(firsts + others)
 
 
-def _model(network: Network, dataset: str, problems: list[str]) -> LoadedModel | None:
-    """The network at the checkpoint that was evaluated; None, and why, if it cannot be loaded."""
+def _model(
+    network: Network, dataset: str, shown: Evaluated | None, problems: list[str]
+) -> LoadedModel | None:
+    """The network at the checkpoint that was evaluated; None, and why, if it cannot be loaded.
+
+    `shown` is the result whose images are shown, where there is one: then it is its checkpoint.
+    """
     if network.run is None:
         return None
-    steps = [result.model.get('step') for result in network.results if result.dataset == dataset]
-    which: Any = next((step for step in steps if step is not None), 'best')
+    results = [shown] if shown else [one for one in network.results if one.dataset == dataset]
+    about = next((one.model for one in results if one.model.get('step') is not None), {})
+    which: Any = about.get('step', 'best')
+    weights = 'live' if about.get('weights') == 'live' else None
     if which == 'best' and not network.run.config['data'].get('validation'):
         which = 'last'
     try:
-        return load_model(network.run.path, which)
+        return load_model(network.run.path, which, weights=weights)
     except (InputError, OSError, KeyError, AttributeError, TypeError) as error:
         problems.append(
             f'{network.run.path}: no predictions of this network in the gallery, its checkpoint cannot be '
@@ -146,7 +153,7 @@ def _gallery(network: Network, model: LoadedModel | None, shown: Shown, made: Im
                 size=float(np.abs(delta[i]).max()),
                 before=before[i],
                 after=predicted,
-                held=known if predicted is None else predicted.right,
+                held=known if known is not None else predicted and predicted.right,
             )
         )
     return Gallery(network.number, network.label, made.source, factor, shots)

@@ -27,6 +27,7 @@ from si_jax.training.step import Carry
 Array = jax.Array
 # Of a step's key, where no image has its number.
 _MIXING = 2**32 - 1
+_AGAIN = 2**31  # of an image's key; how often it came before in the batch is added
 _COPY = 1  # of an image's key for augmentation; a copy's number is added
 AHEAD = 2  # batches that are prepared before they are asked for
 
@@ -149,6 +150,7 @@ def with_data(
     *,
     copies: int = 0,
     streamed: bool = False,
+    repeats: bool = False,
 ) -> Callable[..., Any]:
     """(state, carry, (images, labels), (indices, mask), key) -> what `step` returns.
 
@@ -163,6 +165,9 @@ def with_data(
     With `mixtures` N the step gets N mixtures of each image with others of the whole batch (CutMix): in each
     repetition one box and one order of the batch serve all images, as in wzekai99/DM-Improves-AT. It then has
     N times as many rows, and soft labels. Call it under the axis of `runtime.devices`.
+
+    With `repeats` an image may be in a batch more than once: each of its rows but the first takes other
+    random numbers, by how many come before it.
 
     With `copies` the step gets so many copies of each image after AutoAugment, cropped and mirrored anew.
     """
@@ -179,10 +184,21 @@ def with_data(
         found = slice(None) if streamed else indices
         step_key = jax.random.fold_in(key, number)
 
-        def keys_of(indices: Array) -> Array:
-            return jax.vmap(lambda index: jax.random.split(jax.random.fold_in(step_key, index)))(indices)
+        place = jnp.arange(len(indices))
+        if mixtures or repeats:  # in the batch of all devices
+            place += jax.lax.axis_index(AXIS) * len(indices)
+        times = _times(jax.lax.all_gather(indices, AXIS, tiled=True)) if repeats else None
 
-        keys = keys_of(indices)
+        def keys_of(indices: Array, place: Array) -> Array:
+            """Two keys for each image [B, 2], by its place [B] in the batch of all devices."""
+            own = jax.vmap(lambda index: jax.random.fold_in(step_key, index))(indices)
+            if times is not None:
+                again = times[place]
+                other = jax.vmap(lambda key, number: jax.random.fold_in(key, _AGAIN + number))(own, again)
+                own = jnp.where(again > 0, other, own)
+            return jax.vmap(jax.random.split)(own)
+
+        keys = keys_of(indices, place)
 
         def pixels(stored: Array, keys: Array) -> Array:
             augmented = data.augment(stored, keys[:, 0], crop=train.crop, flip=train.flip)
@@ -200,7 +216,6 @@ def with_data(
             others, real = (jax.lax.all_gather(part, AXIS, tiled=True) for part in (indices, mask))
             if streamed:  # the images of the whole batch
                 images, labels = (jax.lax.all_gather(part, AXIS, tiled=True) for part in (images, labels))
-            own = jax.lax.axis_index(AXIS) * len(indices) + jnp.arange(len(indices))
 
             def mixed(number: Array) -> Batch:
                 for_order, for_box = jax.random.split(jax.random.fold_in(mixing, number))
@@ -208,9 +223,9 @@ def with_data(
                 order = jnp.argsort(
                     jnp.where(real, jax.random.uniform(for_order, real.shape, jnp.float32), 2)
                 )
-                place = order[own]
-                other = others[place]
-                their_keys, found = keys_of(other), place if streamed else other
+                partner = order[place]
+                other = others[partner]
+                their_keys, found = keys_of(other, partner), partner if streamed else other
                 theirs = pixels(images[found], their_keys)
                 box = data.random_box(for_box, *batch.images.shape[1:3])
                 return mixture(batch, theirs, labels[found], box, train.num_classes, number)
@@ -222,6 +237,11 @@ def with_data(
         return step(state, carry, batch)
 
     return call
+
+
+def _times(indices: Array) -> Array:
+    """How many earlier rows of a batch have the image of each row, from indices [B]."""
+    return jnp.sum(jnp.tril(indices[:, None] == indices[None, :], -1), axis=1)
 
 
 def mixture(

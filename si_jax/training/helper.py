@@ -87,6 +87,11 @@ def check(config: ConfigDict, defense: Defense) -> None:
     """
     if term_of(defense) is not None:
         initial.check_reader('defense.helper')
+    elif HELPED in defense.passes:
+        raise InputError(
+            f'defense.passes={",".join(defense.passes)!r}: no term of {config.defense.name} reads the pass '
+            f'{HELPED!r}, which belongs to hat: leave it out'
+        )
     elif config.defense.helper:
         raise InputError(
             f'defense.helper={config.defense.helper}: the defense {config.defense.name!r} asks no helper: '

@@ -28,7 +28,7 @@ from si_jax.training.overfitting import OverfittingGuard, collapse
 from si_jax.training.recipes import plain
 from si_jax.training.recompute import Recompute
 from si_jax.training.run import Run, weights
-from si_jax.training.setup import ingredients, rows_of_step
+from si_jax.training.setup import ingredients, may_repeat, rows_of_step
 from si_jax.training.update import metric_names
 from si_jax.training.validation import HeldOut
 
@@ -235,9 +235,13 @@ class Statistics(Hook):
 
     def __init__(self, run: Run):
         ready = run.ready
-        mixtures = ready.config.data.cutmix
         self.recompute = Recompute(
-            ingredients(ready), ready.train, ready.defense.replays, mixtures, streamed=ready.streamed
+            ingredients(ready),
+            ready.train,
+            ready.defense.replays,
+            ready.config.data.cutmix,
+            streamed=ready.streamed,
+            repeats=may_repeat(ready),
         )
 
     def after_epoch(self, run: Run) -> None:

@@ -13,6 +13,7 @@ Where trained networks lie is known above training: `si_jax.zoo.load` registers 
 train.py and `si_jax.train` bring it along.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -133,6 +134,8 @@ def read(
         there, here = shapes(given.num_classes), shapes(num_classes)
         found = {path: np.asarray(array) for path, array in leaves(dict(given.variables))}
         _check_same_network(config, given, found, there)
+        if (doubt := _seen_before(config, given)) and processes.is_first():
+            warnings.warn(doubt, stacklevel=2)
         kept = {
             path: found[path].astype(leaf.dtype)
             for path, leaf in here.items()
@@ -150,6 +153,22 @@ def read(
     initial = processes.agree_on_errors(checked)
     check_identical({'init_from': initial.record})
     return initial
+
+
+def _seen_before(config: ConfigDict, given: Given) -> str:
+    """A warning where weights to start from were trained on images that are held out here; '' if not."""
+    ours = config.data
+    if not ours.validation or given.config is None or (theirs := given.config.data).name != ours.name:
+        return ''
+    if theirs.validation >= ours.validation and theirs.split_seed == ours.split_seed:
+        return ''
+    return (
+        f'the weights of init_from={config.init_from} were trained with data.validation={theirs.validation}, '
+        f'data.split_seed={theirs.split_seed}, and images that are held out here were among their training '
+        'images: held-out accuracies, and the best checkpoint by them, are too high. Give '
+        f'--config.data.split_seed={theirs.split_seed} and at most as many held-out images, or trust the '
+        'test set alone'
+    )
 
 
 def words(record: Mapping[str, Any]) -> str:

@@ -41,6 +41,7 @@ def header(ready: Setup, params: Any, init_from: Mapping[str, Any] | None = None
             *([f'CutMix: {mixed} mixtures of each image, {_ours(ready)}'] if mixed else []),
             *([f'label smoothing: {smoothed:g} over {over}'] if smoothed else []),
             *([f'ramps: {growing}'] if growing else []),
+            *([f'AWP: {_awp(config)}'] if ready.awp else []),
             *([f'branches: the images, and copies of each after AutoAugment: {copies}'] if copies else []),
             *([f'helper: {ready.helper.source}, digest {ready.helper.digest}'] if ready.helper else []),
             f'evaluated weights: {average.words(config.average)}',
@@ -73,6 +74,12 @@ def _schedule(ready: Setup) -> str:
 def _ours(ready: Setup) -> str:
     published = {'natural_ce', 'adversarial_ce', 'kl'} >= set(ready.defense.outer)
     return 'labels mixed' + ('' if published else '; soft labels in this loss are ours, not published')
+
+
+def _awp(config: Any) -> str:
+    gamma, start, epochs = config.awp.gamma, config.awp.start_epoch, config.epochs
+    words = f'weights perturbed by {gamma:g} of their length, from epoch {start + 1} on'
+    return words if start < epochs else f'{words}, which this run of {epochs} epochs does not reach: none'
 
 
 def _momentum(config: Any) -> str:

@@ -111,7 +111,11 @@ def _with_helper(ready: Setup, place: Workdir) -> Setup:
     folder = str(place.path / helpers.FOLDER)
     if not place.resumed:
         processes.say(helpers.announced(ready.config, folder))
-        _run(config, folder)
+        try:
+            _run(config, folder)
+        except DivergedError as error:  # its command is that of the run that it helps
+            words = str(error).replace(f'--workdir={folder}', f'--workdir={place.path}')
+            raise DivergedError(f'the helper, which is trained first: {words}') from error
     ready = processes.agree_on_errors(lambda: with_helper(ready, folder))
     check_identical({'helper': ready.helper and ready.helper.digest})
     return ready

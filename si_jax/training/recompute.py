@@ -59,10 +59,9 @@ def make_recount(parts: Ingredients) -> Callable[..., tuple[Recount, Any, dict[s
 class Recompute:
     """The compiled pass over an epoch: takes weights, and returns them with the statistics of its batches."""
 
-    def __init__(
-        self, parts: Ingredients, train: Dataset, replays: int, mixtures: int = 0, *, streamed: bool = False
-    ):
-        whole = with_data(make_recount(parts), train, replays, mixtures, streamed=streamed)
+    def __init__(self, parts: Ingredients, train: Dataset, replays: int, mixtures: int = 0, **how: bool):
+        """The arguments are those of `with_data`, as are `how`: `streamed` and `repeats`."""
+        whole = with_data(make_recount(parts), train, replays, mixtures, **how)
         self._step = devices.compile_step(whole)
 
     def __call__(self, average: dict[str, Any], feed: Callable[[int], Any], steps: range) -> dict[str, Any]:

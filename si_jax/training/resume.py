@@ -7,13 +7,15 @@ before one of them is read, so that none of another run is taken, and nothing is
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
+
 from si_jax.errors import InputError
 from si_jax.storage.files import check_fields
 from si_jax.storage.trees import differences
-from si_jax.training import schedules
+from si_jax.training import average, ramps, schedules
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.recipes import completed, plain
-from si_jax.training.setup import EXTRA_DATA, Setup
+from si_jax.training.setup import EXTRA_DATA, Setup, code_of
 from si_jax.training.workdir import AFTER_DIVERGENCE, Workdir, divergence, refused
 
 
@@ -56,6 +58,11 @@ def find_start(
         changeable = diverged and (not latest or step <= diverged['step'])
         if isinstance(old, Mapping) and (changed := refused(completed(old), config, bool(changeable))):
             raise InputError(f'{other} ({", ".join(changed)}): {remedy}, or give its values to go on from it')
+        if (code := metadata.get('code')) is not None and code != code_of(ready):
+            raise InputError(
+                f'{other}: the code of the defense {ready.config.defense.name!r} was another. Give that of '
+                f'before, or {remedy}'
+            )
         if differs := _other_data(step, metadata, data, ready.steps_per_epoch):
             raise InputError(
                 f'{other}: {differs}. Give the data of before (--config.data.dir=FOLDER, '
@@ -155,4 +162,40 @@ def change(metadata: Mapping[str, Any], ready: Setup, step: int) -> tuple[dict[s
         schedule, _ = schedules.schedule_and_optimiser(old['schedule'], old['optimiser'], **length)
         before, after = float(schedule(max(step - 1, 0))), float(ready.schedule(step))
         words += f'; the rate {f"goes from {before:.3g} to" if before != after else "stays at"} {after:.3g}'
+    if 'epochs' in changes:
+        words += ''.join(f'; {one}' for one in _moved(old, ready, step))
     return {'step': step, 'changed': {name: list(pair) for name, pair in changes.items()}}, words
+
+
+def _moved(old: Mapping[str, Any], ready: Setup, step: int) -> list[str]:
+    """What else follows the length of a run, in words: the average of the weights, and ramps."""
+    before, after = (
+        {'epochs': epochs, 'steps_per_epoch': ready.steps_per_epoch}
+        for epochs in (old['epochs'], ready.config.epochs)
+    )
+    found = []
+    if ready.average is not None:
+        then, now = (
+            average.from_config(old['average'], hypersphere=False, **length) for length in (before, after)
+        )
+        if (
+            then
+            and now
+            and float(then.decay_at(jnp.int32(step)))
+            and not float(now.decay_at(jnp.int32(step)))
+        ):
+            found.append('the average of the weights begins anew')
+    for name in ramps.NAMES:
+        if not (ramp := old['ramp'][name]):
+            continue
+        shares = []
+        for length in (before, after):
+            whole = {**length, 'steps_per_epoch': 1} if old['ramp']['every'] == 'epoch' else length
+            moves = ready.steps_per_epoch if old['ramp']['every'] == 'epoch' else 1
+            total = whole['epochs'] * whole['steps_per_epoch']
+            shares.append(
+                float(ramps.Ramps((), (), (), moves, total).factor(ramp, jnp.int32(max(step - 1, 0))))
+            )
+        if shares[0] != shares[1]:
+            found.append(f'ramp.{name} goes from {shares[0]:.3g} of its value to {shares[1]:.3g}')
+    return found

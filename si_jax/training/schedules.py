@@ -9,7 +9,8 @@ import optax
 
 from si_jax.errors import InputError, unknown
 
-KINDS = ('steps', 'triangular', 'one_cycle', 'cosine', 'cosine_dkl')
+COSINES = ('cosine', 'cosine_dkl')
+KINDS = ('steps', 'triangular', 'one_cycle', *COSINES)
 EVERY = ('step', 'epoch')
 DECAYS = ('all', 'no_bn', 'no_bn_bias')
 # torch's OneCycleLR: the rate starts at peak / 25 and ends at peak / 25 / 1e4.
@@ -134,7 +135,7 @@ def cosine(
     With n of N moves made it is peak (1 + cos(pi n / N)) / 2, every epoch: DAJAT and ACAT (val-iisc/DAJAT).
     With `inner` it is peak (1 + cos(pi (n + 1) / (N + 1))) / 2, as in jiequancui/DKL: it starts a little
     below the peak and ends a little above 0. The rise is that of google-deepmind/deepmind-research's
-    adversarial_robustness (JAX), which moves every step: 10 epochs.
+    adversarial_robustness (JAX): 10 epochs. It moves every step there, and here too, whatever `every` says.
 
     Args:
         peak: The highest rate.
@@ -152,12 +153,11 @@ def cosine(
             'share of the run in which the rate rises'
         )
     number, count = _moves(every, epochs, steps_per_epoch)
-    rise = warmup * count
+    rise, rising = warmup * count, warmup * epochs * steps_per_epoch
 
     def rate(step: jax.Array) -> jax.Array:
-        n = number(step)
-        down = peak * _half_cosine((n - rise + inner) / (count - rise + inner))
-        return jnp.where(n < rise, peak * n / rise, down) if rise else down
+        down = peak * _half_cosine((number(step) - rise + inner) / (count - rise + inner))
+        return jnp.where(step < rising, peak * step / rising, down) if rise else down
 
     return rate
 
@@ -195,6 +195,16 @@ def schedule_and_optimiser(
     if kind in ('steps', 'triangular') and every != 'step':
         raise InputError(
             f"schedule.every={every!r} is for one_cycle and cosines, not for {kind!r}: use 'step'"
+        )
+    if schedule.get('warmup') and kind not in COSINES:
+        raise InputError(
+            f'schedule.warmup={schedule["warmup"]:g} is for {" and ".join(COSINES)}, not for {kind!r}: use '
+            '--config.schedule.warmup=0'
+        )
+    if optimiser['nesterov'] and not optimiser['momentum']:
+        raise InputError(
+            'optimiser.nesterov=True needs a momentum, and optimiser.momentum=0: use '
+            '--config.optimiser.nesterov=False'
         )
     share = None
     if kind == 'steps':

@@ -21,9 +21,10 @@ from si_jax.defenses import Defense
 from si_jax.errors import InputError
 from si_jax.runtime import processes, sinks
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, memory, own_rows
+from si_jax.runtime.fingerprint import fingerprint
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
-from si_jax.training import average, initial, ramps, schedules
+from si_jax.training import average, doubts, initial, ramps, schedules
 from si_jax.training import eat as eat  # registers its step
 from si_jax.training import free as free  # likewise
 from si_jax.training import helper as helpers
@@ -75,6 +76,7 @@ def setup(config: ConfigDict) -> Setup:
     """
     config = config.copy_and_resolve_references()
     _check_numbers(config.to_dict())
+    doubts.check(config)
     shape = _source(config.data).shape
     Threat(config.threat.norm, config.threat.eps).check(shape)
     defense = defenses.from_config(config.defense)
@@ -116,6 +118,13 @@ def setup(config: ConfigDict) -> Setup:
             f'init_from={config.init_from} brings running statistics of batch normalisation, which '
             'model.bn_first_step would replace in the first step: give --config.model.bn_first_step=False'
         )
+    for name, value in (
+        ('seed', config.seed),
+        ('checkpoint.every_steps', config.checkpoint.every_steps),
+        ('evaluation.batch_size', config.evaluation.batch_size),
+    ):
+        if value < 0:
+            raise InputError(f'{name}={value} is negative: give 0 or more')
     if config.data.limit < 0:
         raise InputError(f'data.limit={config.data.limit} is negative: give a number of images, or 0 for all')
     extra.check(config.data, config.batch_size)
@@ -125,6 +134,7 @@ def setup(config: ConfigDict) -> Setup:
     train, validation = data.split_validation(whole, config.data.validation, config.data.split_seed)
     if config.data.limit:
         first = slice(config.data.limit)
+        doubts.check_limit(config.data.limit, train.labels[first], train.labels)
         train = train._replace(images=data.chosen(train.images, first), labels=train.labels[first])
     _check_class_weights(config.data.class_weights, train.num_classes)
     more = extra.load(config.data, config.batch_size, train)
@@ -132,12 +142,12 @@ def setup(config: ConfigDict) -> Setup:
     if config.defense.helper:
         ready = with_helper(ready, config.defense.helper)
     _check_workers(ready)
-    doubts = [_not_seen(ready)]
+    found = [*doubts.unread(config, defense), _not_seen(ready)]
     if not (ready.streamed and train.identity):  # else it would take long to read them all
-        doubts.insert(0, _copies(ready.train.images, train.files, ready.validation))
+        found.insert(0, _copies(ready.train.images, train.files, ready.validation))
     if more is not None and not ready.streamed:  # else it would, too
-        doubts += [_copies(part, more.files, ready.validation) for part in more.images.parts]
-    for doubt in filter(None, doubts):
+        found += [_copies(part, more.files, ready.validation) for part in more.images.parts]
+    for doubt in filter(None, found):
         if processes.is_first():
             warnings.warn(doubt, stacklevel=2)
     return ready
@@ -306,6 +316,14 @@ def data_facts(ready: Setup) -> dict[str, dict[str, Any]]:
     return facts
 
 
+def code_of(ready: Setup) -> str:
+    """A hash of the code of a defense or a training step of the user's; '' for those of the library."""
+    name, make = ready.config.defense.name, step_of(ready.defense).make
+    own: list[Any] = [defenses.DEFENSES[name]] if name not in defenses.BUILT_IN else []
+    own += [make] if not make.__module__.startswith('si_jax.') else []
+    return fingerprint(own) if own else ''
+
+
 def _listed(files: Sequence[str]) -> str:
     return ', '.join(files) or 'of no file'
 
@@ -323,6 +341,7 @@ def compile_train_step(ready: Setup) -> Any:
         ready.config.data.cutmix,
         copies=ready.defense.branches,
         streamed=ready.streamed,
+        repeats=may_repeat(ready),
     )
     names = metric_names(ready.defense)
 
@@ -331,6 +350,11 @@ def compile_train_step(ready: Setup) -> Any:
         return state, carry, jnp.stack([metrics[name] for name in names])
 
     return compile_step(with_one_array)
+
+
+def may_repeat(ready: Setup) -> bool:
+    """Whether an image may be in a batch more than once."""
+    return bool(ready.config.data.balanced) or ready.extra is not None
 
 
 def ingredients(ready: Setup) -> Ingredients:

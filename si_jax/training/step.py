@@ -173,13 +173,17 @@ def make_train_step(ingredients: Ingredients, adversary: Adversary = by_pgd) -> 
         parts = ingredients.at(state.step, batch.images.dtype)
         rows = rows_of(batch.mask, parts.axis_name)
         position = calendar.at(state.step, state.memory) if calendar else None
-        attack = defense.attack_at(position, rows)
-        if attack is not None and batch.soft is not None:
-            attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
+
+        def attack_with(score: Callable[[Any], Array] | None = None) -> Attack | None:
+            attack = defense.attack_at(position, rows, score)
+            if attack is not None and batch.soft is not None:
+                attack = attack._replace(objective=with_soft_labels(attack.objective, batch.soft))
+            return attack
+
         attacked, before = [], state.batch_stats
         counted: dict[str, Array] = {}
         for of_branch, copy in branches.of(parts, batch):
-            branch, before, seen = _attacked(of_branch, attack, adversary, state, before, copy, rows)
+            branch, before, seen = _attacked(of_branch, attack_with, adversary, state, before, copy, rows)
             attacked.append(branch)
             counted = counted or seen
 
@@ -239,7 +243,7 @@ class Branch(NamedTuple):
 
 def _attacked(
     parts: Ingredients,
-    attack: Attack | None,
+    attack_with: Callable[..., Attack | None],
     adversary: Adversary,
     state: TrainState,
     stats: Any,
@@ -248,7 +252,7 @@ def _attacked(
 ) -> tuple[Branch, Any, dict[str, Array]]:
     """A branch with its adversarial images, the running statistics after the passes before the attack, and
     what the adversary counted."""
-    defense, labels = parts.defense, {}
+    defense, labels, attack = parts.defense, {}, attack_with()
     counted: dict[str, Array] = {}
     images = _images(parts, attack, batch)
     before, seen = _passes(parts, state.params, stats, defense.before, images, batch.mask)
@@ -259,7 +263,8 @@ def _attacked(
         network = _attacked_network(parts, state.params, around, batch.mask)
         if defense.calibrated:
             factor = _calibration(network(batch.images, batch.keys).logits, rows)
-            attack = attack._replace(score=scaled_logits(factor))
+            attack = attack_with(scaled_logits(factor))
+            assert attack is not None
         known = Attacked(parts, attack, network, batch, rows, images['start'], seen.get('nat'), state.memory)
         images['adv'], counted = jax.lax.stop_gradient(adversary(known))
     if HELPED in defense.passes:

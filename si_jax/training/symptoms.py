@@ -92,8 +92,8 @@ def _collapse(lines: Sequence[Line], about: About) -> str:
         return ''
     return (
         f'{what}: {COLLAPSE}. evaluate.py takes the best checkpoint. In a new --workdir, '
-        '--config.overfitting.drop=0.2 ends such a run with the weights before; an attack of several steps '
-        '(--config.attack.steps=10) or a smaller --config.attack.step_size avoids it'
+        '--config.overfitting.drop=0.2 ends such a run with the weights before; a recipe whose attack makes '
+        'several steps, such as at or trades, avoids it'
     )
 
 

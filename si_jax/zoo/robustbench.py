@@ -15,9 +15,12 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
+from si_jax.evaluation.plain import departures
 from si_jax.evaluation.result import Result, SavedResult
 from si_jax.interop.export import export
 from si_jax.interop.torch_files import import_torch
@@ -26,6 +29,8 @@ from si_jax.storage.files import write_atomic, write_json
 from si_jax.zoo.load import LoadedModel
 
 ATTACK = 'autoattack'
+CHUNK = 500  # images at once
+ALIKE = 1000  # rounding may decide otherwise on one image in so many
 CLAIM, IMAGES, README = 'model_info.json', 'adversarial.pt', 'README.md'
 FILES = ('model.py', 'weights.pt', CLAIM, IMAGES, README)
 # Data set and norm -> eps and number of test images of each leaderboard that takes these networks.
@@ -52,12 +57,15 @@ def evidence(path: str | Path, loaded: LoadedModel) -> Evidence:
         loaded: The network that is submitted.
 
     Raises:
-        InputError: The file is damaged, of another checkpoint, without AutoAttack, or without its images.
+        InputError: The file is damaged, of another network or checkpoint, not of the network as it is,
+            without AutoAttack, or without its images.
     """
     result = Result.load(path)
     again = 'evaluate it with --attacks=autoattack --save_images'
     if ATTACK not in result.about['attacks']:
         raise InputError(f'{path} has no {ATTACK}, by which the leaderboard ranks: {again}')
+    if other := departures(result.about):
+        raise InputError(f'{path} was measured {other[0]}: {again} and without that')
     step = result.about.get('model', {}).get('step')
     if step != loaded.step:
         raise InputError(f'{path} is of step {step}, and the network of step {loaded.step}: {again}')
@@ -70,6 +78,15 @@ def evidence(path: str | Path, loaded: LoadedModel) -> Evidence:
         raise InputError(f'{place} {error}: {again}') from error
     if images.ndim != 4 or len(images) != len(result.labels):
         raise InputError(f'{place} has images {images.shape} for {len(result.labels)} labels: {again}')
+    parts = [images[first : first + CHUNK] for first in range(0, len(images), CHUNK)]
+    with jax.default_matmul_precision('highest'):
+        found = np.concatenate([np.argmax(loaded(jnp.asarray(part)).logits, axis=1) for part in parts])
+    differing = int(np.sum((found == result.labels) != result.correct[ATTACK]))
+    if differing > len(found) // ALIKE:
+        raise InputError(
+            f'{path} is of another network, or {place.name} of another result: this network classifies '
+            f'{differing} of its {len(found)} adversarial images otherwise; {again}'
+        )
     return Evidence(result, images)
 
 
@@ -81,13 +98,14 @@ def claim(about: dict[str, Any], config: Any) -> dict[str, Any]:
         config: That of the run.
     """
     threat, accuracy = about['threat_model'], about['attacks'][ATTACK]['accuracy']
-    extra = bool(config.data.extra)
+    asked = bool(config.data.extra or started_from(config))
     return {
         'link': None,
         'name': None,
         'authors': None,
-        # Generated images do not count as additional data there, others do: with extra images it is asked.
-        'additional_data': None if extra else False,
+        # Generated images do not count as additional data there, others do: with extra images, or weights
+        # that were trained before, it is asked.
+        'additional_data': None if asked else False,
         'number_forward_passes': 1,
         'dataset': about['dataset']['name'],
         'venue': None,
@@ -115,6 +133,11 @@ def radius(norm: str, eps: float) -> str:
     return f'{round(pixels)}/255' if whole else f'{eps:g}'
 
 
+def started_from(config: Any) -> str:
+    """The weights that a run started from; '' for random ones, and for a run of before there were others."""
+    return getattr(config, 'init_from', '')
+
+
 def open_points(about: dict[str, Any], config: Any) -> list[str]:
     """What stands between the bundle and a submission, beside the fields that are null."""
     threat, dataset = about['threat_model'], about['dataset']
@@ -140,6 +163,11 @@ def open_points(about: dict[str, Any], config: Any) -> list[str]:
         found.append(
             'The training had extra images. Set `additional_data` to true if they are photographs; for '
             'generated images to false, and say how many in `footnote`.'
+        )
+    if started_from(config):
+        found.append(
+            f'The training began with the weights of {started_from(config)}. Set `additional_data` to true '
+            'if they were trained on other photographs than the training set, else to false.'
         )
     if config.defense.get('he', False):
         found.append('The logits are cosines times a factor: say so in `footnote`.')

@@ -12,6 +12,7 @@ from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import row_of
 from si_jax.errors import InputError, unknown
 from si_jax.evaluation.evaluate import evaluate
+from si_jax.evaluation.plain import departures
 from si_jax.evaluation.result import Result, SavedResult, data_digest
 from si_jax.zoo.entries import Entry, check_file, entry
 from si_jax.zoo.load import LoadedModel, load_model
@@ -94,13 +95,16 @@ def facts(result: SavedResult) -> dict[str, Any]:
     """What a manifest takes from a result: dataset, threat_model, protocol and accuracy.
 
     Raises:
-        InputError: It is not of a named data set, or has attacks that are not the library's.
+        InputError: It is not of a named data set, has attacks that are not the library's, or was not measured
+            on the network as it is.
     """
     about, attacks = result.about, result.about['attacks']
     if custom := [name for name, row in attacks.items() if 'own' in row.get('protocol', {})]:
         raise InputError(f'the result has the attack {custom[0]!r} of your own, which others cannot repeat')
     if aimed := [name for name, row in attacks.items() if 'success' in row]:
         raise InputError(f'{aimed[0]} of the result had targets: evaluate without them')
+    if other := departures(about):
+        raise InputError(f'the result was measured {other[0]}: evaluate the network without that')
     try:
         # Of the caller's settings those that an attack takes and that its name does not say.
         settings = {

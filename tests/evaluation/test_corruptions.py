@@ -76,6 +76,17 @@ def test_scores_by_hand(folder, tmp_path):
         corruptions(Randomised(lambda images, keys: classifier(images)), folder, names=['fog'])
     with pytest.raises(InputError, match='makes no error under snow'):
         scores.mce(scores)
+    other = corruptions(classifier, folder, names=['fog'], num_examples=EACH - 1)
+    with pytest.raises(InputError, match=f'of {EACH - 1} images .* to be compared are {EACH} of'):
+        corruptions(classifier, folder, names=['fog']).mce(other)
+    constant = corruptions(lambda images: 0 * classifier(images) + jnp.arange(3.0), folder, names=['fog'])
+    assert constant.warnings and all(words.startswith('on fog 1: ') for words in constant.warnings)
+    assert Corruptions.load(saved(constant, tmp_path)).warnings == constant.warnings
+
+
+def saved(scores, place):
+    scores.save(place / 'scores.json')
+    return place / 'scores.json'
 
 
 def test_the_command(folder, tmp_path, monkeypatch, capsys):
@@ -97,6 +108,13 @@ def test_the_command(folder, tmp_path, monkeypatch, capsys):
     assert json.loads(path.read_text())['model'] == {'model': 'net.py:build'}
     assert command.main([*flags, '--names=fog', '--severities=5', f'--reference={path}']) == 2
     assert 'measure both alike' in capsys.readouterr().err
+    fog = ['--names=fog', '--severities=1,5', '--output=fog.json']
+    assert command.main([*flags, *fog]) == 0
+    fewer = ['--num_examples=4', '--reference=fog.json', '--output=other.json']
+    assert command.main([*flags, *fog[:2], *fewer]) == 2
+    assert f'the reference is of {EACH} images' in capsys.readouterr().err
+    assert command.main([*flags, '--names=fog', '--stated_clean=0.9']) == 2  # of a torch_checkpoint alone
+    capsys.readouterr()
     assert command.main(flags) == 2  # all fifteen are asked for
     assert STANDARD[0] in capsys.readouterr().err
 

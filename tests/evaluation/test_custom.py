@@ -14,10 +14,10 @@ from numpy.testing import assert_array_equal
 
 from si_jax import ATTACKS, InputError, Randomised, evaluate
 from si_jax.attacks import Attack
-from si_jax.evaluation.custom import fingerprint
 from si_jax.evaluation.request import Request
 from si_jax.objectives import margin
 from si_jax.outputs import scaled_cosine
+from si_jax.runtime.fingerprint import fingerprint
 from tests.helpers.problems import images_and_labels, net
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'attacks.md').read_text()

@@ -63,6 +63,19 @@ def test_an_activation_is_exported(tmp_path):
     np.testing.assert_allclose(outputs.logits, exported, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize('arch', ['resnet18', 'preact_resnet18', 'wrn_10_1', 'small_cnn'])
+def test_grey_images_and_hypersphere_embedding_are_exported(arch, tmp_path):
+    model = models.create(arch, num_classes=4, width=2, hypersphere=True)
+    images = np.random.default_rng(0).uniform(size=(3, 8, 8, 1)).astype(np.float32)
+    outputs, variables = jax.jit(lambda key: model.init_with_output(key, images))(jax.random.key(0))
+    path = export.export(variables, tmp_path, arch=arch)
+    namespace = {'__file__': str(path), '__name__': 'model'}
+    exec(path.read_text(), namespace)
+    with torch.no_grad():
+        logits = namespace['build']()(torch.tensor(images).permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(logits, outputs.logits, rtol=0, atol=1e-5)
+
+
 def test_command_reports_a_wrong_workdir(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         command.main([f'--workdir={tmp_path}'])

@@ -122,7 +122,8 @@ def small(**changes):
 
 
 def test_a_gamma_of_zero_is_the_program_without():
-    ready = setup(small(**{'awp.gamma': 0.0, 'awp.start_epoch': 3}))
+    with pytest.warns(UserWarning, match='awp.start_epoch=3 has no effect: awp.gamma=0'):
+        ready = setup(small(**{'awp.gamma': 0.0, 'awp.start_epoch': 3}))
     assert ready.awp is None
     assert setup(small(**{'awp.start_epoch': 3})).awp == Perturbation(0.01, 3 * ready.steps_per_epoch)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from si_jax import data, defenses
+from si_jax import data, defenses, objectives
 from si_jax.data import box, random_box
 from si_jax.defenses import DEFENSES, with_he, with_si
 from si_jax.errors import InputError
@@ -112,6 +112,19 @@ def test_mixtures_are_the_same_on_one_and_on_eight_devices():
 def test_defenses_without_a_form_are_refused(defense, message):
     with pytest.raises(InputError, match=f'{message}.*--config.data.cutmix=0'):
         defenses.check_soft_labels(defense)
+
+
+def test_the_attack_of_trades_climbs_the_divergence_from_the_mixed_label():
+    """As in wzekai99/DM-Improves-AT: what the network says of the natural image does not matter."""
+    rng = np.random.default_rng(0)
+    adv, nat = rng.normal(size=(2, 3, 4))
+    soft = rng.dirichlet(np.ones(4), 3)
+    inner = defenses.DEFENSES['trades'].attack.objective
+    mixed = objectives.with_soft_labels(inner, soft)
+    slope = jax.grad(lambda scores: mixed(scores, nat, None).sum())(adv)
+    np.testing.assert_allclose(slope, jax.nn.softmax(adv) - soft, atol=1e-12)
+    other = jax.grad(lambda scores: inner(scores, nat, None).sum())(adv)
+    np.testing.assert_allclose(other, jax.nn.softmax(adv) - jax.nn.softmax(nat), atol=1e-12)
 
 
 def test_those_with_a_form_are_not():

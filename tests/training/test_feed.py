@@ -20,7 +20,7 @@ from si_jax.training import recipes
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.feed import AHEAD, Batches, Streamed, with_data
 from si_jax.training.loop import run
-from si_jax.training.setup import feed_of, plan, rows_of_step, setup
+from si_jax.training.setup import feed_of, may_repeat, plan, rows_of_step, setup
 
 STEPS = 4  # of an epoch with extra images: 28 images, of which 8 are held out, in batches of 8
 
@@ -137,7 +137,8 @@ def batches_of(ready, count):
         leaf = np.asarray(leaf).reshape(count, mixtures, -1, *leaf.shape[2:])
         return np.swapaxes(leaf, 0, 1).reshape(mixtures, -1, *leaf.shape[3:])
 
-    compiled = devices.compile_step(with_data(step, ready.train, 1, mixtures, streamed=ready.streamed), used)
+    how = {'streamed': ready.streamed, 'repeats': may_repeat(ready)}
+    compiled = devices.compile_step(with_data(step, ready.train, 1, mixtures, **how), used)
     found = []
     with contextlib.closing(feed_of(ready)) as feed:
         for number in (1, STEPS):
@@ -155,6 +156,21 @@ def test_batches_are_the_same_on_one_and_on_eight_devices_streamed_or_not(folder
     made.data.stream = 'always'
     same(batches_of(setup(made), 8), found)
     assert found[0].images.shape == (2, 8, 32, 32, 3) and found[0].mask.all()
+
+
+def test_an_image_that_is_drawn_twice_for_a_batch_has_other_random_numbers_the_second_time(tmp_path):
+    """Half of each batch is of a class with one image. On one device and on eight they are the same."""
+    pixels, labels = images(28, 0, 0)
+    few = np.array([0, 1, 11, 21])  # one image of class 0 and three of class 1
+    np.savez(tmp_path / 'train.npz', images=pixels[few], labels=labels[few])
+    made = config(tmp_path, name=f'npz:{tmp_path}', **{'data.validation': 0, 'data.balanced': True})
+    made.data.update(dir=None, cutmix=1)
+    made.batch_size, made.model.width = 8, 2
+    ready = setup(made)
+    one, eight = batches_of(ready, 1), batches_of(ready, 8)
+    same(one, eight)
+    keys = one[0].keys[0][one[0].mask[0]]
+    assert len(keys) == 4 and len(np.unique(keys, axis=0)) == 4
 
 
 def test_extra_images_have_their_share_and_none_is_held_out(folder):

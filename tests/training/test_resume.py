@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from si_jax import data, load_model
+from si_jax import data, load_model, losses, objectives
+from si_jax.defenses import DEFENSES, Term, register
 from si_jax.errors import InputError
 from si_jax.storage import manifest
 from si_jax.training import hooks, recipes
@@ -14,6 +15,7 @@ from si_jax.training.checkpoints import Checkpoints, CorruptCheckpointWarning
 from si_jax.training.loop import DivergedError, run
 from si_jax.training.metrics import read_metrics
 from si_jax.training.recipes import plain
+from si_jax.training.resume import change
 from si_jax.training.run import begin
 from si_jax.training.setup import setup
 from si_jax.training.workdir import open_workdir
@@ -72,11 +74,42 @@ def refused(folder, made, *words):
     assert everything(folder / 'run') == before
 
 
-def rewrite(folder, change):
+def test_another_code_of_an_own_defense_is_refused(tmp_path, defenses_before):
+    def loss_times(factor):
+        return objectives.on_natural(lambda scores, labels: factor * losses.cross_entropy(scores, labels))
+
+    def registered(factor):
+        row = DEFENSES['standard']._replace(outer={'natural_ce': Term(1.0, loss_times(factor))})
+        made = config(save(tmp_path / 'data', images()), epochs=1)
+        made.defense.name = register('own_loss', row)
+        return made
+
+    run(registered(1.0), str(tmp_path / 'run'))
+    run(registered(1.0), str(tmp_path / 'run'))
+    refused(tmp_path, registered(2.0), "the code of the defense 'own_loss' was another", 'another --workdir')
+
+
+def test_more_epochs_say_what_becomes_of_ramps_and_of_the_average(tmp_path):
+    folder = save(tmp_path / 'data', images())
+
+    def made(epochs):
+        at = recipes.paper('at', dataset='digits', arch='small_cnn')
+        small = {'data.dir': str(folder), 'data.validation': 8, 'batch_size': 8, 'epochs': epochs}
+        longer = {'average.kind': 'ema', 'average.start': 0.5, 'ramp.eps': (0.0, 1.0)}
+        at.update_from_flattened_dict(small | longer)
+        return setup(at)
+
+    step = 4 * STEPS
+    _, words = change({'config': plain(made(4).config)}, made(12), step)
+    assert '; the average of the weights begins anew; ramp.eps goes from 1 of its value to 0.333' in words
+    assert 'average' not in change({'config': plain(made(11).config)}, made(12), step)[1]
+
+
+def rewrite(folder, edit):
     """Writes the manifest of a checkpoint again, as a version of its own would have written it."""
     content = manifest.read(folder)
     del content['files']
-    change(content)
+    edit(content)
     manifest.write(folder, content)
 
 

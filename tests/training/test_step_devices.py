@@ -279,8 +279,10 @@ def test_every_defense_runs_a_step_with_every_switch():
     for name in DEFENSES:
         for si in (False, True) if name != 'standard' else (False,):
             assert defense_of(name, si, **own(name)).outer
-    defense = defense_of('trades', False, passes='nat,adv,nat', start='gaussian', attack_bn='train')
-    state, step = make(defense, None, dtype=jnp.float32)
-    state, _, metrics = jax.jit(step)(state, (), make_batch(0, 8, 7, jnp.float32))
-    assert np.isfinite(metrics['loss']) and int(state.step) == 1 and int(state.bad_step) == -1
-    assert set(metrics) == set(metric_names(defense))
+    switched = defense_of('trades', False, passes='nat,adv,nat', start='gaussian', attack_bn='train')
+    # The factor of a calibrated attack is on the score of its first term alone.
+    for defense in (switched, defense_of('gat', False, inner='calibrated_ce')):
+        state, step = make(defense, None, dtype=jnp.float32)
+        state, _, metrics = jax.jit(step)(state, (), make_batch(0, 8, 7, jnp.float32))
+        assert np.isfinite(metrics['loss']) and int(state.step) == 1 and int(state.bad_step) == -1
+        assert set(metrics) == set(metric_names(defense))

@@ -1,8 +1,10 @@
 """The bundle for RobustBench: its claim, images and network against the result that it is made of."""
 
+import dataclasses
 import json
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -90,6 +92,15 @@ def test_what_the_claim_cannot_rest_on_is_refused(run, tmp_path):
     other = found.to_json()
     other['attacks'] = {}
     refused('has no autoattack', other)
+    scaled = found.to_json()
+    scaled['model'] = {**scaled['model'], 'logit_scale': 0.001}
+    refused('was measured with logits times 0.001', scaled)
+    refused('was measured with adversarial images rounded to bytes', found.to_json() | {'eight_bit': True})
+    # Images that another evaluation left there, or, as here, another network of the same step.
+    robustbench.evidence(path, loaded)
+    loaded = dataclasses.replace(loaded, variables=jax.tree.map(jnp.negative, loaded.variables))
+    np.savez(tmp_path / 'r_images.npz', **found.images)
+    refused('is of another network, or r_images.npz of another result: this network', found.to_json())
 
 
 def test_open_points_name_radius_count_and_extra_images():
@@ -98,13 +109,16 @@ def test_open_points_name_radius_count_and_extra_images():
         'threat_model': {'norm': 'linf', 'eps': 4 / 255},
         'warnings': ['look'],
     }
-    config = types.SimpleNamespace(data=types.SimpleNamespace(extra='a.npz'), defense={'he': True})
+    config = types.SimpleNamespace(
+        data=types.SimpleNamespace(extra='a.npz'), defense={'he': True}, init_from='zoo:other'
+    )
     points = ' '.join(robustbench.open_points(about, config))
     for words in (
         '--eps=8/255',
         '10,000 test images, this result 500',
         '`additional_data`',
         'cosines',
+        'began with the weights of zoo:other',
         'look',
     ):
         assert words in points
