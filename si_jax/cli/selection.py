@@ -22,9 +22,6 @@ from si_jax.interop.torch_files import listed
 from si_jax.storage.files import check_regular, read_json
 
 SAMPLES = ('first', 'random')
-UNLIKELY = (
-    1e-3  # the chance of random images to have as few classes, below which the first ones are no sample
-)
 
 
 class Selection(NamedTuple):

@@ -309,8 +309,9 @@ class Result(Tabular):
         `<stem>.npz` holds a bool array [N] for each name in `correct`, `labels` and `indices`, and, for an
         attack that has them, `broken_by_NAME`, `queries_NAME`, `distances_NAME`, `success_NAME` and
         `reached_NAME` as in `AttackRecord`. Of a random classifier there is `share_NAME` for each name in
-        `share`. `<stem>_images.npz` holds the adversarial images by attack; where none were kept, one of an
-        earlier result is removed. Folders are made, and each file is replaced in one step, the JSON last.
+        `share`. `<stem>_images.npz` holds the adversarial images by attack; where none were kept, that of a
+        result which this one replaces is removed. Folders are made, and each file is replaced in one step, the
+        JSON last.
 
         Args:
             path: The JSON file.
@@ -332,8 +333,8 @@ class Result(Tabular):
         images = path.with_name(f'{path.stem}_images.npz')
         if self.images is not None:
             write_npz(images, self.images)
-        else:  # those of a result that this one replaces are not its own
-            images.unlink(missing_ok=True)
+        elif _is_of(images, path):  # the result that this one replaces
+            images.unlink()
         write_json(path, self.to_json())
 
     @staticmethod
@@ -407,6 +408,13 @@ def replaceable(path: str | os.PathLike) -> Path:
     if foreign:
         raise InputError(f'{foreign[0]} is there, and is no result: give another path, or move it away')
     return path
+
+
+def _is_of(images: Path, result: Path) -> bool:
+    """Whether a file has the adversarial images of a result that is there."""
+    with contextlib.suppress(OSError, ValueError, npz.ArchiveError):
+        return set(npz.headers(images)) <= set(dict(read_json(result))['attacks'])
+    return False
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -125,6 +125,9 @@ def test_a_result_takes_no_images_of_another_and_replaces_no_other_file(tmp_path
     assert (tmp_path / 'r_images.npz').exists()
     evaluate(net, IMAGES, LABELS, eps=0.05, attacks='fgsm', **ONE).save(tmp_path / 'r.json')
     assert not (tmp_path / 'r_images.npz').exists()
+    np.savez(tmp_path / 'r_images.npz', images=IMAGES)  # not of a result
+    evaluate(net, IMAGES, LABELS, eps=0.05, attacks='fgsm', **ONE).save(tmp_path / 'r.json')
+    assert (tmp_path / 'r_images.npz').exists()
     np.savez(tmp_path / 'net.npz', kernel=KERNEL)
     before = (tmp_path / 'net.npz').read_bytes()
     with pytest.raises(InputError, match='net.npz is there, and is no result'):

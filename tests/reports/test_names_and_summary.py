@@ -12,6 +12,7 @@ from si_jax.auditing.verdicts import OF_A_FUNCTION
 from si_jax.cli import report
 from si_jax.errors import InputError
 from si_jax.reports import write
+from si_jax.reports.classes import names_of
 from si_jax.reports.collect import collect
 from si_jax.reports.labels import labels_of, shortest
 from si_jax.training.recipes import recipe
@@ -45,6 +46,11 @@ def test_a_label_has_the_fewest_fields_that_tell_runs_apart():
     assert configs({}, {'data.dir': 'x'}) == ['TRADES-SI', 'TRADES-SI']
     paths = [pathlib.Path('runs/a/1f'), pathlib.Path('runs/b/1f')]
     assert [shortest(path, paths) for path in paths] == ['a/1f', 'b/1f']
+
+
+def test_classes_have_names_only_where_labels_are_those_of_the_data_set():
+    assert names_of({'name': 'cifar10'})[3] == 'cat'
+    assert names_of({'name': 'cifar10', 'class_map': {'file': 'map.json'}}) == ()
 
 
 def test_names_of_ones_own(tmp_path, capsys):
