@@ -310,8 +310,8 @@ class Result(Tabular):
         attack that has them, `broken_by_NAME`, `queries_NAME`, `distances_NAME`, `success_NAME` and
         `reached_NAME` as in `AttackRecord`. Of a random classifier there is `share_NAME` for each name in
         `share`. `<stem>_images.npz` holds the adversarial images by attack; where none were kept, that of a
-        result which this one replaces is removed. Folders are made, and each file is replaced in one step, the
-        JSON last.
+        result which this one replaces is removed. Folders are made, and each file is replaced in one step,
+        the JSON last.
 
         Args:
             path: The JSON file.
