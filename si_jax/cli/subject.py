@@ -182,7 +182,7 @@ class Loaded(NamedTuple):
             found.append(
                 f'{self.dataset} has {self.num_classes} classes and the network {measured["classes"]} '
                 'outputs: unless the first outputs are these classes, labels mean others. Name all classes '
-                'of the network in classes.txt of a folder, or give --class_map'
+                'of the network, in the order of its outputs, in classes.txt of a folder, or give --class_map'
             )
         return found
 
@@ -229,7 +229,7 @@ def load(subject: Subject, at_most: int | None = None) -> Loaded:
     dataset = subject.dataset and data.canonical(subject.dataset)
     options: dict[str, Any] = {'data_dir': subject.data_dir, 'preprocessing': subject.preprocessing or ''}
     section: dict[str, Any] = {}  # of the run's config, where its own data set is asked for
-    hint, folder, classes = '', Path('evaluation'), None  # how many outputs the network has, if that is known
+    hint, folder = '', Path('evaluation')
     saved = workdir or (model if model is not None and _is_saved(model) else None)
     for flag, usual in (('weights', None), ('checkpoint', 'best')):
         if (value := getattr(subject, flag)) != usual and saved is None:
@@ -259,7 +259,6 @@ def load(subject: Subject, at_most: int | None = None) -> Loaded:
         about |= {'init_from': classifier.init_from} if classifier.init_from else {}
         if classifier.weights == 'live':
             stem = f'{stem}-live'
-        classes = classifier.module.num_classes
     else:
         if dataset is None:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
@@ -307,12 +306,6 @@ def load(subject: Subject, at_most: int | None = None) -> Loaded:
         test = data.load(dataset, 'test', **options, lazy=True)
     threat = Threat(norm, eps)
     threat.check(test.images.shape[1:])
-    if classes not in (None, test.num_classes) and not subject.class_map:
-        raise InputError(
-            f'{dataset} has {test.num_classes} classes and the network {classes} outputs, so that labels may '
-            'mean others: name all classes of the network, in the order of its outputs, in classes.txt of a '
-            'folder:FOLDER, or give --class_map=FILE.json'
-        )
     chosen = select(test, **subject.selection(), at_most=at_most)
     preprocessing = section.get('preprocessing') or subject.preprocessing
     of_images = chosen.about | ({'preprocessing': preprocessing} if preprocessing else {})

@@ -66,10 +66,10 @@ def _of_tfds(name: str, tfds_name: str, **known: Any) -> Source:
 
 
 def _digits(split: str, folder: str | pathlib.Path | None) -> Arrays:
-    if folder and (not (place := pathlib.Path(folder)).is_dir() or (place / f'{split}.npz').exists()):
+    if folder and (pathlib.Path(folder) / f'{split}.npz').exists():
         raise InputError(
-            f'{folder} has no digits_{split}.npz, and scikit-learn brings the digits: leave the folder out '
-            '(--data_dir, or data.dir of a config), or name a set of your own as npz:FOLDER'
+            f'{folder} has {split}.npz and no digits_{split}.npz, and scikit-learn brings the digits: leave '
+            'the folder out (--data_dir, or data.dir of a config), or name it as a set, npz:FOLDER'
         )
     from sklearn import datasets  # heavy, and no other data set needs it
 

@@ -3,6 +3,7 @@
 Each field is right by itself, and the run would train; it would not train what its author asked for.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,7 +38,7 @@ def check(config: ConfigDict) -> None:
         InputError: `defense.name` names a row, and all fields beside it are those of another; or the norm is
             not Linf, and the radius that of Linf.
     """
-    _check_row(config.defense, config.attack.steps)
+    _check_row(config)
     norm, eps = config.threat.norm, config.threat.eps
     if norm in USUAL and eps == LINF:
         raise InputError(
@@ -46,8 +47,8 @@ def check(config: ConfigDict) -> None:
         )
 
 
-def _check_row(section: ConfigDict, steps: int) -> None:
-    name = section.name
+def _check_row(config: ConfigDict) -> None:
+    section, name = config.defense, config.defense.name
     if name not in BUILT_IN:
         return
 
@@ -61,7 +62,11 @@ def _check_row(section: ConfigDict, steps: int) -> None:
     if not (wrong := differing(name)):
         return
     for other in sorted(BUILT_IN - {name}):
-        if differing(other) == [] and steps == DEFENSES[other].steps:
+        row = DEFENSES[other]
+        as_its = config.attack.steps == row.steps and math.isclose(
+            config.attack.step_size, row.step_size * config.threat.eps
+        )
+        if as_its and differing(other) == []:
             raise InputError(
                 f'defense.name={name}, but {", ".join(wrong)} of the section defense are those of {other}: a '
                 f'name changes no field beside it. Give the config of {name}, or set '
@@ -101,8 +106,6 @@ def _unread(config: ConfigDict, defense: Defense) -> Iterator[tuple[str, Any, st
     if not average.kind:
         yield 'average.start', 0.025, "average.kind='' keeps no average"
         yield 'average.batch_stats', 'live', "average.kind='' keeps no average"
-    if not config.awp.gamma:
-        yield 'awp.start_epoch', 0, 'awp.gamma=0 perturbs no weights'
     if not (config.defense.si or config.defense.he):
         yield 'defense.margin', 0.2, 'it belongs to SI and hypersphere embedding'
         if config.defense.inner != 'si':
@@ -119,7 +122,7 @@ def _unread(config: ConfigDict, defense: Defense) -> Iterator[tuple[str, Any, st
     if defense.persistent:
         why = f'{config.defense.name} makes one step for each replay, from where the last one led'
         yield 'attack.steps', row.steps, why
-        for field in ('start', 'start_radius', 'bounds', 'attack_bn'):
+        for field in ('start', 'start_radius', 'bounds'):
             yield f'defense.{field}', getattr(row, field), why
     if defense.inner is None and not defense.persistent:
         yield 'ramp.eps', (), f'{config.defense.name} trains without an attack'
