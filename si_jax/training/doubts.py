@@ -4,12 +4,13 @@ Each field is right by itself, and the run would train; it would not train what 
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from si_jax.data import Dataset, stream
 from si_jax.data.sampling import of_few_classes
 from si_jax.defenses import BUILT_IN, DEFENSES, Defense
 from si_jax.errors import InputError
@@ -85,6 +86,20 @@ def check_limit(limit: int, labels: np.ndarray, whole: np.ndarray) -> None:
             f'data.limit={limit} takes the first images, which are of {found[0]} of {found[1]} classes here, '
             'as the set is sorted by class: use --config.data.limit=0, or a folder with fewer images of each'
         )
+
+
+def copies(images: Any, files: Sequence[str], validation: Dataset) -> str:
+    """A warning where held-out images are trained on, pixel for pixel; '' where none is."""
+    held_out = {image.tobytes() for image in validation.images}
+    known = held_out.intersection(image.tobytes() for part in stream.parts(images) for image in part)
+    count = sum(image.tobytes() in known for image in validation.images)
+    if not count:
+        return ''
+    where = ', '.join(files) or 'of no file'
+    return (
+        f'{count} of {len(validation.labels)} held-out images are also trained on, pixel for pixel, so '
+        f'held-out accuracies are too high. Remove the copies from the training data ({where})'
+    )
 
 
 def unread(config: ConfigDict, defense: Defense) -> list[str]:

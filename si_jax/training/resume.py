@@ -9,13 +9,16 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from si_jax import defenses
 from si_jax.errors import InputError
+from si_jax.runtime.fingerprint import fingerprint
 from si_jax.storage.files import check_fields
 from si_jax.storage.trees import differences
 from si_jax.training import average, ramps, schedules
 from si_jax.training.checkpoints import Checkpoints
 from si_jax.training.recipes import completed, plain
-from si_jax.training.setup import EXTRA_DATA, Setup, code_of
+from si_jax.training.setup import EXTRA_DATA, Setup
+from si_jax.training.step import step_of
 from si_jax.training.workdir import AFTER_DIVERGENCE, Workdir, divergence, refused
 
 
@@ -97,6 +100,14 @@ def find_start(
                 '--workdir'
             ) from error
     return Start('last')
+
+
+def code_of(ready: Setup) -> str:
+    """A hash of the code of a defense or a training step of the user's; '' for those of the library."""
+    name, make = ready.config.defense.name, step_of(ready.defense).make
+    own: list[Any] = [defenses.DEFENSES[name]] if name not in defenses.BUILT_IN else []
+    own += [make] if not make.__module__.startswith('si_jax.') else []
+    return fingerprint(own) if own else ''
 
 
 def _other_data(step: int, metadata: Mapping[str, Any], data: Mapping[str, Any], steps_per_epoch: int) -> str:

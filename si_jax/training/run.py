@@ -16,7 +16,7 @@ from si_jax.training import resume
 from si_jax.training.checkpoints import Checkpoints, Restored
 from si_jax.training.overfitting import Watched
 from si_jax.training.recipes import plain
-from si_jax.training.setup import Setup, code_of, data_facts, initial_carry, initial_state, initial_weights
+from si_jax.training.setup import Setup, data_facts, initial_carry, initial_state, initial_weights
 from si_jax.training.state import TrainState
 from si_jax.training.workdir import Workdir
 
@@ -103,7 +103,7 @@ class Run:
             'num_classes': self.ready.train.num_classes,
             'image_shape': list(self.ready.train.images.shape[1:]),
             'data': self.data,
-            **({'code': code} if (code := code_of(self.ready)) else {}),
+            **({'code': code} if (code := resume.code_of(self.ready)) else {}),
             **({'init_from': self.init_from} if self.init_from else {}),
         }
         saved = _saved(self.state, devices.join_rows(self.carry), self.kept)

@@ -21,7 +21,6 @@ from si_jax.defenses import Defense
 from si_jax.errors import InputError
 from si_jax.runtime import processes, sinks
 from si_jax.runtime.devices import AXIS, check_divisible, compile_step, memory, own_rows
-from si_jax.runtime.fingerprint import fingerprint
 from si_jax.storage.trees import digest
 from si_jax.threat import Threat
 from si_jax.training import average, doubts, initial, ramps, schedules
@@ -144,9 +143,9 @@ def setup(config: ConfigDict) -> Setup:
     _check_workers(ready)
     found = [*doubts.unread(config, defense), _not_seen(ready)]
     if not (ready.streamed and train.identity):  # else it would take long to read them all
-        found.insert(0, _copies(ready.train.images, train.files, ready.validation))
+        found.insert(0, doubts.copies(ready.train.images, train.files, ready.validation))
     if more is not None and not ready.streamed:  # else it would, too
-        found += [_copies(part, more.files, ready.validation) for part in more.images.parts]
+        found += [doubts.copies(part, more.files, ready.validation) for part in more.images.parts]
     for doubt in filter(None, found):
         if processes.is_first():
             warnings.warn(doubt, stacklevel=2)
@@ -182,19 +181,6 @@ def _check_workers(ready: Setup) -> None:
             f'data.workers={count} would each copy images that are in memory, as no file holds them '
             'uncompressed: give --config.data.workers=0, or save them with np.savez'
         )
-
-
-def _copies(images: Any, files: Sequence[str], validation: Dataset) -> str:
-    """A warning where held-out images are trained on, pixel for pixel; '' where none is."""
-    held_out = {image.tobytes() for image in validation.images}
-    known = held_out.intersection(image.tobytes() for part in stream.parts(images) for image in part)
-    count = sum(image.tobytes() in known for image in validation.images)
-    if not count:
-        return ''
-    return (
-        f'{count} of {len(validation.labels)} held-out images are also trained on, pixel for pixel, so '
-        f'held-out accuracies are too high. Remove the copies from the training data ({_listed(files)})'
-    )
 
 
 def _not_seen(ready: Setup) -> str:
@@ -314,14 +300,6 @@ def data_facts(ready: Setup) -> dict[str, dict[str, Any]]:
         files = list(more.files)
         facts[EXTRA_DATA] = {'images': len(more.labels), 'digest': more.digest, 'files': files}
     return facts
-
-
-def code_of(ready: Setup) -> str:
-    """A hash of the code of a defense or a training step of the user's; '' for those of the library."""
-    name, make = ready.config.defense.name, step_of(ready.defense).make
-    own: list[Any] = [defenses.DEFENSES[name]] if name not in defenses.BUILT_IN else []
-    own += [make] if not make.__module__.startswith('si_jax.') else []
-    return fingerprint(own) if own else ''
 
 
 def _listed(files: Sequence[str]) -> str:
