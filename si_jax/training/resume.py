@@ -180,33 +180,23 @@ def change(metadata: Mapping[str, Any], ready: Setup, step: int) -> tuple[dict[s
 
 def _moved(old: Mapping[str, Any], ready: Setup, step: int) -> list[str]:
     """What else follows the length of a run, in words: the average of the weights, and ramps."""
-    before, after = (
-        {'epochs': epochs, 'steps_per_epoch': ready.steps_per_epoch}
-        for epochs in (old['epochs'], ready.config.epochs)
-    )
-    found = []
+    steps, found = ready.steps_per_epoch, []
+    lengths = old['epochs'], ready.config.epochs
     if ready.average is not None:
         then, now = (
-            average.from_config(old['average'], hypersphere=False, **length) for length in (before, after)
+            average.from_config(old['average'], epochs=epochs, steps_per_epoch=steps, hypersphere=False)
+            for epochs in lengths
         )
-        if (
-            then
-            and now
-            and float(then.decay_at(jnp.int32(step)))
-            and not float(now.decay_at(jnp.int32(step)))
-        ):
+        before, after = (float(one.decay_at(jnp.int32(step))) if one else 0.0 for one in (then, now))
+        if before and not after:
             found.append('the average of the weights begins anew')
+    moves = steps if old['ramp']['every'] == 'epoch' else 1
     for name in ramps.NAMES:
-        if not (ramp := old['ramp'][name]):
-            continue
-        shares = []
-        for length in (before, after):
-            whole = {**length, 'steps_per_epoch': 1} if old['ramp']['every'] == 'epoch' else length
-            moves = ready.steps_per_epoch if old['ramp']['every'] == 'epoch' else 1
-            total = whole['epochs'] * whole['steps_per_epoch']
-            shares.append(
-                float(ramps.Ramps((), (), (), moves, total).factor(ramp, jnp.int32(max(step - 1, 0))))
+        if ramp := old['ramp'][name]:
+            before, after = (
+                float(ramps.Ramps((), (), (), moves, epochs * steps // moves).factor(ramp, jnp.int32(at)))
+                for epochs, at in zip(lengths, (max(step - 1, 0), step), strict=True)
             )
-        if shares[0] != shares[1]:
-            found.append(f'ramp.{name} goes from {shares[0]:.3g} of its value to {shares[1]:.3g}')
+            if before != after:
+                found.append(f'ramp.{name} goes from {before:.3g} of its value to {after:.3g}')
     return found

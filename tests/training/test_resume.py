@@ -101,7 +101,7 @@ def test_more_epochs_say_what_becomes_of_ramps_and_of_the_average(tmp_path):
 
     step = 4 * STEPS
     _, words = change({'config': plain(made(4).config)}, made(12), step)
-    assert '; the average of the weights begins anew; ramp.eps goes from 1 of its value to 0.333' in words
+    assert '; the average of the weights begins anew; ramp.eps goes from 1 of its value to 0.417' in words
     assert 'average' not in change({'config': plain(made(11).config)}, made(12), step)[1]
 
 
