@@ -245,7 +245,7 @@ def _weaker(name: str, words: str, white: np.ndarray, black: np.ndarray, evidenc
     only, only_white = int(np.sum(white & ~black)), int(np.sum(black & ~white))
     evidence['only_white_box'] = only_white
     outcome, words = PASS, f'{percent(np.mean(white))} is left by the attack, {words}'
-    # By Wilson's interval, as the gate of an evaluation: two images of 200 are no proof.
+    # By Wilson's interval, as the gate of an evaluation.
     if only > only_white and wilson(only - only_white, len(white))[0] > MASKED:
         outcome, words = FAIL, f'{words}: gradients may be masked'
     elif only > max(MISSED * len(white), 1.5):

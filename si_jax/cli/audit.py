@@ -1,6 +1,5 @@
 """The audit behind `evaluate.py --audit`: from names and paths to a table, a JSON file and a picture."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +7,9 @@ from si_jax.attacks.settings import split
 from si_jax.auditing.report import Audit
 from si_jax.auditing.runner import audit
 from si_jax.auditing.traces import check_attack
-from si_jax.auditing.verdicts import WARN, Check
 from si_jax.cli import outputs
 from si_jax.cli.subject import Subject, load, sources
 from si_jax.errors import InputError
-from si_jax.evaluation import gates, sanity
-from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.result import check_output
 from si_jax.evaluation.settings import DEFAULTS, check_settings, takes_of
 from si_jax.evaluation.state import alone, remove
@@ -84,13 +80,6 @@ def run_audit(
                 **settings,
             )
         report = loaded.named(report)
-        if loaded.hint and report.clean is not None:
-            highest = wilson(round(report.clean * count), count)[1]
-            classes, stated = report.dataset['classes'], subject.stated_clean
-            found = gates.clean(report.clean, highest, classes, stated, loaded.hint)
-            lines = tuple(Check('clean', WARN, words) for words in found)
-            rest = tuple(one for one in report.checks if not (lines and one.words.startswith(sanity.CHANCE)))
-            report = dataclasses.replace(report, checks=lines + rest)
         report.save(path)
         remove(state)
     show(report.table())

@@ -84,10 +84,8 @@ def run(arguments: dict[str, Any]) -> Corruptions:
     subject = Subject(**given, **defaults | {'dataset': f'corrupted:{folder}/{first}'})
     loaded = load(subject)
     if other is not None:
-        images, labels = (
-            loaded.images[: arguments['num_examples']],
-            loaded.labels[: arguments['num_examples']],
-        )
+        count = arguments['num_examples']
+        images, labels = loaded.images[:count], loaded.labels[:count]
         about = {'name': folder, 'first': first, 'digest': data_digest(images, labels)}
         other.check_images(len(labels), about)
     choice = {'names': wanted, 'severities': severities, 'num_examples': arguments['num_examples']}

@@ -24,7 +24,7 @@ from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, l
 from si_jax.cost import flops
 from si_jax.cost.mfu import Meter
 from si_jax.errors import InputError
-from si_jax.evaluation import eight_bit, gates, sanity
+from si_jax.evaluation import eight_bit
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.arrays import TARGETS
 from si_jax.evaluation.classifier import classifier_of
@@ -371,11 +371,6 @@ def run(
         for text, result in results.items():
             if result.gradient_of is not None:
                 result = dataclasses.replace(result, gradient_of={'model': gradient_of, **result.gradient_of})
-            if loaded.hint:
-                clean = result.accuracy['clean'], result.ci95['clean'][1]
-                found = gates.clean(*clean, result.dataset['classes'], subject.stated_clean, loaded.hint)
-                rest = [one for one in result.warnings if not (found and one.startswith(sanity.CHANCE))]
-                result = dataclasses.replace(result, warnings=found + rest)
             if save_images == 'png' and result.images is not None:
                 if processes.is_first():
                     eight_bit.write_png(files[text], result.images, result.indices)

@@ -6,9 +6,9 @@ from typing import Any
 
 from si_jax.attacks.settings import file_name, split
 from si_jax.cli import outputs
-from si_jax.cli.subject import Subject, load, load_classifier
+from si_jax.cli.subject import Subject, load, load_classifier, without_chance
 from si_jax.errors import InputError
-from si_jax.evaluation import gates, smallest
+from si_jax.evaluation import smallest
 from si_jax.evaluation import state as saved
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.result import check_output
@@ -82,13 +82,11 @@ def run_smallest(
             **given,
         )
         about = found.about
-        told = loaded.doubts(about['dataset'])
-        if loaded.hint:
-            highest = wilson(int(found.clean.sum()), len(found.clean))[1]
-            stated, classes = subject.stated_clean, about['dataset']['classes']
-            told += gates.clean(float(found.clean.mean()), highest, classes, stated, loaded.hint)
+        right, count = int(found.clean.sum()), len(found.clean)
+        unlike = loaded.against(about['dataset'], right / count, wilson(right, count)[1])
+        told = loaded.doubts(about['dataset']) + unlike + without_chance(about['warnings'], unlike)
         about = {**about, 'dataset': loaded.described(about['dataset']), 'model': loaded.about}
-        found = dataclasses.replace(found, about={**about, 'warnings': told + about['warnings']})
+        found = dataclasses.replace(found, about={**about, 'warnings': told})
         if processes.is_first():
             found.save(path)
             for stem in (path.stem, f'{path.stem}_images'):

@@ -16,7 +16,9 @@ from si_jax.auditing.verdicts import WARN, Check
 from si_jax.cli import outputs
 from si_jax.cli.selection import select
 from si_jax.errors import InputError
+from si_jax.evaluation import gates, sanity
 from si_jax.evaluation.classifier import with_logit_scale
+from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.pixels import Pixels
 from si_jax.evaluation.result import Result
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
@@ -156,6 +158,7 @@ class Loaded(NamedTuple):
     stem: str  # how the files of its results begin
     folder: Path  # where they go, unless said otherwise
     hint: str  # what to try if it classifies clean images badly; '' if nothing can be said
+    stated_clean: float | None  # the clean accuracy that its authors state
     classes: tuple[str, ...]  # their names, () if the data set has none
     num_classes: int | None  # how many classes the data set has; None if its labels are mapped to outputs
     warnings: list[str]  # what speaks against the images
@@ -186,15 +189,36 @@ class Loaded(NamedTuple):
             )
         return found
 
+    def against(self, measured: dict[str, Any], clean: float, highest: float) -> list[str]:
+        """What the clean accuracy, with the upper end of its interval, says of how the network was read."""
+        if not self.hint:
+            return []
+        return gates.clean(clean, highest, measured['classes'], self.stated_clean, self.hint)
+
     def named(self, result: Measured) -> Measured:
-        """The result with the names of its data set and network, and what speaks against its images."""
+        """The result with the names of its data set and network, and what speaks against the two."""
         names: dict[str, Any] = {'dataset': self.described(result.dataset), 'model': self.about}
-        against: list[str] = self.doubts(result.dataset)
         if isinstance(result, Audit):
-            names['checks'] = (*(Check('images', WARN, words) for words in against), *result.checks)
+            names['checks'] = self._checks(result)
         else:
-            names['warnings'] = against + result.warnings
+            unlike = self.against(result.dataset, result.accuracy['clean'], result.ci95['clean'][1])
+            names['warnings'] = self.doubts(result.dataset) + unlike + without_chance(result.warnings, unlike)
         return dataclasses.replace(result, **names)
+
+    def _checks(self, report: Audit) -> tuple[Check, ...]:
+        """The checks of an audit, after what speaks against its images and its network."""
+        measured, unlike = report.dataset, []
+        if report.clean is not None:
+            count = measured['examples']
+            unlike = self.against(measured, report.clean, wilson(round(report.clean * count), count)[1])
+        told = [('images', words) for words in self.doubts(measured)] + [('clean', one) for one in unlike]
+        rest = [one for one in report.checks if not (unlike and one.words.startswith(sanity.CHANCE))]
+        return (*(Check(name, WARN, words) for name, words in told), *rest)
+
+
+def without_chance(warnings: list[str], unlike: list[str]) -> list[str]:
+    """Warnings without that of an accuracy near chance, where it is known better what it comes from."""
+    return [one for one in warnings if not (unlike and one.startswith(sanity.CHANCE))]
 
 
 def load(subject: Subject, at_most: int | None = None) -> Loaded:
@@ -321,6 +345,7 @@ def load(subject: Subject, at_most: int | None = None) -> Loaded:
         stem=stem,
         folder=folder,
         hint=hint,
+        stated_clean=stated,
         classes=() if subject.class_map else test.classes,  # labels are outputs of the network then
         num_classes=None if subject.class_map else test.num_classes,
         warnings=chosen.warnings,

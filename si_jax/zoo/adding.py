@@ -6,20 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from si_jax.errors import InputError
 from si_jax.evaluation.result import Result, SavedResult, check_output
 from si_jax.storage.files import read_json, write_json
 from si_jax.zoo import weights
 from si_jax.zoo.entries import MANIFEST, SCHEMA, Entry, check_name, read_manifest
 from si_jax.zoo.load import LoadedModel, load_model
-from si_jax.zoo.verifying import facts, images_of
-
-# Rounding may decide otherwise on one image in so many.
-ALIKE = 1000
-CHUNK = 500
+from si_jax.zoo.verifying import differing, facts, images_of
 
 
 def add(name: str, *, workdir: str, result: str, zoo: str, data_dir: str | None = None) -> Entry:
@@ -93,12 +86,9 @@ def _check_result_is_of(model: LoadedModel, found: SavedResult, data_dir: str | 
             f'trained on {model.config.data.name}, {threat}: evaluate it there'
         )
     images, labels = images_of(dataset, data_dir)
-    parts = [images[first : first + CHUNK] for first in range(0, len(images), CHUNK)]
-    predicted = np.concatenate([np.argmax(model(jnp.asarray(part)).logits, axis=1) for part in parts])
-    differing = int(np.sum((predicted == labels) != found.correct['clean']))
-    if differing > len(labels) // ALIKE:
+    if count := differing(model, images, labels, found.correct['clean']):
         raise InputError(
-            f'--result={found.path} is of another network: {workdir} classifies {differing} of its '
+            f'--result={found.path} is of another network: {workdir} classifies {count} of its '
             f'{len(labels)} clean images otherwise. Give the result of evaluate.py --workdir for this one'
         )
 

@@ -15,8 +15,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
@@ -27,10 +25,9 @@ from si_jax.interop.torch_files import import_torch
 from si_jax.storage import npz
 from si_jax.storage.files import write_atomic, write_json
 from si_jax.zoo.load import LoadedModel
+from si_jax.zoo.verifying import differing
 
 ATTACK = 'autoattack'
-CHUNK = 500  # images at once
-ALIKE = 1000  # rounding may decide otherwise on one image in so many
 CLAIM, IMAGES, README = 'model_info.json', 'adversarial.pt', 'README.md'
 FILES = ('model.py', 'weights.pt', CLAIM, IMAGES, README)
 # Data set and norm -> eps and number of test images of each leaderboard that takes these networks.
@@ -78,14 +75,10 @@ def evidence(path: str | Path, loaded: LoadedModel) -> Evidence:
         raise InputError(f'{place} {error}: {again}') from error
     if images.ndim != 4 or len(images) != len(result.labels):
         raise InputError(f'{place} has images {images.shape} for {len(result.labels)} labels: {again}')
-    parts = [images[first : first + CHUNK] for first in range(0, len(images), CHUNK)]
-    with jax.default_matmul_precision('highest'):
-        found = np.concatenate([np.argmax(loaded(jnp.asarray(part)).logits, axis=1) for part in parts])
-    differing = int(np.sum((found == result.labels) != result.correct[ATTACK]))
-    if differing > len(found) // ALIKE:
+    if count := differing(loaded, images, result.labels, result.correct[ATTACK]):
         raise InputError(
             f'{path} is of another network, or {place.name} of another result: this network classifies '
-            f'{differing} of its {len(found)} adversarial images otherwise; {again}'
+            f'{count} of its {len(images)} adversarial images otherwise; {again}'
         )
     return Evidence(result, images)
 

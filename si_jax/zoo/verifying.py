@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +18,9 @@ from si_jax.evaluation.result import Result, SavedResult, data_digest
 from si_jax.zoo.entries import Entry, check_file, entry
 from si_jax.zoo.load import LoadedModel, load_model
 from si_jax.zoo.weights import sha256
+
+ALIKE = 1000  # rounding may decide otherwise on one image in so many
+CHUNK = 500  # images at once
 
 
 class Verified(NamedTuple):
@@ -126,6 +130,15 @@ def facts(result: SavedResult) -> dict[str, Any]:
         'protocol': {'attacks': list(attacks), 'seed': about['seed'], **common},
         'accuracy': {name: row['accuracy'] for name, row in rows.items()},
     }
+
+
+def differing(model: LoadedModel, images: np.ndarray, labels: np.ndarray, right: np.ndarray) -> int:
+    """How many images [N, H, W, C] a network classifies otherwise than flags [N] say; 0 for rounding."""
+    parts = [images[first : first + CHUNK] for first in range(0, len(images), CHUNK)]
+    with jax.default_matmul_precision('highest'):  # as an evaluation does
+        found = np.concatenate([np.argmax(model(jnp.asarray(part)).logits, axis=1) for part in parts])
+    count = int(np.sum((found == labels) != right))
+    return count if count > len(labels) // ALIKE else 0
 
 
 def images_of(dataset: dict[str, Any], data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
