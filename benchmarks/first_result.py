@@ -1,8 +1,9 @@
 """How long a user waits from a command to its result, the first time and again.
 
 Each command runs in a process of its own with an empty compilation cache (cold), and then with what that run
-left in it (warm). Beside the whole wait stand the seconds until the program begins its work (Python and its
-imports), and those in which JAX lowers and compiles programs or reads them from the cache.
+left in it (warm). From Python the cache is a setting of JAX's, which its variables make here. Beside the
+whole wait stand the seconds until the program begins its work (Python and its imports), and those in which
+JAX lowers and compiles programs or reads them from the cache.
 """
 
 import json
@@ -57,8 +58,11 @@ COMPILING = ('jaxpr_to_mlir_module_duration', 'backend_compile_duration')
 
 def run(program: str, cache: str) -> dict[str, float]:
     """Seconds of one process: the whole, until it was ready, and lowering and compiling."""
-    environment = os.environ | {'SI_JAX_COMPILATION_CACHE': cache, 'PYTHONPATH': str(ROOT)}
-    environment.pop('JAX_COMPILATION_CACHE_DIR', None)
+    environment = os.environ | {
+        'JAX_COMPILATION_CACHE_DIR': cache,
+        'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+        'PYTHONPATH': str(ROOT),
+    }
     code = AROUND.format(program='\n'.join(f'    {line}' for line in program.strip().splitlines()))
     began = time.time()
     with tempfile.TemporaryDirectory() as folder:

@@ -21,6 +21,15 @@ def test_digits_are_the_real_ones_in_their_order():
     assert np.bincount(test.labels).min() >= 35
 
 
+def test_digits_come_from_scikit_learns_function_where_its_file_is_elsewhere(monkeypatch):
+    before = data.load('digits', 'test')
+    monkeypatch.setattr(pathlib.Path, 'is_file', lambda path: False)
+    after = data.load('digits', 'test')
+    np.testing.assert_array_equal(before.images, after.images)
+    np.testing.assert_array_equal(before.labels, after.labels)
+    assert before.images.dtype == after.images.dtype and before.labels.dtype == after.labels.dtype
+
+
 def test_digits_need_no_folder(tmp_path):
     assert len(data.load('digits', 'test', tmp_path / 'absent').labels) == 397
 
