@@ -28,6 +28,8 @@ from si_jax.runtime.terminal import fraction
 
 Array = jax.Array
 IMAGE = (1, 2, 3)  # the axes of an image in a batch [B, H, W, C]
+LINF_EPS = 8 / 255  # the usual radius on colour images in Linf
+USUAL = {'l2': '0.5', 'l1': '12'}  # and in the others, where that one is next to nothing
 
 
 class Ball(abc.ABC):

@@ -22,7 +22,7 @@ import numpy as np
 
 from si_jax import l1
 from si_jax.attacks import rows
-from si_jax.attacks.ascent import Project, Rule
+from si_jax.attacks.ascent import Project, Rule, higher
 from si_jax.attacks.search import Search, TargetedObjective, gradient_search
 from si_jax.errors import InputError
 from si_jax.objectives import Objective
@@ -128,7 +128,7 @@ def rule(
         i: Array, x: Array, loss: Array, gradient: Array, state: State, project: Project
     ) -> tuple[Array, State]:
         del project
-        better = loss > state.best_loss
+        better = higher(loss, state.best_loss)
         best = rows.where(better, x, state.best)
         best_gradient = rows.where(better, gradient, state.best_gradient)
         best_loss = jnp.where(better, loss, state.best_loss)

@@ -59,6 +59,11 @@ def usable(gradient: Array, seen: Gradients, i: Array) -> tuple[Array, Gradients
     return gradient, Gradients(jnp.where(i == 0, flat, seen.zero), seen.not_finite | ~finite.all(axis=IMAGE))
 
 
+def higher(loss: Array, best: Array) -> Array:
+    """Whether a loss [B] takes the place of the best one. NaN does, and stays, so that its point is seen."""
+    return (loss > best) | jnp.isnan(loss)
+
+
 class Ascent(NamedTuple):
     """What an ascent saw.
 
@@ -165,7 +170,7 @@ def ascend(
 
 
 def _track(seen: Ascent, x: Array, loss: Array, fooled: Array) -> Ascent:
-    better = loss > seen.best_loss
+    better = higher(loss, seen.best_loss)
     return seen._replace(
         best=rows.where(better, x, seen.best),
         best_loss=jnp.where(better, loss, seen.best_loss),

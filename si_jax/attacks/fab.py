@@ -169,7 +169,9 @@ def _to_nearest_boundary(logits: Logits, x: Array, problem: Problem, ball: Ball)
         gap = g[index, other] - g[index, problem.labels]
         onehot = jax.nn.one_hot(other, classes, dtype=g.dtype)
         (gradient,) = pull(onehot - jax.nn.one_hot(problem.labels, classes, dtype=g.dtype))
-        away = jnp.abs(gap) / (ball.dual_length(gradient.reshape(len(x), -1)) + 1e-12)
+        # As in the step, where entries that are not finite count as 0; there they are counted, too.
+        finite = jnp.where(jnp.isfinite(gradient), gradient, 0)
+        away = jnp.abs(gap) / (ball.dual_length(finite.reshape(len(x), -1)) + 1e-12)
         return rows.where(away < best[0], (away, gap, gradient), best)
 
     nowhere = jnp.full(len(x), jnp.inf, g.dtype), jnp.zeros(len(x), g.dtype), jnp.zeros_like(x)

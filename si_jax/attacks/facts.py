@@ -17,7 +17,7 @@ from si_jax.attacks.pgd import Attack
 from si_jax.attacks.registry import named, row_of
 from si_jax.attacks.searches import SearchAttack, Setup
 from si_jax.errors import InputError
-from si_jax.objectives import Objective
+from si_jax.objectives import Objective, margin
 from si_jax.outputs import Outputs, Score
 
 Array = jax.Array
@@ -62,14 +62,10 @@ class Facts:
         return score is not None and not _defined(lambda: score(Outputs(jnp.ones((1, MOST_CLASSES)))))
 
     @functools.cached_property
-    def least_classes(self) -> int:
-        """With fewer classes it cannot run."""
-        return self._least(lambda classes: self._maximised(classes)[0])
-
-    @functools.cached_property
     def loss_classes(self) -> int:
-        """With fewer classes the loss that it is named after is not defined; a search then takes another."""
-        return self._least(lambda classes: self._maximised(MOST_CLASSES)[0])
+        """With fewer classes the loss that it is named after is not defined, and it takes the margin."""
+        objective, _ = self._maximised(MOST_CLASSES)
+        return next(classes for classes in range(2, MOST_CLASSES + 1) if _fits(objective, classes))
 
     @functools.cached_property
     def blind_to_scale(self) -> bool:
@@ -91,15 +87,18 @@ class Facts:
         search = self.row.make(Setup(classes))
         return search.objective_for(jnp.full(len(_LABELS), 3 % classes)), search.score
 
-    def _least(self, objective_of: Callable[[int], Objective | None]) -> int:
-        def fits(classes: int) -> bool:
-            objective, score, labels = objective_of(classes), jnp.ones((len(_LABELS), classes)), _LABELS * 0
-            return objective is None or _defined(lambda: objective(score, score, jnp.asarray(labels)))
-
-        return next(classes for classes in range(2, MOST_CLASSES + 1) if fits(classes))
-
 
 facts = functools.lru_cache(maxsize=256)(Facts)
+
+
+@functools.lru_cache(maxsize=256)
+def for_classes(row: Attack, classes: int) -> Attack:
+    """The attack for so many classes: with the margin where its loss is not defined for them."""
+
+    def fitting(objective: Objective | None) -> Any:
+        return objective if _fits(objective, classes) else margin
+
+    return row._replace(objective=fitting(row.objective), then=fitting(row.then), odd=fitting(row.odd))
 
 
 def taken_by(name: str, randomised: bool = False) -> frozenset[str]:
@@ -116,6 +115,11 @@ def taken_by(name: str, randomised: bool = False) -> frozenset[str]:
 
 
 _LABELS = np.arange(3)
+
+
+def _fits(objective: Objective | None, classes: int) -> bool:
+    score = jnp.ones((len(_LABELS), classes))
+    return objective is None or _defined(lambda: objective(score, score, jnp.asarray(_LABELS * 0)))
 
 
 def _defined(call: Callable[[], Any]) -> bool:

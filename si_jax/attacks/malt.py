@@ -23,7 +23,9 @@ CANDIDATES = 100  # the classes of highest logits but the label, among which MAL
 def distances(
     logits: Callable[[Array], Array], images: Array, labels: Array, candidates: Array, ball: Ball
 ) -> Array:
-    """How far the boundary to each candidate looks, [B, T]; inf where the gradient is zero or not finite.
+    """How far the boundary to each candidate looks, [B, T]; inf where the gradient is zero.
+
+    Entries of a gradient that are not finite count as 0.
 
     It takes one forward pass and T backward passes.
 
@@ -41,7 +43,8 @@ def distances(
     def distance(others: Array) -> Array:
         sides = (jax.nn.one_hot(one, classes, dtype=g.dtype) for one in (others, labels))
         (gradient,) = pull(next(sides) - next(sides))
-        length = ball.dual_length(gradient.reshape(len(images), -1))
+        finite = jnp.where(jnp.isfinite(gradient), gradient, 0)  # as attacks take it
+        length = ball.dual_length(finite.reshape(len(images), -1))
         usable = jnp.isfinite(length) & (length > 0)
         return jnp.where(
             usable, (g[index, labels] - g[index, others]) / jnp.where(usable, length, 1), jnp.inf

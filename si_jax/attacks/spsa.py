@@ -33,10 +33,12 @@ class SpsaState(NamedTuple):
     Attributes:
         point: [B, H, W, C], where it is.
         optimiser: Adam's state; its step count is [B] like everything else.
+        nan: [B] bool, whether a logit is NaN at the point, which then stays there to be seen.
     """
 
     point: Array
     optimiser: optax.OptState
+    nan: Array
 
 
 def spsa(
@@ -75,10 +77,10 @@ def spsa(
     def init(classifier: KeyedClassifier, problem: Problem, threat: Threat) -> SearchState:
         start_key, _, classifier_key = rows.split(problem.keys, 3)
         point = threat.uniform_start(start_key, problem.images)
-        fooled = _fooled(classifier, rows.fold_in(classifier_key, 0), point, problem.labels)
+        fooled, nan = _decided(classifier, rows.fold_in(classifier_key, 0), point, problem.labels)
         found = rows.where(fooled, point, problem.images)
         queries = jnp.ones(len(point), jnp.int32)
-        return SearchState(found, fooled, queries, SpsaState(point, jax.vmap(adam.init)(point)))
+        return SearchState(found, fooled, queries, SpsaState(point, jax.vmap(adam.init)(point), nan))
 
     def advance(
         classifier: KeyedClassifier,
@@ -103,14 +105,14 @@ def spsa(
             )
             updates, optimiser = jax.vmap(adam.update)(-gradient, inner.optimiser)
             point = threat.project(inner.point + updates, problem.images)
-            fooled = _fooled(classifier, keyed, point, problem.labels)
+            fooled, nan = _decided(classifier, keyed, point, problem.labels)
             following = SearchState(
                 rows.where(fooled, point, problem.images),
                 fooled,
                 state.queries + evaluations + 1,
-                SpsaState(point, optimiser),
+                SpsaState(point, optimiser, nan),
             )
-            return rows.where(state.fooled, state, following) if stops else following
+            return rows.where(state.fooled if stops else inner.nan, state, following)
 
         return jax.lax.fori_loop(0, count, body, state)
 
@@ -168,5 +170,7 @@ def _signs(key: Array, shape: tuple[int, ...], dtype: jnp.dtype) -> Array:
     return (2 * bits.astype(dtype) - 1).reshape(-1)[:size].reshape(shape)
 
 
-def _fooled(classifier: KeyedClassifier, keys: Array, images: Array, labels: Array) -> Array:
-    return misclassified(classifier(images, keys).logits, labels)
+def _decided(classifier: KeyedClassifier, keys: Array, images: Array, labels: Array) -> tuple[Array, Array]:
+    """Which images are misclassified, and which have a logit that is NaN."""
+    found = classifier(images, keys).logits
+    return misclassified(found, labels), jnp.isnan(found).any(axis=1)

@@ -128,8 +128,8 @@ def square(
             new_margin, wrong = evaluate(classifier, problem, rows.fold_in(classifier_keys, 1 + i), x)
             if queries % count:  # a part may go past the last iteration
                 new_margin, wrong = jnp.where(i < queries, new_margin, jnp.inf), wrong & (i < queries)
-            # A NaN margin is no decision for the label, and its point is there to be seen.
-            accept = new_margin < margin
+            # A NaN margin is no decision for the label, and its point is there to be seen: it stays.
+            accept = (new_margin < margin) | (jnp.isnan(new_margin) & ~jnp.isnan(margin))
             if stops:
                 accept = ~fooled & (accept | (new_margin <= 0) | wrong)
             best = rows.where(accept, x, best)

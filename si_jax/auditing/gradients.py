@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax import losses
+from si_jax.attacks.facts import for_classes
 from si_jax.attacks.family import ATTACKS
 from si_jax.draws import drawn
 from si_jax.evaluation.network import Network
@@ -22,13 +23,13 @@ TINY = 1e-6
 FLOOR = 1e-30
 
 
-def stages(name: str) -> dict[str, Callable[[Outputs, Array], Array]]:
+def stages(name: str, classes: int) -> dict[str, Callable[[Outputs, Array], Array]]:
     """(outputs, labels) -> [B] for each stage, in the order in which a gradient passes on its way back.
 
     'attack' is the loss of the audited attack, 'cross-entropy' that of the logits, 'scaled' that of logits
     brought to a fixed scale, 'logits' their margin, and 'features' a random projection of the features.
     """
-    attack = ATTACKS[name]
+    attack = for_classes(ATTACKS[name], classes)
     table: dict[str, Callable[[Outputs, Array], Array]] = {
         'attack': lambda outputs, y: attack.objective(attack.score(outputs), None, y),
         'cross-entropy': lambda outputs, y: losses.cross_entropy(outputs.logits, y),
@@ -49,10 +50,11 @@ def measure(network: Network, name: str, rows: np.ndarray) -> dict[str, np.ndarr
 
     Returns:
         `zero_STAGE` [M] bool, whether all entries of the gradient are exactly 0; `largest_STAGE` [M], its
-        largest entry; and `moves` [M] bool, whether the logits change when every pixel goes to one of the two
-        ends of the ball.
+        largest entry, where those that are not finite count as 0, as they do in attacks; `not_finite` [M]
+        bool, whether the attack's has such entries; and `moves` [M] bool, whether the logits change when
+        every pixel goes to one of the two ends of the ball.
     """
-    table, threat = stages(name), network.request.threat
+    table, threat = stages(name, network.request.classes), network.request.threat
     if network.outputs.features is None:
         del table['features']
 
@@ -76,10 +78,12 @@ def measure(network: Network, name: str, rows: np.ndarray) -> dict[str, np.ndarr
         # One pass back for all stages, vectorised: a pass for each would compile as many copies of it.
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(cotangent, table.values()))
         (gradient,) = jax.vmap(pull)(stacked)
-        largest = jnp.max(jnp.abs(gradient), axis=(2, 3, 4))
+        finite = jnp.isfinite(gradient)
+        largest = jnp.max(jnp.abs(jnp.where(finite, gradient, 0)), axis=(2, 3, 4))
         signs = jax.vmap(lambda key: drawn(jax.random.rademacher, key, images.shape[1:], images.dtype))(typed)
         moved = network.apply(weights, threat.project(images + threat.eps * signs, images), typed).logits
         found = {'moves': jnp.any(moved != logits, axis=1)}
+        found['not_finite'] = ~jnp.all(finite[list(table).index('attack')], axis=(1, 2, 3))
         for stage, entry in zip(table, largest, strict=True):
             found |= {f'zero_{stage}': entry == 0, f'largest_{stage}': entry}
         return found

@@ -109,7 +109,7 @@ class Audit:
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = replaceable(path)
+        path = replaceable(path, ('.png',) if self.picture(path) else ())
         path.parent.mkdir(parents=True, exist_ok=True)
         about, picture = self.to_json(), self.picture(path)
         write_json(path, about)

@@ -156,19 +156,15 @@ def audit(
             return report(found, None, None)
         with passing(len(network.images), 'clean images', shown):
             network = network.check_and_classify(explain=needs_features)
-        if not network.clean.any():
-            raise InputError(
-                'no image is classified correctly, so there is nothing to attack: are the labels those of '
-                'these images, and do the pixels have the range and order that the network was trained on?'
-            )
         found.append(verdicts.outputs(sanity.outputs(network.clean_logits, network.traced.coarse)))
         if needs_features:
             found.append(verdicts.si(network.si, cosines.warnings(network.si, len(network.images), [attack])))
-        found += (
-            clean := verdicts.clean(sanity.decisions(network.clean_logits, request.labels, request.images))
-        )
+        said = sanity.decisions(network.clean_logits, request.labels, request.images)
+        found += (clean := verdicts.clean(said, int(network.clean.sum())))
         if verdicts.overall(clean) == verdicts.FAIL:
             words = 'not run: the network has collapsed, and no attack could say anything of it'
+            if not network.clean.any():
+                words = 'not run: no image is classified correctly'
             found += [Check(name, verdicts.SKIP, words) for name in verdicts.OF_ATTACKS]
             return report(found, float(np.mean(network.clean)), None)
         identity = {

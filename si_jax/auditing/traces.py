@@ -12,15 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax import losses
+from si_jax.attacks import rows as rows_of
 from si_jax.attacks.ascent import none_seen, usable
-from si_jax.attacks.facts import facts
+from si_jax.attacks.facts import facts, for_classes
 from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack, starting_points, value_function
 from si_jax.attacks.settings import taken_apart
 from si_jax.attacks.steps import steepest_step
 from si_jax.errors import InputError
 from si_jax.evaluation.network import Network
-from si_jax.objectives import margin
 from si_jax.outputs import Outputs, scaled_by_gap
 from si_jax.runtime import devices, progress
 from si_jax.threat import Threat
@@ -56,6 +56,7 @@ class Trace(NamedTuple):
         start: [N, H, W, C], where it began.
         marked: [N, H, W, C], the iterate after the marked step.
         last: [N, H, W, C], the iterate after the last step.
+        not_finite: [N] bool, whether a gradient had entries that are not finite; they counted as 0.
     """
 
     losses: Any
@@ -63,6 +64,7 @@ class Trace(NamedTuple):
     start: Any
     marked: Any
     last: Any
+    not_finite: Any
 
 
 def check_attack(name: str) -> Attack:
@@ -88,9 +90,7 @@ def check_attack(name: str) -> Attack:
 
 def for_two_classes(name: str) -> Attack:
     """The attack for a classifier of two classes that gives logits only."""
-    attack = ATTACKS[name]
-    if facts(attack).least_classes > 2:
-        return attack._replace(objective=margin)
+    attack = for_classes(ATTACKS[name], 2)
     return attack._replace(score=scaled_by_gap) if facts(attack).reads_features else attack
 
 
@@ -137,8 +137,9 @@ class Follower:
 
         def record(i: Array, seen: Trace) -> tuple[Trace, Array, Array]:
             loss, gradient, fooled = value(i, seen.last)
-            gradient, _ = usable(gradient, none_seen(len(labels)), i)
+            gradient, gradients = usable(gradient, none_seen(len(labels)), i)
             seen = seen._replace(
+                not_finite=seen.not_finite | gradients.not_finite,
                 losses=seen.losses.at[:, i].set(loss),
                 fooled=seen.fooled.at[:, i].set(fooled),
                 marked=jnp.where(i == marked, seen.last, seen.marked),
@@ -149,10 +150,12 @@ class Follower:
             seen, state = carry
             seen, loss, gradient = record(i, seen)
             x, state = rule.update(i, seen.last, loss, gradient, state, lambda x: threat.project(x, images))
-            return seen._replace(last=x), state
+            # As in an evaluation, an image whose loss is NaN stays where it is, so that the point is seen.
+            return seen._replace(last=rows_of.where(jnp.isnan(loss), seen.last, x)), state
 
         shape = len(labels), self._length + 1
-        empty = Trace(jnp.zeros(shape, images.dtype), jnp.zeros(shape, bool), start, start, start)
+        never = jnp.zeros(shape[:1], bool)
+        empty = Trace(jnp.zeros(shape, images.dtype), jnp.zeros(shape, bool), start, start, start, never)
         seen, _ = jax.lax.fori_loop(0, steps, body, (empty, rule.init(start)))
         return record(jnp.asarray(steps), seen)[0]
 
@@ -186,7 +189,7 @@ class Follower:
             `losses` and `fooled` [M, T + 1] as in `Trace`; `marked` and `last` [M] bool, whether the image is
             still classified correctly after the marked step and after the last one; `margin` [M], the margin
             max_{k != y} g_k - g_y after the marked step; `moved` [M] bool, whether that step's iterate is
-            another image than the start.
+            another image than the start; `not_finite` [M] bool, as in `Trace`.
         """
         network, done = self._network, self.run(settings, rows, restart)
         threat, keys = Threat(network.request.threat.norm, settings.eps), network.keys(restart)[rows]
@@ -204,4 +207,5 @@ class Follower:
             'last': last,
             'margin': np.asarray(margins),
             'moved': np.any(done.marked != done.start, axis=(1, 2, 3)),
+            'not_finite': done.not_finite,
         }

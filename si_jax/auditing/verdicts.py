@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from si_jax.evaluation import sanity
-from si_jax.evaluation.gates import MASKED, NO_GRADIENT
+from si_jax.evaluation.gates import FINITE, MASKED, NO_GRADIENT
 from si_jax.evaluation.intervals import wilson
 
 PASS, WARN, FAIL, SKIP, FEW = 'pass', 'warn', 'fail', 'skip', 'few'
@@ -121,15 +121,40 @@ def si(measured: Mapping[str, float] | None, warnings: Sequence[str]) -> Check:
     return Check('si', PASS, 'cosines and logits favour the same class', evidence)
 
 
-def clean(findings: Sequence[str]) -> list[Check]:
-    """From what `sanity.decisions` says of the originals; nothing if all is well."""
+def clean(findings: Sequence[str], right: int) -> list[Check]:
+    """From what `sanity.decisions` says of the originals, and how many are right; nothing if all is well."""
+    if not right:
+        words = (
+            'no image is classified correctly, so there is nothing to attack: are the labels those of these '
+            'images, and do the pixels have the range and order that the network was trained on?'
+        )
+        return [Check('clean', FAIL, '; '.join([*findings, words]))]
     if not findings:
         return []
     return [Check('clean', WARN if findings[0].startswith(sanity.CHANCE) else FAIL, '; '.join(findings))]
 
 
-def gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: int) -> Check:
-    """From `gradients.summary` and the share of the images whose logits noise of size eps changes."""
+def gradients(
+    stages: Mapping[str, Mapping[str, float]], moves: float, count: int, *, not_finite: float = 0.0
+) -> Check:
+    """From `gradients.summary` and the share of the images whose logits noise of size eps changes.
+
+    `not_finite` is the share of images with a gradient that has NaN or infinite entries.
+    """
+    check = _gradients(stages, moves, count)
+    check.evidence['not_finite'] = not_finite
+    if not not_finite:
+        return check
+    words = (
+        f'{check.words}. It is not finite (NaN or infinite) on {percent(not_finite)} of the images at the '
+        'original or on the way. Such entries counted as 0, so this attack may be weaker than on a sound '
+        f'gradient: {FINITE}'
+    )
+    outcome = check.outcome if check.outcome == FAIL else WARN
+    return dataclasses.replace(check, outcome=outcome, words=words)
+
+
+def _gradients(stages: Mapping[str, Mapping[str, float]], moves: float, count: int) -> Check:
     evidence = {'stages': {name: dict(one) for name, one in stages.items()}, 'moves': moves}
 
     def lost(stage: str) -> float:

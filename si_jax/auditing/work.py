@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from si_jax.attacks.facts import facts
+from si_jax.attacks.facts import facts, for_classes
 from si_jax.attacks.family import ATTACKS
 from si_jax.auditing import binarization, curves, gradients, others, traces, verdicts
 from si_jax.auditing.traces import Settings
@@ -58,9 +58,8 @@ class Work:
         about, count = self._about, len(self._network.clean)
         standard, numbers = about['steps'], about['steps_grid']
         follow = self._follower(about['name'], numbers[-1])
-        found = [self._gradients()]
         long = follow('long', self.settings(numbers[-1]))
-        found += [self._loss(long), self._scale(long)]
+        found = [self._gradients(long), self._loss(long), self._scale(long)]
 
         last = {number: self._accuracy(~long['fooled'][:, number]) for number in numbers}
         last[numbers[-1]] = self._accuracy(long['last'])
@@ -90,7 +89,8 @@ class Work:
 
     def _follower(self, attack: str, length: int) -> Callable[..., Arrays]:
         """(unit's name, settings, restart) -> what `Follower.follow` says of all rows."""
-        follower = traces.Follower(self._network, ATTACKS[attack], length)
+        row = for_classes(ATTACKS[attack], self._network.request.classes)
+        follower = traces.Follower(self._network, row, length)
 
         def follow(name: str, settings: Settings, restart: int = 0) -> Arrays:
             each = GRADIENT * self._about['eot_samples'] * settings.steps
@@ -105,10 +105,15 @@ class Work:
             free = self._accuracy(run['marked'])
         return verdicts.scale(name, self._accuracy(long['marked']), free, len(self._network.clean))
 
-    def _gradients(self) -> Check:
+    def _gradients(self, long: Arrays) -> Check:
         measure = functools.partial(gradients.measure, self._network, self._about['name'])
         found = self._unit('gradients', measure, 2 * GRADIENT)
-        return verdicts.gradients(gradients.summary(found), float(np.mean(found['moves'])), len(self._rows))
+        return verdicts.gradients(
+            gradients.summary(found),
+            float(np.mean(found['moves'])),
+            len(self._rows),
+            not_finite=float(np.mean(found['not_finite'] | long['not_finite'])),
+        )
 
     def _loss(self, long: Arrays) -> Check:
         labels = jnp.asarray(self._network.labels[self._rows])

@@ -81,7 +81,8 @@ def run(arguments: dict[str, Any]) -> Corruptions:
         raise InputError(f'--severities={",".join(map(str, severities))}: a severity is one of 1 to 5')
     # The first set stands for all: they have the same shape and classes.
     first = f'{wanted[0]}@{severities[0]}'
-    subject = Subject(**given, **defaults | {'dataset': f'corrupted:{folder}/{first}'})
+    of_first = {'dataset': f'corrupted:{folder}/{first}', 'num_examples': arguments['num_examples']}
+    subject = Subject(**given, **defaults | of_first)
     loaded = load(subject)
     if other is not None:
         count = arguments['num_examples']
@@ -90,12 +91,14 @@ def run(arguments: dict[str, Any]) -> Corruptions:
         other.check_images(len(labels), about)
     choice = {'names': wanted, 'severities': severities, 'num_examples': arguments['num_examples']}
     path = check_output(loaded.path(output, 'corruptions', choice))
-    outputs.check('--output=FILE.json', [path], [*subject.reads(), folder, reference])
+    files = [path, path.with_name(f'{path.stem}{outputs.POINT}')]
+    outputs.check('--output=FILE.json', files, [*subject.reads(), folder, reference])
     compilation_cache.enable()
-    scores = corruptions(
-        loaded.classifier, folder, names=wanted, severities=severities, progress=True, **arguments
-    )
-    scores = dataclasses.replace(scores, model=loaded.about)
+    with outputs.point_beside(path):
+        scores = corruptions(
+            loaded.classifier, folder, names=wanted, severities=severities, progress=True, **arguments
+        )
+    scores = dataclasses.replace(scores, model=loaded.about, warnings=[*loaded.warnings, *scores.warnings])
     scores.save(path, other)
     show(scores.table(other))
     print(f'written to {Path(path)}')

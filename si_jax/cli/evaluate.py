@@ -32,7 +32,7 @@ from si_jax.evaluation.evaluate import evaluate
 from si_jax.evaluation.result import Result, check_output
 from si_jax.evaluation.settings import AUTO, DEFAULTS, check_settings, parse_attacks, takes_of
 from si_jax.evaluation.sweep import Sweep, check_radii, sweep
-from si_jax.evaluation.union import Union, paths
+from si_jax.evaluation.union import Union, check_step_size, paths
 from si_jax.runtime import compilation_cache, processes, profiling, terminal
 from si_jax.runtime.sinks import Sinks, Start
 from si_jax.runtime.sinks import parse as parse_sinks
@@ -313,6 +313,7 @@ def run(
     # Whether the network is random is known once it is loaded: then `evaluate` asks again.
     takes = takes_of(names, custom, ['transfer'] if transfer_from else [], randomised=True)
     check_settings(takes, **settings)
+    check_step_size(settings.get('step_size'), several)
     loaded = processes.agree_on_errors(lambda: load(subject))
     if not several:
         names, custom = parse_attacks(given, loaded.threat.norm)  # whose defaults names leave out
@@ -327,7 +328,8 @@ def run(
     if choice['decisions'] is None:  # no setting of the many that are not random
         del choice['decisions']
     choice |= {'gradient_of': gradient_of, 'transfer_from': transfer_from} if others else {}
-    choice |= {'threats': list(several)} if several else {}
+    # Of several norms, whose defaults differ, the file name has the attacks as in linf.
+    choice |= {'threats': list(several), 'attacks': attacks} if several else {}
     choice |= {} if targets is None else {'targets': targets}
     choice |= {'eps': radii} if radii else {}
     each = several or {'': loaded.threat}

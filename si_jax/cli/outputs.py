@@ -10,14 +10,12 @@ import numpy as np
 
 from si_jax.errors import InputError
 from si_jax.evaluation import state
+from si_jax.evaluation.result import attacks_in, is_result
 from si_jax.runtime import processes
 from si_jax.storage import hub, npz
-from si_jax.storage.files import read_json, write_atomic
+from si_jax.storage.files import write_atomic
 from si_jax.zoo import weights
 
-# What an evaluation, a union or a sweep of several, smallest perturbations, an audit, a comparison, a figure
-# and scores of corruptions have beside their schema.
-OURS = ('worst_case', 'union', 'sweep', 'smallest', 'checks', 'differences', 'figure', 'corruptions')
 FLAGS = ('clean', 'worst_case', 'labels', 'indices')  # of each image, in the npz file of an evaluation
 POINT = '_point.npz'
 
@@ -99,7 +97,7 @@ def is_ours(file: Path) -> bool:
         return True
     if file.name.endswith('_images') and file.is_dir():
         there = {path.name for path in file.iterdir()}
-        return there <= _attacks(file.with_name(f'{file.name.removesuffix("_images")}.json'))
+        return there <= attacks_in(file.with_name(f'{file.name.removesuffix("_images")}.json'))
     if not file.is_file():
         return False
     if file.name == 'index.html':
@@ -113,16 +111,12 @@ def is_ours(file: Path) -> bool:
     if file.name.endswith(POINT):
         return _holds(file, ('point',))
     if file.name.endswith('_images.npz'):
-        return _names(file) <= _attacks(file.with_name(f'{file.name.removesuffix("_images.npz")}.json'))
+        return _names(file) <= attacks_in(file.with_name(f'{file.name.removesuffix("_images.npz")}.json'))
     if file.suffix == '.npz':
         return _holds(file, FLAGS) or (_holds(file, FLAGS[2:]) and is_ours(file.with_suffix('.json')))
     if file.suffix in ('.png', '.pdf'):
         return is_ours(file.with_suffix('.json'))
-    try:
-        about = read_json(file)
-    except (OSError, ValueError):
-        return False
-    return isinstance(about, dict) and 'schema' in about and any(field in about for field in OURS)
+    return is_result(file)
 
 
 def _is_of_unfinished(file: Path) -> bool:
@@ -138,14 +132,6 @@ def _is_of_unfinished(file: Path) -> bool:
         if of_it and begun and min(begun) <= file.stat().st_mtime:
             return True
     return False
-
-
-def _attacks(result: Path) -> set[str]:
-    """The attacks in a result of ours; none if it is something else."""
-    if not is_ours(result):
-        return set()
-    about = read_json(result)
-    return set(about.get('smallest', about).get('attacks', ()))
 
 
 def _first_line(file: Path) -> str:

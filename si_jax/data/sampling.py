@@ -15,9 +15,9 @@ def of_few_classes(labels: np.ndarray, whole: np.ndarray) -> tuple[int, int] | N
         whole: [N], of all images.
     """
     shares = np.bincount(whole) / len(whole)
-    there, kinds = set(labels.tolist()), np.flatnonzero(shares)
-    lacking = [label for label in kinds.tolist() if label not in there]
-    # That these, or as many others, have none of so many random images.
-    choices = math.lgamma(len(kinds) + 1) - math.lgamma(len(lacking) + 1) - math.lgamma(len(there) + 1)
-    log_chance = choices + len(labels) * sum(math.log1p(-shares[label]) for label in lacking)
-    return (len(there), len(kinds)) if lacking and log_chance < math.log(UNLIKELY) else None
+    there, kinds = sorted(set(labels.tolist())), int(np.count_nonzero(shares))
+    lacking = kinds - len(there)
+    # That all of so many random images are of these classes, or of as many others.
+    choices = math.lgamma(kinds + 1) - math.lgamma(lacking + 1) - math.lgamma(len(there) + 1)
+    log_chance = choices + len(labels) * math.log(shares[there].sum())
+    return (len(there), kinds) if lacking and log_chance < math.log(UNLIKELY) else None

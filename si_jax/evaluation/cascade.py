@@ -212,9 +212,13 @@ def _run_stage(
         def confirm(some: np.ndarray, found: np.ndarray) -> np.ndarray:
             nonlocal largest
             chosen = rows[some]
-            correct, distance = network.confirm(chosen, found, keys[chosen], request.threat, stage.attack)
-            largest = max(largest, distance)
-            return ~correct
+            correct, _ = network.confirm(chosen, found, keys[chosen], request.threat, stage.attack)
+            wrong = ~correct
+            if wrong.any():  # what is refused is nobody's final image
+                counted = network.judged(found[wrong], chosen[wrong], request.threat)
+                moved = request.threat.audit(counted, network.images[chosen[wrong]], source=stage.attack)
+                largest = max(largest, moved)
+            return wrong
 
         about = stage._replace(restarts=1, targets=1), row, request.built_in[0], again
         program = network.program(about, functools.partial(compiled, again))

@@ -18,6 +18,7 @@ from si_jax.errors import InputError
 from si_jax.evaluation.tolerances import equations, resolution
 from si_jax.interop.jax_networks import as_function, is_equinox_module
 from si_jax.interop.loading import is_torch_module, load_torch_module
+from si_jax.interop.translated import Translated
 from si_jax.models.convolution import convolve
 from si_jax.outputs import Outputs, as_outputs
 
@@ -145,7 +146,7 @@ def classifier_of(value: Any, layout: str = 'nhwc') -> Classifier:
         # Whatever the network computes in, losses are computed in what the images are given in.
         return jax.tree.map(lambda array: jnp.asarray(array, images.dtype), as_outputs(returned))
 
-    return Classifier(function, randomised, getattr(call, 'original', None))
+    return Classifier(function, randomised, call.original if isinstance(call, Translated) else None)
 
 
 def _failed(shape: tuple[int, ...], error: Exception) -> str:
@@ -197,7 +198,22 @@ def with_logit_scale(value: Any, factor: float | Array) -> Randomised | Callable
 
     if isinstance(value, Randomised):
         return Randomised(lambda images, keys: scaled(value.function(images, keys)))
+    if isinstance(value, Translated):
+        return _Scaled(value, scaled, factor)
     return lambda images: scaled(value(images))
+
+
+class _Scaled(Translated):
+    """A translated network with its logits multiplied, which is still held against the network itself."""
+
+    def __init__(self, network: Translated, scaled: Callable[[Any], Outputs], factor: float | Array):
+        self._network, self._scaled, self._factor = network, scaled, factor
+
+    def __call__(self, images: Array) -> Outputs:
+        return self._scaled(self._network(images))
+
+    def original(self, images: np.ndarray) -> np.ndarray:
+        return np.asarray(self._factor) * self._network.original(images)
 
 
 class Lifted(NamedTuple):

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from si_jax.attacks import registry
 from si_jax.errors import InputError
 from si_jax.evaluation.loading import SCHEMA, SavedResult
 from si_jax.evaluation.result import Result
@@ -241,6 +242,8 @@ def compare(
     first = sides[0][0]
     for other in (*sides[0][1:], *sides[1]):
         check_alike(first, other, same_attacks=attacks is None)
+    if attacks is not None:
+        attacks = _canonical(attacks[0], sides[0]), _canonical(attacks[1], sides[1])
     if names is None:
         names = attacks or ('a', 'b')
     if names[0] == names[1] or not all(names):
@@ -276,6 +279,17 @@ def compare(
 def chance(p: float) -> str:
     """A probability as a reader takes it: `4 %`, `below 0.01 %`."""
     return 'below 0.01 %' if p < 1e-4 else f'{100 * p:.2g} %' if p < 0.995 else '100 %'
+
+
+def _canonical(attack: str, results: list[SavedResult]) -> str:
+    """The name of an attack as results have it, however its settings are written."""
+    about = results[0].about
+    if attack in about['attacks']:
+        return attack
+    try:
+        return registry.named(attack, about['threat_model']['norm']).name
+    except InputError:  # one of the user's, or none: the check says so
+        return attack
 
 
 def _check_attacks(sides: list[list[SavedResult]], attacks: tuple[str, str]) -> None:

@@ -144,7 +144,7 @@ class Corruptions:
             InputError: The path does not end in `.json`.
             OSError: It cannot be written.
         """
-        path = replaceable(path)
+        path = replaceable(path, ())
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, self.to_json(reference))
 

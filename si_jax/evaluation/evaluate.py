@@ -265,6 +265,7 @@ def conclude(
             *sanity.decisions(network.clean_logits, request.labels, request.images),
             *sanity.outputs(network.clean_logits, network.traced.coarse),
             *gates.out_of_reach(kinds, request.threat),
+            *gates.of_linf(request.threat),
             *gates.too_short(kinds, records, request.threat),
             *gates.after(network.clean_logits, clean, kinds, records, there, randomised=randomised),
             *targeted.warnings(network),

@@ -5,7 +5,6 @@ gates raise `InputError` with the value, the limit and the remedy. After them: w
 doubtful. These give warnings. Every gate asks all attacks in the same way, by what is known of their parts.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -22,7 +21,7 @@ from si_jax.evaluation.result import AttackRecord, GradientCounts
 from si_jax.evaluation.tolerances import FLOAT32, disagreement, gaps
 from si_jax.outputs import Outputs
 from si_jax.runtime import compilation_cache
-from si_jax.threat import Threat
+from si_jax.threat import LINF_EPS, USUAL, Threat
 
 Array = jax.Array
 
@@ -34,6 +33,11 @@ SHORT = 0.01  # how far a clean accuracy may be below the stated one
 # The share of images that attacks without gradients may break after the others: on honest networks they break
 # some too. It is the lower end of the interval that counts.
 MASKED = 0.002
+# What helps a gradient with NaN or infinite entries.
+FINITE = (
+    'put a `where` inside the root, the logarithm or the division that has no derivative there (around it '
+    'NaN comes through), or give a network without it as gradient_of'
+)
 TOO_LARGE = 1e6  # logits whose rounding in float32 is as large as what the cross-entropy tells apart
 
 
@@ -98,11 +102,6 @@ def check_fits(attack: Gated, outputs: Outputs, why_no_features: str, *, differe
                 f'attack {attack.name!r} follows the gradient of the classifier, which has none, as it calls '
                 'a function outside of JAX (BlackBox, pure_callback): use square, rays or spsa, or say with '
                 'gradient_of whose gradient to take'
-            )
-        if classes < part.facts.least_classes:
-            raise InputError(
-                f'attack {attack.name!r} needs at least {part.facts.least_classes} classes, the classifier '
-                f"has {classes}: use 'pgd' or 'cw'"
             )
         if part.n_targets >= classes:
             raise InputError(
@@ -347,12 +346,22 @@ def out_of_reach(attacks: Sequence[Gated], threat: Threat) -> list[str]:
     ]
 
 
+def of_linf(threat: Threat) -> list[str]:
+    """Whether the radius is the usual one of another norm."""
+    if threat.norm not in USUAL or threat.eps != LINF_EPS:
+        return []
+    return [
+        f'eps = 8/255 is the usual radius in linf and next to nothing in {threat.norm}, where '
+        f'{USUAL[threat.norm]} is usual: nearly every network looks robust there. Give eps'
+    ]
+
+
 def too_short(attacks: Sequence[Gated], records: Mapping[str, AttackRecord], threat: Threat) -> list[str]:
     """Which attacks of the PGD family cannot cross the ball with all steps, of a size that was chosen."""
     short = {}
     for attack in attacks:
         steps, size = records[attack.name].steps, records[attack.name].step_size
-        if steps is None or size is None or math.isclose(size, threat.eps / 4):
+        if steps is None or size is None:
             continue
         if steps * size < (1 - 1e-6) * threat.eps:
             short[attack.name] = steps * size
@@ -399,13 +408,23 @@ def gradients(
     """
     without: dict[str, GradientCounts] = {}
     broken: dict[str, GradientCounts] = {}
+    of_source: dict[str, GradientCounts] = {}
     for attack in attacks:
         for part, counts in zip(attack.parts, records[attack.name].gradients, strict=False):
-            if counts is not None and counts.zero > NO_GRADIENT * counts.attacked:
-                without.setdefault(part.attack, counts)
-            if counts is not None and counts.not_finite:
-                broken.setdefault(part.attack, counts)
+            if counts is None:
+                continue
+            zero, not_finite = (of_source, of_source) if part.elsewhere else (without, broken)
+            if counts.zero > NO_GRADIENT * counts.attacked:
+                zero.setdefault(part.attack, counts)
+            if counts.not_finite:
+                not_finite.setdefault(part.attack, counts)
     found = []
+    for name, one in of_source.items():
+        found.append(
+            f'{name}: the gradient of its source is exactly zero on {one.zero} and not finite on '
+            f'{one.not_finite} of {one.attacked} images, so what it carries over says little: give another '
+            'source, or leave it out'
+        )
     if without:
         cases = ', '.join(f'{name} on {one.zero} of {one.attacked}' for name, one in without.items())
         low, high = _interval(without, lambda one: one.zero)
@@ -424,10 +443,7 @@ def gradients(
     if broken:
         cases = ', '.join(f'{name} on {one.not_finite} of {one.attacked}' for name, one in broken.items())
         low, high = _interval(broken, lambda one: one.not_finite)
-        remedy = (
-            'put a `where` inside the root, the logarithm or the division that has no derivative there '
-            '(around it NaN comes through), or give a network without it as gradient_of'
-        )
+        remedy = FINITE
         if largest > TOO_LARGE:
             remedy = (
                 f'the logits reach {largest:.3g}, where the cross-entropy cannot be computed in float32: use '

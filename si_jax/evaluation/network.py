@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from si_jax.errors import InputError
-from si_jax.evaluation import cosines, eight_bit, gates, packing
+from si_jax.evaluation import cosines, eight_bit, gates, packing, sanity
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
 from si_jax.evaluation.last_layer import with_features
 from si_jax.evaluation.pixels import Images
@@ -69,6 +69,7 @@ class Network:
             over the draws that decide.
         clean_share: [N], the share of these draws in which the clean image is classified correctly; of a
             classifier that is not random bool, whether it is.
+        masked: [K] bool, whether a class has one logit for all clean images and for some that were inverted.
         scale: The factor on the logits of calibrated attacks, once it was measured.
         si: What `cosines.measure` found on the clean images, once it was asked for.
         programs: Compiled programs by what they depend on.
@@ -84,6 +85,7 @@ class Network:
     why_no_features: str
     clean_logits: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros((0, 0)))
     clean_share: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
+    masked: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, bool))
     scale: float | None = None
     si: dict[str, float] | None = None
     programs: dict[Any, Any] = dataclasses.field(default_factory=dict)
@@ -279,7 +281,10 @@ class Network:
         # Another machine's may be off by a rounding; all go by those of the first process.
         mine = {name: clean[name] for name in ('logits', 'share')} if processes.is_first() else {}
         first = processes.gather_arrays(mine)[0]
-        return dataclasses.replace(self, clean_logits=first['logits'], clean_share=first['share'], si=si)
+        # Of one image alone every logit is fixed; the probe has it inverted, too.
+        masked = sanity.fixed(np.concatenate([first['logits'], np.asarray(probed.logits)]))
+        measured = {'clean_logits': first['logits'], 'clean_share': first['share'], 'masked': masked}
+        return dataclasses.replace(self, **measured, si=si)
 
     def _decide(self, images: Images, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The share of draws [M] in which images, made of those of the rows, are right, and the mean logits.

@@ -12,7 +12,7 @@ import numpy as np
 
 from si_jax import attacks
 from si_jax.attacks import rows as rows_of
-from si_jax.attacks.facts import facts
+from si_jax.attacks.facts import facts, for_classes
 from si_jax.attacks.family import ATTACKS
 from si_jax.attacks.pgd import Attack, Start, starting_points, value_function
 from si_jax.errors import InputError
@@ -196,7 +196,8 @@ class Pgd(OnAllImages):
         return self.given.get('step_size', request.step_size)
 
     def attacker(self, network: Network, request: Request) -> Callable[[np.ndarray, int], Arrays]:
-        row, steps, own_size = self.row, self._steps(request), self.given.get('step_size')
+        row, steps = for_classes(self.row, request.classes), self._steps(request)
+        own_size = self.given.get('step_size')
         apply, weights = network.surrogate(row.calibrated)
 
         def compiled(row: Attack) -> Callable[..., Arrays]:
@@ -269,7 +270,7 @@ def with_gradient(network: Network) -> list[str]:
     return [
         name
         for name, known in ((name, facts(ATTACKS[name])) for name in ADVISED)
-        if known.least_classes <= network.request.classes
+        if known.loss_classes <= network.request.classes
         and (network.outputs.features is not None or not known.reads_features)
         and share_of_zero(ATTACKS[name]) <= NO_GRADIENT
     ]

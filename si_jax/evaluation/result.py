@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,6 +98,10 @@ class AttackRecord:
         return taken | ({'fixed': fixed} if fixed else {})
 
 
+IMAGES = '_images.npz'
+# What an evaluation, a union or a sweep of several, smallest perturbations, an audit, a comparison, a figure
+# and scores of corruptions have beside their schema.
+FIELDS = ('worst_case', 'union', 'sweep', 'smallest', 'checks', 'differences', 'figure', 'corruptions')
 OF_IMAGES = frozenset({'labels', 'indices'})  # in the npz file of every result
 
 
@@ -320,7 +325,7 @@ class Result(Tabular):
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = replaceable(path)
+        path = replaceable(path, ('.npz', *([IMAGES] if self.images is not None else ())))
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = self.correct | {'labels': self.labels, 'indices': self.indices}
         for name, record in self.attacks.items():
@@ -330,11 +335,11 @@ class Result(Tabular):
         if self.decisions is not None:
             arrays |= {f'{SHARE}{name}': share for name, share in self.share.items()}
         write_npz(path.with_suffix('.npz'), arrays)
-        images = path.with_name(f'{path.stem}_images.npz')
+        images = path.with_name(f'{path.stem}{IMAGES}')
         if self.images is not None:
             write_npz(images, self.images)
-        elif _is_of(images, path):  # the result that this one replaces
-            images.unlink()
+        else:
+            remove_stale(images, path)
         write_json(path, self.to_json())
 
     @staticmethod
@@ -391,30 +396,59 @@ def check_output(path: str | os.PathLike) -> Path:
     return path
 
 
-def replaceable(path: str | os.PathLike) -> Path:
-    """The path of a result that is about to be written.
+def replaceable(path: str | os.PathLike, companions: Sequence[str] = ('.npz',)) -> Path:
+    """The path of a result that is about to be written, with its companions `<stem><suffix>`.
 
     Raises:
-        InputError: It does not end in `.json`, or in its place or as `<stem>.npz` is what no result left.
+        InputError: It does not end in `.json`, or in its place or a companion's is what no result left.
     """
     path = check_output(path)
-    flags, foreign = path.with_suffix('.npz'), []
-    with contextlib.suppress(OSError, ValueError):  # what is damaged may be replaced
-        if path.exists() and 'schema' not in dict(read_json(path)):
-            foreign.append(path)
-    with contextlib.suppress(OSError, npz.ArchiveError):
-        if flags.exists() and not OF_IMAGES <= set(npz.headers(flags)):
-            foreign.append(flags)
+    files = [path.with_name(f'{path.stem}{suffix}') for suffix in companions]
+    foreign = [path] if path.exists() and not is_result(path) else []
+    foreign += [file for file in files if file.exists() and not _is_of(file, path)]
     if foreign:
         raise InputError(f'{foreign[0]} is there, and is no result: give another path, or move it away')
     return path
 
 
-def _is_of(images: Path, result: Path) -> bool:
-    """Whether a file has the adversarial images of a result that is there."""
-    with contextlib.suppress(OSError, ValueError, npz.ArchiveError):
-        return set(npz.headers(images)) <= set(dict(read_json(result))['attacks'])
-    return False
+def is_result(path: Path) -> bool:
+    """Whether a JSON file is a result of this library; a damaged one still is if it begins like one."""
+    try:
+        about = read_json(path)
+    except OSError:
+        return False
+    except ValueError:
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            return not (text := path.read_text()[:200]) or text.startswith('{\n  "schema"')
+        return False
+    return isinstance(about, dict) and 'schema' in about and any(field in about for field in FIELDS)
+
+
+def attacks_in(path: Path) -> set[str]:
+    """The attacks in a result; none if the file is something else."""
+    if not is_result(path):
+        return set()
+    with contextlib.suppress(OSError, ValueError):
+        about = read_json(path)
+        return set(about.get('smallest', about).get('attacks', ()))
+    return set()
+
+
+def _is_of(file: Path, result: Path) -> bool:
+    """Whether a file beside the JSON file of a result is of it, or may have been and is damaged."""
+    if file.suffix != '.npz':
+        return is_result(result)
+    try:
+        names = set(npz.headers(file))
+    except (OSError, npz.ArchiveError):
+        return is_result(result)
+    return names <= attacks_in(result) if file.name.endswith(IMAGES) else names >= OF_IMAGES
+
+
+def remove_stale(images: Path, result: Path) -> None:
+    """Removes the adversarial images of a result that is about to be replaced by one without them."""
+    if images.exists() and _is_of(images, result):
+        images.unlink()
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

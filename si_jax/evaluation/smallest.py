@@ -22,13 +22,14 @@ from si_jax.errors import InputError, unknown
 from si_jax.evaluation import curves, gates, loading, sanity
 from si_jax.evaluation.arrays import layout_of
 from si_jax.evaluation.cascade import BEYOND, Cascade, claimed, cost, runs
+from si_jax.evaluation.classifier import Randomised
 from si_jax.evaluation.evaluate import identity_of, prepared
 from si_jax.evaluation.loading import SCHEMA
 from si_jax.evaluation.network import Network
 from si_jax.evaluation.packing import compile_search, run_search
 from si_jax.evaluation.pgd import count_gradients, with_gradient
 from si_jax.evaluation.request import Request
-from si_jax.evaluation.result import AttackRecord, replaceable, write_npz
+from si_jax.evaluation.result import IMAGES, AttackRecord, remove_stale, replaceable, write_npz
 from si_jax.evaluation.state import Arrays, Saved, Work, alone, remember_all
 from si_jax.runtime import processes
 from si_jax.runtime.agreement import check_identical
@@ -157,13 +158,16 @@ class Smallest:
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = replaceable(path)
+        path = replaceable(path, ('.npz', *([IMAGES] if self.images is not None else ())))
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f'distances_{name}': each for name, each in self.distances.items()}
         arrays |= {'clean': self.clean, 'labels': self.labels, 'indices': self.indices}
         write_npz(path.with_suffix('.npz'), arrays)
+        images = path.with_name(f'{path.stem}{IMAGES}')
         if self.images is not None:
-            write_npz(path.with_name(f'{path.stem}_images.npz'), self.images)
+            write_npz(images, self.images)
+        else:
+            remove_stale(images, path)
         write_json(path, self.to_json())
         if curves.can_be_drawn():
             self.draw(path.with_suffix('.png'))
@@ -249,6 +253,11 @@ def smallest(
         AssertionError: An attack of this library left [0, 1].
     """
     began = time.perf_counter()
+    if isinstance(classifier, Randomised):
+        raise InputError(
+            'a Randomised classifier has many decisions at a point, and no nearest misclassified one: '
+            'call evaluate, at several radii'
+        )
     check_norm(norm)
     request = Request.of(
         images,
@@ -272,11 +281,6 @@ def smallest(
     shown = progress and processes.is_first()
     with alone(state_path), jax.default_matmul_precision('highest'):
         network, kinds = prepared(classifier, gradient_of, request, shown)
-        if network.classifier.randomised:
-            raise InputError(
-                'a Randomised classifier has many decisions at a point, and no nearest misclassified one: '
-                'call evaluate, at several radii'
-            )
         searches = [kind for kind in kinds if isinstance(kind, Cascade)]
         identity = identity_of(network, kinds, program=state_path is not None) | {'measured': 'distances'}
         check_identical(identity)

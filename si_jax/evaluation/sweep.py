@@ -21,6 +21,7 @@ import numpy as np
 from si_jax.errors import InputError
 from si_jax.evaluation import curves, loading
 from si_jax.evaluation.arrays import layout_of
+from si_jax.evaluation.classifier import Randomised
 from si_jax.evaluation.evaluate import conclude, measure, prepared
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.kinds import Kind
@@ -224,18 +225,18 @@ def sweep(
         **settings,
     )
     shown = progress and processes.is_first()
+    if isinstance(classifier, Randomised):
+        raise InputError(
+            'a sweep counts an image that was broken as broken for good, and a Randomised classifier may '
+            'draw otherwise at the next radius: call evaluate for each radius'
+        )
+    if request.targets is not None:
+        raise InputError(
+            'a sweep goes on with the images that were not broken at a smaller radius, and those may not '
+            'have reached their targets: leave targets out, or call evaluate for each radius'
+        )
     with alone(state_path), jax.default_matmul_precision('highest'):
         network, kinds = prepared(classifier, gradient_of, request, shown)
-        if network.classifier.randomised:
-            raise InputError(
-                'a sweep counts an image that was broken as broken for good, and a Randomised classifier may '
-                'draw otherwise at the next radius: call evaluate for each radius'
-            )
-        if request.targets is not None:
-            raise InputError(
-                'a sweep goes on with the images that were not broken at a smaller radius, and those may not '
-                'have reached their targets: leave targets out, or call evaluate for each radius'
-            )
         results: list[Result] = []
         before: dict[str, Outcome] = {}
         for number, (threat, place) in enumerate(zip(threats, places, strict=True)):

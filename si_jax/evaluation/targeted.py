@@ -13,7 +13,6 @@ import jax
 import numpy as np
 
 from si_jax.attacks.settings import file_name
-from si_jax.evaluation import sanity
 from si_jax.evaluation.cascade import Cascade
 from si_jax.evaluation.gates import Part
 from si_jax.evaluation.network import Network
@@ -107,7 +106,7 @@ def aims_of(network: Network) -> np.ndarray:
         return wrong[drawn, np.arange(len(labels))][None].astype(np.int32)
     if _is(request.targets, 'least-likely'):
         own = np.arange(request.classes) == labels[:, None]
-        out = own | sanity.fixed(network.clean_logits)
+        out = own | network.masked
         out = np.where(out.all(axis=1, keepdims=True), own, out)
         return np.argmin(np.where(out, np.inf, network.clean_logits), axis=1)[None].astype(np.int32)
     return np.asarray(request.targets, np.int32)[None]
@@ -118,8 +117,7 @@ def warnings(network: Network) -> list[str]:
     if network.request.targets is None:
         return []
     aims = aims_of(network)
-    masked = sanity.fixed(network.clean_logits)
-    if not (lost := masked[aims]).any():
+    if not (lost := network.masked[aims]).any():
         return []
     classes = np.unique(aims[lost])
     named = ', '.join(map(str, classes[:NAMED])) + ', ...' * (len(classes) > NAMED)

@@ -7,7 +7,7 @@ and counts the images that withstand all.
 import dataclasses
 import html
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,13 +109,22 @@ class Union:
         write_json(path, {'schema': SCHEMA, 'union': about})
 
 
+def check_step_size(step_size: float | None, threats: Mapping[str, Threat]) -> None:
+    """Raises InputError where one step size is given for several norms."""
+    if step_size is not None and len({threat.norm for threat in threats.values()}) > 1:
+        raise InputError(
+            f'step_size={step_size:g} cannot suit several norms: leave it out, and each has a quarter of its '
+            'eps, or evaluate each threat model alone'
+        )
+
+
 def evaluate_union(
     classifier: Any,
     images: Any,
     labels: Any,
     *,
     threats: str | Iterable[str] = THREATS,
-    attacks: Any = 'autoattack',
+    attacks: Any = None,
     state_path: str | os.PathLike | None = None,
     **settings: Any,
 ) -> Union:
@@ -126,7 +135,7 @@ def evaluate_union(
         images: [N, H, W, C] in [0, 1].
         labels: [N].
         threats: Texts 'NORM:EPS', as a sequence or a comma string; eps is a number or a fraction.
-        attacks: What runs in each of them.
+        attacks: What runs in each of them; None for what `evaluate` takes for this classifier.
         state_path: A folder in which each evaluation has one of its own, to go on after an interruption.
         settings: Further arguments of `evaluate`, but eps and norm.
 
@@ -141,11 +150,7 @@ def evaluate_union(
     if given := [name for name in ('eps', 'norm') if name in settings]:
         raise InputError(f'{given[0]} is given, and the threats have theirs: leave it out, or call evaluate')
     each = parse_threats(threats)
-    if settings.get('step_size') is not None and len({threat.norm for threat in each.values()}) > 1:
-        raise InputError(
-            f'step_size={settings["step_size"]:g} cannot suit several norms: leave it out, and each has a '
-            'quarter of its eps, or evaluate each threat model alone'
-        )
+    check_step_size(settings.get('step_size'), each)
     for threat in each.values():
         threat.check(tuple(np.shape(images))[1:])
     return Union(

@@ -11,6 +11,7 @@ import numpy as np
 from si_jax import models
 from si_jax.errors import InputError
 from si_jax.interop import torch_weights
+from si_jax.interop.translated import Translated
 from si_jax.outputs import Outputs
 
 Classifier = Callable[[jax.Array], Outputs]
@@ -66,7 +67,7 @@ def _translated(module: Any, image_shape: Sequence[int]) -> Any:
     return TorchClassifier(module, image_shape)
 
 
-class _ForAnySize:
+class _ForAnySize(Translated):
     """A module, translated for images of each size when it is first given some."""
 
     def __init__(self, module: Any):

@@ -32,6 +32,7 @@ from si_jax.interop.graph_nodes import (
 )
 from si_jax.interop.linear_head import Head, find_head
 from si_jax.interop.torch_files import check_finite, import_torch
+from si_jax.interop.translated import Translated
 from si_jax.models.convolution import chosen_convolution, use_convolution
 from si_jax.outputs import Outputs
 
@@ -42,7 +43,7 @@ _IGNORED_KEYWORDS = ('device', 'layout', 'memory_format', 'non_blocking', 'pin_m
 _SIZE_FUNCTIONS = ('sym_float', 'sym_int', 'sym_max', 'sym_min', 'sym_not')
 
 
-class TorchClassifier:
+class TorchClassifier(Translated):
     """images [B, H, W, C] in [0, 1] -> `Outputs`: it computes what a torch.nn.Module computes.
 
     Args:
@@ -90,9 +91,13 @@ class TorchClassifier:
 
     def __call__(self, images: Array) -> Outputs:
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            *sides, channels = self.image_shape
+            remedy = f'give image_shape={tuple(images.shape[1:])} when it is loaded'
+            if images.shape[1:] == (channels, *sides):
+                remedy = 'these are [B, C, H, W], so give images.transpose(0, 2, 3, 1)'
             raise InputError(
                 f'{self._name} was translated for images [B, {", ".join(map(str, self.image_shape))}], not '
-                f'{list(images.shape)}: give image_shape={tuple(images.shape[1:])} when it is loaded'
+                f'{list(images.shape)}: {remedy}'
             )
         rows = None if None in self._graphs else images.shape[0]
         if rows not in self._graphs:
@@ -106,7 +111,9 @@ class TorchClassifier:
         torch = import_torch()
         given = torch.as_tensor(np.moveaxis(np.asarray(images), 3, 1).copy(), dtype=self._dtype())
         with torch.no_grad():
-            return self._module(given).numpy()
+            # Whatever stands around the logits, as in the translation: a tuple, a dictionary, a data class.
+            (logits,) = torch.utils._pytree.tree_leaves(self._module(given))
+        return logits.double().numpy() if logits.dtype == torch.float64 else logits.float().numpy()
 
     def _translate(self, rows: int | None) -> '_Graph':
         torch = import_torch()

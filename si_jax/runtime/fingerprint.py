@@ -12,12 +12,14 @@ import numpy as np
 
 from si_jax.storage.trees import digest
 
+LIBRARY = __name__.partition('.')[0]
+
 
 def fingerprint(value: Any) -> str:
     """A short hash of the source of what a user wrote, to tell a changed one from an older one.
 
     It covers the text of the functions, the values they were made with, their defaults, and what they name in
-    their module: plain values, arrays and functions. What other modules do is not looked at.
+    their module: plain values, arrays, functions and classes. What other modules do is not looked at.
     """
     return hashlib.sha256('\n'.join(_text(value, set())).encode()).hexdigest()[:16]
 
@@ -26,6 +28,12 @@ def _program(code: types.CodeType) -> str:
     """What a function does: its instructions, the names and the constants in them."""
     constants = [_program(one) if isinstance(one, types.CodeType) else repr(one) for one in code.co_consts]
     return f'{code.co_code.hex()} {code.co_names} {constants}'
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """The names that a function and the functions inside it look up, in order."""
+    inner = [name for one in code.co_consts if isinstance(one, types.CodeType) for name in _names(one)]
+    return sorted({*code.co_names, *inner})
 
 
 def _text(value: Any, seen: set[int]) -> Iterable[str]:
@@ -44,14 +52,20 @@ def _text(value: Any, seen: set[int]) -> Iterable[str]:
         return
     elif hasattr(value, 'func') and hasattr(value, 'keywords'):  # functools.partial
         yield from _text((value.func, value.args, value.keywords), seen)
-    elif inspect.isfunction(value):
+    elif inspect.isfunction(value) and str(value.__module__).split('.')[0] == LIBRARY:
+        yield f'{value.__module__}.{value.__qualname__}'  # the version of the library says what it does
+    elif inspect.isfunction(value) or isinstance(value, type):
         seen.add(id(value))
         try:
             yield inspect.getsource(value)
-        except (OSError, SyntaxError, tokenize.TokenError):  # no file, or one that was changed since
-            yield f'{value.__qualname__} {_program(value.__code__)}'
+        except (OSError, TypeError, SyntaxError, tokenize.TokenError):  # no file, or one that was changed
+            program = '' if isinstance(value, type) else _program(value.__code__)
+            yield f'{value.__qualname__} {program}'
+        if isinstance(value, type):
+            yield from _text([one for one in vars(value).values() if inspect.isfunction(one)], seen)
+            return
         named = {
-            name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__
+            name: value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__
         }
         near = {name: one for name, one in named.items() if _is_near(one, value.__module__)}
         cells = [cell.cell_contents for cell in value.__closure__ or ()]
@@ -65,6 +79,7 @@ def _text(value: Any, seen: set[int]) -> Iterable[str]:
 
 def _is_near(value: Any, module: str) -> bool:
     """Whether what a function names belongs to its module: a value, or a function that is written there."""
-    if inspect.isfunction(value):
+    if inspect.isfunction(value) or isinstance(value, type):
         return value.__module__ == module
-    return isinstance(value, str | int | float | bool | tuple | list | np.ndarray | np.generic | jax.Array)
+    values = str | int | float | bool | tuple | list | set | frozenset | Mapping
+    return isinstance(value, values | np.ndarray | np.generic | jax.Array)

@@ -14,10 +14,9 @@ from si_jax.data import Dataset, stream
 from si_jax.data.sampling import of_few_classes
 from si_jax.defenses import BUILT_IN, DEFENSES, Defense
 from si_jax.errors import InputError
+from si_jax.threat import LINF_EPS, USUAL
 from si_jax.training.recipes.fields import defense as fields_of
 
-LINF = 8 / 255
-USUAL = {'l2': '0.5', 'l1': '12'}
 # Of the section `defense`, what comes with a row.
 OF_ROW = (
     'weights',
@@ -41,7 +40,7 @@ def check(config: ConfigDict) -> None:
     """
     _check_row(config)
     norm, eps = config.threat.norm, config.threat.eps
-    if norm in USUAL and eps == LINF:
+    if norm in USUAL and eps == LINF_EPS:
         raise InputError(
             f'threat.norm={norm} has threat.eps={eps:.6g}, the radius of linf, which is next to nothing '
             f'there: give --config.threat.eps too, such as {USUAL[norm]}'
@@ -70,8 +69,8 @@ def _check_row(config: ConfigDict) -> None:
         if as_its and differing(other) == []:
             raise InputError(
                 f'defense.name={name}, but {", ".join(wrong)} of the section defense are those of {other}: a '
-                f'name changes no field beside it. Give the config of {name}, or set '
-                f'{", ".join(f"--config.defense.{field}" for field in wrong)} too'
+                f'name changes no field beside it. Give the recipe of {name} as --config, or set '
+                f'{", ".join(wrong)} of {name} too, in a config file of your own'
             )
 
 
@@ -79,13 +78,15 @@ def _plain(value: Any) -> Any:
     return value.to_dict() if isinstance(value, ConfigDict) else value
 
 
-def check_limit(limit: int, labels: np.ndarray, whole: np.ndarray) -> None:
-    """Raises InputError where the first images of a training set are of few of its classes."""
-    if found := of_few_classes(labels, whole):
-        raise InputError(
-            f'data.limit={limit} takes the first images, which are of {found[0]} of {found[1]} classes here, '
-            'as the set is sorted by class: use --config.data.limit=0, or a folder with fewer images of each'
-        )
+def limited(limit: int, labels: np.ndarray, whole: np.ndarray) -> str:
+    """A warning where the first images of a training set are of few of its classes; '' where they are not."""
+    if not (found := of_few_classes(labels, whole)):
+        return ''
+    return (
+        f'data.limit={limit} takes the first images, which are of {found[0]} of {found[1]} classes here, as '
+        'the set is sorted by class: the network learns no other. Use --config.data.limit=0, or a folder '
+        'with fewer images of each'
+    )
 
 
 def copies(images: Any, files: Sequence[str], validation: Dataset) -> str:

@@ -194,7 +194,8 @@ def with_data(
             own = jax.vmap(lambda index: jax.random.fold_in(step_key, index))(indices)
             if times is not None:
                 again = times[place]
-                other = jax.vmap(lambda key, number: jax.random.fold_in(key, _AGAIN + number))(own, again)
+                # As JAX's integers are of 32 bits, the sum is one without a sign.
+                other = jax.vmap(jax.random.fold_in)(own, jnp.uint32(_AGAIN) + again.astype(jnp.uint32))
                 own = jnp.where(again > 0, other, own)
             return jax.vmap(jax.random.split)(own)
 

@@ -131,9 +131,10 @@ def setup(config: ConfigDict) -> Setup:
     place = config.data.dir, config.data.preprocessing
     whole = data.load(config.data.name, 'train', place[0], preprocessing=place[1], lazy=True)
     train, validation = data.split_validation(whole, config.data.validation, config.data.split_seed)
+    of_few = ''
     if config.data.limit:
         first = slice(config.data.limit)
-        doubts.check_limit(config.data.limit, train.labels[first], train.labels)
+        of_few = doubts.limited(config.data.limit, train.labels[first], train.labels)
         train = train._replace(images=data.chosen(train.images, first), labels=train.labels[first])
     _check_class_weights(config.data.class_weights, train.num_classes)
     more = extra.load(config.data, config.batch_size, train)
@@ -141,7 +142,7 @@ def setup(config: ConfigDict) -> Setup:
     if config.defense.helper:
         ready = with_helper(ready, config.defense.helper)
     _check_workers(ready)
-    found = [*doubts.unread(config, defense), _not_seen(ready)]
+    found = [*doubts.unread(config, defense), _not_seen(ready), of_few]
     if not (ready.streamed and train.identity):  # else it would take long to read them all
         found.insert(0, doubts.copies(ready.train.images, train.files, ready.validation))
     if more is not None and not ready.streamed:  # else it would, too

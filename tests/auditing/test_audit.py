@@ -204,18 +204,41 @@ def test_a_random_defense_without_features_in_l2(tmp_path):
         ({'eps_grid': ()}, 'eps_grid is empty'),
         ({'points': 3}, 'points=3 must be an integer of at least 10'),
         ({'queries': 0}, 'queries=0 must be'),
-        ({'labels': (LABELS + 1) % 4}, None),
         ({'labels': np.where(LABELS > 1, 9, LABELS)}, r'=9 is not in \[0, 4\)'),
         ({'transfer_from': {'other': net(classes=3)}}, 'other: the source has 3 classes, the classifier 4'),
     ],
 )
 def test_wrong_arguments(changes, message):
     labels = changes.pop('labels', LABELS)
-    if message is None:
-        labels = (np.argmax(NET(jnp.asarray(IMAGES)).logits, axis=1) + 1) % 4
-        message = 'no image is classified correctly, so there is nothing to attack'
     with pytest.raises(InputError, match=message):
         audit(NET, IMAGES, labels, **SETTINGS | FEW | changes)
+
+
+def test_where_no_image_is_right_the_audit_says_so_and_attacks_nothing(tmp_path):
+    labels = (np.argmax(NET(jnp.asarray(IMAGES)).logits, axis=1) + 1) % 4
+    report = audit(NET, IMAGES, labels, **SETTINGS | FEW)
+    assert report.verdict == 'fail' and report.clean == 0 and report.accuracy is None
+    assert 'no image is classified correctly, so there is nothing to attack' in report.check('clean').words
+    assert {report.check(name).outcome for name in ('gradients', 'loss', 'eps', 'restarts')} == {'skip'}
+    report.save(tmp_path / 'audit.json')
+    assert 'no image is classified correctly' in report.table()
+
+
+def test_a_gradient_that_is_not_finite_is_named(tmp_path):
+    def net(x):  # the root has no derivative at 0, and a `where` around it lets NaN through
+        bright = jnp.where(x > 0, jnp.sqrt(x), 0.0)
+        return (bright + x).reshape(len(x), -1) @ jnp.eye(36 * 2, 4)
+
+    images = np.full((6, 6, 6, 2), 0.5, np.float32)
+    images[:, 0, 0, 0] = np.linspace(0.5, 0.9, 6)
+    images[:3, 5, 5, 1] = 0
+    labels = np.argmax(net(jnp.asarray(images)).logits, axis=1)
+    report = audit(net, images, labels, **SETTINGS | FEW)
+    check = report.check('gradients')
+    assert check.outcome == 'warn' and check.evidence['not_finite'] >= 0.5
+    assert 'It is not finite (NaN or infinite) on' in check.words and '`where` inside the root' in check.words
+    assert all(np.isfinite(stage['median_largest_entry']) for stage in check.evidence['stages'].values())
+    report.save(tmp_path / 'audit.json')
 
 
 def test_the_verdicts_of_curves():

@@ -38,6 +38,7 @@ def classes_of_the_digits(place, names):
         ({'model': 'net.py:f', 'checkpoint': 'last', 'dataset': 'digits'}, '--checkpoint=last belongs to'),
         ({'model': ZOO, 'checkpoint': 'last'}, "checkpoint='last' belongs to a workdir"),
         ({'model': ZOO, 'norm': 'l2'}, '--norm=l2 is given without --eps'),
+        ({'model': 'net.py:f', 'norm': 'l1', 'dataset': 'digits'}, '--norm=l1 is given .* such as 12'),
     ],
 )  # fmt: skip
 def test_flags_that_have_no_effect_or_no_meaning_are_refused(given, words):
@@ -91,3 +92,9 @@ def test_other_commands_refuse_what_they_do_not_read(capsys):
         == terminal.BAD_INPUT
     )
     assert '--mfu is for chips' in capsys.readouterr().err
+
+
+def test_one_step_size_for_several_norms_is_refused_before_anything_is_loaded(capsys):
+    wanted = ['--model=zoo:none', '--threats=linf:0.1,l2:1', '--attacks=pgd', '--step_size=0.02']
+    assert evaluate.main(wanted) == 2
+    assert 'step_size=0.02 cannot suit several norms' in capsys.readouterr().err

@@ -86,12 +86,6 @@ def test_a_network_of_the_wrong_size_fails_before_compute_with_the_shapes():
 
 
 def test_attacks_that_a_classifier_is_unfit_for():
-    refused(
-        "'dlr' needs at least 3 classes, the classifier has 2",
-        net(classes=2),
-        labels=LABELS % 2,
-        attacks='dlr',
-    )
     refused("'sipgd' needs the features", lambda x: NET(x).logits ** 3, attacks='pgd,sipgd')
 
 

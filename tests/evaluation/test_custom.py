@@ -14,10 +14,11 @@ from numpy.testing import assert_array_equal
 
 from si_jax import ATTACKS, InputError, Randomised, evaluate
 from si_jax.attacks import Attack
+from si_jax.cli.subject import load_attribute
 from si_jax.evaluation.request import Request
 from si_jax.objectives import margin
 from si_jax.outputs import scaled_cosine
-from si_jax.runtime.fingerprint import fingerprint
+from si_jax.runtime.fingerprint import _text, fingerprint
 from tests.helpers.problems import images_and_labels, net
 
 PAGE = (pathlib.Path(__file__).resolve().parents[2] / 'docs' / 'attacks.md').read_text()
@@ -263,3 +264,44 @@ def test_a_randomised_classifier_gets_its_keys():
         return threat.project(images + threat.eps * jnp.sign(logits[:, :1, None, None]), images)
 
     assert 0 < run([attack], Randomised(noisy)).accuracy['attack'] < 1
+
+
+def versions(tmp_path, *texts):
+    """The fingerprints of `attack` of a file with these texts."""
+    found = []
+    for number, text in enumerate(texts):
+        path = tmp_path / f'version_{number}.py'
+        path.write_text(text)
+        found.append(fingerprint(load_attribute(f'{path}:attack', 'attacks')))
+    return found
+
+
+def test_what_the_functions_inside_an_attack_name_is_of_its_code(tmp_path):
+    text = """
+import jax
+
+SCALE = 1.0
+TABLE = {'a': 1}
+
+class Helper:
+    def double(self, x):
+        return 2 * x
+
+def helper(x):
+    return x + 1
+
+def attack(classifier, images, labels, threat, key):
+    def loss(x):
+        return SCALE * TABLE['a'] * helper(Helper().double(x)).sum()
+    return threat.project(images + jax.grad(loss)(images), images)
+"""
+    changed = [
+        text.replace('SCALE = 1.0', 'SCALE = 2.0'),
+        text.replace("{'a': 1}", "{'a': 2}"),
+        text.replace('x + 1', 'x + 2'),
+        text.replace('2 * x', '3 * x'),
+    ]
+    first, again, *others = versions(tmp_path, text, text, *changed)
+    assert first == again and len({first, *others}) == 5
+    # What the library does is said by its version.
+    assert fingerprint(margin) == fingerprint(margin) and 'def ' not in ''.join(_text(margin, set()))

@@ -128,7 +128,9 @@ def with_generated_images(name: str, *, si: bool, arch: str, dataset: str = 'cif
     config = paper(name, si=si, dataset=dataset, arch=arch)
     config.epochs, config.batch_size = 400, 512
     config.data.extra, config.data.validation = extra.REQUIRED, 1024
-    config.model.activation, config.model.bn_momentum, config.model.bn_first_step = 'silu', 0.01, True
+    config.model.activation = 'silu'
+    if arch != 'small_cnn':  # which has no batch normalisation
+        config.model.bn_momentum, config.model.bn_first_step = 0.01, True
     config.defense.weights.kl, config.defense.smoothing = 5.0, 0.1
     config.defense.attack_bn = 'train'
     config.optimiser.weight_decay, config.optimiser.decay = 5e-4, 'no_bn'

@@ -5,7 +5,8 @@ from typing import TypeVar
 
 from ml_collections import ConfigDict
 
-from si_jax.errors import unknown
+from si_jax import models
+from si_jax.errors import InputError, unknown
 from si_jax.training.recipes.fields import paper
 from si_jax.training.recipes.options import read
 
@@ -19,7 +20,7 @@ def quickstart(options: str | None = None) -> ConfigDict:
     return _on_digits('trades', si=True, arch=arch or 'small_cnn')
 
 
-def _on_digits(name: str, *, si: bool, arch: str = 'small_cnn') -> ConfigDict:
+def _on_digits(name: str, *, si: bool, arch: str) -> ConfigDict:
     config = paper(name, si=si, dataset='digits', arch=arch)
     config.epochs = 40
     config.batch_size = 32
@@ -38,8 +39,8 @@ DIGITS_ROWS = NARROW_ROWS | {
 
 def digits(row: str | None = None) -> ConfigDict:
     """A defense on the digits: the quickstart with the defense and the attack of this row."""
-    name, si = _study_row(row, DIGITS_ROWS)
-    return _on_digits(name, si=si)
+    (name, si), arch = _study_row(row, DIGITS_ROWS)
+    return _on_digits(name, si=si, arch=arch or 'small_cnn')
 
 
 # The rows of the study on all of CIFAR-10: name, si, and what the attack maximises in place of the row's own.
@@ -58,8 +59,8 @@ EVIDENCE_ROWS = {
 
 def evidence(row: str | None = None) -> ConfigDict:
     """A defense on all of CIFAR-10 with a narrow ResNet-18, a short run: see docs/study.md."""
-    name, si, inner = _study_row(row, EVIDENCE_ROWS)
-    config = paper(name, si=si, dataset='cifar10', arch='resnet18')
+    (name, si, inner), arch = _study_row(row, EVIDENCE_ROWS)
+    config = paper(name, si=si, dataset='cifar10', arch=arch or 'resnet18')
     config.defense.inner = inner
     config.model.width = 8
     config.epochs, config.batch_size = (5 if name == 'nfgsm' else 2), 64
@@ -73,8 +74,8 @@ def evidence(row: str | None = None) -> ConfigDict:
 
 def narrow(row: str | None = None) -> ConfigDict:
     """A multi-step defense on a part of CIFAR-10 with a narrow ResNet-18, for one epoch."""
-    name, si = _study_row(row, NARROW_ROWS)
-    config = paper(name, si=si, dataset='cifar10', arch='resnet18')
+    (name, si), arch = _study_row(row, NARROW_ROWS)
+    config = paper(name, si=si, dataset='cifar10', arch=arch or 'resnet18')
     config.model.width = 8
     config.data.limit = 10_000
     config.data.validation = 100
@@ -85,9 +86,15 @@ def narrow(row: str | None = None) -> ConfigDict:
     return config
 
 
-def _study_row(options: str | None, rows: Mapping[str, Row]) -> Row:
-    name, si = read(options)
+def _study_row(options: str | None, rows: Mapping[str, Row]) -> tuple[Row, str]:
+    """The row that follows the colon, and the architecture, '' for the study's own: `:at,wrn_28_10,si`."""
+    parts = [part.strip() for part in (options or '').split(',')]
+    known = (*models.ARCHITECTURES, 'wrn_')
+    archs = [part for part in parts if part not in rows and part.startswith(known)]
+    name, si = read(','.join(part for part in parts if part not in archs))
+    if len(archs) > 1:
+        raise InputError(f'{options!r} names {len(archs)} architectures, {" and ".join(archs)}: give one')
     row = f'{name.removesuffix("si")}si' if name and si else name or 'tradessi'
     if row not in rows:
         raise unknown('row', row, rows)
-    return rows[row]
+    return rows[row], ''.join(archs)
