@@ -21,7 +21,6 @@ def known(one: Facts) -> tuple:
     return (
         one.blind_to_scale,
         one.reads_features,
-        one.least_classes,
         one.loss_classes,
         one.uses_gradient,
     )
@@ -32,7 +31,6 @@ def test_every_row(name):
     expected = (
         name not in SEES_THE_SCALE,
         name in READS_FEATURES,
-        3 if name == 'dlr' else 2,  # searches take the margin instead
         LOSS_CLASSES.get(name, 2),
         name not in WITHOUT_GRADIENT,
     )
@@ -41,8 +39,8 @@ def test_every_row(name):
 
 def test_a_new_row_needs_no_other_edit():
     new = Attack(objectives.dlr, then=objectives.adversarial_ce)
-    assert known(facts(new)) == (False, False, 3, 3, True)
+    assert known(facts(new)) == (False, False, 3, True)
     cosine = SearchAttack(
         lambda setup: apgd(objectives.targeted_dlr, scaled_cosine(3.0)), 10, lambda classes: 1.0
     )
-    assert known(facts(cosine)) == (True, True, 4, 4, True)
+    assert known(facts(cosine)) == (True, True, 4, True)
