@@ -229,6 +229,7 @@ def trained(scale: Scale, method: str, data_dir: str | None, folder: Path) -> di
     config.evaluation.every_epochs = scale.epochs
     if scale.limit:
         config.batch_size, config.logging.tensorboard = 16, False
+        config.data.validation, config.evaluation.steps = 16, 1
     resumed = (folder / 'config.json').exists()  # then the stage took longer than its last command
     with contextlib.redirect_stdout(sys.stderr):
         train(config, str(folder))

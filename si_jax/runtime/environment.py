@@ -1,5 +1,6 @@
 """What a result was made with: versions, devices, commit, command line."""
 
+import functools
 import platform
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)
@@ -47,11 +49,12 @@ def _version(package: str) -> str | None:
 def _commit() -> tuple[str | None, bool | None]:
     """Commit and whether tracked files differ from it; (None, None) where the source is in no checkout."""
     root = Path(__file__).resolve().parent.parent.parent
-    top = _git(root, 'rev-parse', '--show-toplevel')
-    if top is None or Path(top) != root:  # an installed package may lie inside someone else's checkout
+    found = _git(root, 'rev-parse', '--show-toplevel', 'HEAD')
+    top, _, commit = (found or '').partition('\n')
+    if found is None or Path(top) != root:  # an installed package may lie inside someone else's checkout
         return None, None
     changes = _git(root, 'status', '--porcelain', '--untracked-files=no')
-    return _git(root, 'rev-parse', 'HEAD'), None if changes is None else bool(changes)
+    return commit, None if changes is None else bool(changes)
 
 
 def _git(root: Path, *arguments: str) -> str | None:

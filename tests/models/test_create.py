@@ -114,7 +114,7 @@ def test_the_first_variant_is_the_default():
 def test_inits_are_those_of_the_reference_code():
     def params(arch, **options):
         model = models.create(arch, num_classes=100, **options)
-        return model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.float32))['params']
+        return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 3), jnp.float32))['params']
 
     torch_like = params('resnet18', width=16)
     jax.tree.map(np.testing.assert_array_equal, torch_like, params('resnet18', width=16, variant='gat'))
@@ -226,7 +226,7 @@ def test_activations_by_hand():
 def test_batch_norm_momentum_reaches_every_layer():
     model = models.create('wrn_10_1', num_classes=4, width=2, bn_momentum=1.0)
     images = jnp.asarray(np.random.default_rng(0).uniform(size=(4, 8, 8, 3)), jnp.float32)
-    variables = model.init(jax.random.key(0), images)
+    variables = jax.jit(model.init)(jax.random.key(0), images)
     _, once = model.apply(variables, images, train=True, mutable=['batch_stats'])
     _, again = model.apply({**variables, **once}, images, train=True, mutable=['batch_stats'])
     # With a weight of 1 the running statistics are those of the batch, whatever they were.

@@ -20,6 +20,7 @@ def train_and_evaluate(run, data_dir, workdir, images, examples, *overrides):
         '--config.batch_size=32',
         '--config.schedule.peak=0.1',
         '--config.attack.steps=5',
+        '--config.evaluation.steps=1',
         *overrides,
     )
     output = workdir / 'result.json'

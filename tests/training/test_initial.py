@@ -48,7 +48,7 @@ def config(defense='at', *, he=False, **changes):
 def variables_of(made, classes=10, seed=7):
     """Random weights and statistics for the network of a config."""
     model = models.from_config(made.model, num_classes=classes, hypersphere=made.defense.he)
-    fresh = model.init(jax.random.key(seed), jnp.zeros((1, 8, 8, 1), jnp.float32))
+    fresh = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 8, 8, 1), jnp.float32))
     key = jax.random.key(seed + 1)
     stats = jax.tree.map(
         lambda leaf: jax.random.uniform(key, leaf.shape, leaf.dtype) + 0.5, fresh['batch_stats']
@@ -75,7 +75,7 @@ def flags(module, variables):
     """Which images a network classifies correctly, clean and under PGD."""
     keys = jax.random.split(jax.random.key(0), len(IMAGES))
     shared = replicate((variables, np.float32(1)))
-    clean = np.argmax(module.apply(variables, jnp.asarray(IMAGES)).logits, axis=1) == LABELS
+    clean = np.argmax(models.predict(module, variables, jnp.asarray(IMAGES)).logits, axis=1) == LABELS
     return clean, map_rows(attacked(module), shared, (IMAGES, LABELS, keys), 64)
 
 
