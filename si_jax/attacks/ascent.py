@@ -60,7 +60,7 @@ def usable(gradient: Array, seen: Gradients, i: Array) -> tuple[Array, Gradients
 
 
 def higher(loss: Array, best: Array) -> Array:
-    """Whether a loss [B] takes the place of the best one. NaN does, and stays, so that its point is seen."""
+    """Whether a loss [B] takes the place of the best of a search. NaN does, and stays: it is seen."""
     return (loss > best) | jnp.isnan(loss)
 
 
@@ -170,7 +170,7 @@ def ascend(
 
 
 def _track(seen: Ascent, x: Array, loss: Array, fooled: Array) -> Ascent:
-    better = higher(loss, seen.best_loss)
+    better = loss > seen.best_loss
     return seen._replace(
         best=rows.where(better, x, seen.best),
         best_loss=jnp.where(better, loss, seen.best_loss),

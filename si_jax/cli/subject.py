@@ -26,7 +26,7 @@ from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.runtime.modules import import_file, unended
 from si_jax.runtime.terminal import Flag, fraction
 from si_jax.storage import hub
-from si_jax.threat import LINF_EPS, USUAL, Threat
+from si_jax.threat import LINF_EPS, Threat
 from si_jax.zoo.entries import PREFIX
 from si_jax.zoo.load import SUFFIXES, is_file_or_zoo, load_model
 from si_jax.zoo.weights import sha256
@@ -288,13 +288,7 @@ def load(subject: Subject, at_most: int | None = None) -> Loaded:
             flag = 'model' if torch_checkpoint is None else 'torch_checkpoint'
             raise InputError(f'--{flag} needs --dataset, one of {", ".join(data.SOURCES)}')
         source = data.describe(dataset, **options)
-        norm = norm or 'linf'
-        if eps is None and norm in USUAL:
-            raise InputError(
-                f'--norm={norm} is given without --eps, and 8/255, which it is otherwise, is next to nothing '
-                f'in that norm: give --eps too, such as {USUAL[norm]}'
-            )
-        eps = LINF_EPS if eps is None else eps
+        eps, norm = LINF_EPS if eps is None else eps, norm or 'linf'  # a result warns of it in other norms
         Threat(norm, eps).check(source.shape)
         if model is not None:
             make = load_attribute(model, 'model')

@@ -5,6 +5,7 @@ gates raise `InputError` with the value, the limit and the remedy. After them: w
 doubtful. These give warnings. Every gate asks all attacks in the same way, by what is known of their parts.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -361,7 +362,7 @@ def too_short(attacks: Sequence[Gated], records: Mapping[str, AttackRecord], thr
     short = {}
     for attack in attacks:
         steps, size = records[attack.name].steps, records[attack.name].step_size
-        if steps is None or size is None:
+        if steps is None or size is None or math.isclose(size, threat.eps / 4):
             continue
         if steps * size < (1 - 1e-6) * threat.eps:
             short[attack.name] = steps * size

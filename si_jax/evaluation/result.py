@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -325,7 +325,7 @@ class Result(Tabular):
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = replaceable(path, ('.npz', *([IMAGES] if self.images is not None else ())))
+        path = replaceable(path, images=self.images)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = self.correct | {'labels': self.labels, 'indices': self.indices}
         for name, record in self.attacks.items():
@@ -396,8 +396,13 @@ def check_output(path: str | os.PathLike) -> Path:
     return path
 
 
-def replaceable(path: str | os.PathLike, companions: Sequence[str] = ('.npz',)) -> Path:
+def replaceable(
+    path: str | os.PathLike, companions: Sequence[str] = ('.npz',), images: Iterable[str] | None = None
+) -> Path:
     """The path of a result that is about to be written, with its companions `<stem><suffix>`.
+
+    `images` are the attacks whose images lie in `<stem>_images.npz`; None where none are written. Such a file
+    may have been left by a command that was killed before it wrote its result.
 
     Raises:
         InputError: It does not end in `.json`, or in its place or a companion's is what no result left.
@@ -405,7 +410,9 @@ def replaceable(path: str | os.PathLike, companions: Sequence[str] = ('.npz',)) 
     path = check_output(path)
     files = [path.with_name(f'{path.stem}{suffix}') for suffix in companions]
     foreign = [path] if path.exists() and not is_result(path) else []
-    foreign += [file for file in files if file.exists() and not _is_of(file, path)]
+    if images is not None:
+        files.append(path.with_name(f'{path.stem}{IMAGES}'))
+    foreign += [file for file in files if file.exists() and not _is_of(file, path, images or ())]
     if foreign:
         raise InputError(f'{foreign[0]} is there, and is no result: give another path, or move it away')
     return path
@@ -434,15 +441,17 @@ def attacks_in(path: Path) -> set[str]:
     return set()
 
 
-def _is_of(file: Path, result: Path) -> bool:
+def _is_of(file: Path, result: Path, attacks: Iterable[str] = ()) -> bool:
     """Whether a file beside the JSON file of a result is of it, or may have been and is damaged."""
     if file.suffix != '.npz':
         return is_result(result)
     try:
         names = set(npz.headers(file))
     except (OSError, npz.ArchiveError):
-        return is_result(result)
-    return names <= attacks_in(result) if file.name.endswith(IMAGES) else names >= OF_IMAGES
+        return True
+    if file.name.endswith(IMAGES):
+        return names <= attacks_in(result) | set(attacks)
+    return names >= OF_IMAGES
 
 
 def remove_stale(images: Path, result: Path) -> None:

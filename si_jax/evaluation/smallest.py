@@ -158,7 +158,7 @@ class Smallest:
             InputError: The path does not end in `.json`.
             OSError: A file cannot be written.
         """
-        path = replaceable(path, ('.npz', *([IMAGES] if self.images is not None else ())))
+        path = replaceable(path, images=self.images)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {f'distances_{name}': each for name, each in self.distances.items()}
         arrays |= {'clean': self.clean, 'labels': self.labels, 'indices': self.indices}
