@@ -30,7 +30,8 @@ def interval(counted: np.ndarray) -> tuple[float, float]:
 
 
 def _score(mean: float, total: int) -> tuple[float, float]:
-    """The bounds of Wilson (1927), which may leave [0, 1] by rounding."""
-    centre = mean + Z**2 / (2 * total)
-    half = Z * math.sqrt(mean * (1 - mean) / total + (Z / (2 * total)) ** 2)
-    return (centre - half) / (1 + Z**2 / total), (centre + half) / (1 + Z**2 / total)
+    """The bounds of Wilson (1927), in the form of Newcombe (1998); they may leave [0, 1] by rounding."""
+    scale = 2 * (total + Z**2)
+    centre = (2 * total * mean + Z**2) / scale
+    half = Z / scale * math.sqrt(4 * total * mean * (1 - mean) + Z**2)
+    return centre - half, centre + half

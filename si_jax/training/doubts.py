@@ -69,7 +69,7 @@ def _check_row(config: ConfigDict) -> None:
         if as_its and differing(other) == []:
             raise InputError(
                 f'defense.name={name}, but {", ".join(wrong)} of the section defense are those of {other}: a '
-                f'name changes no field beside it. Give the recipe of {name} as --config, or set '
+                f'name changes no field beside it. Give the config of {name}, or set '
                 f'{", ".join(wrong)} of {name} too, in a config file of your own'
             )
 
