@@ -279,7 +279,8 @@ def run(
     Raises:
         InputError: A value is wrong, before anything is computed, or the network is unfit.
     """
-    given = [load_attribute(one, 'attacks') if '.py:' in one else one for one in split(attacks)]
+    with processes.all_or_none():
+        given = [load_attribute(one, 'attacks') if '.py:' in one else one for one in split(attacks)]
     norm = subject.norm if subject.norm in NORMS else NORMS[0]
     names, custom = parse_attacks(given, norm)
     makes = parse_sinks(sinks or '', '--sinks')
@@ -319,10 +320,11 @@ def run(
         names, custom = parse_attacks(given, loaded.threat.norm)  # whose defaults names leave out
     shape = loaded.images.shape[1:]
     others: dict[str, Any] = {}
-    if gradient_of is not None:
-        others['gradient_of'] = load_classifier(gradient_of, shape, 'gradient_of')
-    if transfer_from is not None:
-        others['transfer_from'] = sources(transfer_from, shape)
+    with processes.all_or_none():
+        if gradient_of is not None:
+            others['gradient_of'] = load_classifier(gradient_of, shape, 'gradient_of')
+        if transfer_from is not None:
+            others['transfer_from'] = sources(transfer_from, shape)
     filled = {name: DEFAULTS[name] for name in DEFAULTS if settings.get(name) is None}
     choice = {'count': len(loaded.labels), **settings, **filled}
     if choice['decisions'] is None:  # no setting of the many that are not random

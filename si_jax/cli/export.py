@@ -13,7 +13,7 @@ from si_jax.runtime.terminal import Flag
 from si_jax.storage import hub
 from si_jax.training.recipes import plain
 from si_jax.zoo import robustbench, weights
-from si_jax.zoo.load import load_model
+from si_jax.zoo.load import is_file_or_zoo, load_model
 
 JAX, ROBUSTBENCH = 'jax', 'robustbench'
 
@@ -62,7 +62,9 @@ examples:
     flags = parser.parse_args(arguments)
 
     def command() -> None:
-        folder = pathlib.Path(flags.output or pathlib.Path(flags.workdir) / 'export')
+        # What is no workdir, a network of the zoo or a file of weights, gets no folder of its name.
+        of_run = pathlib.Path() if is_file_or_zoo(flags.workdir) else pathlib.Path(flags.workdir)
+        folder = pathlib.Path(flags.output or of_run / 'export')
         of_torch = ['model.py', f'weights{FORMATS.get(flags.format, "")}']
         names = {JAX: [hub.DEFAULT_FILE], ROBUSTBENCH: robustbench.FILES}.get(flags.format, of_torch)
         if (flags.format == ROBUSTBENCH) != (flags.result is not None):

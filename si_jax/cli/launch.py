@@ -54,8 +54,11 @@ def start(
     address = f'localhost:{free_port()}'
     command = [sys.executable, *command, f'--coordinator_address={address}', f'--num_processes={count}']
     pipes: Any = {'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, 'text': True}
+    # Each in a group of its own: the signal of a Ctrl-C reaches it from here alone, and so but once.
     return [
-        subprocess.Popen([*command, f'--process_id={rank}'], env=environment, cwd=folder, **pipes)
+        subprocess.Popen(
+            [*command, f'--process_id={rank}'], env=environment, cwd=folder, process_group=0, **pipes
+        )
         for rank in range(count)
     ]
 

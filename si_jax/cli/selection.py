@@ -6,6 +6,7 @@ A list (`--images=list.txt`) has one image a line: its number in the data set, f
 RobustBench's `{"n01440764": 0, ...}`.
 """
 
+import collections
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,8 +134,8 @@ def _listed(path: Path, test: Dataset) -> np.ndarray:
             f'{len(known)}: {listed(missing)}. Correct the list, or give the data set that it is of'
         )
     if len(set(given)) < len(given):
-        twice = next(line for line in given if given.count(line) > 1)
-        raise InputError(f'--images={path} names {twice!r} {given.count(twice)} times: name each image once')
+        twice, times = collections.Counter(given).most_common(1)[0]
+        raise InputError(f'--images={path} names {twice!r} {times} times: name each image once')
     return np.array([known[line] for line in given])
 
 

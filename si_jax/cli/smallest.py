@@ -66,7 +66,9 @@ def run_smallest(
     if output is None:
         check_outputs(path)
     if given['gradient_of'] is not None:
-        given['gradient_of'] = load_classifier(given['gradient_of'], loaded.images.shape[1:], 'gradient_of')
+        with processes.all_or_none():
+            shape = loaded.images.shape[1:]
+            given['gradient_of'] = load_classifier(given['gradient_of'], shape, 'gradient_of')
     state = path.with_suffix('.partial')
     with saved.alone(state), resumable(f'what was finished is kept in {state}'), outputs.point_beside(path):
         found = smallest.smallest(

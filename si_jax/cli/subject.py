@@ -21,6 +21,7 @@ from si_jax.evaluation.classifier import with_logit_scale
 from si_jax.evaluation.intervals import wilson
 from si_jax.evaluation.pixels import Pixels
 from si_jax.evaluation.result import Result
+from si_jax.interop.jax_networks import is_equinox_module
 from si_jax.interop.loading import is_torch_module, load_torch_checkpoint, load_torch_module
 from si_jax.interop.torch_weights import accuracy_hint
 from si_jax.runtime.modules import import_file, unended
@@ -28,7 +29,7 @@ from si_jax.runtime.terminal import Flag, fraction
 from si_jax.storage import hub
 from si_jax.threat import LINF_EPS, Threat
 from si_jax.zoo.entries import PREFIX
-from si_jax.zoo.load import SUFFIXES, is_file_or_zoo, load_model
+from si_jax.zoo.load import SUFFIXES, is_file_or_zoo, load_model, measured_or_last
 from si_jax.zoo.weights import sha256
 
 Measured = TypeVar('Measured', Audit, Result)
@@ -362,7 +363,19 @@ def load_classifier(model: str, image_shape: tuple[int, ...], flag: str = 'model
 
 def made_by(make: Any, image_shape: tuple[int, ...]) -> Any:
     """The classifier that a function of the user's returns, of JAX or of PyTorch."""
-    with unended(getattr(make, '__name__', 'the function')):
+    name = getattr(make, '__name__', type(make).__name__)
+    if is_torch_module(make) or is_equinox_module(make):  # the network itself
+        return load_torch_module(make, image_shape) if is_torch_module(make) else make
+    try:
+        inspect.signature(make).bind()
+    except TypeError as error:
+        raise InputError(
+            f'{name} cannot be called without arguments ({error}): name a function that returns the '
+            f'classifier, as `def build(): return {name}`, in FILE.py:build'
+        ) from error
+    except ValueError:  # it has no signature, as some functions written in C
+        pass
+    with unended(name):
         classifier = make()
     return load_torch_module(classifier, image_shape) if is_torch_module(classifier) else classifier
 
@@ -375,7 +388,11 @@ def sources(models: str, image_shape: tuple[int, ...]) -> dict[str, Any]:
         if name in found:
             name = f'{name}-{len(found)}'
         python = '.py:' in model
-        found[name] = load_classifier(model, image_shape, 'transfer_from') if python else load_model(model)
+        if python:
+            found[name] = load_classifier(model, image_shape, 'transfer_from')
+        else:
+            saved = is_file_or_zoo(model)
+            found[name] = load_model(model, 'best' if saved else measured_or_last(Path(model)))
     return found
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from si_jax.data.dataset import Arrays, Source, checked
 from si_jax.errors import InputError, unknown
+from si_jax.storage.files import check_regular
 
 SEVERITIES = (1, 2, 3, 4, 5)
 LABELS = 'labels'
@@ -85,7 +86,7 @@ def source(place: str, folder: str | pathlib.Path | None = None) -> Source:
 def _array(path: pathlib.Path) -> np.ndarray:
     """The array of an npy file, which stays on the disk; Python objects are refused."""
     try:
-        found: np.ndarray = np.load(path, mmap_mode='r', allow_pickle=False)
+        found: np.ndarray = np.load(check_regular(path), mmap_mode='r', allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f'{path} cannot be read as an array ({error}): get it again') from error
     return found

@@ -13,6 +13,7 @@ import numpy as np
 
 from si_jax.data.stream import Lazy, parts
 from si_jax.errors import InputError
+from si_jax.storage.files import check_regular
 
 SPLITS = ('train', 'test')
 SHOWN = 5  # names in a message
@@ -232,7 +233,7 @@ def read_classes(path: pathlib.Path) -> tuple[str, ...]:
         InputError: It is no text, a line is empty, or a name comes twice.
     """
     try:
-        text = path.read_text(encoding='utf-8')
+        text = check_regular(path).read_text(encoding='utf-8')
     except FileNotFoundError:
         return ()
     except (OSError, ValueError) as error:

@@ -5,11 +5,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from si_jax.attacks.pgd import BOUNDS, STARTS
-from si_jax.defenses.definition import BN_MODES, PASSES, Defense
+from si_jax.defenses.definition import BN_MODES, HELPED, PASSES, WITHSTOOD, Defense
 from si_jax.defenses.table import BUILT_IN, DEFENSES
 from si_jax.defenses.variants import with_he, with_inner, with_si, with_smoothing
 from si_jax.errors import InputError, unknown
 from si_jax.threat import Threat, parse_threats
+
+# Metrics of a step, whose names no term may have.
+RESERVED = {'loss', 'gradient_norm', 'start_loss', *(f'{part}_accuracy' for part in PASSES), WITHSTOOD}
 
 
 def from_config(config: Mapping[str, Any]) -> Defense:
@@ -116,9 +119,33 @@ def check_soft_labels(defense: Defense) -> None:
 
 def _check(name: str, defense: Defense) -> None:
     """Raises InputError for a defense that cannot be trained with."""
+    if not defense.outer:
+        raise InputError(f'{name} has no term in `outer`, and so nothing to lower: give one')
+    if taken := RESERVED & set(defense.outer):
+        raise InputError(
+            f'the terms {", ".join(sorted(taken))} of {name} have names of metrics: name them otherwise'
+        )
     for part in defense.passes:
         if part not in PASSES:
             raise unknown('pass', part, PASSES)
+    for part in defense.before:
+        if part not in ('nat', 'start'):
+            raise unknown('pass before the attack', part, ('nat', 'start'))
+    attacked = defense.inner is not None or defense.persistent
+    if not attacked and ({'adv', HELPED} & set(defense.passes) or 'start' in defense.before):
+        raise InputError(
+            f'defense.passes={",".join(defense.passes)!r}: {name} has no attack, and these passes need one; '
+            "use 'nat'"
+        )
+    if defense.step == 'free' and set(defense.passes) != {'adv'}:
+        raise InputError(
+            f"defense.passes={','.join(defense.passes)!r}: {name} makes the pass 'adv' alone; use 'adv'"
+        )
+    if defense.aligned and (defense.inner is None or 'nat' in defense.inner.uses):
+        raise InputError(
+            f'{name} compares gradients of a loss of the labels, and the inner objective here is none: use '
+            "inner='ce' or inner='si'"
+        )
     for term, row in defense.outer.items():
         needed = frozenset({'random'}) if row.of_gradients else row.reads
         if missing := needed - set(defense.passes):

@@ -93,6 +93,8 @@ class Comparison:
         notes: What a reader of the differences must know.
         names: What to call a and b.
         attacks: The attack of a and that of b, where two attacks on one network are compared; else None.
+        by_draws: Whether accuracies are mean shares of right draws, of random classifiers. McNemar's test is
+            of their votes, and so says nothing of the difference.
     """
 
     differences: dict[str, Difference]
@@ -107,6 +109,13 @@ class Comparison:
     notes: list[str]
     names: tuple[str, str] = ('a', 'b')
     attacks: tuple[str, str] | None = None
+    by_draws: bool = False
+
+    def luck(self, one: Difference) -> float | None:
+        """The probability of such a difference by luck, where a test says it."""
+        if len(self.seeds) > 1:
+            return None if one.paired_t_p is None else float(one.paired_t_p)
+        return None if self.by_draws else float(one.mcnemar_p[0])
 
     @property
     def headline(self) -> str:
@@ -122,11 +131,11 @@ class Comparison:
         one, (a, b) = self.differences[self.headline], self.names
         low, high = one.ci95
         mean = float(np.mean(one.b - one.a))
-        p = one.mcnemar_p[0] if len(self.seeds) == 1 else one.paired_t_p
-        if not np.any(one.only_a + one.only_b):
+        p = self.luck(one)
+        if not np.any(one.only_a + one.only_b) and not any((mean, *one.ci95)):
             what = f'{a} and {b} break the same images' if self.attacks else f'{a} and {b} are right alike'
             return f'{what}: no image of {self.images} tells them apart.'
-        luck = '' if p is None else f'; such a difference by luck: {chance(float(p))}'
+        luck = '' if p is None else f'; such a difference by luck: {chance(p)}'
         if low <= 0 <= high or (p is not None and p > LEVEL):
             what = 'the stronger attack' if self.attacks else 'more robust'
             span = f'{self._points(mean)}, between {self._number(low)} and {self._number(high)}'
@@ -273,6 +282,7 @@ def compare(
         notes=_notes([*sides[0], *sides[1]]),
         names=(names[0], names[1]),
         attacks=attacks,
+        by_draws=any('decisions' in one.about for side in sides for one in side),
     )
 
 

@@ -1,7 +1,7 @@
 """Networks of Flax and Equinox as functions of images, in evaluation mode."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -38,6 +38,11 @@ def as_function(value: Any) -> Callable[..., Any] | None:
 
 def of_linen(module: nn.Module, variables: Any) -> Callable[[jax.Array], Any]:
     """`module.apply` with its variables; arguments of `PREDICTING` that it has are given."""
+    if isinstance(variables, Mapping) and variables and 'params' not in variables:
+        raise InputError(
+            f'the variables of {type(module).__name__} have {", ".join(map(str, variables))} and no params: '
+            "give (module, {'params': params}), with 'batch_stats' beside where there are any"
+        )
     known = inspect.signature(type(module).__call__).parameters
     predicting: dict[str, Any] = {name: value for name, value in PREDICTING.items() if name in known}
     return lambda images: module.apply(variables, images, **predicting)

@@ -63,10 +63,10 @@ class TorchClassifier(Translated):
 
     def __init__(self, module: Any, image_shape: Sequence[int] = (32, 32, 3)):
         torch = import_torch()
-        if isinstance(module, torch.nn.DataParallel):
+        if isinstance(module, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
             module = module.module
         self._name = type(module).__name__
-        self._module = copy.deepcopy(module).cpu().eval().requires_grad_(False)
+        self._module = _copied(module).cpu().eval().requires_grad_(False)
         if any(t.dtype in (torch.float16, torch.bfloat16) for t in self._tensors().values()):
             self._module.float()
         floats = {name: t.numpy() for name, t in self._tensors().items() if t.is_floating_point()}
@@ -259,6 +259,30 @@ def _torch_value(node: Any, values: Mapping[str, Any]) -> Any:
     arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n.name])
     with torch.no_grad():
         return node.target(*arguments, **keywords)
+
+
+def _copied(module: Any) -> Any:
+    """A copy of a module of PyTorch.
+
+    Raises:
+        InputError: It is TorchScript, or cannot be copied.
+    """
+    torch, name = import_torch(), type(module).__name__
+    if isinstance(module, torch.jit.ScriptModule):
+        raise InputError(
+            f'{name} is TorchScript, which cannot be translated: give the torch.nn.Module that it was made '
+            'from, with its state_dict'
+        )
+    # What a forward pass left in an attribute belongs to a graph of autograd, which cannot be copied.
+    held = torch.utils._pytree.tree_leaves([list(vars(part).values()) for part in module.modules()])
+    left = {id(t): t.detach().clone() for t in held if isinstance(t, torch.Tensor) and not t.is_leaf}
+    try:
+        return copy.deepcopy(module, left)
+    except Exception as error:
+        raise InputError(
+            f'{name} cannot be copied ({first_line(error)}): build it anew, load its state_dict, and give it '
+            'before it is called'
+        ) from error
 
 
 def _image_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -4,7 +4,10 @@ import json
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from si_jax.evaluation.compare import protocol_of
+from si_jax.evaluation.intervals import interval
 from si_jax.evaluation.table import settings_of
 from si_jax.reports.collect import Evaluated, Network
 from si_jax.threat import ball_of
@@ -204,5 +207,22 @@ def headlines(group: Group) -> list[Headline]:
             if row.name != 'natural' and cell is not None and (lowest is None or cell.value <= lowest.value):
                 several = row.name in ORDER
                 lowest, of = cell, f'{row.name} {row.settings}' if several else f'under {row.name}'
+        if (joint := _joint(column)) is not None and (lowest is None or joint.value <= lowest.value):
+            lowest, of = joint, 'under all attacks of its results'
         found.append(Headline(column, of, lowest, natural))
     return found
+
+
+def _joint(column: Column) -> Cell | None:
+    """What withstands the attacks of several results, image by image; None of one, or without the flags."""
+    attacked = [one for one in column.results if one.about['attacks']]
+    flags = [one.flags for one in attacked if one.flags is not None]
+    if len(flags) < 2 or len(flags) < len(attacked):
+        return None
+    first = flags[0]
+    for one in flags:
+        same = np.array_equal(first.indices, one.indices), np.array_equal(first.labels, one.labels)
+        if not all(same):
+            return None
+    counted = np.min([one.share['worst_case'] for one in flags], axis=0)
+    return Cell(float(counted.mean()), *interval(counted))

@@ -78,7 +78,7 @@ def row_of(name: str, one: Difference, comparison: Comparison) -> Row:
         mean = float(np.mean(accuracies))
         return Cell(mean, *wilson(round(mean * count), count))
 
-    p = one.mcnemar_p[0] if len(comparison.seeds) == 1 else one.paired_t_p
+    p = comparison.luck(one)
     return Row(
         name=shown,
         a=cell(one.a),
@@ -86,5 +86,5 @@ def row_of(name: str, one: Difference, comparison: Comparison) -> Row:
         difference=Cell(float(np.mean(one.b - one.a)), *one.ci95),
         only_a=', '.join(map(str, one.only_a)),
         only_b=', '.join(map(str, one.only_b)),
-        luck='' if p is None else chance(float(p)),
+        luck='' if p is None else chance(p),
     )

@@ -4,6 +4,7 @@ A run is a folder with the `config.json` of train.py; the results of evaluate.py
 of these files serve as well as the run itself, and checkpoints are not read.
 """
 
+import contextlib
 import itertools
 import os
 from collections.abc import Iterator
@@ -124,8 +125,10 @@ def json_files(folder: Path) -> Iterator[Path]:
         pruned = (*PRUNED, helper.FOLDER) if 'config.json' in names else PRUNED
         below[:] = sorted(n for n in below if n not in pruned and not n.endswith('.partial'))
         for path in (Path(place, name) for name in sorted(names) if name.endswith('.json')):
-            if path.stat().st_size:  # as `report.py --json > FILE` has made it in the same folder
-                yield path
+            with contextlib.suppress(OSError):  # reading it says what is wrong
+                if not path.stat().st_size:  # as `report.py --json > FILE` has made it in the same folder
+                    continue
+            yield path
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What a page found, in plain words, for a reader who knows nothing of the field."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from si_jax.attacks.presets import PRESETS, SCREENS
@@ -44,7 +44,11 @@ def summary(group: Group, audits: Sequence[Audited], warnings: int) -> Summary:
     networks = 'The network' if len(found) == 1 else f'{len(found)} networks:'
     unseen = ', from a test set that is not trained on' if dataset.get('split') == 'test' else ''
     own = [one for one in audits if _is_of(one, group)]
-    attacks = {attack for c in group.columns for one in c.results for attack in one.about['attacks']}
+    tried: dict[str, set[str]] = {}  # by network
+    for column in group.columns:
+        of_it = tried.setdefault(column.label, set())
+        of_it.update(attack for one in column.results for attack in one.about['attacks'])
+    attacks = {attack for of_it in tried.values() for attack in of_it}
     reach = REACH.get(threat['norm'], '{who} may change an image by {eps:.3g}')
     reach = reach.format(
         who=BLIND if attacks and attacks <= BLACK_BOX else WHO, share=100 * threat['eps'], eps=threat['eps']
@@ -56,9 +60,9 @@ def summary(group: Group, audits: Sequence[Audited], warnings: int) -> Summary:
             if len(found) == 1
             else f'{networks} {labels}{sorts}. All saw the same {count:,} images of {name}{unseen}.',
         ),
-        ('How strong the attack is', f'{reach}. {_tried(attacks)}'),
+        ('How strong the attack is', f'{reach}. {_tried(tried)}'),
         ('What is left', ' '.join(_left(one, count) for one in found)),
-        ('Whether it can be believed', _believed(attacks, own, warnings)),
+        ('Whether it can be believed', _believed(tried, own, warnings)),
         (
             'What was not tried',
             f'Changes of another kind or size than this one ({group.reach}, eps {threat["eps"]:.4g}), such '
@@ -79,11 +83,18 @@ def _is_of(audit: Audited, group: Group) -> bool:
     )
 
 
-def _tried(attacks: set[str]) -> str:
-    if not attacks:
+def _tried(tried: Mapping[str, set[str]]) -> str:
+    """Which attacks were run, from those of each network."""
+    first = next(iter(tried.values()), set())
+    if not any(tried.values()):
         return 'No attack was run.'
-    number = 'One attack was' if len(attacks) == 1 else f'{len(attacks)} attacks were'
-    return f'{number} run ({", ".join(sorted(attacks))}); an image counts only if it withstands all of them.'
+    if any(attacks != first for attacks in tried.values()):
+        each = '; '.join(
+            f'{", ".join(sorted(attacks)) or "none"} on {label}' for label, attacks in tried.items()
+        )
+        return f'These attacks were run: {each}. An image counts only if it withstands all of its network.'
+    number = 'One attack was' if len(first) == 1 else f'{len(first)} attacks were'
+    return f'{number} run ({", ".join(sorted(first))}); an image counts only if it withstands all of them.'
 
 
 def _left(one: Headline, count: int) -> str:
@@ -98,14 +109,17 @@ def _left(one: Headline, count: int) -> str:
     )
 
 
-def _believed(attacks: set[str], audits: Sequence[Audited], warnings: int) -> str:
-    parts = []
-    if protocol := sorted(attacks & set(STANDARD)):
+def _believed(tried: Mapping[str, set[str]], audits: Sequence[Audited], warnings: int) -> str:
+    parts, attacked = [], {label: attacks for label, attacks in tried.items() if attacks}
+    lacking = [label for label, attacks in attacked.items() if not attacks & set(STANDARD)]
+    protocol = sorted({attack for attacks in attacked.values() for attack in attacks} & set(STANDARD))
+    if protocol and not lacking:
         parts.append(f'The standard set of attacks, {", ".join(protocol)}, was run.')
-    elif attacks:
+    elif attacked:
+        where = f' on {", ".join(lacking)}' if protocol else ''
         parts.append(
-            'AutoAttack, the standard set of attacks, was not run: a stronger attack may leave less, so the '
-            'numbers are upper bounds.'
+            f'AutoAttack, the standard set of attacks, was not run{where}: a stronger attack may leave less, '
+            'so the numbers are upper bounds.'
         )
     for verdict, words in (
         ('fail', 'An audit found that the attack does not work on the network: do not trust the number.'),

@@ -1,6 +1,7 @@
 """Python files of the user's, imported by their path."""
 
 import contextlib
+import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from types import ModuleType
 
 from si_jax.errors import InputError
 from si_jax.runtime import terminal
+
+_imported: set[str] = set()  # what `import_file` put among the modules
 
 
 @contextlib.contextmanager
@@ -34,10 +37,23 @@ def import_file(file: str, what: str) -> ModuleType:
     path = Path(file).expanduser()
     if not path.is_file():
         raise InputError(f'{what}: there is no file {file}')
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    name = path.stem
+    if name in sys.modules and name not in _imported:  # a file may be called torch.py
+        name = f'{name}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}'
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours, as a script can
-    with unended(what):
-        spec.loader.exec_module(module)
+    # Data classes, flax and pickle look the module of a class up there.
+    before, sys.modules[name] = sys.modules.get(name), module
+    _imported.add(name)
+    try:
+        with unended(what):
+            spec.loader.exec_module(module)
+    except BaseException:
+        if before is None:
+            del sys.modules[name]
+        else:
+            sys.modules[name] = before
+        raise
     return module

@@ -1,6 +1,7 @@
 """A lock on a folder that goes with its process: however that ends, none is left behind."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -45,6 +46,16 @@ def locked(folder: Path, remedy: str) -> Iterator[None]:
             folder.rmdir()  # only if nothing is in it
 
 
+def without_locks(folder: Path, error: OSError) -> Exception:
+    """What to raise where a lock fails for another reason than that somebody holds it."""
+    if error.errno not in (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK):
+        return error
+    return InputError(
+        f'{folder} is on a file system without locks ({error.strerror}), where two commands would spoil each '
+        "other's files: mount it with flock (Lustre: -o flock), or give a folder elsewhere"
+    )
+
+
 def _take(path: Path, remedy: str) -> int:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -58,6 +69,9 @@ def _take(path: Path, remedy: str) -> int:
             holder = os.read(descriptor, 200).decode(errors='replace').strip() or 'another process'
             os.close(descriptor)
             raise InputError(f'{path.parent} is in use by {holder}: {remedy}') from None
+        except OSError as error:
+            os.close(descriptor)
+            raise without_locks(path.parent, error) from None
         if _lies_at(descriptor, path):
             return descriptor
         os.close(descriptor)  # its holder removed the file before it let go

@@ -267,7 +267,8 @@ class Overfitting(Hook):
             figures = self.held_out(params, stats)
             run.figures |= {f'collapsed/{name}': value for name, value in figures.items()}
             processes.say(collapse(before, run.watched))
-            run.state = run.state._replace(**devices.replicate(run.kept))
+            if run.epoch or run.init_from:  # else what was kept are random weights
+                run.state = run.state._replace(**devices.replicate(run.kept))
         else:
             run.kept = jax.device_get(weights(run.state))
 

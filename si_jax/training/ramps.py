@@ -4,6 +4,7 @@ A ramp (a, b) multiplies a value by a + (1 - a) min(1, u / (b U)), where u count
 and U is how many the run has: from about a times the value to all of it over the first share b of the run.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -48,8 +49,10 @@ class Ramps(NamedTuple):
     def steps_at(self, most: int, step: Array) -> Array:
         """The number of attack steps in step number `step`."""
         first = first_steps(self.steps[0], most)
-        passed = step // self.moves / (self.steps[1] * self.total)
-        return jnp.minimum(first + jnp.floor((most - first + 1) * passed), most).astype(jnp.int32)
+        each = self.steps[1] * self.total / (most - first + 1)
+        # In whole numbers: a quotient in float32 may lie on the other side of one.
+        begins = [math.ceil(number * each - 1e-9) for number in range(1, most - first + 1)]
+        return first + jnp.sum(step // self.moves >= jnp.asarray(begins, jnp.int32), dtype=jnp.int32)
 
     def at(self, step: Array, dtype: Any, threat: Threat, steps: int, step_size: float) -> dict[str, Any]:
         """What changes of the attack in step number `step`: 'threat', 'attack_steps', 'attack_step_size'."""

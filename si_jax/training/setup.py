@@ -90,6 +90,11 @@ def setup(config: ConfigDict) -> Setup:
             'set of batch statistics belongs to branches; give '
             f'--config.model.bn_branches={defense.branches > 0}'
         )
+    if config.model.dtype == 'float64' and not jax.config.values['jax_enable_x64']:
+        raise InputError(
+            'model.dtype=float64, and JAX computes in 32 bits: set JAX_ENABLE_X64=1 in the environment, or '
+            'give --config.model.dtype=float32'
+        )
     for name in ('epochs', 'batch_size'):
         _check_positive(name, config[name])
     for section, names in POSITIVE.items():

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import optax
 
 from si_jax.defenses import SEEN, Defense, Position
+from si_jax.errors import InputError
 from si_jax.models.layers import unit_kernels
 from si_jax.objectives import with_soft_labels
 from si_jax.outputs import Outputs
@@ -59,7 +60,17 @@ class Rows(NamedTuple):
         return jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(self.axis_name) * size, size)
 
     def mean(self, per_image: Array, weights: Array | None = None) -> Array:
-        """The shard's part of the mean over the real rows of the whole batch; `weights` [B] weigh it."""
+        """The shard's part of the mean over the real rows of the whole batch; `weights` [B] weigh it.
+
+        Raises:
+            InputError: There is not one number for each image, as from an objective of the user's that has
+                taken the mean already: padded rows would count.
+        """
+        if jnp.shape(per_image) != self.mask.shape:
+            raise InputError(
+                f'a term of the loss has shape {list(jnp.shape(per_image))} for {self.mask.shape[0]} images: '
+                'let its objective return one number for each image, [B], and no mean over them'
+            )
         if weights is None:
             return jnp.sum(jnp.where(self.mask, per_image, 0)) / self.real
         weights = jnp.where(self.mask, weights, 0)
@@ -182,7 +193,8 @@ def evaluate_terms(
             continue
         if term.of_gradients:
             assert gradients is not None
-            defined = [jnp.any(gradient != 0, axis=(1, 2, 3)) for gradient in gradients]
+            # By the square, of which the cosine is made: it is zero for entries below 1e-22, too.
+            defined = [jnp.sum(gradient**2, axis=(1, 2, 3)) > 0 for gradient in gradients]
             defined_rows = rows_of(rows.mask & defined[0] & defined[1], rows.axis_name)
             defined_rows = defined_rows._replace(real=jnp.maximum(defined_rows.real, 1))
             metrics[name] = defined_rows.mean(term.objective(*gradients, batch.labels), weights)

@@ -23,6 +23,7 @@ from si_jax.errors import InputError
 from si_jax.runtime import processes
 from si_jax.runtime.environment import environment
 from si_jax.storage.files import check_fields, read_json, write_json
+from si_jax.storage.lock import without_locks
 from si_jax.storage.trees import differences
 from si_jax.training.recipes import completed
 
@@ -102,15 +103,15 @@ def refused(old: Mapping[str, Any], new: Mapping[str, Any], diverged: bool) -> l
 def default_workdir(
     config_file: str | os.PathLike, arch: str | None, overrides: Mapping[str, Any], *, root: str = 'runs'
 ) -> Path:
-    """`ROOT/<config>[-<arch>]/<hash of overrides>`, so that the same command finds its workdir again.
+    """`ROOT/<config>[-<arch>][-si]/<hash of overrides>`, so that the same command finds its workdir again.
 
-    `arch` is what follows the config file, if anything does. The overrides, dotted field to value as on the
-    command line, may come in any order.
+    `arch` is what follows the config file, if anything does, with commas between its parts. The overrides,
+    dotted field to value as on the command line, may come in any order.
 
     Raises:
         InputError: A name that cannot be the name of one folder.
     """
-    parts = [Path(config_file).stem] + ([arch] if arch else [])
+    parts = [Path(config_file).stem, *(part for part in (arch or '').replace(' ', '').split(',') if part)]
     for part in parts:
         if not re.fullmatch(r'[A-Za-z0-9_][A-Za-z0-9_.-]*', part):
             raise InputError(
@@ -238,6 +239,8 @@ def _locked(path: Path) -> Iterator[int]:
             raise InputError(
                 f'workdir {path} is in use by {holder}: wait for it, stop it, or give another --workdir'
             ) from None
+        except OSError as error:
+            raise without_locks(path, error) from None
         if not _same_file(file.fileno(), path / '.lock'):
             raise InputError(f'workdir {path} was replaced just now: run the same command again')
         file.truncate(0)

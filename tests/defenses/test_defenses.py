@@ -387,6 +387,14 @@ def test_a_defense_of_your_own_is_a_row_like_any_other(defenses_before):
         ('mine', {'start': 'original'}, 'leaves mine without an attack'),
         ('mine', {'attack_bn': 'off'}, "unknown attack_bn 'off'"),
         ('mine', {'replays': 0}, 'defense.replays=0 must be 1'),
+        ('mine', {'outer': {}}, 'mine has no term in `outer`'),
+        (
+            'mine',
+            {'outer': {'loss': DEFENSES['trades'].outer['kl']}},
+            'the terms loss of mine have names of',
+        ),
+        ('mine', {'before': ('adv',)}, "unknown pass before the attack 'adv'"),
+        ('mine', {'inner': None}, "mine has no attack, and these passes need one; use 'nat'"),
     ],
 )
 def test_defenses_of_your_own_that_are_refused(defenses_before, name, changes, message):

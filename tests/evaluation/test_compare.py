@@ -307,3 +307,15 @@ def test_two_attacks_on_one_network(write, capsys):
     write('b.json', draw=2, attacks=records)
     with pytest.raises(InputError, match='are of two networks'):
         compare('a.json', 'b.json', attacks=('pgd', 'autoattack'))
+
+
+def test_the_sentence_on_random_classifiers_goes_by_their_shares(write):
+    """Votes alike and shares apart: McNemar's test is of the votes, and has no word in it."""
+    decided = {'decisions': 64, 'clean': np.ones(COUNT, bool)}
+    for name, share in (('a.json', 0.95), ('b.json', 0.61)):
+        flags = np.ones((1, COUNT), bool)
+        record = AttackRecord(flags, 20, 0.05, 20, 0.2, shares=np.full((1, COUNT), share))
+        write(name, attacks={'pgd': record}, clean_share=np.ones(COUNT), **decided)
+    found = compare('a.json', 'b.json')
+    assert found.by_draws and found.sentence.startswith('a is more robust than b by 34 points')
+    assert 'by luck' not in found.sentence

@@ -79,3 +79,10 @@ def test_equinox_takes_one_image_with_channels_first():
     np.testing.assert_allclose(logits(model), wanted, rtol=1e-6)
     assert layout_of(None, model, jnp.moveaxis(IMAGES, 3, 1)) == 'nchw'
     assert layout_of(None, model, IMAGES) == 'nhwc'
+
+
+def test_linen_with_its_parameters_alone_says_how_to_give_them():
+    module = nn.Dense(3)
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 4)))
+    with pytest.raises(InputError, match="Dense have kernel, bias and no params: give .*'params': params"):
+        classifier_of((module, variables['params']))

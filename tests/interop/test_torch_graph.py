@@ -10,6 +10,7 @@ import pytest
 
 from si_jax import evaluate
 from si_jax.errors import InputError
+from si_jax.evaluation.classifier import with_logit_scale
 
 torch = pytest.importorskip('torch', reason="the modules are PyTorch's")
 
@@ -349,6 +350,45 @@ def test_what_the_host_draws_is_refused_before_an_evaluation(kind):
     with pytest.raises(InputError, match='disagree by .*, as PyTorch runs the module.* also that of Python'):
         evaluate(Drawing(draw), images, labels, attacks='fgsm', eps=0.1)
     assert evaluate(Drawing(lambda: 1.0), images, labels, attacks='fgsm', eps=0.1).accuracy['clean'] <= 1
+
+
+def test_a_factor_on_the_logits_hides_no_draw_of_the_host():
+    images, labels = np.random.default_rng(0).uniform(size=(8, 4, 4, 3)).astype(np.float32), np.arange(8)
+    scaled = with_logit_scale(Drawing(lambda: random.choice((1.0, -1.0))), 2.0)
+    with pytest.raises(InputError, match='disagree by .*, as PyTorch runs the module'):
+        evaluate(scaled, images, labels, attacks='fgsm', eps=0.1)
+
+
+class Wrapped(nn.Module):
+    """A linear network whose answer is put into something."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.linear, self.wrap = nn.Linear(48, 10), wrap
+
+    def forward(self, x):
+        self.kept = self.linear(x.flatten(1))  # of the graph of autograd
+        return self.wrap(self.kept)
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [lambda z: {'logits': z}, lambda z: (z,), lambda z: z.bfloat16()],
+    ids=['dict', 'tuple', 'bfloat16'],
+)
+def test_what_stands_around_the_logits_and_what_a_call_left_behind_do_no_harm(wrap):
+    module = Wrapped(wrap).eval()
+    images, labels = np.random.default_rng(0).uniform(size=(8, 4, 4, 3)).astype(np.float32), np.arange(8)
+    module(torch.as_tensor(np.moveaxis(images, 3, 1)))
+    result = evaluate(module, images, labels, attacks='fgsm', eps=0.1)
+    with torch.no_grad():
+        logits = module.linear(torch.as_tensor(np.moveaxis(images, 3, 1).copy()).flatten(1))
+    assert result.accuracy['clean'] == float((logits.argmax(1).numpy() == labels).mean())
+
+
+def test_torchscript_is_refused_with_what_to_give():
+    with pytest.raises(InputError, match='is TorchScript.*give the torch.nn.Module'):
+        TorchClassifier(torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(48, 10))), (4, 4, 3))
 
 
 def test_a_branch_on_values_is_refused():

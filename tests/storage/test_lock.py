@@ -1,5 +1,7 @@
 """One command at a time in a folder; the lock goes with its process."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -73,3 +75,15 @@ def test_what_a_killed_holder_left_half_written_is_removed(tmp_path):
     own.write_bytes(b'of the user')
     with lock.locked(tmp_path, 'wait'):
         assert not left.exists() and own.exists()
+
+
+def test_a_file_system_without_locks_is_named(tmp_path, monkeypatch):
+    def without(*arguments):
+        raise OSError(errno.ENOSYS, 'Function not implemented')
+
+    monkeypatch.setattr(fcntl, 'flock', without)
+    with (
+        pytest.raises(InputError, match='file system without locks .*mount it with flock'),
+        lock.locked(tmp_path, ''),
+    ):
+        pass

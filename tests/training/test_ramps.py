@@ -1,5 +1,6 @@
 """Ramps by hand, what the planner makes of them, and what is refused."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -94,3 +95,13 @@ def test_no_steps_of_an_attack_cannot_grow():
     assert from_config(NONE, DEFENSES['at'], **LENGTH) == (None, DEFENSES['at'])
     assert ramps.words(NONE) == '' and 'kl' in ramps.words(NONE | {'weights': (0, 1), 'terms': 'kl'})
     assert defenses.DEFENSES['gat'].scheduled
+
+
+@pytest.mark.parametrize('epochs', [30, 50, 110, 120])
+def test_each_number_of_steps_begins_where_users_have_it(epochs):
+    """In 32 bits and under jit, where a quotient may lie on the other side of a whole number."""
+    ramps = Ramps((), (), (0.4, 1.0), moves=1, total=epochs)
+    with jax.enable_x64(False):
+        found = np.asarray(jax.jit(jax.vmap(lambda step: ramps.steps_at(5, step)))(np.arange(epochs)))
+    begins = [int(np.argmax(found >= number)) for number in (3, 4, 5)]
+    assert found[0] == 2 and begins == [-(-quarter * epochs // 4) for quarter in (1, 2, 3)]

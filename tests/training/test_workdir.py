@@ -61,6 +61,9 @@ def test_default_workdir_is_found_again_by_the_same_command():
     ]
     assert len({path, *other}) == 5
     assert default_workdir('a.py', '', {}, root='results').parts[:2] == ('results', 'a')
+    # As the README has it: an architecture, then si.
+    names = [default_workdir('awp_cifar10.py', after, {}).parts[1] for after in ('small_cnn,si', ',si')]
+    assert names == ['awp_cifar10-small_cnn-si', 'awp_cifar10-si']
 
 
 @pytest.mark.parametrize(
