@@ -154,6 +154,19 @@ def test_catastrophic_overfitting_ends_the_run_with_the_weights_before_it(tmp_pa
     assert checkpoints.latest_step == 9
 
 
+def test_a_run_that_collapses_in_its_first_epoch_keeps_what_it_trained(tmp_path, monkeypatch, capsys):
+    class Blind(Fake):
+        def __call__(self, params, stats, before, *, epoch, trained):
+            return Watched(0.0, epoch, 8, COLLAPSE, trained=trained)
+
+    monkeypatch.setattr(hooks, 'OverfittingGuard', Blind)
+    rfgsm = recipes.single_step('rfgsm', si=False, arch='small_cnn')
+    run(digits(rfgsm, **{'epochs': 2, 'overfitting.drop': 0.2}), str(tmp_path))
+    (line,) = read_metrics(tmp_path / 'metrics.jsonl')
+    assert line['collapsed/median_gap'] == line['validation/median_gap']  # not of random weights
+    assert 'the weights of the run that it began with, or else its own' in capsys.readouterr().out
+
+
 def test_the_guard_measures_the_same_held_out_images_each_epoch():
     ready = setup(digits(quickstart.get_config()))
     state = initial_state(ready)
