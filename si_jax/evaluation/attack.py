@@ -31,6 +31,10 @@ def attack(
     search_precision: str | None = None,
     layout: str | None = None,
     scale: int | None = None,
+    targets: Any = None,
+    decisions: int | None = None,
+    eight_bit: bool = False,
+    devices: Any = None,
     progress: bool | None = None,
 ) -> Any:
     """Adversarial images for a classifier.
@@ -45,7 +49,7 @@ def attack(
     Args:
         model: As the `classifier` of `evaluate`; so are all arguments that are not listed here.
         images: [N, H, W, C] in [0, 1], of NumPy, JAX or PyTorch.
-        labels: [N], integer, the classes to lead away from.
+        labels: [N], integer, the classes to lead away from, also where `targets` says which to lead to.
         name: The attack, such as 'pgd', 'apgd-ce', 'square' or 'autoattack'; or one of your own.
         eps: Radius of the ball, as a fraction of the pixel range.
 
@@ -83,6 +87,10 @@ def attack(
         search_precision=search_precision,
         layout=layout,
         scale=scale,
+        targets=targets,
+        decisions=decisions,
+        eight_bit=eight_bit,
+        devices=devices,
         progress=progress,
         return_images=True,
     )

@@ -183,11 +183,23 @@ def from_first(function: Callable[[], Value]) -> Value:
         try:
             outcome = {'value': function()}
         except InputError as error:
-            outcome = {'refused': str(error)}
+            outcome = {'refused': _told(error)}
     outcome = gather(outcome)[0]
     if 'refused' in outcome:
-        raise InputError(outcome['refused'])
+        raise _as_told(outcome['refused'])
     return outcome['value']
+
+
+def _told(error: InputError) -> list[Any]:
+    """An error in JSON's types, with the point of the ball that it may have."""
+    return [str(error), None if error.image is None else np.asarray(error.image).tolist()]
+
+
+def _as_told(told: list[Any], before: str = '') -> InputError:
+    words, image = told
+    error = InputError(f'{before}{words}')
+    error.image = None if image is None else np.asarray(image, np.float32)
+    return error
 
 
 def agree_on_errors(function: Callable[[], Value]) -> Value:
@@ -214,13 +226,13 @@ def all_or_none() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        refused = str(error)
+        refused = _told(error)
     others = gather(refused)
     if refused is not None:
-        raise InputError(refused)
-    for rank, text in enumerate(others):
-        if text is not None:
-            raise InputError(f'process {rank} of {count()}: {text}')
+        raise _as_told(refused)
+    for rank, told in enumerate(others):
+        if told is not None:
+            raise _as_told(told, f'process {rank} of {count()}: ')
 
 
 def gather_arrays(arrays: Arrays) -> list[Arrays]:

@@ -49,6 +49,15 @@ def test_settings_in_a_name_in_a_norm_with_other_defaults():
     assert np.abs(found - IMAGES).sum(axis=(1, 2, 3)).max() <= 0.5 * (1 + 1e-4)
 
 
+def test_targets_and_bytes_are_those_of_evaluate():
+    how = SETTINGS | {'targets': 'least-likely', 'eight_bit': True}
+    originals = np.round(IMAGES * 255) / np.float32(255)
+    labels = np.argmax(NET(jnp.asarray(originals)).logits, axis=1)
+    whole = evaluate(NET, originals, labels, attacks='cw', return_images=True, **how)
+    assert_array_equal(attack(NET, originals, labels, 'cw', **how), whole.images['cw'])
+    assert np.abs(whole.images['cw'] * 255 - np.round(whole.images['cw'] * 255)).max() < 1e-4
+
+
 def test_one_attack_at_a_time_and_what_must_be_known_is_said():
     with pytest.raises(InputError, match='pgd, cw are 2 attacks: give one'):
         attack(NET, IMAGES, LABELS, 'pgd,cw', eps=0.06)
