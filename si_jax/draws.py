@@ -9,6 +9,14 @@ import jax
 Array = jax.Array
 
 
+def key_of(seed: int) -> Array:
+    """The key of a seed, of the generator whose draws depend on each key alone, whatever JAX's default is.
+
+    With `rbg`, which is a usual setting on TPUs, the keys of a batch draw together.
+    """
+    return jax.random.key(seed, impl='threefry2x32')
+
+
 def drawn(how: Callable[..., Array], key: Array, shape: tuple[int, ...], *arguments: Any) -> Array:
     """`how(key, shape, *arguments)` of `jax.random`: the same numbers, drawn in one dimension.
 

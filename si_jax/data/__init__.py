@@ -13,7 +13,7 @@ them, adds those that a user registers, and makes others of a folder or a name w
 to one size. `batches` is about order, `augment` about pixels. Nothing here knows of networks or of training.
 """
 
-from si_jax.data.augment import augment, box, random_box, to_unit
+from si_jax.data.augment import augment, box, random_box, to_unit, to_unit_on_host
 from si_jax.data.autoaugment import autoaugment
 from si_jax.data.batches import balanced_order, epoch_batches, epoch_order, split_validation
 from si_jax.data.dataset import Arrays, Dataset, Loader, Source
@@ -54,4 +54,5 @@ __all__ = [
     'remembered',
     'split_validation',
     'to_unit',
+    'to_unit_on_host',
 ]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import DTypeLike
 
@@ -76,3 +77,12 @@ def to_unit(images: Array, scale: int, dtype: DTypeLike = jnp.float32) -> Array:
     `scale` is the stored value of white: 255, or 16 for the digits.
     """
     return jnp.asarray(images).astype(dtype) / scale
+
+
+def to_unit_on_host(images: np.ndarray, scale: int) -> np.ndarray:
+    """`to_unit` in float32, with the same numbers on every machine.
+
+    XLA takes the quotient as a product with 1 / scale on the CPU, and other devices may round it otherwise.
+    Digests of images are of these numbers.
+    """
+    return images.astype(np.float32) * (np.float32(1) / np.float32(scale))

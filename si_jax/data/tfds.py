@@ -272,7 +272,7 @@ def _prepare(place: _Place, urls: list[str]) -> None:
     """Runs the command that errors show, which downloads what is not in the download folder yet."""
     # Asked first because TensorFlow Datasets retries for minutes where there is no network.
     finished = [path for pattern in ('*.INFO', '*/*.INFO') for path in place.downloads.glob(pattern)]
-    known = ''.join(path.read_text() for path in finished)
+    known = ''.join(path.read_text(encoding='utf-8') for path in finished)
     host = _unknown_host([url for url in urls if url not in known])
     where = f'{place.title} is not prepared in {place.root}'
     if host:

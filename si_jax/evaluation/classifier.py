@@ -6,6 +6,7 @@ arrays it captured are lifted out, and all programs take them as arguments.
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from si_jax.models.convolution import convolve
 from si_jax.outputs import Outputs, as_outputs
 
 Array = jax.Array
+_ONE_AT_A_TIME = threading.RLock()
 # What the products of float32 arrays may be computed in.
 PRECISIONS = ('float32', 'tf32', 'bfloat16')
 PRODUCTS = ('dot_general', 'conv_general_dilated')
@@ -75,7 +77,8 @@ class BlackBox:
             InputError: They are not [B, K].
         """
         images = np.asarray(images)
-        logits = as_array(self.function(images))
+        with _ONE_AT_A_TIME:  # on the CPU several threads attack, and what is not of JAX may have a state
+            logits = as_array(self.function(images))
         if logits.shape != (len(images), self.num_classes):
             raise InputError(
                 f'the function of a BlackBox returned shape {logits.shape} for {len(images)} images: it must '

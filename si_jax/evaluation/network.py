@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from si_jax.draws import key_of
 from si_jax.errors import InputError
 from si_jax.evaluation import cosines, eight_bit, gates, packing, sanity
 from si_jax.evaluation.classifier import Classifier, Lifted, lift
@@ -110,7 +111,7 @@ class Network:
         images, each = request.images, request.chunk // len(request.devices)
         example = (
             jax.ShapeDtypeStruct((each, *images.shape[1:]), images.dtype),
-            jax.ShapeDtypeStruct((each,), jax.random.key(request.seed).dtype),
+            jax.ShapeDtypeStruct((each,), key_of(request.seed).dtype),
         )
         traced, why_no_features = _lifted(classifier, example, needs_features)
         stand_in = None
@@ -185,7 +186,7 @@ class Network:
 
     @functools.cached_property
     def _key(self) -> Array:
-        return jax.random.key(self.request.seed)
+        return key_of(self.request.seed)
 
     @functools.cached_property
     def key_impl(self) -> Any:

@@ -37,7 +37,7 @@ class Pixels:
         if highest > scale:
             raise InputError(f'images go up to {highest}, and scale={scale} says that white is {scale}')
         self.stored, self.shape, self.scale = stored, stored.shape, int(scale)
-        self._values = np.asarray(data.to_unit(np.arange(256, dtype=np.uint8), scale))  # type: ignore[arg-type]
+        self._values = data.to_unit_on_host(np.arange(256, dtype=np.uint8), scale)
 
     def __len__(self) -> int:
         return len(self.stored)

@@ -426,7 +426,7 @@ def is_result(path: Path) -> bool:
         return False
     except ValueError:
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            return not (text := path.read_text()[:200]) or text.startswith('{\n  "schema"')
+            return not (text := path.read_text(encoding='utf-8')[:200]) or text.startswith('{\n  "schema"')
         return False
     return isinstance(about, dict) and 'schema' in about and any(field in about for field in FIELDS)
 

@@ -102,7 +102,7 @@ def check_settings(
     """
     if search_precision is not None and search_precision not in PRECISIONS:
         raise unknown('search_precision', search_precision, PRECISIONS)
-    check_count('seed', seed, least=0, below=2**63)
+    check_count('seed', seed, least=0, below=2**32)  # of more JAX takes the lower half alone, in 32 bits
     counts = {'steps': steps, 'restarts': restarts, 'eot_samples': eot_samples, 'batch_size': batch_size}
     for name, value in {**counts, 'decisions': decisions}.items():
         if value is not None and not (name == 'eot_samples' and value == AUTO):

@@ -72,7 +72,7 @@ class Tabular(abc.ABC):
         """
         written = as_csv(self.to_json())
         if path is not None:
-            Path(path).write_text(written)
+            Path(path).write_text(written, encoding='utf-8')
         return written
 
 

@@ -102,7 +102,9 @@ def _settings(arch: str, variant: str | None, arrays: Mapping[str, np.ndarray]) 
 
 
 def _module_text(settings: Mapping[str, Any], weights: str, activation: str) -> str:
-    text = importlib.resources.files('si_jax.interop').joinpath('torch_networks.py').read_text()
+    text = (
+        importlib.resources.files('si_jax.interop').joinpath('torch_networks.py').read_text(encoding='utf-8')
+    )
     docstring = f'''"""{settings['network']} with the weights of {weights}, exported by si_jax (Apache-2.0).
 
 `build()` returns the network in evaluation mode: images [B, C, H, W] in [0, 1] -> logits [B, K].

@@ -185,7 +185,7 @@ class _Graph:
             used |= {n.name for n in self.head.nodes()}
         tensors = {name: value for name, value in constants.items() if name in used}
         self._arrays = {
-            name: jnp.asarray(value.detach().numpy())
+            name: jnp.asarray(_in_range(name, value.detach().numpy()))
             for name, value in tensors.items()
             if hasattr(value, 'numpy')
         }
@@ -259,6 +259,17 @@ def _torch_value(node: Any, values: Mapping[str, Any]) -> Any:
     arguments, keywords = torch.fx.node.map_arg((node.args, node.kwargs), lambda n: values[n.name])
     with torch.no_grad():
         return node.target(*arguments, **keywords)
+
+
+def _in_range(name: str, array: np.ndarray) -> np.ndarray:
+    """A constant of a module, if JAX can hold its integers."""
+    long = array.dtype.kind in 'iu' and array.dtype.itemsize == 8 and array.size
+    if long and not jax.config.values['jax_enable_x64'] and abs(array.astype(float)).max() >= 2**31:
+        raise InputError(
+            f'{name} holds integers beyond 32 bits, which JAX has not by default: set JAX_ENABLE_X64=1 in '
+            'the environment, or keep smaller ones'
+        )
+    return array
 
 
 def _copied(module: Any) -> Any:

@@ -237,11 +237,7 @@ def side_by_side(
             found.append(function(task))
             on_done(len(found))
         return found
-    precision = jax.config.values['jax_default_matmul_precision']  # each thread has its own
-    threads = ThreadPoolExecutor(
-        count, initializer=lambda: jax.default_matmul_precision(precision).__enter__()
-    )
-    with threads as pool:
+    with ThreadPoolExecutor(count, initializer=_in_context()) as pool:
         # A thread knows nothing of the context that it is started in, which a copy of it brings along.
         begun = []
         for task in tasks:
@@ -253,6 +249,25 @@ def side_by_side(
         finally:  # after an interrupt nobody waits for the tasks that were not begun
             pool.shutdown(wait=False, cancel_futures=True)
     return found
+
+
+def _in_context() -> Callable[[], None]:
+    """What makes a thread of its own compute as the calling one does: JAX's contexts are of each thread."""
+    names: dict[str, Any] = {
+        'jax_default_matmul_precision': jax.default_matmul_precision,
+        'jax_enable_x64': jax.enable_x64,
+        'jax_numpy_dtype_promotion': jax.numpy_dtype_promotion,
+        'jax_threefry_partitionable': jax.threefry_partitionable,
+        'jax_debug_nans': jax.debug_nans,
+    }
+    wanted = {name: jax.config.values[name] for name in names}
+
+    def enter() -> None:
+        for name, context in names.items():
+            if jax.config.values[name] != wanted[name]:
+                context(wanted[name]).__enter__()
+
+    return enter
 
 
 def ready(tree: Tree, devices: list[jax.Device]) -> Tree:

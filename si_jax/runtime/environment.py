@@ -61,5 +61,5 @@ def _git(root: Path, *arguments: str) -> str | None:
     try:
         command = ['git', '-C', str(root), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, UnicodeError, subprocess.SubprocessError):
         return None

@@ -20,6 +20,7 @@ from si_jax import data
 from si_jax.data import Dataset
 from si_jax.data.stream import Joined
 from si_jax.data.workers import Workers
+from si_jax.draws import key_of
 from si_jax.runtime.devices import AXIS, place_rows, replicate
 from si_jax.training.state import Batch, TrainState
 from si_jax.training.step import Carry
@@ -70,7 +71,7 @@ class Resident:
     """
 
     def __init__(self, images: Joined, labels: np.ndarray, batches: Batches, seed: int):
-        self.batches, self.key = batches, replicate(jax.random.key(seed))
+        self.batches, self.key = batches, replicate(key_of(seed))
         self.data = replicate((images.whole(), labels))
         self.rows: tuple[int, Any] = (-1, None)
 
@@ -114,7 +115,7 @@ class Streamed:
         self.read: Any = functools.partial(read_batch, images, batches, own)
         if workers:
             self.read = Workers(self.read, workers)
-        self.key = replicate(jax.random.key(seed))
+        self.key = replicate(key_of(seed))
         self.under_way: dict[int, Future[Any]] = {}
         self.thread = ThreadPoolExecutor(1, 'feed')
 

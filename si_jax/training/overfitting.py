@@ -15,6 +15,7 @@ import numpy as np
 
 from si_jax import data
 from si_jax.data import Dataset
+from si_jax.draws import key_of
 from si_jax.evaluation.intervals import wilson
 from si_jax.runtime import devices, processes
 from si_jax.threat import Threat
@@ -111,7 +112,7 @@ class OverfittingGuard:
         self._drop = drop
         self._attacked = compile_pgd(model, threat=threat, steps=STEPS, step_size=STEP_SIZE * threat.eps)
         count = len(held_out.labels)
-        key = jax.random.key(seed)
+        key = key_of(seed)
         keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(np.arange(count))
         images = np.asarray(data.to_unit(jnp.asarray(held_out.images), held_out.scale, np.float32))
         self._rows = images, held_out.labels, keys

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from si_jax.draws import key_of
 from si_jax.training.average import Average
 from si_jax.training.initial import Initial
 
@@ -75,7 +76,7 @@ def create_state(
     `first_memory`, and `initial` what is to stand in place of random weights.
     """
     # Not jitted: each shape's initialiser compiles once, where the whole takes XLA several times as long.
-    variables = model.init(jax.random.key(seed), jnp.zeros((1, *image_shape), jnp.float32))
+    variables = model.init(key_of(seed), jnp.zeros((1, *image_shape), jnp.float32))
     if initial is not None:
         variables = initial.over(variables)
     return TrainState(

@@ -17,6 +17,7 @@ from si_jax import defenses
 from si_jax.cost import flops
 from si_jax.cost.planning import Machine, model_of, source_of
 from si_jax.defenses import DEFENSES, Defense
+from si_jax.draws import key_of
 from si_jax.runtime.devices import memory, place_rows, replicate
 from si_jax.training.setup import Setup, assembled, compile_train_step, initial_carry, initial_state
 
@@ -79,7 +80,7 @@ def arguments(ready: Setup) -> tuple[Any, ...]:
         place_rows(initial_carry(ready)),
         replicate((ready.train.images, ready.train.labels)),
         place_rows(rows),
-        replicate(jax.random.key(ready.config.seed)),
+        replicate(key_of(ready.config.seed)),
     )
 
 

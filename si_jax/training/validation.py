@@ -10,6 +10,7 @@ import numpy as np
 
 from si_jax import attacks, data
 from si_jax.data import Dataset
+from si_jax.draws import key_of
 from si_jax.outputs import Outputs, as_outputs, cosine, scaled_logits
 from si_jax.runtime import processes
 from si_jax.runtime.devices import compile_rows, local, map_rows, replicate
@@ -99,7 +100,7 @@ class HeldOut:
         most = -(-len(dataset.labels) // processes.count())
         self._chunk = devices * max(1, min(each, -(-most // devices)))
         images = np.asarray(data.to_unit(jnp.asarray(dataset.images), dataset.scale, np.float32))
-        base = jax.random.key(seed)
+        base = key_of(seed)
         keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(base, i), 0))(np.arange(len(images)))
         self._rows = images, np.asarray(dataset.labels), keys
 

@@ -148,7 +148,7 @@ def images_of(dataset: dict[str, Any], data_dir: str | None) -> tuple[np.ndarray
         InputError: The data set is not there, or has other pixels or labels.
     """
     test, count = data.load(dataset['name'], dataset['split'], data_dir), dataset['examples']
-    images = np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale))
+    images = data.to_unit_on_host(test.images[:count], test.scale)
     labels = test.labels[:count]
     if data_digest(images, labels) != dataset['digest']:
         raise InputError(

@@ -98,3 +98,11 @@ def test_to_unit_divides(scale, dtype):
 
 def test_to_unit_is_float32_by_default():
     assert data.to_unit(PIXELS, 255).dtype == jnp.float32
+
+
+def test_pixels_on_the_host_are_those_of_the_device():
+    """Of every scale: digests of results that are there are of these numbers."""
+    stored = np.arange(256, dtype=np.uint8)
+    for scale in range(1, 256):
+        on_device = data.to_unit(jnp.asarray(stored[: scale + 1]), scale)
+        np.testing.assert_array_equal(data.to_unit_on_host(stored[: scale + 1], scale), on_device)

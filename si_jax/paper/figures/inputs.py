@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -135,7 +134,7 @@ def subject(
     networks = [Network(labels[folder], folder, load_model(folder, checkpoint)) for folder in configs]
     return Subject(
         networks,
-        np.asarray(data.to_unit(jnp.asarray(test.images[:count]), test.scale)),
+        data.to_unit_on_host(test.images[:count], test.scale),
         test.labels[:count],
         threat,
         {
