@@ -6,12 +6,14 @@ over on the default device they would be copied at every call, and the step woul
 single images, which need nothing of each other, run on the devices of this process alone.
 """
 
+import contextlib
 import contextvars
 import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -25,6 +27,7 @@ from si_jax.runtime import processes
 
 AXIS = 'devices'
 Tree = TypeVar('Tree')
+GROUP = Path('/sys/fs/cgroup')  # where Linux says what a container may use
 Task = TypeVar('Task')
 Done = TypeVar('Done')
 
@@ -281,12 +284,24 @@ def memory() -> float:
     known = device.memory_stats() if device.platform != 'cpu' else None
     if known and 'bytes_limit' in known:
         return float(known['bytes_limit'])
-    return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / jax.local_device_count()
+    whole = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    limit = _of_container('memory.max', 'memory/memory.limit_in_bytes')
+    return min([whole, *limit[:1]]) / jax.local_device_count()
 
 
 def cores() -> int:
     """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    count = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+    quota = _of_container('cpu.max')  # microseconds of so many
+    return min(count, max(1, quota[0] // quota[1])) if len(quota) == 2 else count
+
+
+def _of_container(*names: str) -> list[int]:
+    """The numbers of a container's limit, by the first of these files that has some; [] without one."""
+    for name in names:
+        with contextlib.suppress(OSError, ValueError):
+            return [int(number) for number in (GROUP / name).read_text().split()]
+    return []
 
 
 def map_rows(

@@ -228,3 +228,15 @@ def test_a_version_of_xla_without_the_option_is_let_be(monkeypatch):
 
     monkeypatch.setattr(jax, 'jit', without)
     assert parallel.compiler_options.__wrapped__() == {}
+
+
+def test_a_container_has_the_cores_and_the_memory_that_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, 'GROUP', tmp_path)
+    whole, cores = parallel.memory(), parallel.cores()
+    for limits in (('max 100000\n', 'max\n'), (f'{10**9} 100000\n', f'{2**60}\n')):
+        for name, text in zip(('cpu.max', 'memory.max'), limits, strict=True):
+            (tmp_path / name).write_text(text)
+        assert (parallel.cores(), parallel.memory()) == (cores, whole)
+    (tmp_path / 'cpu.max').write_text('100000 100000\n')
+    (tmp_path / 'memory.max').write_text(f'{2**20}\n')
+    assert parallel.cores() == 1 and parallel.memory() == 2**20 / jax.local_device_count()
