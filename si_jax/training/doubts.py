@@ -119,9 +119,6 @@ def _unread(config: ConfigDict, defense: Defense) -> Iterator[tuple[str, Any, st
     for field, usual, kind in (('decay', 0.995, 'ema'), ('ramp', True, 'ema'), ('tau', 0.9, 'swa')):
         if average.kind != kind:
             yield f'average.{field}', usual, f'it belongs to average.kind={kind!r}, which is {average.kind!r}'
-    if not config.data.extra:
-        yield 'data.extra_share', 0.7, "data.extra='' gives no extra images"
-        yield 'data.extra_draws', 'uniform', "data.extra='' gives no extra images"
     if not average.kind:
         yield 'average.start', 0.025, "average.kind='' keeps no average"
         yield 'average.batch_stats', 'live', "average.kind='' keeps no average"
