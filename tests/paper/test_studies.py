@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -68,35 +69,64 @@ def test_the_rendered_table_is_that_of_the_results(table, monkeypatch):
 
 
 def test_what_the_page_says_of_the_study_in_words():
-    """Each sentence on what the intervals say so far holds of the committed numbers."""
+    """Each sentence of the answer holds of the committed numbers."""
     page = ' '.join((ROOT / 'docs' / 'study.md').read_text().split())
-    made = json.loads((ROOT / 'results/study/table.json').read_text())
+    study = ROOT / 'results' / 'study'
+    made = json.loads((study / 'table.json').read_text())
     found = {(*pair['rows'], pair['column']): pair for pair in made['pairs']}
+    plain, si, regulariser = 'TRADES', 'TRADES-SI', 'TRADES + SI regulariser'
 
     def points(a, b, column):
-        """The difference and both intervals, in points."""
+        """The difference, its two intervals, and both in the words of the page; all in points."""
         pair = found[a, b, column]
-        seeds = pair.get('seeds_ci95') or [float('nan')] * 2
-        return [100 * x for x in (pair['difference']['mean'], *pair['difference']['ci95'], *seeds)]
+        mean, images, seeds = pair['difference']['mean'], pair['difference']['ci95'], pair['seeds_ci95']
+        assert len(pair['seeds']) == 5
+        images, seeds = ([100 * bound for bound in interval] for interval in (images, seeds))
+        words = '[{:.2f}, {:.2f}] by images, [{:.2f}, {:.2f}] by seeds'.format(*images, *seeds)
+        return 100 * mean, images, seeds, words
 
-    runs = sorted((ROOT / 'results/study').glob('evidence-*/seed*'))
-    words = 'ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty'.split()
-    assert f'{words[len(runs) - 10]} of 21 runs are there' in page
-    si, *intervals = points('TRADES', 'TRADES-SI', 'fast')
-    autoattack, *others = points('TRADES', 'TRADES-SI', 'AA')
-    clean, *costs = points('TRADES', 'TRADES-SI', 'Natural')
+    gained, images, seeds, words = points(plain, si, 'fast')
+    assert min(*images, *seeds) > 0  # the rule of the plan, under either attack
+    assert f'TRADES-SI keeps {gained:.2f} points more than TRADES under `fast` ({words})' in page
+    gained, images, seeds, words = points(plain, si, 'AA')
+    assert min(*images, *seeds) > 0 and f'and {gained:.2f} under AutoAttack ({words})' in page
+    assert all(found[plain, si, column]['difference']['mean'] > 0 for column in ('PGD', 'PGDCW', 'SI-PGD'))
+    cost, _, seeds, words = points(plain, si, 'Natural')
     assert (
-        f'keeps {si:.2f} points more than TRADES under `fast` and {autoattack:.1f} under AutoAttack' in page
+        f'It pays {-cost:.2f} points of clean accuracy ({words}), which the seeds alone cannot tell' in page
     )
-    assert f'and pays {-clean:.1f} points of clean accuracy' in page
-    assert min(intervals) > 0 and min(others) > 0 and max(costs) < 0
-    assert f'leaves from {intervals[2]:.1f} to {intervals[3]:.1f} points to other seeds' in page
-    regulariser = [points('TRADES', 'TRADES + SI regulariser', column) for column in ('Natural', 'fast')]
-    (gain, *above), (cost, *below) = regulariser
-    assert f'raises clean accuracy by {gain:.1f} points and costs {-cost:.1f} points under `fast`' in page
-    assert min(above) > 0 and max(below) < 0
-    assert f'keeps {points("N-FGSM", "N-FGSM-SI", "fast")[0]:.0f} points more than N-FGSM' in page
-    alone = {cell['column']: cell['ours']['mean'] for cell in made['rows'][3]['cells'] if cell['ours']}
-    assert made['rows'][3]['labels'] == ['N-FGSM'] and 2 * alone['AA'] < alone['PGD']
-    _, *intervals = points('TRADES', 'TRADES + SI regulariser', 'AA')
-    assert intervals[0] <= 0 <= intervals[1]
+    assert seeds[0] < 0 < seeds[1]
+    raised, images, seeds, words = points(plain, regulariser, 'Natural')
+    assert min(*images, *seeds) > 0 and f'it raises clean accuracy by {raised:.2f} points ({words})' in page
+    behind, _, seeds, words = points(plain, regulariser, 'fast')
+    assert seeds[0] < 0 < seeds[1] and f'it is {-behind:.2f} points behind TRADES ({words})' in page
+    ahead, images, seeds, words = points(regulariser, si, 'fast')
+    assert min(*images, *seeds) > 0 and f'TRADES-SI is {ahead:.2f} points ahead of it ({words})' in page
+
+    broken = re.search(
+        r'AA broke (\d+) of the (\d+) that fast left, ([\d.]+) % as a mean over (\d+) networks'
+        r'.* N-FGSM (\d+) of',
+        (study / 'table.md').read_text(),
+    )
+    assert (
+        f'AutoAttack broke {broken[1]} of the {broken[2]} images that `fast` left, {broken[3]} % as a mean '
+        f'over {broken[4]} networks, {broken[5]} of them of N-FGSM'
+    ) in page
+    assert ('AutoAttack takes the place of `fast`' in page.partition('## On the digits')[0]) or float(
+        broken[3]
+    ) <= 1
+    kept = {
+        arm: [
+            f'{100 * json.loads(path.read_text())["attacks"]["fast"]["accuracy"]:.1f}'
+            for path in sorted(study.glob(f'evidence-{arm}/seed*/evaluation/last-pgd-*.json'))
+        ]
+        for arm in ('nfgsm', 'nfgsmsi')
+    }
+    one, other = (', '.join(shares) for shares in kept.values())
+    assert f'N-FGSM keeps {one} % under `fast`, and N-FGSM-SI {other} %' in page
+    runs = len(list(study.glob('evidence-*/seed*')))
+    assert ('All 21 runs of the plan are there' if runs == 21 else f'{runs} of 21 runs are there') in page
+    readme = ' '.join((ROOT / 'README.md').read_text().split())
+    assert (
+        f'TRADES-SI keeps {points(plain, si, "fast")[0]:.1f} points more than TRADES under attack' in readme
+    )
