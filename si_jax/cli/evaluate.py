@@ -23,6 +23,7 @@ from si_jax.cli.smallest import run_smallest
 from si_jax.cli.subject import IMAGES, NETWORK, Subject, load, load_attribute, load_classifier, sources
 from si_jax.cost import flops
 from si_jax.cost.mfu import Meter
+from si_jax.draws import key_of
 from si_jax.errors import InputError
 from si_jax.evaluation import eight_bit
 from si_jax.evaluation import state as saved
@@ -446,7 +447,7 @@ def attained_speed(result: Result, classifier: Any, image_shape: tuple[int, ...]
         seconds += result.timing['parts'][name]
     if not seconds:
         return ''
-    key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+    key = jax.eval_shape(lambda: jax.random.split(key_of(0), 1))
     image = jax.ShapeDtypeStruct((1, *image_shape), jnp.float32)
     one = flops.count(classifier_of(classifier).function, image, key)
     meter = Meter(one, result.precision['search'], jax.local_device_count())

@@ -409,7 +409,7 @@ def replaceable(
     """
     path = check_output(path)
     files = [path.with_name(f'{path.stem}{suffix}') for suffix in companions]
-    foreign = [path] if path.exists() and not is_result(path) else []
+    foreign = [path] if path.exists() and not (is_result(path) or _is_damaged(path)) else []
     if images is not None:
         files.append(path.with_name(f'{path.stem}{IMAGES}'))
     foreign += [file for file in files if file.exists() and not _is_of(file, path, images or ())]
@@ -419,26 +419,32 @@ def replaceable(
 
 
 def is_result(path: Path) -> bool:
-    """Whether a JSON file is a result of this library; a damaged one still is if it begins like one."""
+    """Whether a JSON file is a result of this library."""
     try:
         about = read_json(path)
+    except (OSError, ValueError):
+        return False
+    return isinstance(about, dict) and 'schema' in about and any(field in about for field in FIELDS)
+
+
+def _is_damaged(path: Path) -> bool:
+    """Whether a file is empty, or the beginning of a result and no JSON."""
+    try:
+        read_json(path)
     except OSError:
         return False
     except ValueError:
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            return not (text := path.read_text(encoding='utf-8')[:200]) or text.startswith('{\n  "schema"')
-        return False
-    return isinstance(about, dict) and 'schema' in about and any(field in about for field in FIELDS)
+        begins = path.read_bytes()[:20]
+        return not begins or begins.startswith(b'{\n  "schema"')
+    return False
 
 
 def attacks_in(path: Path) -> set[str]:
     """The attacks in a result; none if the file is something else."""
     if not is_result(path):
         return set()
-    with contextlib.suppress(OSError, ValueError):
-        about = read_json(path)
-        return set(about.get('smallest', about).get('attacks', ()))
-    return set()
+    about = read_json(path)
+    return set(about.get('smallest', about).get('attacks', ()))
 
 
 def _is_of(file: Path, result: Path, attacks: Iterable[str] = ()) -> bool:
@@ -456,8 +462,9 @@ def _is_of(file: Path, result: Path, attacks: Iterable[str] = ()) -> bool:
 
 def remove_stale(images: Path, result: Path) -> None:
     """Removes the adversarial images of a result that is about to be replaced by one without them."""
-    if images.exists() and _is_of(images, result):
-        images.unlink()
+    with contextlib.suppress(OSError, npz.ArchiveError):
+        if set(npz.headers(images)) <= attacks_in(result):
+            images.unlink()
 
 
 def write_npz(path: Path, arrays: dict[str, np.ndarray]) -> None:

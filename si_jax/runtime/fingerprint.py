@@ -53,7 +53,11 @@ def _text(value: Any, seen: set[int]) -> Iterable[str]:
     elif hasattr(value, 'func') and hasattr(value, 'keywords'):  # functools.partial
         yield from _text((value.func, value.args, value.keywords), seen)
     elif inspect.isfunction(value) and str(value.__module__).split('.')[0] == LIBRARY:
-        yield f'{value.__module__}.{value.__qualname__}'  # the version of the library says what it does
+        seen.add(id(value))
+        # The version of the library says what it does; what it was made with is the user's.
+        yield f'{value.__module__}.{value.__qualname__}'
+        cells = [cell.cell_contents for cell in value.__closure__ or ()]
+        yield from _text([cells, value.__defaults__, value.__kwdefaults__], seen)
     elif inspect.isfunction(value) or isinstance(value, type):
         seen.add(id(value))
         try:

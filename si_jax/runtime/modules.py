@@ -52,7 +52,7 @@ def import_file(file: str, what: str) -> ModuleType:
             spec.loader.exec_module(module)
     except BaseException:
         if before is None:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
         else:
             sys.modules[name] = before
         raise

@@ -64,9 +64,10 @@ class Watched(NamedTuple):
                 f'patience: the held-out robust accuracy has not risen above {100 * (self.best or 0):.1f}% '
                 f'since epoch {self.best_epoch}, so the run ends after epoch {self.stopped_at}'
             )
-        # Before the first epoch the weights are random, unless the run began with trained ones.
-        before = 'epoch before' if self.stopped_at != 1 else 'run that it began with, or else its own'
-        return f'{COLLAPSE} in epoch {self.stopped_at}: the run ends with the weights of the {before}'
+        kept = 'the weights of the epoch before'
+        if self.stopped_at == 1:
+            kept = 'the weights that it began with if these were trained, else with those of this epoch'
+        return f'{COLLAPSE} in epoch {self.stopped_at}: the run ends with {kept}'
 
 
 def collapse(before: Watched, after: Watched) -> str:

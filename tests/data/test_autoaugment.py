@@ -76,9 +76,8 @@ def test_an_image_depends_on_its_key_alone_and_the_draws_follow_the_policy():
     found = jax.jit(autoaugment)(images, keys)
     assert found.shape == images.shape and found.dtype == images.dtype
     assert 0 <= float(found.min()) and float(found.max()) <= 1
-    # All images are equal, so that elsewhere in a batch each key makes the same of them.
-    order = np.random.default_rng(2).permutation(400)
-    np.testing.assert_allclose(jax.jit(autoaugment)(images, keys[order]), found[order], atol=1e-6)
+    alone = jax.jit(autoaugment)(images[7:9], keys[7:9])
+    np.testing.assert_allclose(alone, found[7:9], atol=1e-6)
     changed = np.abs(np.asarray(found - images)).max((1, 2, 3)) > 1e-6
     # Chances that one of the two does something; some change nothing, such as colour of strength 0.
     likely = np.mean([1 - (1 - p) * (1 - q) for (_, p, _), (_, q, _) in POLICY])

@@ -255,6 +255,10 @@ def test_results_leave_files_of_others_alone(tmp_path):
         with pytest.raises(InputError, match=f'{number}.json is there, and is no result'):
             result.save(path)
         assert path.read_text() == text
+    (tmp_path / 'b.json').write_text('{\n  "schema": 1, "worst')  # a result that was cut off
+    (tmp_path / 'b_images.npz').write_bytes(b'of somebody else')
+    result.save(tmp_path / 'b.json')
+    assert (tmp_path / 'b_images.npz').read_bytes() == b'of somebody else'
     found = smallest(net, IMAGES, LABELS, attacks='fmn(steps=5)', return_images=True, **ONE)
     found.save(tmp_path / 'a.json')
     result.save(tmp_path / 'a.json')  # one result takes the place of another

@@ -305,3 +305,9 @@ def attack(classifier, images, labels, threat, key):
     assert first == again and len({first, *others}) == 5
     # What the library does is said by its version.
     assert fingerprint(margin) == fingerprint(margin) and 'def ' not in ''.join(_text(margin, set()))
+    # What its functions were made with is not.
+    assert (
+        fingerprint(scaled_cosine(15.0))
+        == fingerprint(scaled_cosine(15.0))
+        != fingerprint(scaled_cosine(40.0))
+    )

@@ -125,7 +125,9 @@ def test_what_the_page_says_of_the_study_in_words():
     one, other = (', '.join(shares) for shares in kept.values())
     assert f'N-FGSM keeps {one} % under `fast`, and N-FGSM-SI {other} %' in page
     runs = len(list(study.glob('evidence-*/seed*')))
-    assert ('All 21 runs of the plan are there' if runs == 21 else f'{runs} of 21 runs are there') in page
+    final = '## Does SI help? The answer', 'All 21 runs of the plan are there'
+    so_far = f'{runs} of 21 runs are there', 'no answer is final until all are there'
+    assert all(words in page for words in (final if runs == 21 else so_far))
     readme = ' '.join((ROOT / 'README.md').read_text().split())
     assert (
         f'TRADES-SI keeps {points(plain, si, "fast")[0]:.1f} points more than TRADES under attack' in readme

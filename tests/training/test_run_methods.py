@@ -164,7 +164,9 @@ def test_a_run_that_collapses_in_its_first_epoch_keeps_what_it_trained(tmp_path,
     run(digits(rfgsm, **{'epochs': 2, 'overfitting.drop': 0.2}), str(tmp_path))
     (line,) = read_metrics(tmp_path / 'metrics.jsonl')
     assert line['collapsed/median_gap'] == line['validation/median_gap']  # not of random weights
-    assert 'the weights of the run that it began with, or else its own' in capsys.readouterr().out
+    assert (
+        'the weights that it began with if these were trained, else with those of' in capsys.readouterr().out
+    )
 
 
 def test_the_guard_measures_the_same_held_out_images_each_epoch():
