@@ -133,7 +133,7 @@ def test_pixels_that_rounding_put_outside_are_clipped_with_a_note():
         ({'step_size': '2/255'}, "step_size='2/255' must be a number"),
         ({'attacks': None}, 'None is no attack: give a name'),
         ({'attacks': 7}, '7 is no attack'),
-        ({'seed': 2**70}, r'seed=1180591620717411303424 is too large: it must be below 2\*\*63'),
+        ({'seed': 2**70}, r'seed=1180591620717411303424 is too large: it must be below 2\*\*32'),
         ({'devices': []}, r'devices=\[\] is no list of devices.*leave it out'),
         ({'devices': 'cpu'}, "devices='cpu' is no list of devices"),
         ({'devices': jax.local_devices()[0]}, r'is no list of devices, as jax.local_devices\(\)\[:1\] is'),
