@@ -24,14 +24,17 @@ def black_box(network: Network, queries: int, rows: np.ndarray) -> dict[str, np.
     """
     threat, keys = network.request.threat, network.keys(0, 'square')
     part = PART if queries % PART == 0 else queries
-    compiled = compile_search(square(queries), part, network.apply, threat, network.key_impl, network.devices)
+    sizes = network.pack_sizes(len(rows))
+    compiled = compile_search(
+        square(queries), part, network.apply, threat, network.key_impl, network.devices, sizes
+    )
 
     def confirm(some: np.ndarray, found: np.ndarray) -> np.ndarray:
         chosen = rows[some]
         return ~network.confirm(chosen, found, keys[chosen], threat, 'square')[0]
 
     problem = network.images[rows], network.labels[rows], keys[rows], np.zeros(len(rows), np.int32)
-    outcome = run_search(compiled, network.weights, problem, confirm, network.sizes)
+    outcome = run_search(compiled, network.weights, problem, confirm)
     return {'broken': outcome.broken, 'queries': outcome.queries}
 
 

@@ -203,7 +203,8 @@ def _run_stage(
         # Restarts but the first may be searches of their own, but are all alike.
         search = _search(stage, request, int(again))
         given = apply if alone else apply_mean
-        return compile_search(search, row.part, given, threat, network.key_impl, network.devices)
+        sizes = network.pack_sizes(int(attacked.sum()))
+        return compile_search(search, row.part, given, threat, network.key_impl, network.devices, sizes)
 
     def search(rows: np.ndarray, again: bool, aims: np.ndarray, keys: np.ndarray) -> Arrays:
         """One search on some rows: a unit of work."""
@@ -224,9 +225,7 @@ def _run_stage(
         program = network.program(about, functools.partial(compiled, again))
         problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
         wanted = row.measures_distance
-        outcome = run_search(
-            program, shared, problem, None if random else confirm, network.sizes, final=wanted or random
-        )
+        outcome = run_search(program, shared, problem, None if random else confirm, final=wanted or random)
         if wanted and not random:
             outcome = further(outcome, program.search, problem, network, request.threat, confirm)
         final = outcome.final if wanted else None

@@ -174,6 +174,10 @@ class Network:
         """Of batches in which fewer images than `chunk` go."""
         return packing.sizes(self.request.chunk, len(self.devices))
 
+    def pack_sizes(self, count: int) -> tuple[int, ...]:
+        """Of the packs of a search that begins with so many images, of which one group is packed at once."""
+        return packing.sizes_for(min(count, self.group), self.request.chunk, self.devices)
+
     @property
     def outputs(self) -> Outputs:
         """The shapes of what the classifier returns."""

@@ -3,6 +3,9 @@
 A search runs in parts. After each part, images that it has broken leave, and as soon as the others fit into
 fewer or smaller packs they are packed again, whichever batch they came from. Packs have a few fixed sizes, so
 that each program is compiled a few times; in between they stay on the devices.
+
+On the CPU a row costs the same in a pack of 4 and in one of 32, and packs run side by side, one on each core.
+There all packs of a stage have one size, with which few rows are filling and no core waits for the others.
 """
 
 from collections.abc import Callable
@@ -14,7 +17,7 @@ import numpy as np
 from si_jax.attacks.ascent import Gradients
 from si_jax.attacks.search import Problem, Search, SearchState
 from si_jax.runtime import progress
-from si_jax.runtime.devices import compile_rows, place_rows, ready, side_by_side
+from si_jax.runtime.devices import at_once, compile_rows, place_rows, ready, side_by_side
 from si_jax.threat import Threat
 
 LEAST_ROWS = 32  # in a pack on each device: smaller ones take as long
@@ -26,6 +29,20 @@ def sizes(chunk: int, devices: int) -> tuple[int, ...]:
     powers = [devices * 2**k for k in range(32)]
     smaller = [size for size in powers if LEAST_ROWS * devices <= size < chunk]
     return chunk, *smaller[::-1][: MOST_SIZES - 1]
+
+
+def sizes_for(count: int, chunk: int, devices: list[jax.Device]) -> tuple[int, ...]:
+    """The sizes of packs, of at most `chunk` rows each, for a search that begins with so many rows."""
+    if devices[0].platform != 'cpu' or not count:
+        return sizes(chunk, len(devices))
+    return (even(count, chunk, len(devices), at_once(devices)),)
+
+
+def even(count: int, chunk: int, devices: int, at_once: int) -> int:
+    """The size of a pack, if so many rows go into packs that are alike, `at_once` or a multiple of it."""
+    packs = -(-count // chunk)
+    packs = -(-packs // at_once) * at_once
+    return -(-count // (packs * devices)) * devices
 
 
 def split(count: int, sizes: tuple[int, ...]) -> list[int]:
@@ -47,6 +64,7 @@ class CompiledSearch(NamedTuple):
         advance: (shared, images, labels, keys, targets, state) -> state, from `shared_of`.
         shared_of: (weights, first iteration, number of iterations) -> shared.
         devices: Those it is compiled for.
+        sizes: Of the packs that it is run in.
     """
 
     search: Search
@@ -55,6 +73,7 @@ class CompiledSearch(NamedTuple):
     advance: Callable[..., SearchState]
     shared_of: Callable[[Any, int, int], Any]
     devices: list[jax.Device]
+    sizes: tuple[int, ...]
 
 
 def compile_search(
@@ -64,6 +83,7 @@ def compile_search(
     threat: Threat | None,
     key_impl: Any,
     devices: list[jax.Device],
+    sizes: tuple[int, ...],
 ) -> CompiledSearch:
     """Compiles a search for `apply`, (weights, images, keys) -> Outputs; keys come as their data.
 
@@ -102,6 +122,7 @@ def compile_search(
         compile_rows(advance, devices),
         lambda weights, first, count: (weights, np.int32(first), *(() if static else (np.int32(count),))),
         devices,
+        sizes,
     )
 
 
@@ -147,7 +168,6 @@ def run_search(
     weights: Any,
     problem: tuple[np.ndarray, ...],
     confirm: Callable[[np.ndarray, np.ndarray], np.ndarray] | None,
-    sizes: tuple[int, ...],
     *,
     final: bool = False,
 ) -> Outcome:
@@ -161,10 +181,10 @@ def run_search(
         confirm: (rows [B], images [B, H, W, C]) -> [B] bool, whether these images, of which the search says
             that they are misclassified, really are. The search goes on with those that are not. None: it goes
             on with all, as one draw of a random classifier decides nothing.
-        sizes: Of packs.
         final: Whether the final states are returned.
     """
-    count, iterations, devices = len(problem[0]), compiled.search.iterations, compiled.devices
+    count, iterations = len(problem[0]), compiled.search.iterations
+    devices, sizes = compiled.devices, compiled.sizes
     broken, queries, refused = np.zeros(count, bool), np.zeros(count, np.int64), 0
     images = np.zeros_like(problem[0])
     inner: Any = None

@@ -237,12 +237,13 @@ class Pgd(OnAllImages):
                 start = self.starts[rows]
             now = row.in_restart(restart)
             about = now, request.built_in, steps, own_size, self.eot_samples
-            program = network.program(about, lambda: compiled(now))
+            program, size = network.program(about, lambda: (compiled(now), network.pack_sizes(attacked)[0]))
             given = images, labels, keys, start, None if request.aims is None else request.aims[rows]
             shared = weights, request.handed
-            found = map_rows(program, shared, given, request.chunk, network.devices, progress.done)
+            found = map_rows(program, shared, given, size, network.devices, progress.done)
             return self.judged(network, request, rows, restart, found)
 
+        attacked = int(network.clean.sum())
         begin = _starting_points(row.start, request.built_in[0], network.key_impl, tuple(network.devices))
         return attack
 

@@ -341,7 +341,10 @@ def _nearest(network: Network, kind: Cascade) -> Arrays:
     row, length = SEARCHES[stage.attack], LENGTHS[request.threat.norm]
     search = stage.search(request.classes, request.threat.norm)
     apply, shared = network.surrogate(row.calibrated)
-    program = compile_search(search, row.part, apply, request.threat, network.key_impl, network.devices)
+    sizes = network.pack_sizes(int(clean.sum()))
+    program = compile_search(
+        search, row.part, apply, request.threat, network.key_impl, network.devices, sizes
+    )
     count = len(clean)
     ranks = np.argsort(-network.clean_logits, axis=1, kind='stable').astype(np.int32)
     kept = np.array(network.images) if request.keep else network.images[:0]
@@ -355,7 +358,7 @@ def _nearest(network: Network, kind: Cascade) -> Arrays:
 
     def measured(rows: np.ndarray, keys: np.ndarray, aims: np.ndarray) -> Arrays:
         problem = network.images[rows], network.labels[rows], keys[rows], aims[rows]
-        outcome = run_search(program, shared, problem, _refuse, network.sizes, final=True)
+        outcome = run_search(program, shared, problem, _refuse, final=True)
         images = np.array(outcome.final.nearest)
         if ((images < 0) | (images > 1)).any():
             raise AssertionError(f'{kind.name} left [0, 1]')

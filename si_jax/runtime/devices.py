@@ -220,20 +220,25 @@ def compiler_options() -> dict[str, str]:
     return options
 
 
+def at_once(devices: list[jax.Device]) -> int:
+    """How many programs for these devices run side by side: on the CPU one for each core of a device."""
+    return max(cores() // len(devices), 1) if devices[0].platform == 'cpu' else 1
+
+
 def side_by_side(
     function: Callable[[Task], Done],
     tasks: Sequence[Task],
     devices: list[jax.Device] | None = None,
     on_done: Callable[[int], None] = lambda count: None,
 ) -> list[Done]:
-    """[function(task) for task in tasks], on the CPU several at a time, one for each core that a device has.
+    """[function(task) for task in tasks], as many at a time as `at_once` says.
 
     A small program keeps one core busy, however many its device has. JAX runs what one thread hands over in
     order, but what several do side by side. `function` itself waits for what it returns, on the CPU alone
     (`ready`). `on_done` gets how many tasks are done.
     """
     devices = devices or jax.local_devices()
-    count = min(cores() // len(devices) if devices[0].platform == 'cpu' else 1, len(tasks))
+    count = min(at_once(devices), len(tasks))
     found: list[Done] = []
     if count < 2:
         for task in tasks:

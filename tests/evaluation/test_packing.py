@@ -7,7 +7,7 @@ from numpy.testing import assert_array_equal
 
 from si_jax import Outputs, Threat
 from si_jax.evaluation import packing
-from si_jax.runtime.devices import compile_rows, map_rows, replicate
+from si_jax.runtime.devices import at_once, compile_rows, map_rows, replicate
 from tests.helpers.searches import told
 
 THREAT = Threat('linf', 0.001)
@@ -33,6 +33,37 @@ def test_packs_hold_all_rows_with_little_to_spare(count, sizes):
         assert packs[-1] == min(size for size in sizes if size >= last)
 
 
+@pytest.mark.parametrize('at_once', [1, 2, 16])
+@pytest.mark.parametrize('devices', [1, 8])
+@pytest.mark.parametrize('count', [1, 2, 20, 33, 66, 100, 512])
+def test_packs_that_run_side_by_side_are_alike(count, devices, at_once):
+    chunk = 16 * devices
+    size = packing.even(count, chunk, devices, at_once)
+    packs = packing.split(count, (size,))
+    assert size % devices == 0 and 0 < size <= chunk
+    assert len(packs) <= -(-count // chunk) + at_once - 1  # no more than one more round needs
+    if len(packs) > at_once:  # of many packs no core waits for another's: the last round is nearly full
+        assert -(-len(packs) // at_once) == -(-count // (chunk * at_once))
+    assert sum(packs) - count < size
+
+
+def test_few_rows_fill_their_packs():
+    assert [packing.even(count, 16, 1, 2) for count in (1, 7, 20, 22, 66, 100, 512)] == [
+        1,
+        4,
+        10,
+        11,
+        11,
+        13,
+        16,
+    ]
+    assert [packing.even(count, 128, 8, 1) for count in (1, 20, 128, 130)] == [8, 24, 128, 72]
+    devices = jax.local_devices()[:1]
+    assert packing.sizes_for(0, 64, devices) == packing.sizes(64, 1)
+    (size,) = packing.sizes_for(20, 64, devices)
+    assert size == -(-20 // min(at_once(devices), 20))
+
+
 def images_for(iterations):
     """Images that say in which iteration `told` breaks them, and who they are."""
     iterations = np.asarray(iterations)
@@ -55,11 +86,11 @@ def search(iterations, *, devices=1, part=4, confirm=None, sizes=None, **setting
         THREAT,
         jax.random.key_impl(jax.random.key(0)),
         local,
+        sizes or tuple(devices * size for size in (16, 8, 4)),
     )
     confirm = confirm or (lambda rows, found: np.ones(len(rows), bool))
     weights = replicate([], local)
-    sizes = sizes or tuple(devices * size for size in (16, 8, 4))
-    return packing.run_search(compiled, weights, problem, confirm, sizes, **settings), images
+    return packing.run_search(compiled, weights, problem, confirm, **settings), images
 
 
 RNG = np.random.default_rng(0)
