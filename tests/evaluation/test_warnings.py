@@ -46,10 +46,10 @@ def test_probabilities():
 
 def test_gradients_that_are_exactly_zero():
     (found,) = warnings(lambda x: 1e5 * NET(x).logits, 'pgd,apgd-ce,cw')
-    assert 'exactly zero where attacks start' in found and 'pgd on 31 of 37' in found
-    # How many is decided by products that underflow, and so by the number of images in a pack.
-    count = int(re.search(r'apgd-ce on (\d+) of 37', found)[1])
-    assert 25 <= count <= 34
+    assert 'exactly zero where attacks start' in found
+    # How many is decided by exponentials that underflow, and so by the number of images in a pack.
+    counts = re.search(r'pgd on (\d+) of 37, apgd-ce on (\d+) of 37', found)
+    assert all(25 <= int(count) <= 34 for count in counts.groups())
     # The advice names attacks whose gradient is there.
     assert 'the gradient of dlr, cw is there: trust these' in found
     assert warnings(lambda x: 1e5 * NET(x).logits, 'cw,dlr') == []
