@@ -21,6 +21,7 @@ from si_jax.runtime.devices import at_once, compile_rows, place_rows, ready, sid
 from si_jax.threat import Threat
 
 LEAST_ROWS = 32  # in a pack on each device: smaller ones take as long
+LEAST_EVEN = 4  # the same on the CPU, where smaller ones were not measured
 MOST_SIZES = 4
 
 
@@ -42,7 +43,8 @@ def even(count: int, chunk: int, devices: int, at_once: int) -> int:
     """The size of a pack, if so many rows go into packs that are alike, `at_once` or a multiple of it."""
     packs = -(-count // chunk)
     packs = -(-packs // at_once) * at_once
-    return -(-count // (packs * devices)) * devices
+    size = -(-count // (packs * devices)) * devices
+    return min(chunk, max(size, LEAST_EVEN * devices))
 
 
 def split(count: int, sizes: tuple[int, ...]) -> list[int]:

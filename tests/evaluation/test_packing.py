@@ -48,20 +48,14 @@ def test_packs_that_run_side_by_side_are_alike(count, devices, at_once):
 
 
 def test_few_rows_fill_their_packs():
-    assert [packing.even(count, 16, 1, 2) for count in (1, 7, 20, 22, 66, 100, 512)] == [
-        1,
-        4,
-        10,
-        11,
-        11,
-        13,
-        16,
-    ]
-    assert [packing.even(count, 128, 8, 1) for count in (1, 20, 128, 130)] == [8, 24, 128, 72]
+    counts = (1, 7, 20, 22, 66, 100, 512)
+    assert [packing.even(count, 16, 1, 2) for count in counts] == [4, 4, 10, 11, 11, 13, 16]
+    assert [packing.even(count, 128, 8, 1) for count in (1, 20, 128, 130)] == [32, 32, 128, 72]
+    assert packing.even(3, 3, 1, 2) == 3  # no more than there are images
     devices = jax.local_devices()[:1]
     assert packing.sizes_for(0, 64, devices) == packing.sizes(64, 1)
     (size,) = packing.sizes_for(20, 64, devices)
-    assert size == -(-20 // min(at_once(devices), 20))
+    assert size == max(-(-20 // at_once(devices)), packing.LEAST_EVEN)
 
 
 def images_for(iterations):
