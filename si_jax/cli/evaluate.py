@@ -132,7 +132,7 @@ ATTACKING = {
     'individual': Flag(None, 'each stage of a cascade on all correct images', bool),
     'search_precision': Flag('NAME', 'float32, tf32 or bfloat16, of the search alone (default: by device)'),
     'seed': Flag('N', 'of everything random', int, 0),
-    'batch_size': Flag('N', 'images at once (default: by device); changes no result', int),
+    'batch_size': Flag('N', 'most images at once (default: by device); changes no result', int),
 }
 
 

@@ -105,8 +105,8 @@ def evaluate(
         step_size: Of the PGD family, as a fraction of the pixel range; eps / 4 if None.
         restarts: Runs of the PGD family from new random points, 1 if None; an image must withstand all.
         seed: Of everything random.
-        batch_size: Images at once on all devices together, rounded up to a multiple of their number; chosen
-            for the device if None.
+        batch_size: Images at once on all devices together, at most, and rounded up to a multiple of their
+            number; chosen for the device if None.
         indices: [N], the number of each image; its position if None. It makes the evaluation of a part of a
             data set equal to that part of the whole's.
         eot_samples: Gradients averaged in each step, for randomised classifiers; 1 if None. Presets set it

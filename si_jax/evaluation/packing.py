@@ -4,8 +4,8 @@ A search runs in parts. After each part, images that it has broken leave, and as
 fewer or smaller packs they are packed again, whichever batch they came from. Packs have a few fixed sizes, so
 that each program is compiled a few times; in between they stay on the devices.
 
-On the CPU a row costs the same in a pack of 4 and in one of 32, and packs run side by side, one on each core.
-There all packs of a stage have one size, with which few rows are filling and no core waits for the others.
+On the CPU packs run side by side, one on each core, and a row costs no more in a small pack than in a large
+one. There all packs of a stage have one size, with which few rows are filling and no core waits for another.
 """
 
 from collections.abc import Callable
@@ -39,10 +39,10 @@ def sizes_for(count: int, chunk: int, devices: list[jax.Device]) -> tuple[int, .
     return (even(count, chunk, len(devices), at_once(devices)),)
 
 
-def even(count: int, chunk: int, devices: int, at_once: int) -> int:
-    """The size of a pack, if so many rows go into packs that are alike, `at_once` or a multiple of it."""
+def even(count: int, chunk: int, devices: int, lanes: int) -> int:
+    """The size of a pack, if so many rows go into packs that are alike, as many as `lanes` or a multiple."""
     packs = -(-count // chunk)
-    packs = -(-packs // at_once) * at_once
+    packs = -(-packs // lanes) * lanes
     size = -(-count // (packs * devices)) * devices
     return min(chunk, max(size, LEAST_EVEN * devices))
 

@@ -33,17 +33,17 @@ def test_packs_hold_all_rows_with_little_to_spare(count, sizes):
         assert packs[-1] == min(size for size in sizes if size >= last)
 
 
-@pytest.mark.parametrize('at_once', [1, 2, 16])
+@pytest.mark.parametrize('lanes', [1, 2, 16])
 @pytest.mark.parametrize('devices', [1, 8])
 @pytest.mark.parametrize('count', [1, 2, 20, 33, 66, 100, 512])
-def test_packs_that_run_side_by_side_are_alike(count, devices, at_once):
+def test_packs_that_run_side_by_side_are_alike(count, devices, lanes):
     chunk = 16 * devices
-    size = packing.even(count, chunk, devices, at_once)
+    size = packing.even(count, chunk, devices, lanes)
     packs = packing.split(count, (size,))
     assert size % devices == 0 and 0 < size <= chunk
-    assert len(packs) <= -(-count // chunk) + at_once - 1  # no more than one more round needs
-    if len(packs) > at_once:  # of many packs no core waits for another's: the last round is nearly full
-        assert -(-len(packs) // at_once) == -(-count // (chunk * at_once))
+    assert len(packs) <= -(-count // chunk) + lanes - 1  # no more than one more round needs
+    if len(packs) > lanes:  # of many packs no core waits for another's: the last round is nearly full
+        assert -(-len(packs) // lanes) == -(-count // (chunk * lanes))
     assert sum(packs) - count < size
 
 
