@@ -53,7 +53,10 @@ def forget_compiled_programs():
     yield
     mappings = pathlib.Path('/proc/self/maps')
     if not mappings.exists() or mappings.read_bytes().count(b'\n') > 5_000:
+        from si_jax.runtime import programs
+
         jax.clear_caches()
+        programs.forget()
 
 
 @pytest.fixture(scope='session')

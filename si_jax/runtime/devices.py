@@ -24,6 +24,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from si_jax.errors import InputError
 from si_jax.runtime import processes
+from si_jax.runtime.programs import Once
 
 AXIS = 'devices'
 Tree = TypeVar('Tree')
@@ -163,13 +164,17 @@ def compile_step(step: Callable[..., Any], devices: list[jax.Device] | None = No
 
     takes, returns = (whole, rows, whole, rows, whole), (whole, rows, whole)
     body = jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=returns, check_vma=False)
-    return jax.jit(
+    layouts = tuple(NamedSharding(over, spec) for spec in takes)
+    compiled = jax.jit(
         body,
         compiler_options=compiler_options(),
-        in_shardings=tuple(NamedSharding(over, spec) for spec in takes),
+        in_shardings=layouts,
         out_shardings=tuple(NamedSharding(over, spec) for spec in returns),
         donate_argnums=(0, 1),
     )
+    if jax.process_count() > 1:
+        return compiled
+    return Once(compiled, layouts, ('step', *compiler_options().items()))
 
 
 def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None = None) -> Callable[..., Any]:
@@ -189,12 +194,13 @@ def compile_rows(function: Callable[..., Any], devices: list[jax.Device] | None 
 
     takes = (whole, *[split] * rows)
     layouts = tuple(NamedSharding(over, spec) for spec in takes)
-    compiled = jax.jit(
+    jitted = jax.jit(
         jax.shard_map(shard, mesh=over, in_specs=takes, out_specs=split, check_vma=False),
         compiler_options=compiler_options(),
         in_shardings=layouts,
         out_shardings=layouts[-1],
     )
+    compiled = Once(jitted, layouts, ('rows', *compiler_options().items()))
     if jax.process_count() == 1:
         return compiled
     # Where there are several, jit takes no host array for rows, though they are of this process alone.

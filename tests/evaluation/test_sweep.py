@@ -13,6 +13,7 @@ from benchmarks.selfcheck import problem
 from si_jax import InputError, Sweep
 from si_jax.evaluation import curves
 from si_jax.evaluation.sweep import check_radii
+from si_jax.runtime import programs
 from tests.helpers.searches import quicken
 
 ONE = jax.local_devices()[:1]
@@ -85,6 +86,7 @@ def test_one_compilation_for_all_radii():
             traced.append(images.shape)
             return 1.5 * p.logits(images)
 
+        programs.forget()  # those of the sweep before, which are the same
         times.clear()
         given = {'attacks': 'pgd,apgd-ce', 'steps': 3, 'devices': ONE}
         si_jax.sweep(logits, p.images, p.labels, eps=radii, **given)

@@ -4,11 +4,15 @@ tests/slow.txt holds the seconds and the name of each slow file, from a run of t
 those that became slow. A new file is quick until it is written there. `make test-quick` leaves slow ones out,
 and all others run after them, so that no worker is left with a slow file at the end.
 `pytest --slowest=50` ends with the slowest tests and where their seconds went.
+`pytest --spent=FILE` writes what the run paid for to a JSON file, of which docs/performance.md shows one.
 """
 
 import collections
+import json
+import os
 import pathlib
 import resource
+import time
 from collections.abc import Generator
 
 import jax
@@ -22,10 +26,11 @@ STAGES = {
     '/jax/core/compile/jaxpr_to_mlir_module_duration': 'lowering',
     '/jax/core/compile/backend_compile_duration': 'compiling',
 }
-COLUMNS = ('seconds', *STAGES.values(), 'children')
+COLUMNS = ('seconds', *STAGES.values(), 'processor', 'children')
 
 spent: collections.Counter[str] = collections.Counter()
 before: dict[str, float] = {}  # what was spent when the last report was made
+BEGAN = time.time()
 
 
 def listen(event: str, seconds: float, **_: object) -> None:
@@ -44,6 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         '--slowest', type=int, default=0, help='end with so many of the slowest tests and what they pay for'
     )
+    parser.addoption('--spent', type=pathlib.Path, help='a JSON file for what the tests paid for, in seconds')
 
 
 def pytest_configure() -> None:
@@ -64,7 +70,7 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     """Each report (of a set-up, a test, a tear-down) carries what was spent since the one before."""
     report = yield
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    total = spent | {'children': children.ru_utime + children.ru_stime}
+    total = spent | {'processor': time.process_time(), 'children': children.ru_utime + children.ru_stime}
     report.user_properties.append(('spent', {name: total[name] - before.get(name, 0) for name in total}))
     before.update(total)
     return report
@@ -90,3 +96,29 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
             terminalreporter.line(
                 ' '.join(f'{of_tests[name][column]:9.1f}' for column in COLUMNS) + f' {name}'
             )
+    if file := terminalreporter.config.getoption('spent'):
+        file.write_text(json.dumps(summary(of_tests, time.time() - BEGAN), indent=2) + '\n')
+
+
+def summary(of_tests: dict[str, collections.Counter[str]], wall: float) -> dict[str, object]:
+    """Seconds of all tests, and of the files that took most of the processors.
+
+    `processor` is the time on all cores of the processes that run the tests, `children` that of the commands
+    that tests start; `tracing`, `lowering` and `compiling` are parts of the first.
+    """
+    of_files: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for name, seconds in of_tests.items():
+        of_files[name.partition('::')[0]].update(seconds)
+    whole: collections.Counter[str] = sum(of_files.values(), collections.Counter())
+    most = sorted(of_files, key=lambda name: -of_files[name]['processor'] - of_files[name]['children'])[:50]
+
+    def rounded(seconds: collections.Counter[str]) -> dict[str, float]:
+        return {column: round(seconds[column], 1) for column in COLUMNS[1:]}
+
+    return {
+        'tests': len(of_tests),
+        'cores': os.cpu_count(),
+        'wall': round(wall, 1),
+        'spent': rounded(whole),
+        'files': {name: rounded(of_files[name]) for name in most},
+    }
