@@ -7,6 +7,7 @@ with their settings, the constants in it, the types of its arguments, its device
 """
 
 import collections
+import contextlib
 import threading
 from collections.abc import Hashable
 from typing import Any
@@ -54,15 +55,21 @@ class Once:
         """
         self._jitted, self._layouts, self._about = jitted, layouts, (layouts, about)
         self._known: dict[Hashable, Any] = {}
+        self._last: tuple[Hashable, Any] = None, None
         self._making = threading.Lock()
         self.lower, self.trace = jitted.lower, jitted.trace
 
     def __call__(self, *arguments: Any) -> Any:
-        leaves, structure = jax.tree.flatten(arguments)
         otherwise = any(getattr(jax.config, name) for name in _OTHERWISE)
+        settings = otherwise, *(getattr(jax.config, name) for name in _OF_THREADS)
+        last, program = self._last
+        if settings == last:
+            # The program looks at what it is given before it runs, sooner than we could.
+            with contextlib.suppress(TypeError, ValueError):
+                return program(*arguments)
+        leaves, structure = jax.tree.flatten(arguments)
         if otherwise or any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
             return self._jitted(*arguments)
-        settings = tuple(getattr(jax.config, name) for name in _OF_THREADS)
         asked = structure, tuple(map(_type_of, leaves)), settings
         if asked not in self._known:
             with self._making:
@@ -71,6 +78,7 @@ class Once:
         placed = []
         for argument, layout in zip(arguments, self._layouts, strict=True):
             placed.append(jax.tree.map(lambda leaf, layout=layout: _placed(leaf, layout), argument))
+        self._last = settings, self._known[asked]
         return self._known[asked](*placed)
 
 

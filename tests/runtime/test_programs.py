@@ -182,6 +182,16 @@ def test_arguments_may_lie_anywhere():
             np.testing.assert_array_equal(program(shared, given), rows + 1)
 
 
+def test_the_type_of_each_call_counts_whatever_the_last_one_was(compiled):
+    program = compile_rows(lambda shared, rows: rows + shared, jax.local_devices()[:1])
+    one, two = jnp.float32(1), jnp.float64(1)
+    for shared, rows in ((one, ROWS[None]), (two, ROWS[None]), (one, ROWS[None, :3]), (one, ROWS[None])) * 2:
+        found = program(shared, rows)
+        assert found.dtype == shared.dtype
+        np.testing.assert_array_equal(found, rows + np.asarray(shared))
+    assert compiled.count('shard') == 3
+
+
 def test_it_can_be_called_inside_a_traced_function(monkeypatch):
     monkeypatch.setattr(devices_module, 'compiler_options', dict)  # with some JAX allows it nowhere
     devices = jax.local_devices()[:1]
