@@ -107,6 +107,22 @@ def stages() -> str:
     return '\n'.join(lines)
 
 
+def suite() -> str:
+    """What a run of the whole test suite paid for."""
+    run = json.loads((RESULTS / 'suite.json').read_text())
+    spent = run['spent']
+    compiling = {name: spent[name] for name in ('tracing', 'lowering', 'compiling')}
+    parts = {f'{name} of programs': seconds for name, seconds in compiling.items()}
+    parts['all else in the processes of the tests'] = spent['processor'] - sum(compiling.values())
+    parts['commands that tests start, compiling included'] = spent['children']
+    whole = spent['processor'] + spent['children']
+    lines = ['| what | seconds of processors | share |', '|---|---|---|']
+    lines += [f'| {name} | {seconds:,.0f} | {seconds / whole:.0%} |' for name, seconds in parts.items()]
+    lines.append(f'| all of {run["count"]:,} tests | {whole:,.0f} | |')
+    words = f'They took {run["wall"] / 60:.1f} minutes on {run["cores"]} cores, which were busy for '
+    return '\n'.join([*lines, '', f'{words}{whole / run["cores"] / run["wall"]:.0%} of it.'])
+
+
 def _autoattack() -> list[dict[str, Any]]:
     return json.loads((RESULTS / 'autoattack_speed.json').read_text())['rows']
 
@@ -128,7 +144,7 @@ def _row(row: dict[str, Any]) -> str:
     return f'| {row["what"]} | {cell} |'
 
 
-TABLES = {'planned': planned, 'speed': speed, 'goals': goals, 'stages': stages}
+TABLES = {'planned': planned, 'speed': speed, 'goals': goals, 'stages': stages, 'suite': suite}
 
 
 if __name__ == '__main__':

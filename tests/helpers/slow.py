@@ -101,7 +101,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 def summary(of_tests: dict[str, collections.Counter[str]], wall: float) -> dict[str, object]:
-    """Seconds of all tests, and of the files that took most of the processors.
+    """Seconds of all tests, and of the files and the tests that took most of the processors.
 
     `processor` is the time on all cores of the processes that run the tests, `children` that of the commands
     that tests start; `tracing`, `lowering` and `compiling` are parts of the first.
@@ -110,15 +110,19 @@ def summary(of_tests: dict[str, collections.Counter[str]], wall: float) -> dict[
     for name, seconds in of_tests.items():
         of_files[name.partition('::')[0]].update(seconds)
     whole: collections.Counter[str] = sum(of_files.values(), collections.Counter())
-    most = sorted(of_files, key=lambda name: -of_files[name]['processor'] - of_files[name]['children'])[:50]
 
     def rounded(seconds: collections.Counter[str]) -> dict[str, float]:
         return {column: round(seconds[column], 1) for column in COLUMNS[1:]}
 
+    def most(of: dict[str, collections.Counter[str]]) -> dict[str, dict[str, float]]:
+        slowest = sorted(of, key=lambda name: -of[name]['processor'] - of[name]['children'])
+        return {name: rounded(of[name]) for name in slowest[:50]}
+
     return {
-        'tests': len(of_tests),
+        'count': len(of_tests),
         'cores': os.cpu_count(),
         'wall': round(wall, 1),
         'spent': rounded(whole),
-        'files': {name: rounded(of_files[name]) for name in most},
+        'files': most(of_files),
+        'slowest': most(of_tests),
     }
