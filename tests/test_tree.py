@@ -6,6 +6,7 @@ Imports inside functions count, and so does `importlib.import_module` with a nam
 """
 
 import ast
+import collections
 import os
 import subprocess
 import sys
@@ -191,6 +192,23 @@ def test_an_import_of_configs_is_found(tmp_path, line):
 
 def test_the_slow_files_are_there():
     assert not [name for name in slow.files() if not (ROOT / name).is_file()]
+
+
+def test_what_the_tests_paid_for_is_added_up():
+    def one(processor, **others):
+        return collections.Counter({'processor': processor, **others})
+
+    tests = {
+        'a.py::one': one(1.0, tracing=0.25),
+        'b.py::two': one(2.0, children=9.0),
+        'a.py::three': one(3.0),
+    }
+    found = slow.summary(tests, 10.04)
+    assert (found['count'], found['wall']) == (3, 10.0)
+    nothing = dict.fromkeys(slow.COLUMNS[1:], 0)
+    assert found['spent'] == nothing | {'processor': 6.0, 'tracing': 0.2, 'children': 9.0}
+    assert list(found['files']) == ['b.py', 'a.py'] and found['files']['a.py']['processor'] == 4.0
+    assert list(found['slowest']) == ['b.py::two', 'a.py::three', 'a.py::one']
 
 
 def write(root: Path, name: str, content: str) -> None:

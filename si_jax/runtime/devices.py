@@ -172,7 +172,7 @@ def compile_step(step: Callable[..., Any], devices: list[jax.Device] | None = No
         out_shardings=tuple(NamedSharding(over, spec) for spec in returns),
         donate_argnums=(0, 1),
     )
-    if jax.process_count() > 1:
+    if jax.process_count() > 1:  # compiling may need all of them, and each may know other programs
         return compiled
     return Once(compiled, layouts, ('step', *compiler_options().items()))
 

@@ -256,20 +256,19 @@ def share(number: int) -> slice:
 
 def run(name: str, command: Callable[[], int | None]) -> int:
     """`terminal.run` for a command that several processes run: they end in order, or each says why not."""
-
-    @contextlib.contextmanager
-    def alone() -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:  # of this process's disk, for example: the others need not have it
-            if count() > 1:
-                print(f'{name}: {error}', file=sys.stderr)
-                watchdog.leave(terminal.FAILED, f'failed: {error}')
-            raise
-
+    terminal.quieten()
     try:
         try:
-            status = terminal.run(name, command, alone())
+            status = command() or terminal.OK
+        except (Exception, KeyboardInterrupt) as error:
+            # Of this process's disk, for example: the others need not have it.
+            if isinstance(error, OSError) and count() > 1:
+                print(f'{name}: {error}', file=sys.stderr)
+                watchdog.leave(terminal.FAILED, f'failed: {error}')
+            ended = terminal.ended_by(name, error)
+            if ended is None:
+                raise
+            status = ended
         finally:
             if count() > 1:  # it is over: one that a signal still kills leaves the others waiting for it
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)

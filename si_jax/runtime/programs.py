@@ -40,8 +40,8 @@ _lock = threading.Lock()
 class Once:
     """A function of `jax.jit` whose programs are shared with all functions that do the same.
 
-    Calls are as those of the function itself. A call inside a traced function, or with a setting of JAX under
-    which nothing is compiled as a whole, is one.
+    It is called as the function is. A call inside a traced function, or with a setting of JAX under which
+    nothing is compiled as a whole, goes to the function itself.
     """
 
     def __init__(self, jitted: Any, layouts: tuple[Any, ...], about: Hashable):

@@ -137,45 +137,56 @@ def resumable(kept: str) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def run(
-    name: str,
-    command: Callable[[], int | None],
-    within: contextlib.AbstractContextManager[Any] | None = None,
-) -> int:
-    """The exit status of a command; a wrong input, a full disk and Ctrl-C are one line on standard error.
-
-    The command runs within a context, if one is given, which sees its errors first.
-    """
-    # What libraries warn of comes before an error of ours that says what to do, and hides it.
-    logging.set_verbosity(logging.ERROR)
+def run(name: str, command: Callable[[], int | None]) -> int:
+    """The exit status of a command; a wrong input, a full disk and Ctrl-C are one line on standard error."""
+    quieten()
     try:
-        with within or contextlib.nullcontext():
-            return command() or OK
-    except InputError as error:
-        print(spelled(f'{name}: {error}'), file=sys.stderr)
-        return BAD_INPUT
-    except OSError as error:  # disk full, for example: what was written before is whole
-        reason = error if error.filename or not error.strerror else error.strerror
-        if no_room(error) and 'same command' not in str(error):
-            reason = f'{reason}. Make room, or raise the limit on the size of files (ulimit -f), and run the '
-            reason += 'same command again'
-        print(spelled(f'{name}: {reason}'), file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        raise stopped('SIGINT', 'stopped at once') from None
-    except Exception as error:
-        from si_jax.runtime import compilation_cache  # with JAX, which a command may not need
-
-        if not compilation_cache.is_of_another_program(error):
+        return command() or OK
+    except (Exception, KeyboardInterrupt) as error:
+        status = ended_by(name, error)
+        if status is None:
             raise
-        words = str(error).splitlines()[0]
-        print(
-            f'{name}: JAX ran another program than it was asked for ({words.strip(":")})',
-            end='',
-            file=sys.stderr,
-        )
-        print(compilation_cache.suspected(), file=sys.stderr)
-        return FAILED
+        return status
+
+
+def quieten() -> None:
+    """Hides what libraries warn of: it comes before an error of ours that says what to do."""
+    logging.set_verbosity(logging.ERROR)
+
+
+def ended_by(name: str, error: BaseException) -> int | None:
+    """The exit status of a command that an error ended, which is one line on standard error.
+
+    None, and no line, for an error that nobody expected.
+
+    Raises:
+        Stopped: By Ctrl-C.
+    """
+    match error:
+        case InputError():
+            print(spelled(f'{name}: {error}'), file=sys.stderr)
+            return BAD_INPUT
+        case OSError():  # disk full, for example: what was written before is whole
+            reason = error if error.filename or not error.strerror else error.strerror
+            if no_room(error) and 'same command' not in str(error):
+                reason = f'{reason}. Make room, or raise the limit on the size of files (ulimit -f), and run '
+                reason += 'the same command again'
+            print(spelled(f'{name}: {reason}'), file=sys.stderr)
+            return FAILED
+        case KeyboardInterrupt():
+            raise stopped('SIGINT', 'stopped at once') from None
+    from si_jax.runtime import compilation_cache  # with JAX, which a command may not need
+
+    if not isinstance(error, Exception) or not compilation_cache.is_of_another_program(error):
+        return None
+    words = str(error).splitlines()[0]
+    print(
+        f'{name}: JAX ran another program than it was asked for ({words.strip(":")})',
+        end='',
+        file=sys.stderr,
+    )
+    print(compilation_cache.suspected(), file=sys.stderr)
+    return FAILED
 
 
 def wrapped(start: str, text: str) -> list[str]:

@@ -1,6 +1,7 @@
 """A program that was compiled in this process is not compiled again, and is never taken for another."""
 
 import threading
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ def no_programs():
 
 
 @pytest.fixture
-def compiled(monkeypatch) -> list[str]:
+def compiled() -> Iterator[list[str]]:
     """The names of what was lowered, which all that is compiled here has to be first."""
     found: list[str] = []
 
